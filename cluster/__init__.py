@@ -1,0 +1,1 @@
+"""What arranges actors and services: commands, pipeline, controller, fleet, weights, checkpoints."""

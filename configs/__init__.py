@@ -1,0 +1,1 @@
+"""Configuration files, one per machine shape. `cpu.toml` is the embedded default."""

@@ -1,0 +1,1 @@
+"""The critiques a cold start learns from: measuring, writing and judging."""

@@ -1,0 +1,55 @@
+"""Strict parsing of a completion into a score, or a named reason why not.
+
+A completion is `<think>rationale</think><answer>score</answer>`, once each and nothing else but white space around
+and between. Nothing is guessed: no first-number-in-the-text, no default, no random value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+#: Reasons why a completion is invalid, in the order in which they are looked for.
+REASONS: tuple[str, ...] = ("truncated", "no_think", "no_answer", "repeated_tag", "extra_text", "not_a_number",
+                            "out_of_range")  # fmt: skip
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+# ASCII digits only: `float` would also take "1_0", "nan", "1e-1" and other scripts' digits.
+_NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`score` in [0, 1] and `reason` None, or `score` None and `reason` one of `REASONS`."""
+
+    rationale: str
+    score: float | None
+    reason: str | None
+
+
+def parse_answer(text: str, *, truncated: bool = False) -> Answer:
+    """Parse one completion. `truncated` says that the sampler stopped it at its token limit."""
+    if truncated:
+        return Answer("", None, "truncated")
+    if "<think>" not in text or "</think>" not in text:
+        return Answer("", None, "no_think")
+    if "<answer>" not in text or "</answer>" not in text:
+        return Answer("", None, "no_answer")
+    if any(text.count(tag) > 1 for tag in _TAGS):
+        return Answer("", None, "repeated_tag")
+    match = _WHOLE.fullmatch(text)
+    if match is None:
+        return Answer("", None, "extra_text")
+    rationale, number = match["think"].strip(), match["answer"].strip()
+    if not _NUMBER.fullmatch(number):
+        return Answer(rationale, None, "not_a_number")
+    score = float(number)
+    if not 0.0 <= score <= 1.0:
+        return Answer(rationale, None, "out_of_range")
+    return Answer(rationale, score, None)
+
+
+def format_completion(rationale: str, score: float) -> str:
+    """The training target for a critique and its score, two decimals, as the paper writes it."""
+    return f"<think>{rationale}</think><answer>{score:.2f}</answer>"

@@ -1,0 +1,378 @@
+"""One typed configuration: TOML in, resolved TOML out. Unknown keys fail; every default is written here.
+
+`load_config` reads a file, applies `section.key=value` overrides and validates. Errors name the key, what it holds and
+what it may hold. No torch, Ray or vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rapo.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunConfig(Section):
+    """What concerns the run as a whole. Every random choice derives from `seed`."""
+
+    seed: int = 0
+
+
+class ScenesConfig(Section):
+    """The embedded data set: rendered scenes, rated by simulated raters, on disk in AVA's layout."""
+
+    train: Positive = 2000
+    validation: Positive = 128
+    test: Positive = 256
+    size: Annotated[int, Field(ge=56, le=1024)] = 84
+    raters: Annotated[int, Field(ge=2)] = 40
+
+
+class DataConfig(Section):
+    """Images with human scores. Without `path` the embedded scenes are rendered into the run folder."""
+
+    path: Path | None = None
+    format: Literal["auto", "ava", "table"] = "auto"
+    images: Path | None = Field(None, description="folder that relative image names are looked up in")
+    name: str | None = Field(None, description="data set name; pairs are compared within one data set only")
+    score_range: tuple[float, float] | None = Field(None, description="native scale of the scores of a table")
+    normalizer: Literal["minmax", "max"] = "minmax"
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.2
+    max_train: Positive | None = None
+    max_validation: Positive | None = None
+    max_test: Positive | None = None
+    scenes: ScenesConfig = ScenesConfig()
+
+
+class ImageConfig(Section):
+    """Limits that an image must meet before it is fully decoded."""
+
+    max_bytes: Positive = 20 * 2**20
+    max_pixels: Positive = 50_000_000
+    min_side: Positive = 16
+
+
+class EmbeddedPolicyConfig(Section):
+    """The Qwen2.5-VL that the project builds from random weights; about a million parameters by default."""
+
+    hidden_size: Positive = 96
+    text_layers: Positive = 3
+    vision_layers: Positive = 2
+    heads: Positive = 4
+    vocabulary: Annotated[int, Field(ge=300)] = 512
+    pixels: Positive = 84 * 84
+
+
+class PolicyConfig(Section):
+    """The model in training: "embedded", or a folder with a Qwen2.5-VL in the transformers format."""
+
+    model: str = "embedded"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_pixels: Positive | None = Field(None, description="overrides the processor's own limit")
+    min_pixels: Positive | None = None
+    max_completion_tokens: Positive = 64
+    embedded: EmbeddedPolicyConfig = EmbeddedPolicyConfig()
+
+
+class TeacherConfig(Section):
+    """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a local folder."""
+
+    kind: Literal["measured", "vllm"] = "measured"
+    model: str | None = None
+    actors: Positive = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    words: Positive = 120
+    temperature: float = 0.7
+    slip_rate: Fraction = Field(0.04, description="how often the measured teacher errs as real teachers do")
+
+    @model_validator(mode="after")
+    def _model_given(self) -> TeacherConfig:
+        if self.kind == "vllm" and not self.model:
+            raise ValueError("teacher kind 'vllm' needs aescot.teacher.model: a local model folder")
+        return self
+
+
+class JudgeConfig(Section):
+    """Who filters critiques. A level may differ from the measurement by `tolerance` before it counts as an error."""
+
+    actors: Positive = 1
+    cpus: float = 1.0
+    tolerance: Annotated[int, Field(ge=0, le=4)] = 1
+
+
+class AesCoTConfig(Section):
+    """The cold-start data: how many images to critique, balanced over the score bands as far as the data allows."""
+
+    images: Positive = 480
+    bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
+    batch_size: Positive = 32
+    teacher: TeacherConfig = TeacherConfig()
+    judge: JudgeConfig = JudgeConfig()
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AesCoTConfig:
+        if len(self.bands) < 2 or list(self.bands) != sorted(set(self.bands)):
+            raise ValueError("aescot.bands must be two or more ascending numbers, such as [0.0, 0.4, 0.7, 1.0]")
+        return self
+
+
+class ColdStartConfig(Section):
+    """Supervised fine-tuning on the kept critiques, by Ray Train and DeepSpeed."""
+
+    steps: Positive = 300
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    workers: Positive = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: Positive = 1
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    freeze_vision: bool = False
+    cache_mib: Positive = Field(1024, description="rows are kept in memory between epochs up to this size")
+    timeout_s: Seconds = 7 * 24 * 3600.0
+
+
+class RewardSettings(Section):
+    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects (docs/reward.md)."""
+
+    sigma: Annotated[float, Field(gt=0)] | dict[str, float] = 0.1
+    sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
+    gamma: Annotated[float, Field(gt=0)] = 1e-6
+    ties: Literal["half", "win", "drop", "soft"] = "half"
+    weight_absolute: Annotated[float, Field(ge=0)] = 1.0
+    weight_relative: Annotated[float, Field(ge=0)] = 1.0
+    weight_format: Annotated[float, Field(ge=0)] = 1.0
+    advantage: Literal["std", "mean"] = "std"
+    advantage_eps: Annotated[float, Field(ge=0)] = 1e-4
+    preset: Literal["rapo", "upstream"] = "rapo"
+
+
+class SamplingConfig(Section):
+    """How completions are drawn in training. The learner applies the same temperature and the same token mask."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LossConfig(Section):
+    clip_low: Annotated[float, Field(gt=0)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.28
+    kl_beta: Annotated[float, Field(ge=0)] = 0.0
+    importance_cap: Annotated[float, Field(gt=0)] = 2.0
+    normalization: Literal["sequence", "token", "constant"] = "sequence"
+    mask_truncated: bool = False
+
+
+class RapoConfig(Section):
+    """Relative-Absolute Policy Optimization: the loop."""
+
+    steps: Positive = 200
+    images_per_step: Positive = 32
+    completions: Annotated[int, Field(ge=2)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    updates_per_batch: Positive = 1
+    mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
+    evaluate_every: Positive = 25
+    select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")
+    sampling: SamplingConfig = SamplingConfig()
+    loss: LossConfig = LossConfig()
+    reward: RewardSettings = RewardSettings()
+
+
+class EngineConfig(Section):
+    """The vLLM engine, in rollout workers and scorer replicas alike."""
+
+    max_model_len: Positive = 512
+    max_num_seqs: Positive = 256
+    block_size: Positive | None = 32
+    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="on CPU")
+    gpu_memory_utilization: Fraction = Field(0.9, description="on GPU")
+    enforce_eager: bool = True
+    tensor_parallel_size: Positive = 1
+
+
+class RolloutConfig(Section):
+    workers: Positive = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: Positive = 1
+    start_timeout_s: Seconds = 300.0
+    generate_timeout_s: Seconds = 600.0
+    load_timeout_s: Seconds = 300.0
+    engine: EngineConfig = EngineConfig()
+
+
+class LearnerConfig(Section):
+    workers: Positive = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: Positive = 1
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    micro_batch_groups: Positive = 16
+    packing: Literal["prefix", "rows"] = Field("prefix", description="prefix: completions share their image's prefix")
+    gradient_checkpointing: bool = False
+    freeze_vision: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
+    start_timeout_s: Seconds = 300.0
+    step_timeout_s: Seconds = 1800.0
+
+
+class EvaluateConfig(Section):
+    max_images: Positive | None = None
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+
+
+class ServeConfig(Section):
+    """The gRPC scorer. It listens on loopback only; see docs/serving.md before exposing it."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    replicas: Positive = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: Positive = 2
+    max_ongoing_requests: Positive = 64
+    max_queued_requests: Positive = 256
+    request_timeout_s: Seconds = 60.0
+    start_timeout_s: Seconds = 300.0
+    demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")
+
+
+class RayConfig(Section):
+    """Where Ray runs: a cluster's `address`, or a local instance with these (logical) resources."""
+
+    address: str | None = None
+    cpus: Positive | None = Field(None, description="logical CPUs of a local instance; default: enough for the roles")
+    object_store_mib: Annotated[int, Field(ge=80)] = 512
+    temp_dir: Path | None = None
+
+
+class Config(Section):
+    """The whole of it. `config.toml` in a run folder is this, resolved."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    image: ImageConfig = ImageConfig()
+    policy: PolicyConfig = PolicyConfig()
+    aescot: AesCoTConfig = AesCoTConfig()
+    coldstart: ColdStartConfig = ColdStartConfig()
+    rapo: RapoConfig = RapoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read `path` (None: the embedded `cpu.toml`), apply `section.key=value` overrides, validate.
+
+    Raises `ConfigError` for a missing or unreadable file, an unknown key, or a value out of range.
+    """
+    if path is None:
+        text, source = resources.files("configs").joinpath("cpu.toml").read_text(encoding="utf-8"), "cpu.toml"
+    else:
+        path = Path(path)
+        if not path.is_file():
+            raise ConfigError(f"config file not found: {path}. Give a TOML file, for example configs/cpu.toml.")
+        text, source = path.read_text(encoding="utf-8"), str(path)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as TOML. Keys without a value are left out, as TOML has no null."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def diff_config(old: Config, new: Config, *, ignore: Sequence[str] = ()) -> list[str]:
+    """The dotted keys in which two configurations differ, as `key: old -> new`, without the `ignore`d prefixes."""
+    a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    return [
+        f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and not any(key == p or key.startswith(p + ".") for p in ignore)
+    ]
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set takes section.key=value, not {override!r}")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # bare words are strings, so that paths need no quotes on the command line
+    node = tree
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {key}: {part!r} is a value, not a section")
+    node[parts[-1]] = value
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"][:-1]), n=1)
+            lines.append(f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        else:
+            lines.append(f"'{key}' = {item['input']!r}: {item['msg']}")
+    return f"{source}: " + "; ".join(lines)
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in loc:
+        model = getattr(model.model_fields.get(part), "annotation", None) if hasattr(model, "model_fields") else None
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

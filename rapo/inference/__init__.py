@@ -1,0 +1,1 @@
+"""vLLM behind one small engine interface."""

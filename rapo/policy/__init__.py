@@ -1,0 +1,1 @@
+"""torch: the policy model, its processor, losses, group packing and log-probs."""

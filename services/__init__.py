@@ -1,0 +1,1 @@
+"""The scorer as a Ray Serve deployment, and the gateway in front of it."""
