@@ -71,11 +71,11 @@ class ImageConfig(Section):
 class EmbeddedPolicyConfig(Section):
     """The Qwen2.5-VL that the project builds from random weights; about a million parameters by default."""
 
-    hidden_size: Positive = 96
+    hidden_size: Positive = 128
     text_layers: Positive = 3
     vision_layers: Positive = 2
     heads: Positive = 4
-    vocabulary: Annotated[int, Field(ge=300)] = 512
+    vocabulary: Annotated[int, Field(ge=300)] = 1024
     pixels: Positive = 84 * 84
 
 
@@ -153,18 +153,34 @@ class ColdStartConfig(Section):
 
 
 class RewardSettings(Section):
-    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects (docs/reward.md)."""
+    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects (docs/reward.md).
 
-    sigma: Annotated[float, Field(gt=0)] | dict[str, float] = 0.1
+    The preset "upstream" reproduces the released code, so it fixes every other field to what that code hard-codes.
+    """
+
+    sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
+        0.1, description="width of the absolute term; a table gives one per data set"
+    )
     sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
     gamma: Annotated[float, Field(gt=0)] = 1e-6
-    ties: Literal["half", "win", "drop", "soft"] = "half"
+    ties: Literal["half", "win", "drop", "soft"] = Field("half", description="soft: preference from the labels' std")
     weight_absolute: Annotated[float, Field(ge=0)] = 1.0
     weight_relative: Annotated[float, Field(ge=0)] = 1.0
     weight_format: Annotated[float, Field(ge=0)] = 1.0
     advantage: Literal["std", "mean"] = "std"
     advantage_eps: Annotated[float, Field(ge=0)] = 1e-4
     preset: Literal["rapo", "upstream"] = "rapo"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upstream_is_fixed(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("preset") != "upstream":
+            return data
+        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {"ties": "win"}
+        other = [name for name, value in fixed.items() if data.get(name, value) != value]
+        if other:
+            raise ValueError(f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; leave {', '.join(other)} out")
+        return data | fixed
 
 
 class SamplingConfig(Section):

@@ -1,0 +1,74 @@
+"""Groups as padded tensors: prompts on the left, completions on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rapo.policy.processing import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBatch:
+    """G images with K completions each, as tensors.
+
+    `prompt_ids` `(G, P)` left-padded with `prompt_mask`; `completion_ids` `(G, K, C)` right-padded with `completion_mask`;
+    `pixels` `(patches of all images, patch_dim)`; `grid` `(G, 3)`. `padded` says whether any prompt is padded.
+    """
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    pixels: torch.Tensor
+    grid: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+    padded: bool
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> GroupBatch:
+        return GroupBatch(
+            self.prompt_ids.to(device),
+            self.prompt_mask.to(device),
+            self.pixels.to(device, dtype),
+            self.grid.to(device),
+            self.completion_ids.to(device),
+            self.completion_mask.to(device),
+            self.padded,
+        )
+
+
+def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]], pad: int) -> GroupBatch:
+    """Pad G prepared images and their K completions (token ids, each at least one long) into one batch."""
+    count, width = len(prepared), max(len(item.prompt_ids) for item in prepared)
+    group_size = len(completions[0])
+    length = max(len(ids) for group in completions for ids in group)
+    prompt_ids = np.full((count, width), pad, dtype=np.int64)
+    prompt_mask = np.zeros((count, width), dtype=np.int64)
+    completion_ids = np.full((count, group_size, length), pad, dtype=np.int64)
+    completion_mask = np.zeros((count, group_size, length), dtype=bool)
+    for g, (item, group) in enumerate(zip(prepared, completions, strict=True)):
+        prompt_ids[g, width - len(item.prompt_ids) :] = item.prompt_ids
+        prompt_mask[g, width - len(item.prompt_ids) :] = 1
+        for k, ids in enumerate(group):
+            completion_ids[g, k, : len(ids)] = ids
+            completion_mask[g, k, : len(ids)] = True
+    return GroupBatch(
+        prompt_ids=torch.from_numpy(prompt_ids),
+        prompt_mask=torch.from_numpy(prompt_mask),
+        pixels=torch.from_numpy(np.concatenate([item.pixels for item in prepared])),
+        grid=torch.from_numpy(np.stack([item.grid for item in prepared])),
+        completion_ids=torch.from_numpy(completion_ids),
+        completion_mask=torch.from_numpy(completion_mask),
+        padded=bool((prompt_mask == 0).any()),
+    )
+
+
+def pack_rows(values: Sequence[Sequence[NDArray[np.floating]]], mask: torch.Tensor) -> torch.Tensor:
+    """Per-token values of G x K completions, flat `(tokens,)` float32 in the order in which `mask` selects tokens."""
+    flat = np.concatenate([np.asarray(row, dtype=np.float32) for group in values for row in group])
+    if len(flat) != int(mask.sum()):
+        raise ValueError(f"{len(flat)} per-token values for {int(mask.sum())} completion tokens")
+    return torch.from_numpy(flat)

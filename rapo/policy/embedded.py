@@ -1,0 +1,128 @@
+"""The embedded policy: a Qwen2.5-VL of about a million parameters with its own tokenizer and processor, from random weights.
+
+It is a Qwen2.5-VL in every respect but size, saved in the transformers format, so that nothing downstream knows it from a real
+one. The tokenizer is a byte-level BPE that may merge across words, so that a clause of a critique becomes one to three
+tokens: a model this small can then learn to write critiques in a minute of CPU time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from rapo.config import EmbeddedPolicyConfig
+from rapo.prompts import SCORE_PROMPT
+
+#: Qwen2.5-VL's special tokens; their order fixes their ids.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+                  "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+                  "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")  # fmt: skip
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Tags and digits stand alone, so that every score is four tokens and shares them with every other score.
+_PIECES = Regex(r"</?think>|</?answer>|; |[0-9]|\.")
+_PATCH, _MERGE = 14, 2
+
+
+def build_embedded(folder: Path, settings: EmbeddedPolicyConfig, seed: int, clauses: Iterable[str]) -> None:
+    """Write model, tokenizer and processor to `folder`. The same arguments give the same bytes.
+
+    `clauses` is the text that the tokenizer should write cheaply, besides the prompt.
+    """
+    tokenizer = _build_tokenizer(settings.vocabulary, list(clauses))
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=(2 * _PATCH * _MERGE) ** 2, max_pixels=settings.pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=_CHAT_TEMPLATE,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(_model_config(settings, tokenizer))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _build_tokenizer(vocabulary: int, clauses: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_PIECES, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tags = "<think></think><answer></answer>"
+    # The prompt is read once per image, the clauses are written once per completion: weigh them so.
+    corpus = [*clauses * 8, *[tags] * 400, *[SCORE_PROMPT] * 4, "user\n", "assistant\n"]
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def _model_config(settings: EmbeddedPolicyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    hidden, ids = settings.hidden_size, tokenizer.convert_tokens_to_ids
+    half = hidden // settings.heads // 2
+    side = half * 3 // 8
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": settings.text_layers,
+            "num_attention_heads": settings.heads,
+            "num_key_value_heads": settings.heads,
+            "max_position_embeddings": 2048,
+            "rope_scaling": {"type": "mrope", "mrope_section": [half - 2 * side, side, side]},
+            "bos_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": False,
+        },
+        vision_config={
+            "depth": settings.vision_layers,
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_heads": settings.heads,
+            "out_hidden_size": hidden,
+            "fullatt_block_indexes": list(range(settings.vision_layers)),
+            "window_size": 112,
+            "patch_size": _PATCH,
+            "spatial_merge_size": _MERGE,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )

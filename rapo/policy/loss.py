@@ -1,0 +1,69 @@
+"""The policy-gradient loss on scored groups (the paper's objective J, with its clip bounds made to bind).
+
+The ratio is taken to the *behaviour* log-probs, those of the sampler that drew the tokens, so that a difference between sampler
+and learner, or several updates on one batch, is corrected for and clipped instead of ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rapo.config import LossConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTerms:
+    """Per-token inputs of the loss, each `(tokens,)`; `sequence` is the index of the token's completion.
+
+    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL is taken.
+    """
+
+    log_probs: torch.Tensor
+    behaviour: torch.Tensor
+    advantages: torch.Tensor
+    sequence: torch.Tensor
+    lengths: torch.Tensor
+    reference: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Normalizer:
+    """What the summed loss is divided by: counts over the *whole* batch, so that any split over micro-batches and ranks gives
+    the same gradient. `scale` undoes the averaging over ranks that data-parallel training does."""
+
+    completions: int
+    tokens: int
+    max_tokens: int
+    scale: float = 1.0
+
+
+def policy_loss(terms: TokenTerms, settings: LossConfig, normalizer: Normalizer) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `clipped`, `tokens`.
+
+    Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour, cap)` (truncated importance
+    sampling: without the cap a negative advantage has no bound) and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`.
+    `mismatch_kl` is the k3 estimate of KL(behaviour || policy) and tells how far sampler and learner differ.
+    """
+    log_ratio = terms.log_probs - terms.behaviour
+    ratio = torch.exp(log_ratio).clamp(max=settings.importance_cap)
+    bounded = ratio.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)
+    per_token = -torch.minimum(ratio * terms.advantages, bounded * terms.advantages)
+    sums = {"kl": 0.0}
+    if terms.reference is not None and settings.kl_beta > 0.0:
+        difference = terms.reference - terms.log_probs
+        k3 = torch.exp(difference) - difference - 1.0
+        per_token = per_token + settings.kl_beta * k3
+        sums["kl"] = float(k3.detach().sum())
+    if settings.normalization == "sequence":
+        loss = (per_token / terms.lengths[terms.sequence]).sum() / normalizer.completions
+    elif settings.normalization == "token":
+        loss = per_token.sum() / normalizer.tokens
+    else:
+        loss = per_token.sum() / (normalizer.completions * normalizer.max_tokens)
+    with torch.no_grad():
+        sums["mismatch_kl"] = float((torch.exp(log_ratio) - log_ratio - 1.0).sum())
+        sums["clipped"] = float((bounded * terms.advantages < ratio * terms.advantages).float().sum())
+        sums["tokens"] = float(len(log_ratio))
+    return loss * normalizer.scale, sums

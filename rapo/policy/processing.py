@@ -1,0 +1,109 @@
+"""Images and text to what the policy takes, the same for learner and sampler.
+
+The prompt is tokenised once and its single image pad is widened to the number of features each image will have; the two counts
+are equal by construction, and a prompt is never truncated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor
+
+from rapo.errors import ModelError
+from rapo.prompts import SCORE_PROMPT, chat
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image, ready: `pixels` float32 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` int64 `(P,)`."""
+
+    pixels: NDArray[np.float32]
+    grid: NDArray[np.int64]
+    prompt_ids: NDArray[np.int64]
+
+
+class PolicyProcessor:
+    """Tokenizer, image processor and chat template of a model folder, behind the few calls that rapo makes.
+
+    Raises `ModelError` where the folder is missing or holds no Qwen2.5-VL.
+    """
+
+    def __init__(self, folder: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+        check_model_folder(folder)
+        limits = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
+        self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **limits)
+        self.tokenizer = self.processor.tokenizer
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        self.image_token_id: int = config.image_token_id
+        self._vocabulary: int = config.text_config.vocab_size
+        self._merge: int = self.processor.image_processor.merge_size
+        self.stop_token_ids: list[int] = [self.tokenizer.eos_token_id]
+        self.prompt = self.render(SCORE_PROMPT)
+        self.prompt_token_ids = self.tokenize_prompt(self.prompt)
+
+    def render(self, text: str) -> str:
+        """The chat template around one image and `text`, up to where the answer begins."""
+        return self.processor.apply_chat_template(chat(text), tokenize=False, add_generation_prompt=True)
+
+    def tokenize_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt, with exactly one image pad (engines widen it themselves)."""
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if ids.count(self.image_token_id) != 1:
+            raise ModelError(
+                f"the chat template puts {ids.count(self.image_token_id)} image tokens into the prompt; it must put one. "
+                "Check chat_template in the model folder."
+            )
+        return ids
+
+    @property
+    def banned_token_ids(self) -> list[int]:
+        """Tokens that no completion may hold: every special token but the stop token, and ids without a token.
+
+        A sampled vision token would make the learner's image-pad count wrong; sampler and learner mask the same ids.
+        """
+        special = set(self.tokenizer.all_special_ids) | {
+            i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
+        special |= set(range(len(self.tokenizer), self._vocabulary))
+        return sorted(special - set(self.stop_token_ids))
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """Pixels, grid and prompt ids for one RGB image."""
+        features = self.processor.image_processor(images=[image], return_tensors="np")
+        grid = np.asarray(features["image_grid_thw"][0], dtype=np.int64)
+        pads = int(grid.prod()) // self._merge**2
+        at = self.prompt_token_ids.index(self.image_token_id)
+        ids = [*self.prompt_token_ids[:at], *[self.image_token_id] * pads, *self.prompt_token_ids[at + 1 :]]
+        return Prepared(np.asarray(features["pixel_values"], dtype=np.float32), grid, np.asarray(ids, dtype=np.int64))
+
+    def encode_completion(self, text: str) -> NDArray[np.int64]:
+        """Token ids of a training target with the stop token behind it."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return np.asarray([*ids, *self.stop_token_ids[:1]], dtype=np.int64)
+
+    def decode(self, token_ids: NDArray[np.int32]) -> str:
+        """The text of a completion, the stop token left out."""
+        ids = token_ids.tolist()
+        if ids and ids[-1] in self.stop_token_ids:
+            ids.pop()
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Raise `ModelError` unless `folder` looks like a Qwen2.5-VL in the transformers format."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json: it is not a model folder in the transformers format.")
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    if config.model_type != "qwen2_5_vl":
+        raise ModelError(f"{folder} holds a {config.model_type!r} model; rapo trains 'qwen2_5_vl' (Qwen2.5-VL).")
