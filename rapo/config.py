@@ -159,11 +159,15 @@ class RewardSettings(Section):
     """
 
     sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
-        0.1, description="width of the absolute term; a table gives one per data set"
+        default=0.1, description="width of the absolute term; a table gives one per data set"
     )
-    sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
+    sigma_unit: Literal["score", "spread"] = Field(
+        default="score", description="spread: a fraction of the data set's label sd"
+    )
     gamma: Annotated[float, Field(gt=0)] = 1e-6
-    ties: Literal["half", "win", "drop", "soft"] = Field("half", description="soft: preference from the labels' std")
+    ties: Literal["half", "win", "drop", "soft"] = Field(
+        default="half", description="soft: preference from the labels' std"
+    )
     weight_absolute: Annotated[float, Field(ge=0)] = 1.0
     weight_relative: Annotated[float, Field(ge=0)] = 1.0
     weight_format: Annotated[float, Field(ge=0)] = 1.0

@@ -78,7 +78,7 @@ class Group:
     logprobs: tuple[NDArray[np.float32], ...]
     texts: tuple[str, ...]
     finish_reasons: tuple[str, ...]
-    seconds: float = 0.0
+    target_std: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

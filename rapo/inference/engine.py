@@ -6,8 +6,6 @@ start-up takes a third of the time. Every wait for it is the caller's, who holds
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.config import EngineConfig
+from rapo.inference.environment import engine_environment, set_engine_environment
 from rapo.policy.processing import PolicyProcessor
+
+
+__all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +39,6 @@ class Completion:
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None
     finish_reason: str
-
-
-def engine_environment(threads: int, kv_cache_gib: float) -> dict[str, str]:
-    """Environment variables that must stand before torch and vLLM are imported."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(kv_cache_gib))),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
-def set_engine_environment(threads: int, kv_cache_gib: float) -> None:
-    os.environ.update(engine_environment(threads, kv_cache_gib))
 
 
 def engine_arguments(

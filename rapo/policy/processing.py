@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from rapo.errors import ModelError
+from rapo.model_folder import check_model_folder
 from rapo.prompts import SCORE_PROMPT, chat
 
 
@@ -81,6 +82,11 @@ class PolicyProcessor:
         ids = [*self.prompt_token_ids[:at], *[self.image_token_id] * pads, *self.prompt_token_ids[at + 1 :]]
         return Prepared(np.asarray(features["pixel_values"], dtype=np.float32), grid, np.asarray(ids, dtype=np.int64))
 
+    def prompt_length(self, image: Image.Image) -> int:
+        """Number of prompt tokens for an image, its features included, without processing its pixels."""
+        patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width)
+        return len(self.prompt_token_ids) - 1 + patches // self._merge**2
+
     def encode_completion(self, text: str) -> NDArray[np.int64]:
         """Token ids of a training target with the stop token behind it."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -95,15 +101,3 @@ class PolicyProcessor:
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
-
-
-def check_model_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless `folder` looks like a Qwen2.5-VL in the transformers format."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json: it is not a model folder in the transformers format.")
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
-    if config.model_type != "qwen2_5_vl":
-        raise ModelError(f"{folder} holds a {config.model_type!r} model; rapo trains 'qwen2_5_vl' (Qwen2.5-VL).")

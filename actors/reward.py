@@ -1,0 +1,34 @@
+"""Reward actor: scores all groups of a step together and splits them over the learner's ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from rapo.balance import share_out
+from rapo.config import Config
+from rapo.records import Group
+from rapo.scoring import score_groups
+
+
+@ray.remote
+class RewardScorer:
+    """Stateless: a dead one is replaced and its call repeated."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def ready(self) -> bool:
+        return True
+
+    def score(self, *groups: Group) -> tuple[Any, ...]:
+        """`(metrics, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner ranks`."""
+        scored, metrics = score_groups(groups, self._config.rapo.reward)
+        shares = share_out(
+            scored,
+            ranks=self._config.learner.workers,
+            micro_batch_groups=self._config.learner.micro_batch_groups,
+            keep_level=self._config.rapo.loss.kl_beta > 0.0,
+        )
+        return metrics, *shares

@@ -1,0 +1,48 @@
+"""Teacher actor: writes critiques. A callable class, so that Ray Data runs a pool of these actors over batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rapo.aescot.measure import measure
+from rapo.aescot.writer import write_critique
+from rapo.config import Config, TeacherConfig
+from rapo.errors import ImageError
+from rapo.images import decode_image, read_image_file
+from rapo.seeds import derive_seed
+
+
+class MeasuringTeacher:
+    """Adds `critique` (None where the image is unusable, with `problem`) to rows with `uid`, `path` and `score`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        critiques: list[str | None] = []
+        problems: list[str | None] = []
+        for uid, path, score in zip(batch["uid"], batch["path"], batch["score"], strict=True):
+            try:
+                image = decode_image(read_image_file(Path(path), self._config.image), self._config.image)
+            except ImageError as error:
+                critiques.append(None)
+                problems.append(str(error))
+                continue
+            rng = np.random.default_rng(derive_seed(self._config.run.seed, "teacher", uid))
+            slip_rate = self._config.aescot.teacher.slip_rate
+            critique = write_critique(uid, measure(np.asarray(image)), float(score), rng, slip_rate)
+            critiques.append(critique.text)
+            problems.append(None)
+        return {**batch, "critique": critiques, "problem": problems}
+
+
+def teacher_class(settings: TeacherConfig) -> type:
+    """The class that writes critiques for a teacher kind."""
+    if settings.kind == "vllm":
+        from actors.vllm_teacher import VllmTeacher
+
+        return VllmTeacher
+    return MeasuringTeacher

@@ -1,0 +1,89 @@
+"""What would run, and what is wrong with it: answered from the configuration and the file system, before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.ray_session import check_object_store, logical_cpus
+from rapo.config import Config
+from rapo.errors import RapoError
+from rapo.model_folder import check_model_folder
+
+
+def describe(config: Config) -> list[str]:
+    """A line per stage, in plain words."""
+    scenes, rapo = config.data.scenes, config.rapo
+    source = (
+        f"the embedded scenes ({scenes.train} train, {scenes.validation} validation, {scenes.test} test)"
+        if config.data.path is None
+        else str(config.data.path)
+    )
+    model = "the embedded policy, from random weights" if config.policy.model == "embedded" else config.policy.model
+    where = f"the cluster at {config.ray.address}" if config.ray.address else f"a local Ray ({logical_cpus(config)} permits)"
+    return [
+        f"data       {source}",
+        f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, then the judge",
+        f"coldstart  {config.coldstart.steps} steps of {config.coldstart.batch_size} on {config.coldstart.workers} "
+        f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
+        f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
+        f"{config.rollout.workers} rollout worker(s), {config.learner.workers} learner rank(s), "
+        f"ZeRO-{config.learner.zero_stage}",
+        f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)",
+        f"on         {where}",
+    ]
+
+
+def problems(config: Config, stages: Sequence[str]) -> list[str]:
+    """Everything that would stop the stages, each with what to do; empty where nothing was found."""
+    found: list[str] = []
+    for probe in (_data, _model, _batch, check_object_store):
+        try:
+            probe(config)
+        except RapoError as error:
+            found.append(str(error))
+    if "serve" in stages and config.serve.port and _taken(config.serve.host, config.serve.port):
+        found.append(f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)")
+    return found
+
+
+def _data(config: Config) -> None:
+    from rapo.datasets import peek
+
+    if config.data.path is not None:
+        peek(config.data)
+
+
+def _model(config: Config) -> None:
+    if config.policy.model != "embedded":
+        check_model_folder(config.policy.model)
+    if config.aescot.teacher.kind == "vllm":
+        check_model_folder(config.aescot.teacher.model or "")
+
+
+def _batch(config: Config) -> None:
+    learners, groups = config.learner.workers, config.rapo.images_per_step
+    if groups < learners:
+        raise RapoError(f"rapo.images_per_step = {groups} gives {learners} learner ranks nothing to do; raise it or lower learner.workers")
+    if config.coldstart.batch_size < config.coldstart.workers:
+        raise RapoError(f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = {config.coldstart.workers}")
+
+
+def _taken(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def free_gib(path: Path) -> float:
+    """Free disk space where `path` is, or would be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free / 2**30

@@ -1,0 +1,173 @@
+"""The commands. Heavy packages are imported where they are used: `rapo score` needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rapo.config import Config, dump_config, load_config
+from rapo.errors import RapoError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teaches a vision-language model to judge the beauty of a picture, to explain why, and to answer as a service.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make data sets.")
+app.add_typer(data_app, name="data")
+
+ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; without it the embedded CPU default is used.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; an unfinished run in it goes on.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, overrides the file; repeatable.")]
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on end with a clear text and exit code 2."""
+    try:
+        app()
+    except RapoError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; start the same command again to go on\n")
+        sys.exit(130)
+
+
+def _resolve(config: Config) -> Config:
+    """The configuration with absolute paths, so that a run can be continued from another folder."""
+    data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
+    changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
+    if config.policy.model != "embedded":
+        changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
+    return config.model_copy(update=changes)
+
+
+def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stages: tuple[str, ...] | None) -> None:
+    from cluster.check import problems
+    from cluster.console import Console
+    from cluster.noise import noise_to
+    from cluster.pipeline import STAGES, Pipeline
+
+    config = _resolve(load_config(config_path, overrides or ()))
+    wrong = problems(config, stages or STAGES)
+    if wrong:
+        raise RapoError("; ".join(wrong))
+    out = out.resolve()
+    log = out / "driver.log"
+    with noise_to(log) as (stdout, stderr):
+        console = Console(stdout=stdout, stderr=stderr)
+        try:
+            report = Pipeline(config, out, console).run(stages or STAGES)
+        except RapoError as error:
+            console.error(str(error))
+            console.note(f"what libraries printed is in {log}")
+            raise typer.Exit(2) from error
+        if stages is None:
+            console.summary(report)
+
+
+@app.command()
+def run(config: ConfigPath = None, out: Out = Path("runs/demo"), set_: Set = None) -> None:
+    """All stages: data, critiques, cold start, RAPO, evaluation, export, a served trial. Again with the same --out: goes on."""
+    _run(config, out, set_, None)
+
+
+def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
+    def command(config: ConfigPath = None, out: Out = Path("runs/demo"), set_: Set = None) -> None:
+        _run(config, out, set_, stages)
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+_stage_command("aescot", ("data", "aescot"), "Critiques by the teacher, filtered by the judge.")
+_stage_command("coldstart", ("coldstart",), "Supervised fine-tuning on the kept critiques.")
+_stage_command("train", ("rapo",), "Relative-Absolute Policy Optimization from the cold start.")
+_stage_command("evaluate", ("evaluate",), "PLCC, SRCC, KRCC, MAE and parse rate on the held-out images.")
+_stage_command("export", ("export",), "The trained model as a folder for transformers and vLLM.")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model folder, such as DIR/export of a run.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with [serve] settings.")] = None,
+    set_: Set = None,
+) -> None:
+    """Serve a model over gRPC until interrupted."""
+    from cluster.serve_command import serve_until_interrupted
+
+    serve_until_interrupted(load_config(config, set_ or ()), model)
+
+
+@app.command()
+def score(
+    paths: Annotated[list[str], typer.Argument(help="Images, folders, or globs.")],
+    server: Annotated[str, typer.Option(help="host:port of a scorer.")] = "127.0.0.1:50051",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256)] = 8,
+) -> None:
+    """Score images with a running scorer: a row per image, with an error in place of a score where it fails."""
+    from rich.console import Console
+
+    from cluster.score import score_paths
+
+    raise typer.Exit(score_paths(paths, server, output, concurrency, Console()))
+
+
+@app.command()
+def status(out: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """What is finished in a run folder, and how far the running stage has come."""
+    from cluster.status import show_status
+
+    show_status(out)
+
+
+@app.command()
+def check(config: ConfigPath = None, set_: Set = None, show: Annotated[bool, typer.Option(help="Print it whole.")] = False) -> None:
+    """Say what would run, and what is wrong, without starting anything."""
+    from cluster.check import describe, problems
+    from cluster.pipeline import STAGES
+
+    loaded = _resolve(load_config(config, set_ or ()))
+    for line in describe(loaded):
+        typer.echo(line)
+    if show:
+        typer.echo(dump_config(loaded))
+    wrong = problems(loaded, STAGES)
+    for line in wrong:
+        typer.echo(f"wrong: {line}", err=True)
+    if wrong:
+        raise typer.Exit(2)
+    typer.echo("nothing wrong was found")
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: packages, memory, shared memory, disk, devices."""
+    from cluster.doctor import examine
+
+    raise typer.Exit(0 if examine() else 2)
+
+
+@data_app.command("scenes")
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="A new folder, written in AVA's layout.")],
+    set_: Set = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Render the embedded scenes with simulated raters' votes."""
+    from rapo.datasets.scenes import write_scenes
+
+    config = load_config(None, set_ or ())
+    write_scenes(folder, config.data.scenes, seed)
+    typer.echo(f"{folder}: AVA.txt, images/, aesthetics_image_lists/")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

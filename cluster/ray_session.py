@@ -1,0 +1,104 @@
+"""Where Ray runs: a cluster that the user names, or a local instance of our own that ends with us."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rapo.config import Config
+from rapo.errors import ResourceError
+
+_SHM = Path("/dev/shm")
+
+#: What every process of a run gets: no telemetry, no look-ups in the network, no progress bars in the logs.
+QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def logical_cpus(config: Config) -> int:
+    """CPUs that a local instance must offer so that every role of a stage can be placed.
+
+    They are permits, not cores: the stages' roles take turns, so a 2-core machine runs them all.
+    """
+    training = config.rollout.workers * config.rollout.cpus + config.learner.workers * config.learner.cpus + 1
+    coldstart = config.coldstart.workers * config.coldstart.cpus + 2
+    critiques = (
+        config.aescot.teacher.actors * config.aescot.teacher.cpus + config.aescot.judge.actors * config.aescot.judge.cpus
+    )
+    serving = config.serve.replicas * config.serve.cpus + 2
+    return int(-(-max(training, coldstart, critiques + 1, serving) // 1)) + 1
+
+
+def check_object_store(config: Config) -> None:
+    """Raise `ResourceError` where a local object store of the configured size would not fit into shared memory."""
+    if config.ray.address is not None or not _SHM.is_dir():
+        return
+    free = shutil.disk_usage(_SHM).free // 2**20
+    if free < config.ray.object_store_mib:
+        raise ResourceError(
+            f"no room for the object store: it needs {config.ray.object_store_mib} MiB of shared memory, {_SHM} has "
+            f"{free} MiB free. Free some, or give --set ray.object_store_mib={max(80, free // 2)}."
+        )
+
+
+@contextmanager
+def ray_session(config: Config) -> Iterator[None]:
+    """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use joins the outer one."""
+    _set_environment(config)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if config.ray.address is None:
+        check_object_store(config)
+        ray.init(
+            num_cpus=config.ray.cpus or logical_cpus(config),
+            object_store_memory=config.ray.object_store_mib * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(config.ray.temp_dir) if config.ray.temp_dir else None,
+        )
+    else:
+        try:
+            ray.init(address=config.ray.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ResourceError(f"no Ray cluster answers at {config.ray.address!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_environment(config: Config) -> None:
+    """Must come before the first import of ray, which reads its environment then."""
+    os.environ.update(QUIET_ENVIRONMENT)
+    if config.ray.address is None:
+        # A local instance is ours alone: a token of this process keeps other users of the machine out.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def log_folder() -> str:
+    """Where Ray keeps the logs of this session's processes."""
+    from ray._private import worker
+
+    node = worker.global_worker.node
+    return f"{node.get_session_dir_path()}/logs" if node is not None else "Ray's session folder on the head node"

@@ -1,0 +1,78 @@
+"""A run's folder: whose it is, what is finished in it, and that no second run works in it at the same time.
+
+DIR/config.toml is the resolved configuration; DIR/<stage>/done.json says that a stage is finished and how long it took. A stage
+without that file is run again from its start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.files import read_json, write_atomic, write_json
+from rapo.config import Config, diff_config, dump_config, load_config
+from rapo.errors import ConfigError, RunFolderError
+
+#: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
+_MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
+               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s")  # fmt: skip
+
+
+class RunFolder:
+    """The folder of one run. `open` it before use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def open(self, config: Config) -> Iterator[None]:
+        """Create or join the folder and lock it.
+
+        Raises `RunFolderError` where another run works in it, or where it was made by another configuration.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
+        except PermissionError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Give another --out.") from error
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(f"another run is working in {self.path}; wait for it or give another --out.") from error
+            self._check_config(config)
+            yield
+
+    def _check_config(self, config: Config) -> None:
+        stored = self.path / "config.toml"
+        if stored.is_file():
+            try:
+                old = load_config(stored)
+            except ConfigError as error:
+                raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
+            changes = diff_config(old, config, ignore=_MAY_CHANGE)
+            if changes:
+                raise RunFolderError(
+                    f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
+                    "Give another --out, or the same configuration to continue."
+                )
+        elif any(p.name not in (".lock", "driver.log") for p in self.path.iterdir()):
+            raise RunFolderError(f"{self.path} is not empty and is no run folder; give a new --out.")
+        write_atomic(stored, dump_config(config))
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """What `finish` noted for a stage, or None where the stage is not finished."""
+        path = self.path / stage / "done.json"
+        return read_json(path) if path.is_file() else None
+
+    def finish(self, stage: str, seconds: float, **facts: Any) -> None:
+        (self.path / stage).mkdir(parents=True, exist_ok=True)
+        write_json(self.path / stage / "done.json", {"seconds": seconds, "finished": time.time(), **facts})

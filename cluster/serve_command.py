@@ -1,0 +1,41 @@
+"""`rapo serve`: a scorer that runs until it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+from cluster.console import Console
+from cluster.files import read_json
+from cluster.noise import noise_to
+from cluster.ray_session import ray_session
+from cluster.stages.export import CARD, model_version
+from rapo.config import Config
+from rapo.model_folder import check_model_folder
+
+
+def serve_until_interrupted(config: Config, model: Path) -> None:
+    """Serve `model` on `serve.host:serve.port` until SIGINT or SIGTERM; then drain and stop."""
+    from services.app import ScorerServer, check_address
+
+    check_model_folder(model)
+    check_address(config.serve)
+    version = read_json(model / CARD)["version"] if (model / CARD).is_file() else model_version(model)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
+    with noise_to(log) as (out, err):
+        console = Console(stdout=out, stderr=err)
+        with ExitStack() as stack:
+            with console.stage("start"):
+                stack.enter_context(ray_session(config))
+                server = stack.enter_context(ScorerServer(config, model, version))
+            console.note(f"model {version} answers at {server.address}; Ctrl-C stops it. Library output: {log}")
+            while not stop.wait(timeout=1.0):
+                pass
+            console.note("stopping")

@@ -1,0 +1,39 @@
+"""Export: the selected model as a folder that plain transformers and plain vLLM load."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cluster.files import write_json
+from rapo.config import Config
+from rapo.model_folder import check_model_folder
+
+CARD = "rapo.json"
+
+
+def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Copy `model` to `out` with a card that says what it is; the card. The folder appears whole or not at all."""
+    check_model_folder(model)
+    aside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(model, aside)
+    card = {"version": model_version(aside), "score_range": [0.0, 1.0], "seed": config.run.seed,
+            "engine": {"dtype": config.policy.dtype, "max_completion_tokens": config.policy.max_completion_tokens},
+            **facts}  # fmt: skip
+    write_json(aside / CARD, card)
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    return card
+
+
+def model_version(folder: Path) -> str:
+    """A short name for exactly these weights: the first 12 hex digits of the SHA-256 over all safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:12]

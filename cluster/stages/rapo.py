@@ -1,0 +1,36 @@
+"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.controller import Controller
+from cluster.fleet import Fleet
+from cluster.learners import LearnerGroup
+from rapo.config import Config
+from rapo.datasets import Dataset
+
+
+def train_rapo(
+    config: Config,
+    dataset: Dataset,
+    start_dir: Path,
+    out: Path,
+    fleet: Fleet,
+    progress: Callable[[int, dict[str, float]], None],
+) -> dict[str, Any]:
+    """Train from the model of `start_dir`; metrics and checkpoints go to `out`. What `done.json` says of the result."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    learners = LearnerGroup(config)
+    try:
+        engines, ranks = fleet.start(start_dir, 0), learners.start(start_dir)
+        fleet.ready(engines)
+        learners.ready(ranks)
+        controller = Controller(config, fleet, learners, start_dir, out)
+        outcome = controller.run(dataset.split("train"), dataset.split("validation"), progress)
+    finally:
+        learners.close()
+    return {"model": str(outcome.folder), "step": outcome.step, "validation": outcome.validation}

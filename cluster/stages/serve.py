@@ -1,0 +1,45 @@
+"""The end of a run: serve the export, score test images over gRPC, and compare with what evaluation said of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.files import read_json
+from cluster.parquet import read_parquet, write_parquet
+from cluster.run_folder import RunFolder
+from cluster.stages.export import CARD
+from rapo.config import Config
+
+
+def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int], None]) -> dict[str, Any]:
+    """Score `serve.demo_images` test images through the gateway; `DIR/serve/scores.parquet` and the figures."""
+    from rapo.client import ScorerClient
+    from services.app import ScorerServer
+
+    expected = read_parquet(folder / "evaluate" / "rapo.parquet")[: config.serve.demo_images]
+    card = read_json(folder / "export" / CARD)
+    rows: list[dict[str, Any]] = []
+    with ScorerServer(config, folder / "export", card["version"]) as server, ScorerClient(server.address) as client:
+        began = time.perf_counter()
+        for outcome, row in zip(client.score_many([Path(r["path"]) for r in expected]), expected, strict=True):
+            score = outcome.result.score if outcome.result is not None else None
+            error = str(outcome.error) if outcome.error is not None else None
+            rows.append({"image": row["path"], "aesthetic_score": score, "evaluated": row["score"], "error": error})
+            progress(len(rows))
+        seconds = time.perf_counter() - began
+    (folder / "serve").mkdir(exist_ok=True)
+    write_parquet(folder / "serve" / "scores.parquet", rows)
+    pairs = [
+        (r["aesthetic_score"], r["evaluated"])
+        for r in rows
+        if r["aesthetic_score"] is not None and r["evaluated"] is not None
+    ]
+    return {
+        "images": len(rows),
+        "failed": sum(r["error"] is not None for r in rows),
+        "scoring_seconds": seconds,
+        "max_abs_difference": max((abs(a - b) for a, b in pairs), default=None),
+    }

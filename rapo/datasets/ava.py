@@ -1,0 +1,99 @@
+"""AVA (Murray et al., CVPR 2012): `AVA.txt` with vote histograms, `<id>.jpg` images, list files for the splits.
+
+A line of `AVA.txt` is: index, image id, ten counts of the votes 1..10, two tag ids, challenge id; separated by
+blanks, no header. The official test split is `aesthetics_image_lists/generic_test.jpgl`, one id per line.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rapo.datasets.rows import Row, Source, raise_bad_rows, raise_duplicates
+from rapo.errors import DataError
+from rapo.records import Split
+
+SCALE: tuple[float, float] = (1.0, 10.0)
+_VALUES = range(1, 11)
+_COLUMNS = 12  # index, id and the ten counts; the tags and the challenge are not used
+_TEST_LIST = Path("aesthetics_image_lists", "generic_test.jpgl")
+_VALIDATION_LIST = Path("aesthetics_image_lists", "validation.jpgl")
+
+
+def read_ava(folder: Path, images: Path | None = None) -> Source:
+    """Read a folder in AVA's layout. Images lie in `images`, or in the folder's images/, image/ or itself.
+
+    A row's split is set for the ids of the list files only. Raises `DataError`.
+    """
+    labels = folder / "AVA.txt"
+    image_folder = images if images is not None else _image_folder(folder)
+    test, validation = _read_list(folder / _TEST_LIST), _read_list(folder / _VALIDATION_LIST)
+    if both := sorted(test & validation):
+        raise DataError(f"{folder / _VALIDATION_LIST}: image {both[0]!r} is in the test list too; remove it from one")
+
+    rows: list[Row] = []
+    skipped: list[dict[str, str]] = []
+    problems: list[str] = []
+    for number, line in enumerate(_read_lines(labels), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        place = f"line {number}"
+        try:
+            if len(fields) < _COLUMNS:
+                raise ValueError(f"{len(fields)} columns where AVA.txt has 15")
+            votes = tuple(int(field) for field in fields[2:_COLUMNS])
+            if min(votes) < 0:
+                raise ValueError("a negative count of votes")
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+            continue
+        name = fields[1]
+        if sum(votes) == 0:
+            skipped.append({"image": name, "reason": "no_votes", "detail": f"{place} of {labels}"})
+            continue
+        mean, std = vote_statistics(votes)
+        split: Split | None = "test" if name in test else "validation" if name in validation else None
+        rows.append(Row(name, image_folder / f"{name}.jpg", mean, place, std, votes, split))
+    raise_bad_rows(labels, problems, "A line holds index, image id, ten counts of votes, two tags, challenge.")
+    if not rows:
+        raise DataError(f"{labels} holds no rated image")
+    raise_duplicates(labels, rows)
+
+    used = [str(path) for path, ids in ((_TEST_LIST, test), (_VALIDATION_LIST, validation)) if ids]
+    known = {row.name for row in rows}
+    return Source(
+        name="ava",
+        format="ava",
+        path=folder,
+        rows=tuple(rows),
+        split_source=" and ".join(used) or "hash",
+        native_range=SCALE,
+        skipped=tuple(skipped),
+        info={"listed_without_votes": len((test | validation) - known)},
+    )
+
+
+def vote_statistics(votes: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and population standard deviation of a histogram of the votes 1..len(votes)."""
+    total = sum(votes)
+    mean = sum(value * count for value, count in enumerate(votes, start=1)) / total
+    variance = sum(count * (value - mean) ** 2 for value, count in enumerate(votes, start=1)) / total
+    return mean, math.sqrt(variance)
+
+
+def _image_folder(folder: Path) -> Path:
+    return next((folder / name for name in ("images", "image") if (folder / name).is_dir()), folder)
+
+
+def _read_list(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    return {line.strip().removesuffix(".jpg") for line in _read_lines(path) if line.strip()}
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error

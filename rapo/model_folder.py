@@ -1,0 +1,34 @@
+"""Is a folder a model that rapo can train? Answered from its files alone, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rapo.errors import ModelError
+
+MODEL_TYPE = "qwen2_5_vl"
+
+
+def check_model_folder(folder: str | Path) -> dict[str, Any]:
+    """The folder's `config.json`. Raises `ModelError` unless it looks like a Qwen2.5-VL in the transformers format."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} holds no config.json: it is no model folder in the transformers format.") from error
+    except ValueError as error:
+        raise ModelError(f"{path / 'config.json'} is not valid JSON: {error}") from error
+    kind = config.get("model_type")
+    if kind != MODEL_TYPE:
+        raise ModelError(f"{folder} holds a {kind!r} model; rapo trains {MODEL_TYPE!r} (Qwen2.5-VL).")
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{folder} holds no *.safetensors file: the weights are missing.")
+    if not (path / "tokenizer_config.json").is_file():
+        raise ModelError(f"{folder} holds no tokenizer_config.json: copy the tokenizer beside the weights.")
+    if not any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(f"{folder} holds no image processor (preprocessor_config.json).")
+    return config

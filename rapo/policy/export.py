@@ -1,0 +1,37 @@
+"""Writes a weight version as a model folder that plain transformers and plain vLLM load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLForConditionalGeneration
+
+from rapo.errors import WeightError
+from rapo.policy.processing import PolicyProcessor
+from rapo.policy.weights import unpack
+from rapo.records import WeightManifest
+
+
+def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: Iterable[NDArray[np.uint8]]) -> None:
+    """Model, tokenizer and processor into `folder`; configuration and processor come from `source`.
+
+    Raises `WeightError` where the version holds a tensor that the model lacks, or the other way round.
+    """
+    tensors = dict(unpack(manifest, chunks))
+    config = AutoConfig.from_pretrained(source, local_files_only=True)
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    expected = {name for name, _ in model.named_parameters()}
+    if expected != tensors.keys():
+        odd = sorted(expected ^ tensors.keys())
+        raise WeightError(f"weight version {manifest.version} does not fit {source}: {len(odd)} names differ {odd[:5]}")
+    model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    if (source / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
+    model.save_pretrained(folder)
+    PolicyProcessor(source).save(folder)

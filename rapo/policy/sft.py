@@ -1,0 +1,117 @@
+"""Supervised fine-tuning on critiques: the cold start. One rank of the training world; no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rapo.answer import format_completion
+from rapo.config import Config
+from rapo.images import decode_image
+from rapo.policy.batch import collate
+from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
+from rapo.policy.forward import GroupPolicy
+from rapo.policy.processing import Prepared, PolicyProcessor
+from rapo.policy.trainer import load_model
+from rapo.policy.weights import model_tensors
+from rapo.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One critique, ready: the prepared image and the target's token ids."""
+
+    prepared: Prepared
+    target: NDArray[np.int64]
+
+    @property
+    def nbytes(self) -> int:
+        return self.prepared.pixels.nbytes + self.prepared.prompt_ids.nbytes + self.target.nbytes
+
+
+class SupervisedTrainer:
+    """Trains the policy of `model_dir` to write critique and score. The process group must be up."""
+
+    def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
+        self._config = config
+        settings = config.coldstart
+        self.processor = PolicyProcessor(
+            model_dir, min_pixels=config.policy.min_pixels, max_pixels=config.policy.max_pixels
+        )
+        policy = GroupPolicy(load_model(model_dir, config.policy.dtype), [], packing="rows")
+        if settings.freeze_vision:
+            freeze_vision(policy)
+        optimizer = OptimizerSettings(
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            zero_stage=settings.zero_stage,
+            steps=settings.steps,
+            warmup_steps=settings.warmup_steps,
+            schedule="cosine",
+        )
+        self.engine = wrap(policy.to(device()), optimizer, dtype=config.policy.dtype)
+        self._micro_batch = max(1, settings.batch_size // world)
+
+    def example(self, image: bytes, critique: str, score: float) -> Example:
+        """Raises `ImageError` where the image does not decode."""
+        target = self.processor.encode_completion(format_completion(critique, score))
+        return Example(self.processor.prepare(decode_image(image, self._config.image)), target)
+
+    def step(self, examples: Sequence[Example]) -> float:
+        """One optimiser step on this rank's examples; the mean negative log-likelihood per target token."""
+        batch = collate(
+            [e.prepared for e in examples], [[e.target] for e in examples], self.processor.tokenizer.pad_token_id
+        ).to(device(), torch_dtype(self._config.policy.dtype))
+
+        def loss() -> torch.Tensor:
+            log_probs, _ = self.engine(batch)
+            return -log_probs.mean()
+
+        return accumulate(self.engine, [loss])[0]
+
+    @property
+    def micro_batch(self) -> int:
+        return self._micro_batch
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
+        """The trained parameters, see `rapo.policy.weights.model_tensors`; call it on every rank."""
+        return model_tensors(self.engine.module.model)
+
+
+def endless(epochs: Iterable[Iterable[Example]], size: int, budget_bytes: int, seed: int) -> Iterator[list[Example]]:
+    """Batches of `size` for ever. `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it is
+    kept and reshuffled instead of read again."""
+    kept: list[Example] | None = []
+    used, batch = 0, []
+    stream = iter(epochs)
+    while True:
+        for example in next(stream):
+            if kept is not None:
+                used += example.nbytes
+                if used <= budget_bytes:
+                    kept.append(example)
+                else:
+                    kept = None
+            batch.append(example)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if kept is not None:
+            yield from _reshuffled(kept, size, seed)
+
+
+def _reshuffled(examples: list[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    epoch, batch = 0, []
+    while True:
+        epoch += 1
+        order = np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(len(examples))
+        for index in order:
+            batch.append(examples[index])
+            if len(batch) == size:
+                yield batch
+                batch = []

@@ -1,0 +1,162 @@
+"""One rank of the RAPO learner: scored groups in, one optimiser step, weights out. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from rapo.balance import Share
+from rapo.config import Config, LossConfig
+from rapo.images import decode_image
+from rapo.policy.batch import GroupBatch, collate, pack_rows
+from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
+from rapo.policy.forward import GroupPolicy
+from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
+from rapo.policy.processing import Prepared, PolicyProcessor
+from rapo.policy.weights import model_tensors, pack
+from rapo.records import ScoredGroup
+
+
+def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch_dtype(dtype), attn_implementation="sdpa", local_files_only=True
+    )
+    model.config.use_cache = False
+    return model
+
+
+class PolicyTrainer:
+    """The policy of `model_dir` under DeepSpeed. The process group must be up. `version` counts optimiser steps."""
+
+    def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
+        self._config = config
+        self._world = world
+        self.version = 0
+        self.processor = PolicyProcessor(model_dir)
+        policy = self._policy(model_dir)
+        if config.learner.freeze_vision:
+            freeze_vision(policy)
+        if config.learner.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable()
+        rapo = config.rapo
+        settings = OptimizerSettings(
+            learning_rate=rapo.learning_rate,
+            weight_decay=config.learner.weight_decay,
+            max_grad_norm=config.learner.max_grad_norm,
+            zero_stage=config.learner.zero_stage,
+            steps=rapo.steps * rapo.updates_per_batch,
+            warmup_steps=rapo.warmup_steps,
+            schedule=rapo.schedule,
+        )
+        self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
+        self._reference = None
+        if rapo.loss.kl_beta > 0.0:  # at beta 0 the reference would cost a forward pass and a copy of the model for nothing
+            self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
+
+    def _policy(self, model_dir: str) -> GroupPolicy:
+        return GroupPolicy(
+            load_model(model_dir, self._config.policy.dtype),
+            self.processor.banned_token_ids,
+            temperature=self._config.rapo.sampling.temperature,
+            packing=self._config.learner.packing,
+        )
+
+    def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
+        """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add them up over ranks)."""
+        prepared = {uid: self.processor.prepare(decode_image(data)) for uid, data in images.items()}
+        totals: dict[str, float] = {}
+        for _ in range(self._config.rapo.updates_per_batch):
+            losses = [
+                lambda chunk=chunk: self._loss(chunk, prepared, share, totals)
+                for chunk in _chunks(share.groups, share.micro_batches)
+            ]
+            values = accumulate(self.engine, losses)
+            totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world
+        self.version += 1
+        norm = self.engine.get_global_grad_norm()
+        totals["grad_norm"] = float(norm) if norm is not None else 0.0
+        totals["learning_rate"] = float(self.engine.optimizer.param_groups[0]["lr"])
+        return totals
+
+    def _loss(
+        self,
+        chunk: Sequence[ScoredGroup],
+        prepared: dict[str, Prepared],
+        share: Share,
+        totals: dict[str, float],
+    ) -> torch.Tensor:
+        settings = self._config.rapo.loss
+        if not chunk:
+            return self._idle_loss()
+        batch = self._collate(chunk, prepared)
+        terms, entropy = self._terms(chunk, batch, settings)
+        normalizer = Normalizer(
+            share.completions, share.tokens, self._config.policy.max_completion_tokens, scale=float(self._world)
+        )
+        loss, sums = policy_loss(terms, settings, normalizer)
+        for key, value in {**sums, "entropy": float(entropy.sum())}.items():
+            totals[key] = totals.get(key, 0.0) + value
+        return loss
+
+    def _terms(
+        self, chunk: Sequence[ScoredGroup], batch: GroupBatch, settings: LossConfig
+    ) -> tuple[TokenTerms, torch.Tensor]:
+        where = device()
+        mask = batch.completion_mask.flatten(0, 1)
+        lengths = mask.sum(1)
+        sequence = torch.arange(len(lengths), device=where).repeat_interleave(lengths)
+        advantages = torch.tensor(np.concatenate([g.advantages for g in chunk]), dtype=torch.float32)
+        if settings.mask_truncated:
+            cut = [reason == "length" for g in chunk for reason in g.group.finish_reasons]
+            advantages[torch.tensor(cut)] = 0.0
+        behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
+        reference = None
+        if self._reference is not None:
+            with torch.no_grad():
+                reference, _ = self._reference(batch)
+        log_probs, entropy = self.engine(batch)
+        terms = TokenTerms(
+            log_probs, behaviour.to(where), advantages.to(where)[sequence], sequence, lengths.to(where), reference
+        )
+        return terms, entropy
+
+    def _collate(self, chunk: Sequence[ScoredGroup], prepared: dict[str, Prepared]) -> GroupBatch:
+        batch = collate(
+            [prepared[g.group.image_uid] for g in chunk],
+            [g.group.token_ids for g in chunk],
+            self.processor.tokenizer.pad_token_id,
+        )
+        return batch.to(device(), torch_dtype(self._config.policy.dtype))
+
+    def _idle_loss(self) -> torch.Tensor:
+        """A forward pass whose loss is zero, to take part in the collective calls of a micro-batch without groups."""
+        from PIL import Image
+
+        blank = self.processor.prepare(Image.new("RGB", (56, 56)))
+        stop = [np.asarray(self.processor.stop_token_ids[:1], dtype=np.int64)]
+        batch = collate([blank], [stop], self.processor.tokenizer.pad_token_id)
+        log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
+        return log_probs.sum() * 0.0
+
+    def publish(self, version: int) -> Iterator[Any]:
+        """Chunks and manifest of the current weights (see `rapo.policy.weights.pack`). Under ZeRO-3 call it on every rank; ranks
+        other than 0 take part in the gathering and yield nothing."""
+        tensors = model_tensors(self.engine.module.model)
+        if torch.distributed.get_rank() == 0:
+            kept = ((name, tensor) for name, tensor in tensors if tensor is not None)
+            yield from pack(kept, version, self._config.learner.chunk_mib * 2**20)
+        else:
+            for _ in tensors:
+                pass
+
+
+def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGroup]]:
+    """`groups` in `count` nearly equal parts, sorted by prompt length so that little is padded; parts may be empty."""
+    ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
+    bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
+    return [ordered[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
