@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rapo.aescot.measure import measure
 from rapo.aescot.writer import write_critique
@@ -36,7 +37,8 @@ class MeasuringTeacher:
             critique = write_critique(uid, measure(np.asarray(image)), float(score), rng, slip_rate)
             critiques.append(critique.text)
             problems.append(None)
-        return {**batch, "critique": critiques, "problem": problems}
+        # Typed, because a batch that holds nothing but None would reach the judge as a column of floating-point NaN.
+        return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}
 
 
 def teacher_class(settings: TeacherConfig) -> type:

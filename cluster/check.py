@@ -22,7 +22,11 @@ def describe(config: Config) -> list[str]:
         else str(config.data.path)
     )
     model = "the embedded policy, from random weights" if config.policy.model == "embedded" else config.policy.model
-    where = f"the cluster at {config.ray.address}" if config.ray.address else f"a local Ray ({logical_cpus(config)} permits)"
+    where = (
+        f"the cluster at {config.ray.address}"
+        if config.ray.address
+        else f"a local Ray ({logical_cpus(config)} permits)"
+    )
     return [
         f"data       {source}",
         f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, then the judge",
@@ -45,7 +49,9 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
         except RapoError as error:
             found.append(str(error))
     if "serve" in stages and config.serve.port and _taken(config.serve.host, config.serve.port):
-        found.append(f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)")
+        found.append(
+            f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
+        )
     return found
 
 
@@ -66,9 +72,13 @@ def _model(config: Config) -> None:
 def _batch(config: Config) -> None:
     learners, groups = config.learner.workers, config.rapo.images_per_step
     if groups < learners:
-        raise RapoError(f"rapo.images_per_step = {groups} gives {learners} learner ranks nothing to do; raise it or lower learner.workers")
+        raise RapoError(
+            f"rapo.images_per_step = {groups} gives {learners} learner ranks nothing to do; raise it or lower learner.workers"
+        )
     if config.coldstart.batch_size < config.coldstart.workers:
-        raise RapoError(f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = {config.coldstart.workers}")
+        raise RapoError(
+            f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = {config.coldstart.workers}"
+        )
 
 
 def _taken(host: str, port: int) -> bool:

@@ -128,7 +128,9 @@ def status(out: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None
 
 
 @app.command()
-def check(config: ConfigPath = None, set_: Set = None, show: Annotated[bool, typer.Option(help="Print it whole.")] = False) -> None:
+def check(
+    config: ConfigPath = None, set_: Set = None, show: Annotated[bool, typer.Option(help="Print it whole.")] = False
+) -> None:
     """Say what would run, and what is wrong, without starting anything."""
     from cluster.check import describe, problems
     from cluster.pipeline import STAGES

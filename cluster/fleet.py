@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,4 +83,4 @@ class Fleet:
 def split(items: Sequence[T], parts: int) -> list[Sequence[T]]:
     """`items` in `parts` nearly equal runs, in order; runs may be empty."""
     bounds = [round(i * len(items) / parts) for i in range(parts + 1)]
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(bounds)]

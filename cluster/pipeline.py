@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from cluster.console import Console, StageHandle
 from cluster.files import read_json, versions
 from cluster.ray_session import ray_session
-from cluster.report import write_report
 from cluster.run_folder import RunFolder
 from cluster.stages.data import load_data
 from rapo.config import Config
@@ -59,6 +58,8 @@ class Pipeline:
                 self._folder.finish(stage, time.perf_counter() - began, **facts)
             report = self._report()
             if stages == STAGES:
+                from cluster.report import write_report
+
                 write_report(self._folder.path, report)
             return report
 
@@ -238,6 +239,11 @@ class Pipeline:
                 name: read_json(self._folder / "evaluate" / f"{name}.json") for name in ("coldstart", "rapo")
             }
         if "serve" in finished:
-            report["served"] = {k: v for k, v in finished["serve"].items() if k not in ("seconds", "finished")}
+            served = finished["serve"]
+            report["served"] = {
+                "images": served["images"],
+                "failed": served["failed"],
+                "seconds": served["scoring_seconds"],
+                "max_abs_difference": served["max_abs_difference"],
+            }
         return report
-

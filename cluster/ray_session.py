@@ -38,7 +38,8 @@ def logical_cpus(config: Config) -> int:
     training = config.rollout.workers * config.rollout.cpus + config.learner.workers * config.learner.cpus + 1
     coldstart = config.coldstart.workers * config.coldstart.cpus + 2
     critiques = (
-        config.aescot.teacher.actors * config.aescot.teacher.cpus + config.aescot.judge.actors * config.aescot.judge.cpus
+        config.aescot.teacher.actors * config.aescot.teacher.cpus
+        + config.aescot.judge.actors * config.aescot.judge.cpus
     )
     serving = config.serve.replicas * config.serve.cpus + 2
     return int(-(-max(training, coldstart, critiques + 1, serving) // 1)) + 1

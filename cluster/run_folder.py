@@ -39,15 +39,18 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.path / ".lock").open("w")
         except (FileExistsError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
         except PermissionError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Give another --out.") from error
-        with (self.path / ".lock").open("w") as lock:
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunFolderError(f"another run is working in {self.path}; wait for it or give another --out.") from error
+                raise RunFolderError(
+                    f"another run is working in {self.path}; wait for it or give another --out."
+                ) from error
             self._check_config(config)
             yield
 
@@ -57,7 +60,9 @@ class RunFolder:
             try:
                 old = load_config(stored)
             except ConfigError as error:
-                raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
+                raise RunFolderError(
+                    f"{self.path} was made by another version of rapo or is damaged: {error}"
+                ) from error
             changes = diff_config(old, config, ignore=_MAY_CHANGE)
             if changes:
                 raise RunFolderError(

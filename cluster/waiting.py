@@ -26,7 +26,10 @@ def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
 
 
 def wait_ready(refs: Sequence[Any], *, role: str, timeout_s: float) -> list[Any]:
-    """Wait until every ref is there without fetching what it holds; the refs. A ref may hold an error: whoever uses it gets it."""
+    """Wait until every ref is there without fetching what it holds; the refs.
+
+    A ref may hold an error: whoever uses it gets it.
+    """
     pending, deadline = list(refs), time.monotonic() + timeout_s
     while pending:
         left = max(0.0, deadline - time.monotonic())
@@ -58,7 +61,9 @@ def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:
             return cause
         return RoleError(f"{role} failed: {type(cause).__name__}: {cause}. Logs: {log_folder()}")
     if isinstance(error, OutOfMemoryError):
-        return RoleError(f"{role} was killed because its node ran out of memory. Lower the role's workers or batch size.")
+        return RoleError(
+            f"{role} was killed because its node ran out of memory. Lower the role's workers or batch size."
+        )
     if isinstance(error, ActorDiedError):
         return RoleError(f"{role} died: {_first_lines(error)}. Logs: {log_folder()}")
     return RoleError(f"{role} failed: {type(error).__name__}: {_first_lines(error)}. Logs: {log_folder()}")

@@ -12,7 +12,7 @@ from rapo.seeds import derive_seed
 
 
 class BatchSampler:
-    """Draws `size` records per step without replacement within an epoch; an epoch's tail is carried into the next.
+    """Draws `size` records per step, each once per epoch. A batch that spans two epochs holds no image twice either.
 
     Unless `mix_datasets`, a batch holds images of one data set only (scores of different sets are not comparable); the
     sets take turns in proportion to their sizes.
@@ -23,6 +23,9 @@ class BatchSampler:
             raise DataError("there is no training image to draw from")
         names = ["*"] if mix_datasets else sorted({r.dataset for r in records})
         self._pools = {n: [i for i, r in enumerate(records) if n in ("*", r.dataset)] for n in names}
+        self._orders: dict[
+            str, tuple[int, list[int]]
+        ] = {}  # of the latest epoch, because each depends on the one before
         self._records = records
         self._seed = seed
         self.size = min(size, min(len(pool) for pool in self._pools.values()))
@@ -31,14 +34,10 @@ class BatchSampler:
         """The records of step 0, 1, 2, ..."""
         name, turn = self._turn(step)
         pool = self._pools[name]
-        first = turn * self.size
-        picked: list[int] = []
-        for position in range(first, first + self.size):
-            epoch, offset = divmod(position, len(pool))
-            index = pool[self._permutation(name, epoch)[offset]]
-            if index in picked:  # a batch across two epochs may meet an image again; the next free one takes its place
-                index = next(i for i in pool if i not in picked)
-            picked.append(index)
+        epoch, offset = divmod(turn * self.size, len(pool))
+        picked = self._order(name, epoch)[offset : offset + self.size]
+        if len(picked) < self.size:
+            picked = picked + self._order(name, epoch + 1)[: self.size - len(picked)]
         return [self._records[i] for i in picked]
 
     def _turn(self, step: int) -> tuple[str, int]:
@@ -52,5 +51,25 @@ class BatchSampler:
             taken[name] += 1
         return name, taken[name] - 1
 
-    def _permutation(self, name: str, epoch: int) -> np.ndarray:
-        return np.random.default_rng(derive_seed(self._seed, "batch", name, epoch)).permutation(len(self._pools[name]))
+    def _order(self, name: str, epoch: int) -> list[int]:
+        """A pool's records in the order in which an epoch draws them."""
+        pool = self._pools[name]
+        known, order = self._orders.get(name, (-1, []))
+        if known > epoch:
+            known, order = -1, []
+        while known < epoch:
+            known += 1
+            rng = np.random.default_rng(derive_seed(self._seed, "batch", name, known))
+            drawn = [pool[i] for i in rng.permutation(len(pool))]
+            # The last batch of the epoch before ends in this one: what it already holds has to come later here.
+            tail = known * len(pool) % self.size
+            order = _after(drawn, set(order[len(pool) - tail :]), self.size - tail) if tail else drawn
+            self._orders[name] = known, order
+        return order
+
+
+def _after(drawn: list[int], taken: set[int], head: int) -> list[int]:
+    """`drawn` with none of `taken` among its first `head` items, otherwise in order."""
+    first = [i for i in drawn if i not in taken][:head]
+    chosen = set(first)
+    return first + [i for i in drawn if i not in chosen]

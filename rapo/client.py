@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ class ScorerClient:
 
     def score_many(
         self, paths: Iterable[str | os.PathLike[str]], concurrency: int = 8, *, rationale: bool = True
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Score files, `concurrency` at a time, and yield an outcome per file in the order of `paths`.
 
         A file that fails never stops the others. `paths` may be endless: at most twice `concurrency` are ahead of

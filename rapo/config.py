@@ -90,6 +90,22 @@ class PolicyConfig(Section):
     embedded: EmbeddedPolicyConfig = EmbeddedPolicyConfig()
 
 
+class EngineConfig(Section):
+    """The vLLM engine, in rollout workers, scorer replicas and teachers alike."""
+
+    max_model_len: Positive = 512
+    max_num_seqs: Positive = 256
+    block_size: Positive | None = 32
+    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="on CPU")
+    gpu_memory_utilization: Fraction = Field(0.9, description="on GPU")
+    enforce_eager: bool = True
+    tensor_parallel_size: Positive = 1
+
+
+class TeacherEngineConfig(EngineConfig):
+    max_model_len: Positive = 4096
+
+
 class TeacherConfig(Section):
     """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a local folder."""
 
@@ -99,7 +115,10 @@ class TeacherConfig(Section):
     cpus: float = 1.0
     gpus: float = 0.0
     words: Positive = 120
-    temperature: float = 0.7
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    max_tokens: Positive = Field(320, description="a longer critique is cut at its last full sentence")
+    max_pixels: Positive = Field(1280 * 28 * 28, description="larger pictures are shrunk for the vllm teacher")
+    engine: TeacherEngineConfig = TeacherEngineConfig()
     slip_rate: Fraction = Field(0.04, description="how often the measured teacher errs as real teachers do")
 
     @model_validator(mode="after")
@@ -161,13 +180,9 @@ class RewardSettings(Section):
     sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
         default=0.1, description="width of the absolute term; a table gives one per data set"
     )
-    sigma_unit: Literal["score", "spread"] = Field(
-        default="score", description="spread: a fraction of the data set's label sd"
-    )
+    sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
     gamma: Annotated[float, Field(gt=0)] = 1e-6
-    ties: Literal["half", "win", "drop", "soft"] = Field(
-        default="half", description="soft: preference from the labels' std"
-    )
+    ties: Literal["half", "win", "drop", "soft"] = Field("half", description="soft: preference from the labels' std")
     weight_absolute: Annotated[float, Field(ge=0)] = 1.0
     weight_relative: Annotated[float, Field(ge=0)] = 1.0
     weight_format: Annotated[float, Field(ge=0)] = 1.0
@@ -218,18 +233,6 @@ class RapoConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     loss: LossConfig = LossConfig()
     reward: RewardSettings = RewardSettings()
-
-
-class EngineConfig(Section):
-    """The vLLM engine, in rollout workers and scorer replicas alike."""
-
-    max_model_len: Positive = 512
-    max_num_seqs: Positive = 256
-    block_size: Positive | None = 32
-    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="on CPU")
-    gpu_memory_utilization: Fraction = Field(0.9, description="on GPU")
-    enforce_eager: bool = True
-    tensor_parallel_size: Positive = 1
 
 
 class RolloutConfig(Section):
@@ -318,7 +321,10 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"config file not found: {path}. Give a TOML file, for example configs/cpu.toml.")
-        text, source = path.read_text(encoding="utf-8"), str(path)
+        try:
+            text, source = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -383,9 +389,7 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return value
+    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

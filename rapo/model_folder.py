@@ -22,6 +22,8 @@ def check_model_folder(folder: str | Path) -> dict[str, Any]:
         raise ModelError(f"{folder} holds no config.json: it is no model folder in the transformers format.") from error
     except ValueError as error:
         raise ModelError(f"{path / 'config.json'} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / 'config.json'} holds no JSON object: it is no model configuration.")
     kind = config.get("model_type")
     if kind != MODEL_TYPE:
         raise ModelError(f"{folder} holds a {kind!r} model; rapo trains {MODEL_TYPE!r} (Qwen2.5-VL).")

@@ -16,7 +16,7 @@ from rapo.reward import rapo_rewards
 def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[list[ScoredGroup], dict[str, float]]:
     """Score all groups of a step together, because the relative term compares every completion with every other image.
 
-    Metrics are those of `rapo_rewards` and `invalid/<reason>` shares, `score_sd` and `completion_tokens` (means).
+    Metrics are those of `rapo_rewards`, the share of completions that are `invalid/<reason>`, and `completion_tokens` (the mean).
     """
     answers = [
         [parse_answer(text, truncated=end == "length") for text, end in zip(g.texts, g.finish_reasons, strict=True)]
@@ -35,7 +35,5 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
     metrics = dict(rewards.metrics)
     metrics |= {f"invalid/{reason}": count / scores.size for reason, count in sorted(reasons.items())}
     metrics["completion_tokens"] = float(np.mean([len(ids) for g in groups for ids in g.token_ids]))
-    scored = [
-        ScoredGroup(group, scores[i], rewards.total[i], rewards.advantage[i]) for i, group in enumerate(groups)
-    ]
+    scored = [ScoredGroup(group, scores[i], rewards.total[i], rewards.advantage[i]) for i, group in enumerate(groups)]
     return scored, metrics

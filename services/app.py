@@ -182,9 +182,9 @@ def _wait_until_running(deadline: float, limit_s: float) -> None:
             raise RoleError(f"the scorer did not start ({state}): {said} The whole story is in {_LOGS}.")
         if monotonic() > deadline:
             raise RoleError(
-                f"the scorer was not ready within {limit_s:g} s ({state}): {said} Check that the cluster has serve.cpus "
-                f"and serve.gpus free for each of serve.replicas, allow more with --set serve.start_timeout_s=..., or "
-                f"see {_LOGS}."
+                f"the scorer was not ready within {limit_s:g} s ({state}): {said} Check that the cluster has "
+                "serve.cpus and serve.gpus free for each of serve.replicas, allow more with --set "
+                f"serve.start_timeout_s=..., or see {_LOGS}."
             )
         sleep(_POLL_S)
 

@@ -36,9 +36,10 @@ def write_aescot(
     )
     rows = _generate(config, [train[i] for i in chosen], progress)
     rejected = Counter(row["reason"] for row in rows if not row["keep"])
-    manifest = {
+    kept = len(rows) - sum(rejected.values())
+    manifest: dict[str, Any] = {
         "generated": len(rows),
-        "kept": len(rows) - sum(rejected.values()),
+        "kept": kept,
         "rejected": dict(sorted(rejected.items())),
         "teacher": settings.teacher.kind,
         "bands": list(settings.bands),
@@ -48,9 +49,9 @@ def write_aescot(
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(out / CRITIQUES, rows)
     write_json(out / "manifest.json", manifest)
-    if manifest["kept"] < _LEAST:
+    if kept < _LEAST:
         raise DataError(
-            f"the judge kept {manifest['kept']} of {len(rows)} critiques (rejected: {dict(rejected)}), too few to start from. "
+            f"the judge kept {kept} of {len(rows)} critiques (rejected: {dict(rejected)}), too few to start from. "
             f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for pictures unlike the embedded ones."
         )
     return manifest

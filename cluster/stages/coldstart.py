@@ -22,7 +22,10 @@ METRICS = "metrics.jsonl"
 def train_coldstart(
     config: Config, base: Path, aescot: Path, out: Path, progress: Callable[[int, dict[str, float]], None]
 ) -> dict[str, Any]:
-    """Fine-tune the model of `base` on the kept critiques; the model goes to `out/model`, the loss curve to `out/metrics.jsonl`."""
+    """Fine-tune the model of `base` on the kept critiques.
+
+    The model goes to `out/model`, the loss curve to `out/metrics.jsonl`.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -72,7 +75,10 @@ def train_loop(arguments: dict[str, Any]) -> None:
     trainer = SupervisedTrainer(arguments["base"], config, world=world)
     shard = ray.train.get_dataset_shard("train")
     batches = endless(
-        _epochs(shard, trainer, config), trainer.micro_batch, settings.cache_mib * 2**20 // world, config.run.seed + rank
+        _epochs(shard, trainer, config),
+        trainer.micro_batch,
+        settings.cache_mib * 2**20 // world,
+        config.run.seed + rank,
     )
     out = Path(arguments["out"])
     for step in range(1, settings.steps + 1):
@@ -113,9 +119,7 @@ def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
     aside.rename(target)
 
 
-def _fit(
-    trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float
-) -> None:
+def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float) -> None:
     """Run Ray Train in a thread and follow the metrics file meanwhile, because `fit` itself says nothing until its end."""
     failure: list[BaseException] = []
 

@@ -23,10 +23,18 @@ def evaluate_model(
     result = evaluate_predictions(predictions, bootstrap=config.evaluate.bootstrap, seed=config.run.seed)
     out.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"uid": p.uid, "dataset": p.dataset, "path": str(r.path), "target": p.target, "score": p.score, "text": p.text,
-         "reason": p.reason, "readout": p.readout}
+        {
+            "uid": p.uid,
+            "dataset": p.dataset,
+            "path": None if r.path is None else str(r.path),
+            "target": p.target,
+            "score": p.score,
+            "text": p.text,
+            "reason": p.reason,
+            "readout": p.readout,
+        }
         for p, r in zip(predictions, picked, strict=True)
-    ]  # fmt: skip
+    ]
     write_parquet(out / f"{name}.parquet", rows)
     write_json(out / f"{name}.json", result)
     return result

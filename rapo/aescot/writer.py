@@ -28,7 +28,7 @@ _CLAUSES: dict[str, tuple[str, ...]] = {
         "superb light, deep shadow",
     ),
     "mood and narrative": (
-        "poor mood, lost in blur",
+        "poor mood, all blur",
         "weak mood, soft",
         "fair mood, hint of story",
         "good mood, clear story",
@@ -49,8 +49,8 @@ _CLAUSES: dict[str, tuple[str, ...]] = {
         "superb color, vivid",
     ),
     "exposure": (
-        "poor exposure, lost detail",
-        "weak exposure, far off",
+        "poor exposure, far off",
+        "weak exposure, clearly off",
         "fair exposure, a bit off",
         "good exposure, nearly balanced",
         "superb exposure, balanced",

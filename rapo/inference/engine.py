@@ -18,7 +18,6 @@ from rapo.config import EngineConfig
 from rapo.inference.environment import engine_environment, set_engine_environment
 from rapo.policy.processing import PolicyProcessor
 
-
 __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
 
 
@@ -78,7 +77,7 @@ class Engine:
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
         )
-        self._bias = {token: -100.0 for token in self.processor.banned_token_ids}
+        self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
 
     def generate(
         self, images: Sequence[Image.Image], sampling: Sampling, seeds: Sequence[int]

@@ -1,7 +1,8 @@
 """Loads a weight version into a running vLLM worker and proves that nothing was left out.
 
-vLLM mixes `WeightLoader` into its worker (`worker_extension_cls`). vLLM's own reload only warns about parameters that a reload did
-not assign; here that is an error, because a worker with half a new model would go on sampling as if nothing had happened.
+vLLM mixes `WeightLoader` into its worker (`worker_extension_cls`). vLLM's own reload only warns about parameters that a
+reload did not assign; here that is an error, because a worker with half a new model would go on sampling as if nothing had
+happened.
 """
 
 from __future__ import annotations

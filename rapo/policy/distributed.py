@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -124,7 +124,7 @@ def freeze_vision(policy: GroupPolicy) -> None:
     policy.model.model.visual.requires_grad_(requires_grad=False)
 
 
-def accumulate(engine: Any, losses: list[Callable[[], torch.Tensor]]) -> list[float]:
+def accumulate(engine: Any, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
     """Backward over micro-batches (`losses` are called one by one, so that one graph lives at a time), then one step."""
     values = []
     for index, loss_of in enumerate(losses):

@@ -37,7 +37,7 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Tags and digits stand alone, so that every score is four tokens and shares them with every other score.
-_PIECES = Regex(r"</?think>|</?answer>|; |[0-9]|\.")
+_PIECES = Regex(r"</?think>|</?answer>|[0-9]|\.")
 _PATCH, _MERGE = 14, 2
 
 
@@ -79,7 +79,8 @@ def _build_tokenizer(vocabulary: int, clauses: list[str]) -> PreTrainedTokenizer
     )
     tags = "<think></think><answer></answer>"
     # The prompt is read once per image, the clauses are written once per completion: weigh them so.
-    corpus = [*clauses * 8, *[tags] * 400, *[SCORE_PROMPT] * 4, "user\n", "assistant\n"]
+    # A clause is learned with the separator behind it, never with the clause that follows.
+    corpus = [*[f"{c}; " for c in clauses] * 8, *clauses * 8, *[tags] * 400, *[SCORE_PROMPT] * 4, "user\n", "assistant\n"]
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -39,7 +39,9 @@ class Normalizer:
     scale: float = 1.0
 
 
-def policy_loss(terms: TokenTerms, settings: LossConfig, normalizer: Normalizer) -> tuple[torch.Tensor, dict[str, float]]:
+def policy_loss(
+    terms: TokenTerms, settings: LossConfig, normalizer: Normalizer
+) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `clipped`, `tokens`.
 
     Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour, cap)` (truncated importance

@@ -15,7 +15,7 @@ from rapo.images import decode_image
 from rapo.policy.batch import collate
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
-from rapo.policy.processing import Prepared, PolicyProcessor
+from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.trainer import load_model
 from rapo.policy.weights import model_tensors
 from rapo.seeds import derive_seed
@@ -84,8 +84,11 @@ class SupervisedTrainer:
 
 
 def endless(epochs: Iterable[Iterable[Example]], size: int, budget_bytes: int, seed: int) -> Iterator[list[Example]]:
-    """Batches of `size` for ever. `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it is
-    kept and reshuffled instead of read again."""
+    """Batches of `size` for ever.
+
+    `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it is kept and reshuffled
+    instead of read again.
+    """
     kept: list[Example] | None = []
     used, batch = 0, []
     stream = iter(epochs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
-from rapo.policy.processing import Prepared, PolicyProcessor
+from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.weights import model_tensors, pack
 from rapo.records import ScoredGroup
 
@@ -55,7 +57,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        if rapo.loss.kl_beta > 0.0:  # at beta 0 the reference would cost a forward pass and a copy of the model for nothing
+        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing.
+        if rapo.loss.kl_beta > 0.0:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
     def _policy(self, model_dir: str) -> GroupPolicy:
@@ -68,11 +71,11 @@ class PolicyTrainer:
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
         """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add them up over ranks)."""
-        prepared = {uid: self.processor.prepare(decode_image(data)) for uid, data in images.items()}
+        prepared = {uid: self.processor.prepare(decode_image(data, self._config.image)) for uid, data in images.items()}
         totals: dict[str, float] = {}
         for _ in range(self._config.rapo.updates_per_batch):
             losses = [
-                lambda chunk=chunk: self._loss(chunk, prepared, share, totals)
+                partial(self._loss, chunk, prepared, share, totals)
                 for chunk in _chunks(share.groups, share.micro_batches)
             ]
             values = accumulate(self.engine, losses)
@@ -159,4 +162,4 @@ def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGr
     """`groups` in `count` nearly equal parts, sorted by prompt length so that little is padded; parts may be empty."""
     ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
     bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
-    return [ordered[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [ordered[a:b] for a, b in pairwise(bounds)]

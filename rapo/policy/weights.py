@@ -22,7 +22,7 @@ _ALIGN = 64  # so that every tensor can be viewed in place whatever its dtype
 
 def checksum(data: NDArray[np.uint8]) -> str:
     """xxh3-128 of the bytes: integrity against loss and mix-ups at memory speed, not against an attacker."""
-    return xxhash.xxh3_128_hexdigest(data)
+    return xxhash.xxh3_128_hexdigest(data.data)
 
 
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:

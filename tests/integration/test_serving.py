@@ -28,7 +28,7 @@ from services.app import ScorerServer
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
-MAX_STEPS = 100
+MAX_STEPS = 300
 LESSONS = {
     20: "<think>a dark mood</think><answer>0.21</answer>",
     230: "<think>soft light</think><answer>0.87</answer>",
@@ -59,34 +59,35 @@ def teach(folder: Path) -> None:
 
     from rapo.policy.processing import PolicyProcessor
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small only wait for a second thread, for ever on a busy machine
     processor = PolicyProcessor(folder)
     policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     draw = random.Random(0)
+    targets = [torch.from_numpy(processor.encode_completion(text)) for text in LESSONS.values()]
+    answers = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     for _ in range(MAX_STEPS):
+        shades = [shade + draw.randint(-15, 15) for shade in LESSONS]
+        prepared = [processor.prepare(picture(shade)) for shade in shades]
+        prompts = torch.stack([torch.from_numpy(item.prompt_ids) for item in prepared])
+        ids = torch.cat([prompts, answers.clamp(min=0)], dim=1)
+        loss = policy(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == processor.image_token_id).int(),
+            pixel_values=torch.cat([torch.from_numpy(item.pixels) for item in prepared]),
+            image_grid_thw=torch.stack([torch.from_numpy(item.grid) for item in prepared]),
+            labels=torch.cat([torch.full_like(prompts, -100), answers], dim=1),
+        ).loss
         optimizer.zero_grad()
-        worst = 0.0
-        for shade, text in LESSONS.items():
-            prepared = processor.prepare(picture(shade + draw.randint(-15, 15)))
-            target = torch.from_numpy(processor.encode_completion(text))
-            prompt = torch.from_numpy(prepared.prompt_ids)
-            ids = torch.cat([prompt, target])[None]
-            labels = torch.cat([torch.full_like(prompt, -100), target])[None]
-            loss = policy(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                mm_token_type_ids=(ids == processor.image_token_id).int(),
-                pixel_values=torch.from_numpy(prepared.pixels),
-                image_grid_thw=torch.from_numpy(prepared.grid)[None],
-                labels=labels,
-            ).loss
-            loss.backward()
-            worst = max(worst, loss.item())
+        loss.backward()
         optimizer.step()
-        if worst < 0.03:
+        if loss.item() < 0.02:
             break
-    assert worst < 0.03, "the test's model did not learn its lessons"
+    assert loss.item() < 0.02, "the test's model did not learn its lessons"
     policy.save_pretrained(folder)
+    torch.set_num_threads(threads)
 
 
 def picture(shade: int, side: int = 84) -> Image.Image:
@@ -208,15 +209,15 @@ def test_a_second_service_on_the_cluster_is_refused(server: ScorerServer, config
         ScorerServer(config, model, "other").__enter__()
 
 
-def test_addresses_are_checked_before_anything_starts(model: Path) -> None:
+def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TLS and a token file"):
-        ScorerServer(load_config(overrides=["serve.host=0.0.0.0"]), model, "v").__enter__()
+        ScorerServer(load_config(overrides=["serve.host=0.0.0.0"]), tmp_path, "v").__enter__()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(ResourceError, match=rf"port {port} .*serve\.port"):
-            ScorerServer(load_config(overrides=[f"serve.port={port}"]), model, "v").__enter__()
+            ScorerServer(load_config(overrides=[f"serve.port={port}"]), tmp_path, "v").__enter__()
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

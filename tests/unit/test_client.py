@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -56,8 +57,9 @@ class Servicer(scorer_pb2_grpc.AestheticScorerServicer):
         )
 
     def GetModel(self, request, context):
+        unknown: Any = 9
         return scorer_pb2.GetModelResponse(
-            model_version="v7", readouts=[scorer_pb2.READOUT_GREEDY, 9], max_score=1.0, max_image_bytes=1000
+            model_version="v7", readouts=[scorer_pb2.READOUT_GREEDY, unknown], max_score=1.0, max_image_bytes=1000
         )
 
 

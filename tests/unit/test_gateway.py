@@ -193,7 +193,7 @@ def test_health_follows_the_upstream(
 ) -> None:
     monkeypatch.setattr(module, "_PROBE_PERIOD_S", 0.05)
 
-    def becomes(status: int) -> bool:
+    def becomes(gateway: Gateway, status: int) -> bool:
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             if health_of(gateway, "") == status:
@@ -203,9 +203,9 @@ def test_health_follows_the_upstream(
 
     with Gateway(settings) as gateway:
         upstream.model_status = grpc.StatusCode.INTERNAL
-        assert becomes(health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert becomes(gateway, health_pb2.HealthCheckResponse.NOT_SERVING)
         upstream.model_status = grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert becomes(health_pb2.HealthCheckResponse.SERVING)
+        assert becomes(gateway, health_pb2.HealthCheckResponse.SERVING)
 
 
 def test_an_upstream_that_is_gone_is_unavailable_and_unnamed(settings: GatewaySettings) -> None:

@@ -28,7 +28,8 @@ class Engine:
     """Answers each request with `text`, or raises `failure`."""
 
     def __init__(self) -> None:
-        self.text, self.finish, self.failure = GOOD, "stop", None
+        self.text, self.finish = GOOD, "stop"
+        self.failure: Exception | None = None
         self.prompts: list[dict[str, Any]] = []
         self.ids: list[str] = []
 
@@ -73,7 +74,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def scorer(engine: Engine) -> Scorer:
-    scorer = Scorer.__new__(Scorer)  # the constructor starts vLLM
+    scorer: Any = Scorer.__new__(Scorer)  # the constructor starts vLLM
     scorer.config = Config()
     scorer.model_version = "v7"
     scorer._secret = b"s3cret"

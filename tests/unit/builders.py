@@ -1,0 +1,64 @@
+"""Small records for tests: images, groups and scored groups, made from a seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from rapo.records import Group, ImageRecord, ScoredGroup
+
+
+def picture(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
+    """Noise, so that no two images look alike to a model."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels, "RGB")
+
+
+def png(width: int = 84, height: int = 84, seed: int = 0) -> bytes:
+    stream = io.BytesIO()
+    picture(width, height, seed).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def record(uid: str, dataset: str = "scenes", score: float = 0.5) -> ImageRecord:
+    return ImageRecord(uid, dataset, "train", score, score, (0.0, 1.0), data=b"")
+
+
+def group(
+    uid: str = "u",
+    *,
+    lengths: Sequence[int] = (3, 3),
+    texts: Sequence[str] | None = None,
+    finish: Sequence[str] | None = None,
+    target: float = 0.5,
+    target_std: float | None = None,
+    prompt_tokens: int = 10,
+    token_ids: Sequence[Sequence[int]] | None = None,
+    logprobs: Sequence[Sequence[float]] | None = None,
+    dataset: str = "scenes",
+) -> Group:
+    """A group whose completions have `lengths`, or exactly these tokens, texts and log-probs."""
+    ids = token_ids if token_ids is not None else [[20 + i for i in range(n)] for n in lengths]
+    values = logprobs if logprobs is not None else [[-1.0] * len(row) for row in ids]
+    return Group(
+        uid=f"0/{uid}",
+        image_uid=uid,
+        dataset=dataset,
+        target=target,
+        target_std=target_std,
+        step=0,
+        weight_version=0,
+        prompt_tokens=prompt_tokens,
+        token_ids=tuple(np.asarray(row, dtype=np.int32) for row in ids),
+        logprobs=tuple(np.asarray(row, dtype=np.float32) for row in values),
+        texts=tuple(texts if texts is not None else [""] * len(ids)),
+        finish_reasons=tuple(finish if finish is not None else ["stop"] * len(ids)),
+    )
+
+
+def scored(made: Group, advantages: Sequence[float]) -> ScoredGroup:
+    zeros = np.zeros(len(advantages))
+    return ScoredGroup(made, zeros, zeros, np.asarray(advantages, dtype=np.float64))

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from builders import group, scored
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rapo.balance import group_cost, share_out
+
+
+def uids(share):
+    return [g.group.uid for g in share.groups]
+
+
+batches = st.lists(
+    st.tuples(st.lists(st.integers(1, 60), min_size=2, max_size=4), st.booleans(), st.integers(1, 100)), max_size=20
+)
+
+
+@given(batches, st.integers(1, 5), st.integers(1, 6), st.booleans())
+def test_every_useful_group_goes_to_one_rank_and_all_are_counted(rows, ranks, micro, keep_level):
+    groups = [
+        scored(group(f"u{i:02d}", lengths=lengths, prompt_tokens=prompt), [float(moves)] * len(lengths))
+        for i, (lengths, moves, prompt) in enumerate(rows)
+    ]
+    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, keep_level=keep_level)
+    assert len(shares) == ranks
+    assert sorted(u for s in shares for u in uids(s)) == [
+        g.group.uid for g, (_, moves, _) in zip(groups, rows, strict=True) if moves or keep_level
+    ]
+    for share in shares:
+        assert share.completions == sum(len(lengths) for lengths, _, _ in rows)
+        assert share.tokens == sum(sum(lengths) for lengths, _, _ in rows)
+        assert share.micro_batches == shares[0].micro_batches >= 1
+        assert len(share.groups) <= share.micro_batches * micro
+
+
+def test_micro_batches_are_as_few_as_the_fullest_rank_allows():
+    groups = [scored(group(f"u{i}"), [1.0, -1.0]) for i in range(10)]
+    assert [s.micro_batches for s in share_out(groups, ranks=2, micro_batch_groups=5)] == [1, 1]
+    assert [s.micro_batches for s in share_out(groups, ranks=2, micro_batch_groups=4)] == [2, 2]
+
+
+def test_loads_are_level():
+    """The greedy bound: the fullest rank exceeds the emptiest by one group at most."""
+    rng = np.random.default_rng(0)
+    groups = [scored(group(f"u{i}", lengths=rng.integers(1, 200, 8).tolist()), [1.0] * 8) for i in range(40)]
+    loads = [sum(group_cost(g) for g in s.groups) for s in share_out(groups, ranks=4, micro_batch_groups=8)]
+    assert max(loads) - min(loads) <= max(group_cost(g) for g in groups)
+    assert max(loads) / min(loads) < 1.1
+
+
+def test_cost_counts_the_prefix_once():
+    assert group_cost(scored(group(lengths=(3, 4), prompt_tokens=100), [0.0, 0.0])) == 107
+
+
+def test_more_ranks_than_groups_leaves_some_without():
+    shares = share_out([scored(group("a"), [1.0, -1.0])], ranks=3, micro_batch_groups=4)
+    assert [len(s.groups) for s in shares] == [1, 0, 0]
+    assert [s.micro_batches for s in shares] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_level_group_is_left_out_but_counted(keep):
+    groups = [scored(group("level", lengths=(5, 5)), [0.0, 0.0]), scored(group("a", lengths=(2, 2)), [1.0, -1.0])]
+    (share,) = share_out(groups, ranks=1, micro_batch_groups=4, keep_level=keep)
+    assert sorted(uids(share)) == (["0/a", "0/level"] if keep else ["0/a"])
+    assert (share.completions, share.tokens) == (4, 14)
+
+
+def test_the_order_of_arrival_does_not_matter():
+    groups = [scored(group(f"u{i}", lengths=(3, 3 + i % 2)), [1.0, -1.0]) for i in range(7)]
+    one, other = (share_out(g, ranks=2, micro_batch_groups=2) for g in (groups, groups[::-1]))
+    assert [uids(s) for s in one] == [uids(s) for s in other]

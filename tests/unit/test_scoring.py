@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from builders import group
+
+from rapo.answer import format_completion
+from rapo.config import RewardSettings
+from rapo.scoring import score_groups
+
+
+def answers(*scores: float | str) -> list[str]:
+    return [s if isinstance(s, str) else format_completion("a", s) for s in scores]
+
+
+GROUPS = [
+    group("x", texts=answers(0.8, 0.5, "no tags", 0.1), lengths=(4, 4, 4, 4), target=0.8),
+    group(
+        "y",
+        texts=answers(0.2, 0.9, 0.3, 0.25),
+        lengths=(2, 6, 6, 2),
+        finish=("stop", "stop", "length", "stop"),
+        target=0.2,
+    ),
+]
+
+
+def test_scores_are_parsed_and_invalid_completions_take_no_part():
+    scored, metrics = score_groups(GROUPS, RewardSettings())
+    assert [s.group for s in scored] == GROUPS
+    np.testing.assert_allclose(scored[0].scores, [0.8, 0.5, np.nan, 0.1])
+    np.testing.assert_allclose(scored[1].scores, [0.2, 0.9, np.nan, 0.25])
+    for one in scored:
+        assert one.rewards[2] == 0.0
+        assert int(np.argmin(one.advantages)) == 2, "an answer that cannot be read must lose against those that can"
+        assert int(np.argmax(one.advantages)) == 0, "the answer nearest to the label gains most"
+        assert abs(one.advantages.mean()) < 1e-9
+    assert metrics["invalid/no_think"] == metrics["invalid/truncated"] == pytest.approx(1 / 8)
+    assert metrics["parse_rate"] == pytest.approx(6 / 8)
+    assert metrics["completion_tokens"] == pytest.approx(32 / 8)
+    assert not any(key == "invalid/None" for key in metrics)
+
+
+def test_all_groups_are_scored_together():
+    """The relative term compares with the other images: without them the rewards are others."""
+    together, _ = score_groups(GROUPS, RewardSettings())
+    alone, metrics = score_groups(GROUPS[:1], RewardSettings())
+    assert metrics["no_opponent"] > 0
+    assert not np.allclose(together[0].rewards, alone[0].rewards)
+
+
+def test_label_spread_reaches_the_reward():
+    settings = RewardSettings(ties="soft")
+    texts = answers(0.5, 0.6)
+    narrow, wide = (
+        score_groups([group(u, texts=texts, target=t, target_std=std) for u, t in (("x", 0.5), ("y", 0.6))], settings)[
+            0
+        ]
+        for std in (0.01, 0.4)
+    )
+    assert not np.allclose(narrow[0].rewards, wide[0].rewards)
+
+
+def test_nothing_valid_gives_zero_everywhere():
+    scored, metrics = score_groups([group("x", texts=["?", "?"])], RewardSettings())
+    assert np.isnan(scored[0].scores).all()
+    assert not scored[0].rewards.any()
+    assert not scored[0].advantages.any()
+    assert metrics["parse_rate"] == 0.0
+    assert metrics["invalid/no_think"] == 1.0
