@@ -66,7 +66,9 @@ def _model(config: Config) -> None:
     if config.policy.model != "embedded":
         check_model_folder(config.policy.model)
     if config.aescot.teacher.kind == "vllm":
-        check_model_folder(config.aescot.teacher.model or "")
+        from rapo.inference.teacher_engine import check_teacher_folder
+
+        check_teacher_folder(config.aescot.teacher.model or "")
 
 
 def _batch(config: Config) -> None:

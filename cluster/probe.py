@@ -65,7 +65,9 @@ def probe_imports(code: str = _CODE, limit_s: float = LIMIT_S) -> Imports:
         )
     except subprocess.TimeoutExpired as error:
         return Imports(_facts(error.stdout or b""), f"not imported within {limit_s:.0f} s")
-    ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
+    ended = (
+        f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
+    )
     return Imports(_facts(done.stdout), f"the import {ended}" if done.returncode else "not imported")
 
 

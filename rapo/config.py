@@ -139,7 +139,7 @@ class JudgeConfig(Section):
 class AesCoTConfig(Section):
     """The cold-start data: how many images to critique, balanced over the score bands as far as the data allows."""
 
-    images: Positive = 480
+    images: Positive = 180
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
     batch_size: Positive = 32
     teacher: TeacherConfig = TeacherConfig()
@@ -155,7 +155,7 @@ class AesCoTConfig(Section):
 class ColdStartConfig(Section):
     """Supervised fine-tuning on the kept critiques, by Ray Train and DeepSpeed."""
 
-    steps: Positive = 300
+    steps: Positive = 200
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 20
@@ -223,7 +223,7 @@ class RapoConfig(Section):
     steps: Positive = 200
     images_per_step: Positive = 32
     completions: Annotated[int, Field(ge=2)] = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     updates_per_batch: Positive = 1

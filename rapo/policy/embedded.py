@@ -39,6 +39,9 @@ _CHAT_TEMPLATE = (
 # Tags and digits stand alone, so that every score is four tokens and shares them with every other score.
 _PIECES = Regex(r"</?think>|</?answer>|[0-9]|\.")
 _PATCH, _MERGE = 14, 2
+# Transformers' default of 0.02 suits widths in the thousands; at 128 it starves the first hundreds of steps of signal
+# (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
+_INIT_STD = 0.05
 
 
 def build_embedded(folder: Path, settings: EmbeddedPolicyConfig, seed: int, clauses: Iterable[str]) -> None:
@@ -108,8 +111,10 @@ def _model_config(settings: EmbeddedPolicyConfig, tokenizer: PreTrainedTokenizer
             "bos_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "tie_word_embeddings": False,
+            "initializer_range": _INIT_STD,
         },
         vision_config={
+            "initializer_range": _INIT_STD,
             "depth": settings.vision_layers,
             "hidden_size": hidden,
             "intermediate_size": 2 * hidden,

@@ -82,7 +82,8 @@ class PolicyTrainer:
             totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world
         self.version += 1
         norm = self.engine.get_global_grad_norm()
-        totals["grad_norm"] = float(norm) if norm is not None else 0.0
+        if norm is not None:  # ZeRO-0 does not tell it
+            totals["grad_norm"] = float(norm)
         totals["learning_rate"] = float(self.engine.optimizer.param_groups[0]["lr"])
         return totals
 

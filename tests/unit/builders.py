@@ -10,6 +10,9 @@ from PIL import Image
 
 from rapo.records import Group, ImageRecord, ScoredGroup
 
+#: What the tiny model's tokenizer is built from, besides the prompt.
+CLAUSES = ("the light is even; ", "a balanced composition; ", "colors are dull; ")
+
 
 def picture(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
     """Noise, so that no two images look alike to a model."""

@@ -49,6 +49,11 @@ def test_loads_are_level():
     assert max(loads) / min(loads) < 1.1
 
 
+def test_the_longest_group_is_placed_first():
+    groups = [scored(group(f"u{i}", lengths=(n,), prompt_tokens=1), [1.0]) for i, n in enumerate((9, 9, 9, 9, 39))]
+    assert [len(s.groups) for s in share_out(groups, ranks=2, micro_batch_groups=8)] == [1, 4]
+
+
 def test_cost_counts_the_prefix_once():
     assert group_cost(scored(group(lengths=(3, 4), prompt_tokens=100), [0.0, 0.0])) == 107
 

@@ -1,0 +1,133 @@
+"""The command line on the real parts, as a new user runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rapo.datasets.scenes import render_scene
+from tests.integration.conftest import rapo, settings
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run from nothing to a served scorer."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = rapo("run", "--out", str(out), *settings())
+    assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
+    assert "Where the time went" in done.stdout
+    return out
+
+
+def test_report_holds_what_the_design_names(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    for stage in ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve"):
+        assert report["stages"][stage]["seconds"] > 0
+    aescot = report["aescot"]
+    assert aescot["generated"] == 64
+    assert aescot["kept"] + sum(aescot["rejected"].values()) == 64
+    for model in ("coldstart", "rapo"):
+        assert report["evaluate"][model]["n"] == 24
+        assert {"srcc", "plcc", "krcc", "mae", "parse_rate"} <= report["evaluate"][model].keys()
+    assert {"torch", "vllm", "ray", "deepspeed", "transformers"} <= report["versions"].keys()
+    assert "<svg" in (finished / "report.html").read_text()
+
+
+def test_sampler_and_learner_agree(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "rapo" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    for row in steps:
+        assert abs(row["mismatch_kl"]) < 1e-6
+        assert set(row["seconds"]) == {"rollout", "reward", "learner", "weights"}
+    assert len({row["grad_norm"] for row in steps}) > 1
+
+
+def test_served_scores_equal_the_evaluated_ones(finished: Path) -> None:
+    served = json.loads((finished / "report.json").read_text())["served"]
+    evaluated = json.loads((finished / "evaluate" / "rapo.json").read_text())
+    assert served["images"] == 6
+    if evaluated["parse_rate"] == 1.0:
+        assert served["failed"] == 0
+        assert served["max_abs_difference"] == 0.0
+
+
+def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(finished: Path) -> None:
+    import pyarrow.parquet as pq
+    import torch
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    from rapo.policy.processing import PolicyProcessor
+    from rapo.prompts import chat
+
+    torch.set_num_threads(1)
+    folder = finished / "export"
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    banned = PolicyProcessor(folder).banned_token_ids
+    for row in pq.read_table(finished / "evaluate" / "rapo.parquet").to_pylist()[:3]:
+        prompt = processor.apply_chat_template(chat(), tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[prompt], images=[Image.open(row["path"]).convert("RGB")], return_tensors="pt")
+        ids = model.generate(**inputs, max_new_tokens=64, do_sample=False, suppress_tokens=banned)
+        text = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]).removesuffix("<|im_end|>")
+        assert text == row["text"]
+
+
+def test_run_again_skips_finished_stages(finished: Path) -> None:
+    before = (finished / "rapo" / "metrics.jsonl").read_bytes()
+    done = rapo("run", "--out", str(finished), *settings(), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("skipped: finished before") == 7
+    assert (finished / "rapo" / "metrics.jsonl").read_bytes() == before
+
+
+def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
+    for stage in ("evaluate", "export", "serve"):
+        (finished / stage / "done.json").unlink()
+    before = json.loads((finished / "evaluate" / "rapo.json").read_text())
+    done = rapo("evaluate", "--out", str(finished), *settings())
+    assert done.returncode == 0, done.stderr
+    assert json.loads((finished / "evaluate" / "rapo.json").read_text()) == before
+    done = rapo("export", "--out", str(finished), *settings(), timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_configuration_is_refused_with_the_keys_named(finished: Path) -> None:
+    done = rapo("run", "--out", str(finished), *settings("rapo.steps=5", "run.seed=3"), timeout=60)
+    assert done.returncode == 2
+    assert "rapo.steps: 4 -> 5" in done.stderr
+    assert "run.seed: 0 -> 3" in done.stderr
+
+
+def test_a_table_of_the_users_own_images_runs_to_the_cold_start(tmp_path: Path) -> None:
+    """Pictures of several sizes with native scores on 1..5, one of them broken."""
+    rng = np.random.default_rng(5)
+    lines = ["image,score,std"]
+    for number in range(40):
+        scene = render_scene(rng, 84 + 28 * (number % 3))
+        picture = Image.fromarray(scene.image)
+        if number % 4 == 0:
+            picture = picture.resize((140, 84))
+        picture.save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{1 + 4 * scene.score:.3f},0.5")
+    broken = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(broken[: len(broken) // 2])
+    (tmp_path / "scores.csv").write_text("\n".join(lines))
+    table = ("--set", f"data.path={tmp_path / 'scores.csv'}", "--set", "data.score_range=[1,5]")
+    out = tmp_path / "out"
+    done = rapo("run", "--out", str(out), *settings("coldstart.steps=10", "rapo.steps=2"), *table)
+    assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
+    summary = json.loads((out / "data" / "summary.json").read_text())
+    assert [skipped["image"] for skipped in summary["skipped_images"]] == [str(tmp_path / "3.png")] or "3.png" in str(
+        summary["skipped_images"]
+    )
+    assert sum(summary["counts"].values()) == 39
+    report = json.loads((out / "report.json").read_text())
+    assert math.isclose(report["evaluate"]["rapo"]["n"], summary["counts"]["test"])

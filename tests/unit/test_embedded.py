@@ -1,0 +1,71 @@
+import hashlib
+
+import pytest
+from builders import CLAUSES
+
+from rapo.aescot.writer import phrases
+from rapo.config import EmbeddedPolicyConfig
+from rapo.policy.embedded import SPECIAL_TOKENS, build_embedded
+from rapo.policy.processing import PolicyProcessor
+from rapo.policy.trainer import load_model
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("default") / "model"
+    build_embedded(folder, EmbeddedPolicyConfig(), 0, phrases())
+    return folder
+
+
+def test_the_same_arguments_give_the_same_bytes(tiny_model, tmp_path):
+    settings = EmbeddedPolicyConfig(hidden_size=64, text_layers=2, vocabulary=384)
+    build_embedded(tmp_path / "same", settings, 0, CLAUSES)
+    build_embedded(tmp_path / "other", settings, 1, CLAUSES)
+    assert digests(tmp_path / "same") == digests(tiny_model)
+    different = {name for name, digest in digests(tmp_path / "other").items() if digest != digests(tiny_model)[name]}
+    assert different == {"model.safetensors"}
+
+
+def test_building_leaves_the_random_state_alone(tmp_path):
+    import torch
+
+    state = torch.random.get_rng_state()
+    build_embedded(tmp_path, EmbeddedPolicyConfig(hidden_size=64, text_layers=1, vocabulary=384), 5, CLAUSES)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_default_is_a_qwen_of_about_a_million_parameters(default):
+    model = load_model(default, "float32")
+    text = model.config.text_config
+    assert 0.8e6 < sum(p.numel() for p in model.parameters()) < 1.8e6
+    assert model.config.model_type == "qwen2_5_vl"
+    head = text.hidden_size // text.num_attention_heads
+    assert head == 32, "vLLM's CPU attention takes heads of 32 and more"
+    assert sum(text.rope_parameters["mrope_section"]) == head // 2
+    assert model.lm_head.weight is not model.get_input_embeddings().weight
+    assert len(model.lm_head.weight) == text.vocab_size
+
+
+def test_special_tokens_have_the_first_ids(default):
+    tokenizer = PolicyProcessor(default).tokenizer
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
+
+
+def test_a_score_is_four_tokens_and_a_clause_few(default):
+    processor = PolicyProcessor(default)
+    frame = processor.encode_completion("<think></think><answer>0.42</answer>")
+    assert [processor.decode(ids[None]) for ids in frame[:-1]] == [
+        "<think>", "</think>", "<answer>", "0", ".", "4", "2", "</answer>",
+    ]  # fmt: skip
+    clauses = [clause for clause in phrases() if clause.strip()]
+    lengths = [len(processor.encode_completion(clause)) - 1 for clause in clauses]
+    assert sum(lengths) / len(lengths) < 4
+
+
+def test_any_text_survives_the_tokenizer(processor):
+    text = "Ein schöner Abend – 日本の夕焼け 🌅 </think> 0.10"
+    assert processor.decode(processor.encode_completion(text)) == text

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from rapo.errors import WeightError
+from rapo.model_folder import check_model_folder
+from rapo.policy.export import write_model
+from rapo.policy.trainer import load_model
+from rapo.policy.weights import model_tensors, pack
+
+
+def changed(tiny_model, drop=None, add=None):
+    """Tensors of the model, moved a little, so that a copy of the source would not pass for them."""
+    tensors = {name: tensor + 0.25 for name, tensor in model_tensors(load_model(tiny_model, "float32"))}
+    tensors.pop(drop, None)
+    return tensors | ({add: torch.zeros(3)} if add else {})
+
+
+def test_the_folder_holds_exactly_the_version(tiny_model, tmp_path, processor):
+    tensors = changed(tiny_model)
+    *chunks, manifest = pack(tensors.items(), 3, 2**16)
+    write_model(tmp_path / "out", tiny_model, manifest, chunks)
+    loaded, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path / "out", local_files_only=True, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    got = dict(loaded.named_parameters())
+    assert got.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(got[name], tensor), name
+    check_model_folder(tmp_path / "out")
+    assert loaded.generation_config.eos_token_id == processor.stop_token_ids[0]
+    again = AutoProcessor.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert again.chat_template == processor.processor.chat_template
+
+
+@pytest.mark.parametrize(("drop", "add"), [("lm_head.weight", None), (None, "model.odd.weight")])
+def test_names_that_differ_are_refused(tiny_model, tmp_path, drop, add):
+    *chunks, manifest = pack(changed(tiny_model, drop, add).items(), 3, 2**20)
+    with pytest.raises(WeightError, match=rf"version 3 does not fit .*1 names differ \['{drop or add}'\]"):
+        write_model(tmp_path / "out", tiny_model, manifest, chunks)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_is_refused_before_anything_is_written(tiny_model, tmp_path):
+    *chunks, manifest = pack(changed(tiny_model).items(), 3, 2**20)
+    chunks[-1][manifest.tensors[-1].offset] ^= 1
+    with pytest.raises(WeightError, match="checksum"):
+        write_model(tmp_path / "out", tiny_model, manifest, chunks)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,38 @@
+"""The parts of fleet and learner group that need no Ray."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fleet import split
+from cluster.learners import merge_metrics
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 9))
+def test_a_split_is_in_order_and_even(items, parts):
+    split_up = split(items, parts)
+    assert len(split_up) == parts
+    assert [item for part in split_up for item in part] == items
+    assert max(map(len, split_up)) - min(map(len, split_up)) <= 1
+
+
+def test_more_parts_than_items_leaves_some_empty():
+    assert sorted(map(len, split([1, 2], 4))) == [0, 0, 1, 1]
+
+
+def test_sums_over_ranks_become_means_per_token():
+    same = {"grad_norm": 2.5, "learning_rate": 1e-4}
+    merged = merge_metrics(
+        [
+            {"tokens": 30.0, "kl": 6.0, "entropy": 60.0, "clipped": 3.0, "loss": 0.25, **same},
+            {"tokens": 10.0, "kl": 2.0, "entropy": 20.0, "clipped": 5.0, "loss": 0.5, **same},
+        ]
+    )
+    assert merged == {"kl": 0.2, "entropy": 2.0, "clipped": 0.2, "loss": 0.75, **same}
+
+
+def test_a_rank_without_tokens_adds_nothing():
+    busy = {"tokens": 10.0, "kl": 5.0, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.1}
+    idle = {"loss": 0.0, "grad_norm": 1.0, "learning_rate": 0.1}
+    merged = merge_metrics([idle, busy])
+    assert merged == {"kl": 0.5, "loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.1}
+    assert merge_metrics([idle, idle]) == idle

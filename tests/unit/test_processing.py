@@ -1,0 +1,88 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from builders import picture
+
+from rapo.answer import format_completion
+from rapo.errors import ModelError
+from rapo.policy.embedded import SPECIAL_TOKENS
+from rapo.policy.processing import PolicyProcessor
+from rapo.policy.trainer import load_model
+from rapo.prompts import SCORE_PROMPT
+
+SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_prepared_equals_the_full_processor(processor, size):
+    image = picture(*size)
+    full = processor.processor(text=[processor.prompt], images=[image], return_tensors="np")
+    prepared = processor.prepare(image)
+    np.testing.assert_array_equal(prepared.prompt_ids, full["input_ids"][0])
+    np.testing.assert_array_equal(prepared.pixels, full["pixel_values"])
+    np.testing.assert_array_equal(prepared.grid, full["image_grid_thw"][0])
+    assert processor.prompt_length(image) == len(prepared.prompt_ids)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pads_are_as_many_as_features(processor, tiny_model, size):
+    prepared = processor.prepare(picture(*size))
+    with torch.no_grad():
+        features = load_model(tiny_model, "float32").model.get_image_features(
+            torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.grid)[None], return_dict=True
+        )
+    assert int((prepared.prompt_ids == processor.image_token_id).sum()) == len(torch.cat(list(features.pooler_output)))
+
+
+def test_the_prompt_is_whole_and_ends_where_the_answer_begins(processor):
+    text = processor.tokenizer.decode(processor.prompt_token_ids)
+    assert SCORE_PROMPT in text
+    assert text.endswith("<|im_start|>assistant\n")
+
+
+def test_no_special_token_but_the_stop_token_can_be_sampled(processor):
+    banned = {processor.tokenizer.convert_ids_to_tokens(i) for i in processor.banned_token_ids}
+    assert banned == set(SPECIAL_TOKENS) - {"<|im_end|>"}
+    assert processor.stop_token_ids == [processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_ids_without_a_token_are_banned(tiny_model, tmp_path):
+    """Qwen's vocabulary is padded: the last ids belong to no token."""
+    folder = shutil.copytree(tiny_model, tmp_path / "padded")
+    config = (folder / "config.json").read_text()
+    assert '"vocab_size": 384' in config
+    (folder / "config.json").write_text(config.replace('"vocab_size": 384', '"vocab_size": 400'))
+    banned = PolicyProcessor(folder).banned_token_ids
+    assert set(range(384, 400)) <= set(banned)
+    assert 383 not in banned
+
+
+def test_a_target_is_its_tokens_and_the_stop_token(processor):
+    text = format_completion("the light is even; colors are dull", 0.42)
+    ids = processor.encode_completion(text)
+    assert ids[-1] == processor.stop_token_ids[0]
+    assert processor.decode(ids) == text
+    assert processor.decode(ids[:-1]) == text, "a cut completion has no stop token"
+    assert not set(ids[:-1].tolist()) & set(processor.banned_token_ids)
+
+
+def test_pixel_limits_are_kept_and_saved(tiny_model, tmp_path):
+    small = PolicyProcessor(tiny_model, max_pixels=56 * 56)
+    assert small.prepare(picture(200, 200)).grid.tolist() == [1, 4, 4]
+    small.save(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_model / name, tmp_path / name)
+    assert PolicyProcessor(tmp_path).prepare(picture(200, 200)).grid.tolist() == [1, 4, 4]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_template_with_another_number_of_images_is_refused(processor, count):
+    with pytest.raises(ModelError, match=f"puts {count} image tokens"):
+        processor.tokenize_prompt("<|im_start|>user\n" + "<|image_pad|>" * count)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="not found"):
+        PolicyProcessor(tmp_path / "nowhere")

@@ -1,0 +1,127 @@
+import fcntl
+
+import pytest
+
+from cluster.run_folder import _MAY_CHANGE, RunFolder
+from rapo.config import dump_config, load_config
+from rapo.errors import RunFolderError
+
+
+def opened(path, *overrides):
+    with RunFolder(path).open(load_config(None, overrides)):
+        pass
+
+
+def test_a_new_folder_gets_the_resolved_configuration(tmp_path):
+    opened(tmp_path / "deep" / "run", "rapo.steps=9")
+    assert load_config(tmp_path / "deep" / "run" / "config.toml") == load_config(None, ["rapo.steps=9"])
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with (
+        RunFolder(tmp_path).open(load_config()),
+        pytest.raises(RunFolderError, match=f"another run is working in {tmp_path}"),
+        RunFolder(tmp_path).open(load_config()),
+    ):
+        pass
+    opened(tmp_path)  # and the lock ends with the first
+
+
+def test_the_lock_ends_with_a_run_that_fails(tmp_path):
+    with pytest.raises(KeyError), RunFolder(tmp_path).open(load_config()):
+        raise KeyError
+    opened(tmp_path)
+
+
+def test_another_process_sees_the_lock(tmp_path):
+    """`flock` binds processes, whatever they are; a mere in-process flag would not."""
+    with (
+        RunFolder(tmp_path).open(load_config()),
+        (tmp_path / ".lock").open("w") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_another_configuration_is_refused_by_its_keys(tmp_path):
+    opened(tmp_path)
+    with pytest.raises(RunFolderError) as caught:
+        opened(tmp_path, "rapo.steps=9", "run.seed=4", "serve.port=0")
+    assert "Differing keys: rapo.steps: 200 -> 9; run.seed: 0 -> 4." in str(caught.value)
+    assert load_config(tmp_path / "config.toml") == load_config(), "a refused run must not leave its own"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ray.address=auto",
+        "ray.object_store_mib=100",
+        "serve.port=0",
+        "rollout.start_timeout_s=1",
+        "rollout.generate_timeout_s=1",
+        "rollout.load_timeout_s=1",
+        "learner.start_timeout_s=1",
+        "learner.step_timeout_s=1",
+        "coldstart.timeout_s=1",
+    ],
+)
+def test_how_a_run_is_executed_may_change(tmp_path, override):
+    opened(tmp_path)
+    opened(tmp_path, override)
+    assert load_config(tmp_path / "config.toml") == load_config(None, [override]), "the folder tells the latest"
+
+
+def test_every_key_that_may_change_exists():
+    flat = dump_config(load_config(None, ["ray.address=auto"]))
+    for key in _MAY_CHANGE:
+        assert key.rpartition(".")[2] in flat, key
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunFolderError, match="is not empty and is no run folder"):
+        opened(tmp_path)
+    assert not (tmp_path / "config.toml").exists()
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_log_alone_does_not_make_it_foreign(tmp_path):
+    (tmp_path / "driver.log").write_text("")
+    opened(tmp_path)
+
+
+def test_a_file_in_its_place_or_a_damaged_one_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunFolderError, match="is a file, not a folder"):
+            opened(path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("[rapo]\nno_such_key = 1\n")
+    with pytest.raises(RunFolderError, match=r"another version of rapo or is damaged: .*no_such_key"):
+        opened(tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["mkdir", "open"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, method):
+    config = load_config()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), method, refuse)
+    with pytest.raises(RunFolderError, match="cannot be written: Permission denied"), RunFolder(tmp_path).open(config):
+        pass
+
+
+def test_a_stage_is_finished_once_it_says_so(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.finished("rapo") is None
+    (folder / "rapo").mkdir()
+    assert folder.finished("rapo") is None, "begun is not finished"
+    folder.finish("rapo", 1.5, model="m")
+    done = folder.finished("rapo")
+    assert done is not None
+    assert (done["seconds"], done["model"]) == (1.5, "m")
+    (folder / "rapo" / "done.json").write_text("{")
+    with pytest.raises(RunFolderError, match="not valid JSON"):
+        folder.finished("rapo")

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+import xxhash
+
+from rapo.errors import WeightError
+from rapo.policy.weights import checksum, model_tensors, pack, unpack
+
+
+def tensors(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (7, 5), "a.bias": (3,), "scale": (), "b.weight": (40, 9), "c": (1, 1, 2)}
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+def packed(chunk_bytes=512, **kwargs):
+    *chunks, manifest = pack(tensors(**kwargs).items(), 7, chunk_bytes)
+    return chunks, manifest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
+@pytest.mark.parametrize("chunk_bytes", [1, 64, 300, 512, 1500, 2**20])
+def test_what_is_packed_unpacks_bit_for_bit(dtype, chunk_bytes):
+    wanted = tensors(dtype)
+    chunks, manifest = packed(chunk_bytes, dtype=dtype)
+    got = dict(unpack(manifest, chunks))
+    assert list(got) == list(wanted)
+    for name, tensor in wanted.items():
+        assert got[name].dtype == dtype
+        assert got[name].shape == tensor.shape
+        assert torch.equal(got[name], tensor)
+    assert manifest.version == 7
+    assert manifest.chunks == len(chunks)
+    assert manifest.nbytes == sum(t.numel() * t.element_size() for t in wanted.values())
+
+
+def test_chunks_are_small_unless_one_tensor_is_large():
+    chunks, manifest = packed(512)
+    assert len(chunks) > 1
+    for index, chunk in enumerate(chunks):
+        held = [spec for spec in manifest.tensors if spec.chunk == index]
+        assert len(chunk) <= 512 or len(held) == 1
+        assert all(spec.offset % 64 == 0 for spec in held)
+    assert len(packed(2**20)[0]) == 1
+
+
+def test_a_tensor_that_is_not_contiguous_is_packed_as_it_reads():
+    wanted = torch.arange(12.0).reshape(3, 4).T
+    *chunks, manifest = pack([("t", wanted)], 0, 2**20)
+    assert torch.equal(dict(unpack(manifest, chunks))["t"], wanted)
+
+
+def test_tensors_can_be_written_without_touching_the_chunks():
+    """The object store maps one copy of a chunk into every process of a node, read-only."""
+    chunks, manifest = packed()
+    before = [chunk.copy() for chunk in chunks]
+    for _, tensor in unpack(manifest, chunks):
+        tensor.zero_()
+    for chunk, old in zip(chunks, before, strict=True):
+        np.testing.assert_array_equal(chunk, old)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_flipped_bit_is_found_in_every_tensor(index):
+    chunks, manifest = packed(2**20)
+    spec = manifest.tensors[index]
+    chunks[spec.chunk][spec.offset + spec.nbytes // 2] ^= 1
+    with pytest.raises(WeightError, match=f"weight version 7: {spec.name} does not match its checksum"):
+        list(unpack(manifest, chunks))
+
+
+def test_nothing_is_handed_out_after_damage():
+    chunks, manifest = packed(2**20)
+    chunks[0][manifest.tensors[2].offset] ^= 1
+    stream = unpack(manifest, chunks)
+    assert [next(stream)[0], next(stream)[0]] == ["a.weight", "a.bias"]
+    with pytest.raises(WeightError):
+        next(stream)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_missing_chunk_is_found(index):
+    chunks, manifest = packed(512)
+    assert len(chunks) == 3
+    del chunks[index]
+    with pytest.raises(WeightError, match=r"incomplete|checksum"):
+        list(unpack(manifest, chunks))
+
+
+def test_no_chunk_at_all_is_incomplete():
+    _, manifest = packed()
+    with pytest.raises(WeightError, match=r"version 7 is incomplete: a\.weight and what follows"):
+        list(unpack(manifest, []))
+
+
+def test_a_truncated_or_exchanged_chunk_is_found():
+    chunks, manifest = packed(512)
+    with pytest.raises(WeightError, match="checksum"):
+        list(unpack(manifest, [chunks[0], chunks[1][:-64], *chunks[2:]]))
+    with pytest.raises(WeightError, match="checksum"):
+        list(unpack(manifest, [chunks[1], chunks[0], *chunks[2:]]))
+
+
+def test_the_checksum_is_xxh3_128():
+    data = np.arange(100, dtype=np.uint8)
+    assert checksum(data) == xxhash.xxh3_128(data.tobytes()).hexdigest()
+
+
+def test_tied_parameters_travel_once():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    found = dict(model_tensors(model))
+    assert list(found) == ["0.weight"]
+    assert not found["0.weight"].requires_grad
