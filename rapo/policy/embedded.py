@@ -83,7 +83,14 @@ def _build_tokenizer(vocabulary: int, clauses: list[str]) -> PreTrainedTokenizer
     tags = "<think></think><answer></answer>"
     # The prompt is read once per image, the clauses are written once per completion: weigh them so.
     # A clause is learned with the separator behind it, never with the clause that follows.
-    corpus = [*[f"{c}; " for c in clauses] * 8, *clauses * 8, *[tags] * 400, *[SCORE_PROMPT] * 4, "user\n", "assistant\n"]
+    corpus = [
+        *[f"{c}; " for c in clauses] * 8,
+        *clauses * 8,
+        *[tags] * 400,
+        *[SCORE_PROMPT] * 4,
+        "user\n",
+        "assistant\n",
+    ]
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
