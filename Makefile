@@ -26,6 +26,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
 
 unit: setup
 	$(BIN)/python -m pytest tests/unit -q
@@ -41,7 +42,7 @@ proto: setup
 	$(BIN)/python protos/generate.py
 
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench.reward --out bench/results/reward.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -14,7 +14,7 @@ from rapo.scoring import score_groups
 
 @ray.remote
 class RewardScorer:
-    """Stateless: a dead one is replaced and its call repeated."""
+    """Stateless: what it returns depends on its arguments and the configuration alone."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

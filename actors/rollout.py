@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from rapo.config import Config
-from rapo.records import Group, ImageRecord, Prediction, WeightManifest
+from rapo.records import ImageRecord, Prediction, WeightManifest
 
 
 @ray.remote
@@ -57,10 +57,14 @@ class RolloutWorker:
         self._version = version
         return version
 
-    def generate(self, records: Sequence[ImageRecord], step: int) -> tuple[Group, ...] | Group:
-        """One group per record; with `num_returns=len(records)` each becomes an object of its own."""
+    def generate(self, records: Sequence[ImageRecord], step: int) -> tuple[Any, ...]:
+        """`(receipt, group of record 0, group of record 1, ...)`; call with `num_returns = 1 + len(records)`.
+
+        The receipt is small: who waits for it learns of a failure without fetching the groups.
+        """
+        began = time.perf_counter()
         groups = self._sampler.groups(records, step=step, version=self._require_version())
-        return tuple(groups) if len(groups) != 1 else groups[0]
+        return {"groups": len(groups), "seconds": time.perf_counter() - began}, *groups
 
     def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records."""

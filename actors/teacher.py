@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rapo.aescot.measure import measure
 from rapo.aescot.writer import write_critique
-from rapo.config import Config, TeacherConfig
+from rapo.config import Config
 from rapo.errors import ImageError
 from rapo.images import decode_image, read_image_file
 from rapo.seeds import derive_seed
@@ -39,12 +39,3 @@ class MeasuringTeacher:
             problems.append(None)
         # Typed, because a batch that holds nothing but None would reach the judge as a column of floating-point NaN.
         return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}
-
-
-def teacher_class(settings: TeacherConfig) -> type:
-    """The class that writes critiques for a teacher kind."""
-    if settings.kind == "vllm":
-        from actors.vllm_teacher import VllmTeacher
-
-        return VllmTeacher
-    return MeasuringTeacher

@@ -43,12 +43,12 @@ def describe(config: Config) -> list[str]:
 def problems(config: Config, stages: Sequence[str]) -> list[str]:
     """Everything that would stop the stages, each with what to do; empty where nothing was found."""
     found: list[str] = []
-    for probe in (_data, _model, _batch, check_object_store):
+    for probe in (_data, _model, _batch, _lengths, check_object_store):
         try:
             probe(config)
         except RapoError as error:
             found.append(str(error))
-    if "serve" in stages and config.serve.port and _taken(config.serve.host, config.serve.port):
+    if "serve" in stages and config.serve.port and port_taken(config.serve.host, config.serve.port):
         found.append(
             f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
         )
@@ -83,7 +83,16 @@ def _batch(config: Config) -> None:
         )
 
 
-def _taken(host: str, port: int) -> bool:
+def _lengths(config: Config) -> None:
+    limit, wanted = config.rollout.engine.max_model_len, config.policy.max_completion_tokens
+    if wanted >= limit:
+        raise RapoError(
+            f"policy.max_completion_tokens = {wanted} leaves no room for a prompt in rollout.engine.max_model_len = {limit}; "
+            "raise the second"
+        )
+
+
+def port_taken(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

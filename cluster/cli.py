@@ -42,6 +42,10 @@ def _resolve(config: Config) -> Config:
     """The configuration with absolute paths, so that a run can be continued from another folder."""
     data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
     changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
+    teacher = config.aescot.teacher
+    if teacher.model is not None:
+        resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
+        changes["aescot"] = config.aescot.model_copy(update={"teacher": resolved})
     if config.policy.model != "embedded":
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
@@ -95,7 +99,7 @@ _stage_command("export", ("export",), "The trained model as a folder for transfo
 @app.command()
 def serve(
     model: Annotated[Path, typer.Argument(help="A model folder, such as DIR/export of a run.")],
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with [serve] settings.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""

@@ -7,6 +7,7 @@ seeds a run is a function of its configuration.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,10 @@ class Controller:
         if srcc is not None:
             progress(step, {"srcc": srcc})
         if self._config.rapo.select == "best" and srcc is not None and srcc > self._best.srcc:
+            before = self._best.folder
             self._best = Best(srcc, step, self._start_dir if weights is None else self._save(step, weights))
+            if before is not None and before != self._start_dir:
+                shutil.rmtree(before, ignore_errors=True)  # the best is kept, not the history of bests
 
     def _save(self, step: int, weights: WeightVersion) -> Path:
         folder = self._out / "checkpoints" / f"step-{step:06d}"

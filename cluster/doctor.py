@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.check import _taken, free_gib
+from cluster.check import free_gib, port_taken
 from cluster.probe import Imports, probe_imports
 from rapo.config import RayConfig, ServeConfig
 
@@ -312,7 +312,7 @@ def _nvidia_smi() -> list[str]:
 def _port() -> Finding:
     serve = ServeConfig()
     where = f"{serve.host}:{serve.port}"
-    if not _taken(serve.host, serve.port):
+    if not port_taken(serve.host, serve.port):
         return Finding("serving port", f"{where} is free")
     return Finding(
         "serving port", f"{where} is in use", "warn", "Serve elsewhere with `--set serve.port=...` (0: any free)."

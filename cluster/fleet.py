@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.rollout import RolloutWorker
-from cluster.waiting import wait, wait_each, wait_ready
+from cluster.waiting import wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
 from rapo.errors import WeightError
@@ -18,6 +18,9 @@ from rapo.inference.environment import engine_environment
 from rapo.records import ImageRecord, Prediction
 
 T = TypeVar("T")
+
+#: Images that a worker decodes at once: a whole test set of photographs would not fit into its memory.
+_PIECE = 256
 
 
 class Fleet:
@@ -35,6 +38,7 @@ class Fleet:
             RolloutWorker.options(**options).remote(f"rollout-{i}", config)  # type: ignore[attr-defined]
             for i in range(settings.workers)
         ]
+        self._names = [f"rollout worker {i}" for i in range(settings.workers)]
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -44,35 +48,54 @@ class Fleet:
         return [worker.start.remote(str(model_dir), version) for worker in self._workers]
 
     def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
-        return wait_each(started, role="rollout worker", timeout_s=self._config.rollout.start_timeout_s)
+        facts = self._each(started, self._config.rollout.start_timeout_s)
+        self._names = [f"rollout worker {i} on {fact['node']}" for i, fact in enumerate(facts)]
+        return facts
 
     def load(self, weights: WeightVersion) -> None:
         """Every worker pulls and verifies `weights`; returns when all hold it."""
         calls = [worker.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
-        versions = wait_each(calls, role="rollout worker", timeout_s=self._config.rollout.load_timeout_s)
+        versions = self._each(calls, self._config.rollout.load_timeout_s)
         if any(version != weights.version for version in versions):
             raise WeightError(f"the fleet holds versions {sorted(set(versions))}, not {weights.version}")
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Every worker loads a model folder as `version`."""
         calls = [worker.load_folder.remote(str(folder), version) for worker in self._workers]
-        wait_each(calls, role="rollout worker", timeout_s=self._config.rollout.load_timeout_s)
+        self._each(calls, self._config.rollout.load_timeout_s)
 
     def groups(self, records: Sequence[ImageRecord], step: int) -> list[Any]:
-        """Refs of one group per record, in order."""
+        """Refs of one group per record, in order; returns when all are in the object store."""
+        receipts: list[Any] = []
+        names: list[str] = []
         refs: list[Any] = []
-        for worker, part in zip(self._workers, split(records, len(self._workers)), strict=False):
-            if part:
-                made = worker.generate.options(num_returns=len(part)).remote(part, step)
-                refs += made if isinstance(made, list) else [made]
-        return wait_ready(refs, role="rollout worker", timeout_s=self._config.rollout.generate_timeout_s)
+        for worker, name, part in self._shares(records):
+            receipt, *made = worker.generate.options(num_returns=1 + len(part)).remote(part, step)
+            receipts.append(receipt)
+            names.append(name)
+            refs += made
+        wait_each(receipts, roles=names, timeout_s=self._config.rollout.generate_timeout_s)
+        return refs
 
     def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records, in order."""
-        parts = split(records, len(self._workers))
-        calls = [w.predict.remote(part) for w, part in zip(self._workers, parts, strict=False) if part]
+        predictions: list[Prediction] = []
         limit = self._config.rollout.generate_timeout_s
-        return [p for part in wait(calls, role="rollout worker", timeout_s=limit) for p in part]
+        piece = _PIECE * len(self._workers)
+        for start in range(0, len(records), piece):
+            shares = self._shares(records[start : start + piece])
+            calls = [worker.predict.remote(part) for worker, _, part in shares]
+            for answer in wait_each(calls, roles=[name for _, name, _ in shares], timeout_s=limit):
+                predictions += answer
+        return predictions
+
+    def _shares(self, records: Sequence[ImageRecord]) -> list[tuple[Any, str, Sequence[ImageRecord]]]:
+        """`(worker, name, its records)` for every worker that gets any."""
+        parts = split(records, len(self._workers))
+        return [share for share in zip(self._workers, self._names, parts, strict=True) if share[2]]
+
+    def _each(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        return wait_each(calls, roles=self._names, timeout_s=timeout_s)
 
     def close(self) -> None:
         for worker in self._workers:

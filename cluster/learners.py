@@ -31,20 +31,23 @@ class LearnerGroup:
             ).remote(rank, config)
             for rank in range(settings.workers)
         ]
+        self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
 
     def start(self, model_dir: Path) -> list[Any]:
         """Begin to start all ranks on a model folder; the refs to wait for (see `ready`)."""
         limit = self._config.learner.start_timeout_s
-        address, port = wait(self._ranks[0].rendezvous.remote(), role="learner rank 0", timeout_s=limit)
+        address, port = wait(self._ranks[0].rendezvous.remote(), role=self._names[0], timeout_s=limit)
         return [rank.start.remote(str(model_dir), address, port) for rank in self._ranks]
 
     def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
-        return wait_each(started, role="learner", timeout_s=self._config.learner.start_timeout_s)
+        facts = wait_each(started, roles=self._names, timeout_s=self._config.learner.start_timeout_s)
+        self._names = [f"learner rank {fact['rank']} on {fact['node']}" for fact in facts]
+        return facts
 
     def step(self, shares: Sequence[Any], images: Any) -> dict[str, float]:
         """One optimiser step. `shares` are refs, one per rank; `images` a ref to the encoded images by uid."""
         calls = [rank.step.remote(share, images) for rank, share in zip(self._ranks, shares, strict=True)]
-        parts = wait_each(calls, role="learner", timeout_s=self._config.learner.step_timeout_s)
+        parts = wait_each(calls, roles=self._names, timeout_s=self._config.learner.step_timeout_s)
         return merge_metrics(parts)
 
     def publish(self, version: int) -> WeightVersion:
@@ -52,14 +55,14 @@ class LearnerGroup:
         # Under ZeRO-3 the ranks gather each parameter together; otherwise rank 0 has them all.
         ranks = self._ranks if self._config.learner.zero_stage == 3 else self._ranks[:1]
         streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in ranks]
-        refs = _drain(streams[0], "learner rank 0", self._config.learner.step_timeout_s)
-        wait(refs[-1], role="learner rank 0", timeout_s=self._config.learner.step_timeout_s)
+        refs = _drain(streams[0], self._names[0], self._config.learner.step_timeout_s)
+        wait(refs[-1], role=self._names[0], timeout_s=self._config.learner.step_timeout_s)
         return WeightVersion(version, refs[-1], tuple(refs[:-1]))
 
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> None:
         """Write a version as a model folder; configuration and processor come from `source`."""
         call = self._ranks[0].save_model.remote(str(folder), str(source), weights.manifest, *weights.chunks)
-        wait(call, role="learner rank 0", timeout_s=self._config.learner.step_timeout_s)
+        wait(call, role=self._names[0], timeout_s=self._config.learner.step_timeout_s)
 
     def close(self) -> None:
         for rank in self._ranks:

@@ -69,6 +69,7 @@ def ray_session(config: Config) -> Iterator[None]:
     if config.ray.address is None:
         check_object_store(config)
         ray.init(
+            address="local",  # whatever RAY_ADDRESS says: the configuration asked for an instance of our own
             num_cpus=config.ray.cpus or logical_cpus(config),
             object_store_memory=config.ray.object_store_mib * 2**20,
             include_dashboard=False,

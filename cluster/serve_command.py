@@ -8,6 +8,7 @@ import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from cluster.console import Console
 from cluster.files import read_json
@@ -24,7 +25,9 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
 
     check_model_folder(model)
     check_address(config.serve)
-    version = read_json(model / CARD)["version"] if (model / CARD).is_file() else model_version(model)
+    card = read_json(model / CARD) if (model / CARD).is_file() else {"version": model_version(model)}
+    version = card["version"]
+    config = with_card(config, card)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -39,3 +42,14 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
             while not stop.wait(timeout=1.0):
                 pass
             console.note("stopping")
+
+
+def with_card(config: Config, card: dict[str, Any]) -> Config:
+    """The configuration with the lengths and the dtype that the exported model was trained with, as its card says."""
+    engine = card.get("engine", {})
+    policy = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
+    rollout = config.rollout
+    if "max_model_len" in engine:
+        lengths = rollout.engine.model_copy(update={"max_model_len": engine["max_model_len"]})
+        rollout = rollout.model_copy(update={"engine": lengths})
+    return config.model_copy(update={"policy": config.policy.model_copy(update=policy), "rollout": rollout})

@@ -6,8 +6,9 @@ as it is.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -25,30 +26,60 @@ def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
         raise explain(error, role=role, timeout_s=timeout_s) from error
 
 
-def wait_ready(refs: Sequence[Any], *, role: str, timeout_s: float) -> list[Any]:
-    """Wait until every ref is there without fetching what it holds; the refs.
-
-    A ref may hold an error: whoever uses it gets it.
-    """
+def wait_each(refs: Sequence[Any], *, roles: Sequence[str], timeout_s: float) -> list[Any]:
+    """The values of refs, one for each of `roles`; the first failure counts even while others are pending."""
     pending, deadline = list(refs), time.monotonic() + timeout_s
+    role_of = dict(zip(refs, roles, strict=False))
+    values: dict[Any, Any] = {}
     while pending:
-        left = max(0.0, deadline - time.monotonic())
-        done, pending = ray.wait(pending, num_returns=1, timeout=left, fetch_local=False)
+        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not done:
-            raise RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
-    return list(refs)
-
-
-def wait_each(refs: Sequence[Any], *, role: str, timeout_s: float) -> list[Any]:
-    """The values of refs; the first failure counts even while others are pending."""
-    pending, deadline, values = list(refs), time.monotonic() + timeout_s, {}
-    while pending:
-        left = max(0.0, deadline - time.monotonic())
-        done, pending = ray.wait(pending, num_returns=1, timeout=left)
-        if not done:
-            raise RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
-        values[done[0]] = wait(done[0], role=role, timeout_s=timeout_s)
+            late = ", ".join(role_of[ref] for ref in pending)
+            raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
+        values[done[0]] = wait(done[0], role=role_of[done[0]], timeout_s=timeout_s)
     return [values[ref] for ref in refs]
+
+
+def run_limited(work: Callable[[], Any], *, role: str, timeout_s: float, meanwhile: Callable[[], None]) -> None:
+    """Run `work`, a call into a Ray library that has no time limit of its own, in a thread, and `meanwhile` twice a second.
+
+    Raises `RoleError` after `timeout_s`, and the `RapoError` inside whatever the library wraps a worker's failure in.
+    """
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - carried over to the caller's thread, which raises it
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name=role, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + timeout_s
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+        meanwhile()
+        if time.monotonic() > deadline:
+            raise RoleError(f"{role} did not end within {timeout_s:.0f} s. Logs: {log_folder()}")
+    if failure:
+        raise _innermost(failure[0], role) from failure[0]
+
+
+def _innermost(error: Exception, role: str) -> RapoError:
+    """The error of ours that a Ray library's own exceptions wrap, or one that quotes them."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, RapoError):
+            return current
+        pending += [current.__cause__, getattr(current, "cause", None), current.__context__]
+        pending += list(getattr(current, "worker_failures", {}).values())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return RoleError(f"{role} failed: {' '.join(lines[-3:])[:500]}. Logs: {log_folder()}")
 
 
 def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:

@@ -142,6 +142,7 @@ class AesCoTConfig(Section):
     images: Positive = 180
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
     batch_size: Positive = 32
+    timeout_s: Seconds = 7 * 24 * 3600.0
     teacher: TeacherConfig = TeacherConfig()
     judge: JudgeConfig = JudgeConfig()
 
@@ -161,6 +162,7 @@ class ColdStartConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch_size: Positive = Field(64, description="rows of one forward pass on one worker")
     workers: Positive = 2
     cpus: float = 1.0
     gpus: float = 0.0
@@ -261,6 +263,14 @@ class LearnerConfig(Section):
     chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
     start_timeout_s: Seconds = 300.0
     step_timeout_s: Seconds = 1800.0
+
+    @model_validator(mode="after")
+    def _checkpointing_needs_rows(self) -> LearnerConfig:
+        if self.gradient_checkpointing and self.packing == "prefix":
+            raise ValueError(
+                "gradient_checkpointing drops the cache that packing 'prefix' needs; give packing = 'rows'"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -29,7 +29,8 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         np.array([g.target for g in groups]),
         settings=settings,
         dataset_ids=[g.dataset for g in groups],
-        target_std=None if any(s is None for s in stds) else np.array(stds, dtype=np.float64),
+        # NaN stands for an image without a known spread, which a soft tie counts as none.
+        target_std=None if all(s is None for s in stds) else np.array([np.nan if s is None else s for s in stds]),
     )
     reasons = Counter(a.reason for row in answers for a in row if a.reason is not None)
     metrics = dict(rewards.metrics)

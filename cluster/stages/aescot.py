@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.files import write_json
 from cluster.parquet import write_parquet
+from cluster.waiting import run_limited
 from rapo.aescot.select import balanced_sample
 from rapo.config import Config
 from rapo.errors import DataError
@@ -62,7 +63,6 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
     import ray
 
     from actors.judge import Judge
-    from actors.teacher import teacher_class
 
     settings = config.aescot
     context = ray.data.DataContext.get_current()
@@ -72,7 +72,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
         [{"uid": r.uid, "dataset": r.dataset, "path": str(r.path), "score": r.score} for r in records],
         override_num_blocks=max(1, min(16, len(records) // settings.batch_size)),
     )
-    for role, actor in ((settings.teacher, teacher_class(settings.teacher)), (settings.judge, Judge)):
+    for role, actor in ((settings.teacher, _teacher(settings.teacher.kind)), (settings.judge, Judge)):
         gpus = getattr(role, "gpus", 0.0)
         dataset = dataset.map_batches(
             actor,
@@ -83,7 +83,21 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
             num_gpus=gpus or None,
         )
     rows: list[dict[str, Any]] = []
-    for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
-        rows += batch.to_pylist()
-        progress(len(rows))
+
+    def collect() -> None:
+        for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
+            rows.extend(batch.to_pylist())
+
+    run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))
     return sorted(rows, key=lambda row: row["uid"])
+
+
+def _teacher(kind: str) -> type:
+    """The class that writes critiques for a teacher kind."""
+    if kind == "vllm":
+        from actors.vllm_teacher import VllmTeacher
+
+        return VllmTeacher
+    from actors.teacher import MeasuringTeacher
+
+    return MeasuringTeacher

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 from cluster.files import append_jsonl
 from cluster.parquet import read_parquet
 from cluster.stages.aescot import CRITIQUES
+from cluster.waiting import run_limited
 from rapo.config import Config
-from rapo.errors import ImageError, RapoError, RoleError
 
 MODEL = "model"
 METRICS = "metrics.jsonl"
@@ -69,14 +67,14 @@ def train_loop(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     prepare_process(settings.threads)
-    join_world(Rank(rank, world, settings.threads))
+    join_world(Rank(rank, world, settings.threads, local_rank=context.get_local_rank()))
     from rapo.policy.sft import SupervisedTrainer, endless
 
     trainer = SupervisedTrainer(arguments["base"], config, world=world)
     shard = ray.train.get_dataset_shard("train")
     batches = endless(
         _epochs(shard, trainer, config),
-        trainer.micro_batch,
+        trainer.batch_per_rank,
         settings.cache_mib * 2**20 // world,
         config.run.seed + rank,
     )
@@ -121,24 +119,7 @@ def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
 
 def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float) -> None:
     """Run Ray Train in a thread and follow the metrics file meanwhile, because `fit` itself says nothing until its end."""
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:  # noqa: BLE001 - carried over to the caller's thread, which raises it
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, name="coldstart", daemon=True)
-    thread.start()
-    deadline = time.monotonic() + timeout_s
-    while thread.is_alive():
-        thread.join(timeout=0.5)
-        _follow(metrics, progress)
-        if time.monotonic() > deadline:
-            raise RoleError(f"the cold start did not end within {timeout_s:.0f} s (coldstart.timeout_s)")
-    if failure:
-        raise _explain(failure[0]) from failure[0]
+    run_limited(trainer.fit, role="cold start", timeout_s=timeout_s, meanwhile=lambda: _follow(metrics, progress))
     _follow(metrics, progress)
 
 
@@ -149,17 +130,3 @@ def _follow(metrics: Path, progress: Callable[[int, dict[str, float]], None]) ->
     if lines and lines[-1].endswith("}"):
         row = json.loads(lines[-1])
         progress(row["step"], {"loss": row["loss"]})
-
-
-def _explain(error: BaseException) -> RapoError:
-    """The worker's own error, where it was one of ours; Ray Train wraps them."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, RapoError):
-            return seen
-        for inner in getattr(seen, "worker_failures", {}).values():
-            if isinstance(inner, RapoError | ImageError):
-                return inner
-        seen = seen.__cause__
-    text = " ".join(str(error).split())[:600]
-    return RoleError(f"the cold start failed: {text}. Its logs are in Ray's session folder.")

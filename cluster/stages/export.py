@@ -20,9 +20,17 @@ def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) 
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(model, aside)
-    card = {"version": model_version(aside), "score_range": [0.0, 1.0], "seed": config.run.seed,
-            "engine": {"dtype": config.policy.dtype, "max_completion_tokens": config.policy.max_completion_tokens},
-            **facts}  # fmt: skip
+    card = {
+        "version": model_version(aside),
+        "score_range": [0.0, 1.0],
+        "seed": config.run.seed,
+        "engine": {
+            "dtype": config.policy.dtype,
+            "max_completion_tokens": config.policy.max_completion_tokens,
+            "max_model_len": config.rollout.engine.max_model_len,
+        },
+        **facts,
+    }
     write_json(aside / CARD, card)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)

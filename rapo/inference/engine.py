@@ -77,6 +77,7 @@ class Engine:
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
         )
+        self._in_many_processes = settings.tensor_parallel_size > 1
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
 
     def generate(
@@ -114,6 +115,8 @@ class Engine:
 
         Raises `rapo.errors.WeightError` where a parameter was not assigned.
         """
+        if self._in_many_processes:
+            weights = list(weights)  # an iterator does not travel to the workers of a tensor-parallel engine
         assigned = self._llm.collective_rpc("rapo_load_weights", args=(weights,))
         # Prefix blocks, processed inputs and vision features were all computed with the old weights.
         self._llm.reset_prefix_cache()

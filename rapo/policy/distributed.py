@@ -17,7 +17,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One process of a training world."""
+    """One process of a training world.
+
+    `local_rank` is the index of its device among those it can see: 0 for a Ray actor, which sees its own only.
+    """
 
     rank: int
     world: int
@@ -25,6 +28,7 @@ class Rank:
     address: str = "127.0.0.1"
     port: int = 0
     timeout_s: float = 1800.0
+    local_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def join_world(rank: Rank) -> None:
         MASTER_PORT=str(rank.port),
         RANK=str(rank.rank),
         WORLD_SIZE=str(rank.world),
-        LOCAL_RANK="0",  # Ray shows each actor its own devices only
+        LOCAL_RANK=str(rank.local_rank),
     )
     import deepspeed
 

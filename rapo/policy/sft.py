@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class SupervisedTrainer:
             schedule="cosine",
         )
         self.engine = wrap(policy.to(device()), optimizer, dtype=config.policy.dtype)
-        self._micro_batch = max(1, settings.batch_size // world)
+        self._batch = max(1, settings.batch_size // world)
 
     def example(self, image: bytes, critique: str, score: float) -> Example:
         """Raises `ImageError` where the image does not decode."""
@@ -64,19 +65,21 @@ class SupervisedTrainer:
 
     def step(self, examples: Sequence[Example]) -> float:
         """One optimiser step on this rank's examples; the mean negative log-likelihood per target token."""
+        size, tokens = self._config.coldstart.micro_batch_size, sum(len(e.target) for e in examples)
+        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+        return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in parts]))
+
+    def _loss(self, examples: Sequence[Example], tokens: int) -> torch.Tensor:
+        """The summed loss of a micro-batch over the token count of the whole batch."""
         batch = collate(
             [e.prepared for e in examples], [[e.target] for e in examples], self.processor.tokenizer.pad_token_id
-        ).to(device(), torch_dtype(self._config.policy.dtype))
-
-        def loss() -> torch.Tensor:
-            log_probs, _ = self.engine(batch)
-            return -log_probs.mean()
-
-        return accumulate(self.engine, [loss])[0]
+        )
+        log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
+        return -log_probs.sum() / tokens
 
     @property
-    def micro_batch(self) -> int:
-        return self._micro_batch
+    def batch_per_rank(self) -> int:
+        return self._batch
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
         """The trained parameters, see `rapo.policy.weights.model_tensors`; call it on every rank."""

@@ -45,6 +45,7 @@ class PolicyTrainer:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
+            policy.train()  # transformers checkpoints in training mode only; Qwen2.5-VL has no dropout that this would wake
         rapo = config.rapo
         settings = OptimizerSettings(
             learning_rate=rapo.learning_rate,
@@ -73,6 +74,9 @@ class PolicyTrainer:
         """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add them up over ranks)."""
         prepared = {uid: self.processor.prepare(decode_image(data, self._config.image)) for uid, data in images.items()}
         totals: dict[str, float] = {}
+        learning_rate = float(
+            self.engine.optimizer.param_groups[0]["lr"]
+        )  # the scheduler moves it on at the step's end
         for _ in range(self._config.rapo.updates_per_batch):
             losses = [
                 partial(self._loss, chunk, prepared, share, totals)
@@ -84,7 +88,7 @@ class PolicyTrainer:
         norm = self.engine.get_global_grad_norm()
         if norm is not None:  # ZeRO-0 does not tell it
             totals["grad_norm"] = float(norm)
-        totals["learning_rate"] = float(self.engine.optimizer.param_groups[0]["lr"])
+        totals["learning_rate"] = learning_rate
         return totals
 
     def _loss(
