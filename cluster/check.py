@@ -55,6 +55,16 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
     return found
 
 
+def warnings(config: Config) -> list[str]:
+    """What is probably not meant, though it would run."""
+    if config.policy.model != "embedded" and max(config.coldstart.learning_rate, config.rapo.learning_rate) > 1e-4:
+        return [
+            f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "
+            f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model wants about 1e-5 and 1e-6"
+        ]
+    return []
+
+
 def _data(config: Config) -> None:
     from rapo.datasets import peek
 

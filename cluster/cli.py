@@ -52,12 +52,15 @@ def _resolve(config: Config) -> Config:
 
 
 def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stages: tuple[str, ...] | None) -> None:
-    from cluster.check import problems
+    from cluster.check import problems, warnings
+    from cluster.ray_session import prepare_environment
+
+    config = _resolve(load_config(config_path, overrides or ()))
+    prepare_environment(config)
     from cluster.console import Console
     from cluster.noise import noise_to
     from cluster.pipeline import STAGES, Pipeline
 
-    config = _resolve(load_config(config_path, overrides or ()))
     wrong = problems(config, stages or STAGES)
     if wrong:
         raise RapoError("; ".join(wrong))
@@ -65,6 +68,8 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
     log = out / "driver.log"
     with noise_to(log) as (stdout, stderr):
         console = Console(stdout=stdout, stderr=stderr)
+        for line in warnings(config):
+            console.warn(line)
         try:
             report = Pipeline(config, out, console).run(stages or STAGES)
         except RapoError as error:
@@ -103,9 +108,13 @@ def serve(
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""
+    from cluster.ray_session import prepare_environment
+
+    loaded = load_config(config, set_ or ())
+    prepare_environment(loaded)
     from cluster.serve_command import serve_until_interrupted
 
-    serve_until_interrupted(load_config(config, set_ or ()), model)
+    serve_until_interrupted(loaded, model)
 
 
 @app.command()
@@ -136,7 +145,7 @@ def check(
     config: ConfigPath = None, set_: Set = None, show: Annotated[bool, typer.Option(help="Print it whole.")] = False
 ) -> None:
     """Say what would run, and what is wrong, without starting anything."""
-    from cluster.check import describe, problems
+    from cluster.check import describe, problems, warnings
     from cluster.pipeline import STAGES
 
     loaded = _resolve(load_config(config, set_ or ()))
@@ -144,6 +153,8 @@ def check(
         typer.echo(line)
     if show:
         typer.echo(dump_config(loaded))
+    for line in warnings(loaded):
+        typer.echo(f"warning: {line}")
     wrong = problems(loaded, STAGES)
     for line in wrong:
         typer.echo(f"wrong: {line}", err=True)

@@ -197,8 +197,9 @@ class Pipeline:
     def _export(self, handle: StageHandle) -> dict[str, Any]:
         from cluster.stages.export import export_model
 
-        result = read_json(self._folder / "evaluate" / "rapo.json")
+        self._need("evaluate")
         trained = self._need("rapo")
+        result = read_json(self._folder / "evaluate" / "rapo.json")
         info = read_json(self._folder / "data" / "summary.json")
         facts = {
             "dataset": info["name"],

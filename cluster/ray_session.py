@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,14 +54,14 @@ def check_object_store(config: Config) -> None:
     if free < config.ray.object_store_mib:
         raise ResourceError(
             f"no room for the object store: it needs {config.ray.object_store_mib} MiB of shared memory, {_SHM} has "
-            f"{free} MiB free. Free some, or give --set ray.object_store_mib={max(80, free // 2)}."
+            f"{free} MiB free. Free some, or give --set ray.object_store_mib={max(80, min(512, free // 2))}."
         )
 
 
 @contextmanager
 def ray_session(config: Config) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use joins the outer one."""
-    _set_environment(config)
+    prepare_environment(config)
     import ray
 
     if ray.is_initialized():
@@ -89,8 +90,11 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def _set_environment(config: Config) -> None:
-    """Must come before the first import of ray, which reads its environment then."""
+def prepare_environment(config: Config) -> None:
+    """Set what Ray and the hub libraries read at import. Call it before the first import of ray; a later call is too late, which
+    is an error of the caller's."""
+    if "ray" in sys.modules and config.ray.address is None and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise RuntimeError("prepare_environment came after the first import of ray")
     os.environ.update(QUIET_ENVIRONMENT)
     if config.ray.address is None:
         # A local instance is ours alone: a token of this process keeps other users of the machine out.

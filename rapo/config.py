@@ -139,7 +139,7 @@ class JudgeConfig(Section):
 class AesCoTConfig(Section):
     """The cold-start data: how many images to critique, balanced over the score bands as far as the data allows."""
 
-    images: Positive = 180
+    images: Positive = 3000
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
     batch_size: Positive = 32
     timeout_s: Seconds = 7 * 24 * 3600.0
@@ -158,7 +158,7 @@ class ColdStartConfig(Section):
 
     steps: Positive = 200
     batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -225,7 +225,7 @@ class RapoConfig(Section):
     steps: Positive = 200
     images_per_step: Positive = 32
     completions: Annotated[int, Field(ge=2)] = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     updates_per_batch: Positive = 1
@@ -259,6 +259,7 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
     start_timeout_s: Seconds = 300.0

@@ -42,6 +42,7 @@ class OptimizerSettings:
     steps: int
     warmup_steps: int
     schedule: Literal["constant", "linear", "cosine"]
+    beta2: float = 0.999
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -103,7 +104,9 @@ def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Any
     import deepspeed
 
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay
+    )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(settings))
     engine, *_ = deepspeed.initialize(
         model=policy,

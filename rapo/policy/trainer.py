@@ -55,6 +55,7 @@ class PolicyTrainer:
             steps=rapo.steps * rapo.updates_per_batch,
             warmup_steps=rapo.warmup_steps,
             schedule=rapo.schedule,
+            beta2=config.learner.adam_beta2,
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_session import ray_session
+from cluster.ray_session import prepare_environment, ray_session
 from rapo.config import Config, load_config
+
+prepare_environment(load_config())  # before any test module imports ray
 
 #: Small enough for a test, large enough that every role has work.
 SMALL = (

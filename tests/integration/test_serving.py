@@ -15,7 +15,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -101,17 +100,7 @@ def jpeg(shade: int, side: int = 84) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-        yield
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def server(config: Config, model: Path, cluster: None) -> Iterator[ScorerServer]:
+def server(config: Config, model: Path, local_ray: None) -> Iterator[ScorerServer]:
     with ScorerServer(config, model, "test-0") as server:
         yield server
 

@@ -6,7 +6,6 @@ was given, and that bad rows are named, is what counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import ray
 from PIL import Image
 
 from actors.judge import Judge
-from actors.teacher import teacher_class
+from actors.vllm_teacher import VllmTeacher
 from rapo.config import Config, EmbeddedPolicyConfig, load_config
 from rapo.datasets.scenes import render_scene
 
@@ -58,23 +57,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def judged(config: Config, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        dataset = ray.data.from_items(rows, override_num_blocks=1)
-        for actor in (teacher_class(config.aescot.teacher), Judge):
-            dataset = dataset.map_batches(
-                actor,
-                fn_constructor_args=(config,),
-                batch_size=BATCH,
-                compute=ray.data.ActorPoolStrategy(size=1),
-                num_cpus=1,
-            )
-        yield sorted(dataset.take_all(), key=lambda row: row["place"])
-        ray.shutdown()
+def judged(config: Config, rows: list[dict[str, Any]], local_ray: None) -> list[dict[str, Any]]:
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items(rows, override_num_blocks=1)
+    for actor in (VllmTeacher, Judge):
+        dataset = dataset.map_batches(
+            actor,
+            fn_constructor_args=(config,),
+            batch_size=BATCH,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=1,
+        )
+    return sorted(dataset.take_all(), key=lambda row: row["place"])
 
 
 def answer(row: dict[str, Any]) -> tuple[str | None, str | None]:
