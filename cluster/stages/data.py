@@ -22,6 +22,10 @@ def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], 
     (folder / "data").mkdir(exist_ok=True)
     write_json(
         folder / "data" / "summary.json",
-        {"name": dataset.name, **dataset.info, "skipped_images": list(dataset.skipped)},
+        {
+            "name": "embedded scenes" if scenes else dataset.name,
+            **dataset.info,
+            "skipped_images": list(dataset.skipped),
+        },
     )
     return dataset

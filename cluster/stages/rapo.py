@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def train_rapo(
 ) -> dict[str, Any]:
     """Train from the model of `start_dir`; metrics and checkpoints go to `out`. What `done.json` says of the result."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
+    (out / "metrics.jsonl").unlink(missing_ok=True)  # an unfinished attempt starts over
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
     learners = LearnerGroup(config)
     try:
         engines, ranks = fleet.start(start_dir, 0), learners.start(start_dir)

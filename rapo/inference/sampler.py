@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from rapo.answer import parse_answer
+from rapo.cache import BytesLRU
 from rapo.config import Config
 from rapo.images import decode_image, read_image_bytes
 from rapo.inference.engine import Engine, Sampling
 from rapo.records import Group, ImageRecord, Prediction
 from rapo.seeds import derive_seed
+
+_CACHE_BYTES = 512 * 2**20
 
 
 class GroupSampler:
@@ -20,10 +25,18 @@ class GroupSampler:
         self._config = config
         limit = config.policy.max_completion_tokens
         self._training = Sampling(config.rapo.completions, config.rapo.sampling.temperature, limit)
+        self._images: BytesLRU[Image.Image] = BytesLRU(_CACHE_BYTES, lambda image: image.width * image.height * 3)
         self._greedy = Sampling(1, 0.0, limit, logprobs=False)
 
+    def _image(self, record: ImageRecord) -> Image.Image:
+        """The record's picture at the model's own size, decoded once while it is kept."""
+        limits = self._config.image
+        return self._images.get(
+            record.uid, lambda: self.engine.processor.fit(decode_image(read_image_bytes(record, limits), limits))
+        )
+
     def groups(self, records: Sequence[ImageRecord], *, step: int, version: int) -> list[Group]:
-        images = [decode_image(read_image_bytes(r, self._config.image), self._config.image) for r in records]
+        images = [self._image(r) for r in records]
         seeds = [derive_seed(self._config.run.seed, r.uid, step) for r in records]
         drawn = self.engine.generate(images, self._training, seeds)
         processor = self.engine.processor
@@ -49,7 +62,7 @@ class GroupSampler:
         return groups
 
     def predictions(self, records: Sequence[ImageRecord], *, version: int) -> list[Prediction]:
-        images = [decode_image(read_image_bytes(r, self._config.image), self._config.image) for r in records]
+        images = [self._image(r) for r in records]
         drawn = self.engine.generate(images, self._greedy, [0] * len(images))
         predictions = []
         for record, completions in zip(records, drawn, strict=True):

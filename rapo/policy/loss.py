@@ -65,7 +65,8 @@ def policy_loss(
     else:
         loss = per_token.sum() / (normalizer.completions * normalizer.max_tokens)
     with torch.no_grad():
-        sums["mismatch_kl"] = float((torch.exp(log_ratio) - log_ratio - 1.0).sum())
+        exact = log_ratio.double()  # near equality exp(x) - x - 1 cancels to noise in float32
+        sums["mismatch_kl"] = float((torch.expm1(exact) - exact).sum())
         sums["clipped"] = float((bounded * terms.advantages < ratio * terms.advantages).float().sum())
         sums["tokens"] = float(len(log_ratio))
     return loss * normalizer.scale, sums

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
+from transformers.image_utils import SizeDict
 
 from rapo.errors import ModelError
 from rapo.model_folder import check_model_folder
@@ -72,6 +74,18 @@ class PolicyProcessor:
         }
         special |= set(range(len(self.tokenizer), self._vocabulary))
         return sorted(special - set(self.stop_token_ids))
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The RGB image at the size at which the model sees it, resized as the image processor itself does it.
+
+        `prepare(fit(image))` equals `prepare(image)` to the last bit, so a picture of many megapixels need be decoded once only.
+        """
+        resizer = self.processor.image_processor
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        size = SizeDict(shortest_edge=resizer.size["shortest_edge"], longest_edge=resizer.size["longest_edge"])
+        factor = resizer.patch_size * resizer.merge_size
+        fitted = resizer.resize(images=pixels, size=size, resample=resizer.resample, factor=factor)
+        return Image.fromarray(fitted[0].permute(1, 2, 0).contiguous().numpy())
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Pixels, grid and prompt ids for one RGB image."""

@@ -13,6 +13,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from rapo.balance import Share
+from rapo.cache import BytesLRU
 from rapo.config import Config, LossConfig
 from rapo.images import decode_image
 from rapo.policy.batch import GroupBatch, collate, pack_rows
@@ -22,6 +23,8 @@ from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.weights import model_tensors, pack
 from rapo.records import ScoredGroup
+
+_CACHE_BYTES = 512 * 2**20
 
 
 def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
@@ -40,6 +43,7 @@ class PolicyTrainer:
         self._world = world
         self.version = 0
         self.processor = PolicyProcessor(model_dir)
+        self._prepared: BytesLRU[Prepared] = BytesLRU(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
         if config.learner.freeze_vision:
             freeze_vision(policy)
@@ -73,7 +77,7 @@ class PolicyTrainer:
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
         """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add them up over ranks)."""
-        prepared = {uid: self.processor.prepare(decode_image(data, self._config.image)) for uid, data in images.items()}
+        prepared = {uid: self._prepared.get(uid, partial(self._prepare, data)) for uid, data in images.items()}
         totals: dict[str, float] = {}
         learning_rate = float(
             self.engine.optimizer.param_groups[0]["lr"]
@@ -91,6 +95,9 @@ class PolicyTrainer:
             totals["grad_norm"] = float(norm)
         totals["learning_rate"] = learning_rate
         return totals
+
+    def _prepare(self, image: bytes) -> Prepared:
+        return self.processor.prepare(decode_image(image, self._config.image))
 
     def _loss(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from builders import picture
+from PIL import Image
 
 from rapo.answer import format_completion
 from rapo.errors import ModelError
@@ -86,3 +87,15 @@ def test_a_template_with_another_number_of_images_is_refused(processor, count):
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="not found"):
         PolicyProcessor(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", [(84, 84), (400, 300), (301, 97), (40, 33), (20, 120)])
+def test_fit_changes_nothing_that_the_model_sees(processor, size):
+    pixels = np.random.default_rng(sum(size)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    fitted = processor.fit(image)
+    whole, once = processor.prepare(image), processor.prepare(fitted)
+    assert np.array_equal(whole.pixels, once.pixels)
+    assert np.array_equal(whole.grid, once.grid)
+    assert processor.fit(fitted).size == fitted.size
+    assert fitted.width * fitted.height <= 84 * 84

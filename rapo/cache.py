@@ -1,0 +1,40 @@
+"""A least-recently-used cache that is bounded by bytes, for images that are needed again and again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class BytesLRU(Generic[T]):
+    """Keeps values up to `limit` bytes together, `size_of` telling each one's; a value over the limit is never kept.
+
+    Not thread-safe: one caller at a time.
+    """
+
+    def __init__(self, limit: int, size_of: Callable[[T], int]) -> None:
+        self._limit = limit
+        self._size_of = size_of
+        self._items: OrderedDict[Hashable, T] = OrderedDict()
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of `key`, made now unless it is still here. An error of `make` passes through and nothing is kept."""
+        if key in self._items:
+            self._items.move_to_end(key)
+            return self._items[key]
+        value = make()
+        size = self._size_of(value)
+        if size <= self._limit:
+            self._items[key] = value
+            self.nbytes += size
+            while self.nbytes > self._limit:
+                _, dropped = self._items.popitem(last=False)
+                self.nbytes -= self._size_of(dropped)
+        return value
