@@ -46,7 +46,7 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    with _disk_full_named(path):
+    with disk_full_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("xb") as file:
@@ -86,7 +86,7 @@ def append_jsonl(path: Path | str, row: Any) -> None:
     """Append `row` as one line of JSON and fsync. The same conversions and errors as `write_json`."""
     path = Path(path)
     line = json.dumps(_plain(row, "row"), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-    with _disk_full_named(path):
+    with disk_full_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
@@ -130,7 +130,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 @contextlib.contextmanager
-def _disk_full_named(path: Path) -> Iterator[None]:
+def disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

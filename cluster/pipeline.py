@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.console import Console, StageHandle
-from cluster.files import read_json, versions
+from cluster.files import disk_full_named, read_json, versions
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.stages.data import load_data
@@ -53,7 +53,7 @@ class Pipeline:
                     self._console.skip(stage, f"finished before, in {done['seconds']:.0f} s")
                     continue
                 began = time.perf_counter()
-                with self._console.stage(stage, self._total(stage)) as handle:
+                with self._console.stage(stage, self._total(stage)) as handle, disk_full_named(self._folder.path):
                     facts = self._work[stage](handle)
                 self._folder.finish(stage, time.perf_counter() - began, **facts)
             report = self._report()

@@ -6,6 +6,8 @@ as it is.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,9 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
 from cluster.ray_session import log_folder
-from rapo.errors import RapoError, RoleError
+from rapo.errors import RapoError, ResourceError, RoleError
+
+_DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
@@ -78,6 +82,8 @@ def _innermost(error: Exception, role: str) -> RapoError:
             return current
         pending += [current.__cause__, getattr(current, "cause", None), current.__context__]
         pending += list(getattr(current, "worker_failures", {}).values())
+    if _DISK_FULL in str(error):
+        return ResourceError(f"{role}: the disk is full. Free some space, then start the same command again.")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return RoleError(f"{role} failed: {' '.join(lines[-3:])[:500]}. Logs: {log_folder()}")
 
@@ -90,6 +96,10 @@ def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:
         cause = error.cause
         if isinstance(cause, RapoError):
             return cause
+        if _DISK_FULL in str(cause):
+            return ResourceError(
+                f"{role}: the disk is full: {cause}. Free some space, then start the same command again."
+            )
         return RoleError(f"{role} failed: {type(cause).__name__}: {cause}. Logs: {log_folder()}")
     if isinstance(error, OutOfMemoryError):
         return RoleError(
