@@ -64,7 +64,7 @@ class RolloutWorker:
         """
         began = time.perf_counter()
         groups = self._sampler.groups(records, step=step, version=self._require_version())
-        return {"groups": len(groups), "seconds": time.perf_counter() - began}, *groups
+        return {"version": self._version, "seconds": time.perf_counter() - began}, *groups
 
     def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records."""

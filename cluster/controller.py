@@ -1,7 +1,9 @@
 """The RAPO loop: draw, roll out, reward, learn, publish. It holds refs, not data.
 
-Synchronous: a step's groups come from the weights that the step before it made, so every group has staleness 0, and with fixed
-seeds a run is a function of its configuration.
+Rollouts may run ahead of the learner by at most `rapo.max_staleness` (eta) batches: batch b is asked for only once step
+`b - eta` has begun, and a batch whose groups are older than eta when their turn comes is drawn anew instead of used. A worker
+does what it is asked in order, so weights published while it draws are loaded right after, and every group has one version.
+With eta 0 sampler and learner take turns, and with fixed seeds a run is a function of its configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,7 @@ import ray
 
 from actors.reward import RewardScorer
 from cluster.files import append_jsonl
-from cluster.fleet import Fleet
+from cluster.fleet import Fleet, Receipt, Request
 from cluster.learners import LearnerGroup
 from cluster.waiting import wait
 from cluster.weights import WeightVersion
@@ -61,6 +64,7 @@ class Controller:
         self._out = out
         self._reward: Any = RewardScorer.options(num_cpus=0.5).remote(config)  # type: ignore[attr-defined]
         self._best = Best()
+        self._loading: list[Any] = []
         self._validation: list[dict[str, Any]] = []
 
     def run(
@@ -75,8 +79,11 @@ class Controller:
         )
         self._validate(0, validation, None, progress)
         weights = None
+        ahead: deque[_Batch] = deque()
         for step in range(settings.steps):
-            weights, row = self._step(step, sampler.batch(step))
+            while len(ahead) <= settings.max_staleness and step + len(ahead) < settings.steps:
+                ahead.append(self._ask(sampler, step + len(ahead)))
+            weights, row = self._step(step, ahead.popleft())
             append_jsonl(self._out / "metrics.jsonl", row)
             progress(step + 1, {"reward": row["reward_mean"], "parsed": row["parse_rate"]})
             if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
@@ -85,23 +92,46 @@ class Controller:
         folder = self._select(weights)
         return Outcome(folder, self._best.step if settings.select == "best" else settings.steps, self._validation)
 
-    def _step(self, step: int, records: list[ImageRecord]) -> tuple[WeightVersion, dict[str, Any]]:
+    def _ask(self, sampler: BatchSampler, step: int) -> _Batch:
+        """Have the fleet draw the batch of a step; returns at once."""
+        records = [_with_data(record, self._config) for record in sampler.batch(step)]
+        images = ray.put({record.uid: record.data for record in records})
+        return _Batch(records, images, self._fleet.request(records, step))
+
+    def _step(self, step: int, batch: _Batch) -> tuple[WeightVersion, dict[str, Any]]:
         """One optimiser step on one group per record; the weights it made and its metrics."""
         clock = _Clock()
-        batch = [_with_data(record, self._config) for record in records]
-        images = ray.put({record.uid: record.data for record in batch})
-        groups = self._fleet.groups(batch, step)
+        groups, receipts = self._fleet.groups(batch.request)
+        dropped = 0
+        while staleness(receipts, step) > self._config.rapo.max_staleness:
+            dropped += len(groups)
+            self._fleet.loaded(self._loading)
+            groups, receipts = self._fleet.groups(self._fleet.request(batch.records, step))
         clock.lap("rollout")
         ranks = self._config.learner.workers
         metrics_ref, *shares = self._reward.score.options(num_returns=1 + ranks).remote(*groups)
-        metrics = wait(metrics_ref, role="reward", timeout_s=_REWARD_TIMEOUT_S)
+        metrics = wait(metrics_ref, role="reward actor", timeout_s=_REWARD_TIMEOUT_S)
         clock.lap("reward")
-        metrics |= self._learners.step(shares, images)
+        metrics |= self._learners.step(shares, batch.images)
         clock.lap("learner")
         weights = self._learners.publish(step + 1)
-        self._fleet.load(weights)
+        self._fleet.loaded(self._loading)
+        self._loading = self._fleet.load(weights)
+        if self._config.rapo.max_staleness == 0:
+            self._fleet.loaded(self._loading)
         clock.lap("weights")
-        return weights, {"step": step + 1, **metrics, "seconds": clock.laps}
+        lags = [step - receipt["version"] for receipt in receipts]
+        busy = sum(receipt["seconds"] for receipt in receipts) / len(receipts)
+        return weights, {
+            "step": step + 1,
+            **metrics,
+            "staleness_mean": sum(lags) / len(lags),
+            "staleness_worst": max(lags),
+            "dropped": dropped,
+            "idle_learner": 1.0 - clock.laps["learner"] / clock.total,
+            "idle_rollout": max(0.0, 1.0 - busy / clock.total),
+            "seconds": clock.laps,
+        }
 
     def _validate(
         self,
@@ -141,6 +171,20 @@ class Controller:
         return self._save(self._config.rapo.steps, last)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch on its way: its records, a ref to their encoded images by uid, and the groups asked for."""
+
+    records: list[ImageRecord]
+    images: Any
+    request: Request
+
+
+def staleness(receipts: Sequence[Receipt], step: int) -> int:
+    """How many optimiser steps the oldest of a batch's weights lie behind the learner at a step (0-based)."""
+    return max(step - receipt["version"] for receipt in receipts)
+
+
 class _Clock:
     """Seconds between laps, by name."""
 
@@ -152,6 +196,10 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
+
+    @property
+    def total(self) -> float:
+        return max(1e-9, sum(self.laps.values()))
 
 
 def _with_data(record: ImageRecord, config: Config) -> ImageRecord:

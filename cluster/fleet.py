@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,6 @@ from actors.rollout import RolloutWorker
 from cluster.waiting import wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
-from rapo.errors import WeightError
 from rapo.inference.environment import engine_environment
 from rapo.records import ImageRecord, Prediction
 
@@ -21,6 +21,19 @@ T = TypeVar("T")
 
 #: Images that a worker decodes at once: a whole test set of photographs would not fit into its memory.
 _PIECE = 256
+
+
+#: What a worker says of a finished request: `version` of the weights it drew from, and the `seconds` it took.
+Receipt = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Groups under way: a ref per group, and a receipt and a name per worker that draws them."""
+
+    groups: tuple[Any, ...]
+    receipts: tuple[Any, ...]
+    names: tuple[str, ...]
 
 
 class Fleet:
@@ -52,20 +65,24 @@ class Fleet:
         self._names = [f"rollout worker {i} on {fact['node']}" for i, fact in enumerate(facts)]
         return facts
 
-    def load(self, weights: WeightVersion) -> None:
-        """Every worker pulls and verifies `weights`; returns when all hold it."""
-        calls = [worker.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
-        versions = self._each(calls, self._config.rollout.load_timeout_s)
-        if any(version != weights.version for version in versions):
-            raise WeightError(f"the fleet holds versions {sorted(set(versions))}, not {weights.version}")
+    def load(self, weights: WeightVersion) -> list[Any]:
+        """Have every worker pull and verify `weights`, after what it was asked before; the refs to wait for (see `loaded`).
+
+        A worker whose load fails refuses whatever it is asked next.
+        """
+        return [worker.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
+
+    def loaded(self, calls: Sequence[Any]) -> None:
+        """Wait until every worker holds what `load` asked for."""
+        self._each(calls, self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s)
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Every worker loads a model folder as `version`."""
         calls = [worker.load_folder.remote(str(folder), version) for worker in self._workers]
         self._each(calls, self._config.rollout.load_timeout_s)
 
-    def groups(self, records: Sequence[ImageRecord], step: int) -> list[Any]:
-        """Refs of one group per record, in order; returns when all are in the object store."""
+    def request(self, records: Sequence[ImageRecord], step: int) -> Request:
+        """Ask for one group per record; returns at once (see `groups`)."""
         receipts: list[Any] = []
         names: list[str] = []
         refs: list[Any] = []
@@ -74,8 +91,13 @@ class Fleet:
             receipts.append(receipt)
             names.append(name)
             refs += made
-        wait_each(receipts, roles=names, timeout_s=self._config.rollout.generate_timeout_s)
-        return refs
+        return Request(tuple(refs), tuple(receipts), tuple(names))
+
+    def groups(self, request: Request) -> tuple[list[Any], list[Receipt]]:
+        """Refs of the groups asked for, in the records' order, and the workers' receipts; returns when all are in the object
+        store. The groups themselves are not fetched."""
+        receipts = wait_each(request.receipts, roles=request.names, timeout_s=self._config.rollout.generate_timeout_s)
+        return list(request.groups), receipts
 
     def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records, in order."""

@@ -229,6 +229,10 @@ class RapoConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     updates_per_batch: Positive = 1
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="optimiser steps that the sampler may lag the learner; 0: they take turns, and a run is reproducible",
+    )
     mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
     evaluate_every: Positive = 25
     select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")

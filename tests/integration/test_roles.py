@@ -44,6 +44,12 @@ def records(count: int) -> list[ImageRecord]:
     return made
 
 
+def draw(fleet: Fleet, batch: list[ImageRecord], step: int) -> list[Any]:
+    """Refs of one group per record."""
+    groups, _ = fleet.groups(fleet.request(batch, step))
+    return groups
+
+
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random policy, sharpened so that what it writes depends on its weights and on the picture."""
@@ -92,7 +98,7 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     fleet: Fleet, small_config: Config, model_dir: Path
 ) -> None:
     batch = records(8)
-    groups = fleet.groups(batch, step=0)
+    groups = draw(fleet, batch, step=0)
     images = ray.put({record.uid: record.data for record in batch})
     made: dict[int, dict[str, np.ndarray]] = {}
     for stage in (2, 3):
@@ -107,8 +113,8 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
         np.testing.assert_allclose(tensor, made[3][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
     before = [ray.get(ref) for ref in groups]
-    fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks)))
-    after = [ray.get(ref) for ref in fleet.groups(batch, step=0)]
+    fleet.loaded(fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks))))
+    after = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     assert {g.weight_version for g in after} == {1}
     assert any(
         not np.array_equal(a, b)
@@ -116,7 +122,7 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
         for a, b in zip(x.logprobs, y.logprobs, strict=True)
     )
     fleet.load_folder(model_dir, 0)
-    again = [ray.get(ref) for ref in fleet.groups(batch, step=0)]
+    again = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     for x, y in zip(before, again, strict=True):
         assert x.texts == y.texts
         assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
@@ -124,13 +130,13 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
 
 def test_groups_do_not_depend_on_who_draws_them(fleet: Fleet) -> None:
     batch = records(6)
-    whole = [ray.get(ref) for ref in fleet.groups(batch, step=3)]
-    alone = [ray.get(fleet.groups([record], step=3)[0]) for record in batch[::-1]][::-1]
+    whole = [ray.get(ref) for ref in draw(fleet, batch, step=3)]
+    alone = [ray.get(draw(fleet, [record], step=3)[0]) for record in batch[::-1]][::-1]
     for a, b in zip(whole, alone, strict=True):
         assert a.uid == b.uid
         assert a.texts == b.texts
     assert len({whole[0].texts[k] for k in range(4)}) > 1
-    other = ray.get(fleet.groups(batch[:1], step=4)[0])
+    other = ray.get(draw(fleet, batch[:1], step=4)[0])
     assert other.texts != whole[0].texts
 
 
@@ -145,10 +151,10 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     damaged = [chunk.copy() for chunk in chunks]
     damaged[0][11] ^= 1
     with pytest.raises(WeightError, match="checksum"):
-        fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged)))
+        fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged))))
     with pytest.raises(RoleError, match="no verified weights"):
         fleet.predictions(records(2))
-    fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks)))
+    fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks))))
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
 
 
@@ -160,7 +166,7 @@ def test_a_killed_worker_is_named_at_once(local_ray: None, small_config: Config,
         os.kill(facts["pid"], signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(RoleError, match="rollout worker 0 on"):
-            workers.groups(records(2), step=0)
+            draw(workers, records(2), step=0)
         assert time.monotonic() - began < 30
     finally:
         workers.close()
