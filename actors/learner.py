@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import ray
 from rapo.balance import Share
 from rapo.config import Config
 from rapo.records import WeightManifest
+from rapo.whole import whole_folder
 
 
 @ray.remote
@@ -54,9 +54,5 @@ class Learner:
         """Write a weight version as a model folder that transformers and vLLM load; it appears whole or not at all."""
         from rapo.policy.export import write_model
 
-        target = Path(folder)
-        aside = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        write_model(aside, Path(source), manifest, chunks)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
+        with whole_folder(Path(folder)) as aside:
+            write_model(aside, Path(source), manifest, chunks)

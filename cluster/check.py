@@ -43,6 +43,8 @@ def describe(config: Config) -> list[str]:
 def problems(config: Config, stages: Sequence[str]) -> list[str]:
     """Everything that would stop the stages, each with what to do; empty where nothing was found."""
     found: list[str] = []
+    if not stages:
+        return []
     for probe in (_data, _model, _batch, _lengths, check_object_store):
         try:
             probe(config)

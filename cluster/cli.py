@@ -60,18 +60,20 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
     from cluster.console import Console
     from cluster.noise import noise_to
     from cluster.pipeline import STAGES, Pipeline
+    from cluster.run_folder import RunFolder
 
-    wrong = problems(config, stages or STAGES)
+    folder = RunFolder(out.resolve())
+    to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
+    wrong = problems(config, to_do)
     if wrong:
         raise RapoError("; ".join(wrong))
-    out = out.resolve()
-    log = out / "driver.log"
-    with noise_to(log) as (stdout, stderr):
+    log = folder / "driver.log"
+    with folder.open(config), noise_to(log) as (stdout, stderr):
         console = Console(stdout=stdout, stderr=stderr)
         for line in warnings(config):
             console.warn(line)
         try:
-            report = Pipeline(config, out, console).run(stages or STAGES)
+            report = Pipeline(config, folder, console).run(stages or STAGES)
         except RapoError as error:
             console.error(str(error))
             console.note(f"what libraries printed is in {log}")

@@ -1,8 +1,8 @@
 """The RAPO loop: draw, roll out, reward, learn, publish. It holds refs, not data.
 
 Rollouts may run ahead of the learner by at most `rapo.max_staleness` (eta) batches: batch b is asked for only once step
-`b - eta` has begun, and a batch whose groups are older than eta when their turn comes is drawn anew instead of used. A worker
-does what it is asked in order, so weights published while it draws are loaded right after, and every group has one version.
+`b - eta` has begun. A worker does what it is asked in order, so weights published while it draws are loaded right after, every
+group has one version, and none is older than eta when it is used; that is checked all the same.
 With eta 0 sampler and learner take turns, and with fixed seeds a run is a function of its configuration.
 """
 
@@ -21,12 +21,13 @@ import ray
 
 from actors.reward import RewardScorer
 from cluster.files import append_jsonl
-from cluster.fleet import Fleet, Receipt, Request
+from cluster.fleet import Fleet, Request
 from cluster.learners import LearnerGroup
 from cluster.waiting import wait
 from cluster.weights import WeightVersion
 from rapo.batching import BatchSampler
 from rapo.config import Config
+from rapo.errors import RoleError
 from rapo.images import read_image_bytes
 from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord
@@ -101,12 +102,14 @@ class Controller:
     def _step(self, step: int, batch: _Batch) -> tuple[WeightVersion, dict[str, Any]]:
         """One optimiser step on one group per record; the weights it made and its metrics."""
         clock = _Clock()
-        groups, receipts = self._fleet.groups(batch.request)
-        dropped = 0
-        while staleness(receipts, step) > self._config.rapo.max_staleness:
-            dropped += len(groups)
-            self._fleet.loaded(self._loading)
-            groups, receipts = self._fleet.groups(self._fleet.request(batch.records, step))
+        try:
+            groups, receipts = self._fleet.groups(batch.request)
+        except RoleError:
+            self._fleet.loaded(self._loading)  # a load that failed is why a worker refuses; it is the better error
+            raise
+        worst = max(step - receipt["version"] for receipt in receipts)
+        if worst > self._config.rapo.max_staleness:
+            raise RoleError(f"a group of step {step} is {worst} steps old; rapo.max_staleness allows fewer")
         clock.lap("rollout")
         ranks = self._config.learner.workers
         metrics_ref, *shares = self._reward.score.options(num_returns=1 + ranks).remote(*groups)
@@ -126,8 +129,7 @@ class Controller:
             "step": step + 1,
             **metrics,
             "staleness_mean": sum(lags) / len(lags),
-            "staleness_worst": max(lags),
-            "dropped": dropped,
+            "staleness_worst": worst,
             "idle_learner": 1.0 - clock.laps["learner"] / clock.total,
             "idle_rollout": max(0.0, 1.0 - busy / clock.total),
             "seconds": clock.laps,
@@ -178,11 +180,6 @@ class _Batch:
     records: list[ImageRecord]
     images: Any
     request: Request
-
-
-def staleness(receipts: Sequence[Receipt], step: int) -> int:
-    """How many optimiser steps the oldest of a batch's weights lie behind the learner at a step (0-based)."""
-    return max(step - receipt["version"] for receipt in receipts)
 
 
 class _Clock:

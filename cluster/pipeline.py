@@ -15,6 +15,7 @@ from cluster.run_folder import RunFolder
 from cluster.stages.data import load_data
 from rapo.config import Config
 from rapo.errors import RunFolderError
+from rapo.whole import whole_folder
 
 if TYPE_CHECKING:
     from cluster.fleet import Fleet
@@ -25,11 +26,11 @@ STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
 
 
 class Pipeline:
-    """Runs stages in a run folder. `stages` limits which; the others must be finished where they are needed."""
+    """Runs stages in an open run folder. `stages` limits which; the others must be finished where they are needed."""
 
-    def __init__(self, config: Config, out: Path, console: Console) -> None:
+    def __init__(self, config: Config, folder: RunFolder, console: Console) -> None:
         self._config = config
-        self._folder = RunFolder(out)
+        self._folder = folder
         self._console = console
         self._cleanup = ExitStack()
         self._fleet_: Fleet | None = None
@@ -46,7 +47,7 @@ class Pipeline:
 
     def run(self, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
         """Run what is not finished; the report. A stage that was run by hand ends with its own stage, without a report."""
-        with self._folder.open(self._config), self._cleanup:
+        with self._cleanup:
             for stage in stages:
                 done = self._folder.finished(stage)
                 if done is not None:
@@ -160,7 +161,8 @@ class Pipeline:
             from rapo.aescot.writer import phrases
             from rapo.policy.embedded import build_embedded
 
-            build_embedded(folder, self._config.policy.embedded, self._config.run.seed, phrases())
+            with whole_folder(folder) as aside:
+                build_embedded(aside, self._config.policy.embedded, self._config.run.seed, phrases())
         return folder
 
     def _rapo(self, handle: StageHandle) -> dict[str, Any]:

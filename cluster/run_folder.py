@@ -19,7 +19,10 @@ from rapo.errors import ConfigError, RunFolderError
 
 #: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
 _MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
-               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s")  # fmt: skip
+               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s")  # fmt: skip
+
+
+_CONFIG = "config.toml"
 
 
 class RunFolder:
@@ -35,10 +38,11 @@ class RunFolder:
     def open(self, config: Config) -> Iterator[None]:
         """Create or join the folder and lock it.
 
-        Raises `RunFolderError` where another run works in it, or where it was made by another configuration.
+        Raises `RunFolderError` where another run works in it, where another configuration made it, or where it is no run's.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._check_config(config)  # before anything is written: a stranger's folder stays as it was
             lock_file = (self.path / ".lock").open("w")
         except (FileExistsError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
@@ -51,27 +55,25 @@ class RunFolder:
                 raise RunFolderError(
                     f"another run is working in {self.path}; wait for it or give another --out."
                 ) from error
-            self._check_config(config)
+            write_atomic(self.path / _CONFIG, dump_config(config))
             yield
 
     def _check_config(self, config: Config) -> None:
-        stored = self.path / "config.toml"
-        if stored.is_file():
-            try:
-                old = load_config(stored)
-            except ConfigError as error:
-                raise RunFolderError(
-                    f"{self.path} was made by another version of rapo or is damaged: {error}"
-                ) from error
-            changes = diff_config(old, config, ignore=_MAY_CHANGE)
-            if changes:
-                raise RunFolderError(
-                    f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
-                    "Give another --out, or the same configuration to continue."
-                )
-        elif any(p.name not in (".lock", "driver.log") for p in self.path.iterdir()):
-            raise RunFolderError(f"{self.path} is not empty and is no run folder; give a new --out.")
-        write_atomic(stored, dump_config(config))
+        stored = self.path / _CONFIG
+        if not stored.is_file():
+            if any(p.name != ".lock" for p in self.path.iterdir()):
+                raise RunFolderError(f"{self.path} is not empty and is no run folder; give a new --out.")
+            return
+        try:
+            old = load_config(stored)
+        except ConfigError as error:
+            raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
+        changes = diff_config(old, config, ignore=_MAY_CHANGE)
+        if changes:
+            raise RunFolderError(
+                f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
+                "Give another --out, or the same configuration to continue."
+            )
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` noted for a stage, or None where the stage is not finished."""

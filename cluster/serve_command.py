@@ -29,8 +29,6 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
     version = card["version"]
     config = with_card(config, card)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
     with noise_to(log) as (out, err):
         console = Console(stdout=out, stderr=err)
@@ -38,6 +36,9 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
             with console.stage("start"):
                 stack.enter_context(ray_session(config))
                 server = stack.enter_context(ScorerServer(config, model, version))
+            # After the start: until here Ctrl-C ends it at once, and Ray installs handlers of its own.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             console.note(f"model {version} answers at {server.address}; Ctrl-C stops it. Library output: {log}")
             while not stop.wait(timeout=1.0):
                 pass

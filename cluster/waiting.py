@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +19,8 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError, Ra
 from cluster.ray_session import log_folder
 from rapo.errors import RapoError, ResourceError, RoleError
 
+#: How long after a first failure the others get to say that theirs was the cause.
+_GRACE_S = 5.0
 _DISK_FULL = os.strerror(errno.ENOSPC)
 
 
@@ -40,8 +42,24 @@ def wait_each(refs: Sequence[Any], *, roles: Sequence[str], timeout_s: float) ->
         if not done:
             late = ", ".join(role_of[ref] for ref in pending)
             raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
-        values[done[0]] = wait(done[0], role=role_of[done[0]], timeout_s=timeout_s)
+        try:
+            values[done[0]] = wait(done[0], role=role_of[done[0]], timeout_s=timeout_s)
+        except RapoError as first:
+            raise _culprit(pending, role_of) or first from first
     return [values[ref] for ref in refs]
+
+
+def _culprit(pending: Sequence[Any], role_of: Mapping[Any, str]) -> RapoError | None:
+    """The death among the other calls that made this one fail: the peers of a dead rank fail as well, and often sooner."""
+    done, _ = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S) if pending else ([], [])
+    for ref in done:
+        try:
+            ray.get(ref, timeout=_GRACE_S)
+        except (ActorDiedError, OutOfMemoryError) as error:
+            return explain(error, role=role_of[ref], timeout_s=_GRACE_S)
+        except (GetTimeoutError, RayError):
+            continue
+    return None
 
 
 def run_limited(work: Callable[[], Any], *, role: str, timeout_s: float, meanwhile: Callable[[], None]) -> None:

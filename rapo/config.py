@@ -21,6 +21,7 @@ from rapo.errors import ConfigError
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
+Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -112,8 +113,8 @@ class TeacherConfig(Section):
     kind: Literal["measured", "vllm"] = "measured"
     model: str | None = None
     actors: Positive = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
     words: Positive = 120
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_tokens: Positive = Field(320, description="a longer critique is cut at its last full sentence")
@@ -132,7 +133,7 @@ class JudgeConfig(Section):
     """Who filters critiques. A level may differ from the measurement by `tolerance` before it counts as an error."""
 
     actors: Positive = 1
-    cpus: float = 1.0
+    cpus: Amount = 1.0
     tolerance: Annotated[int, Field(ge=0, le=4)] = 1
 
 
@@ -164,8 +165,8 @@ class ColdStartConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     micro_batch_size: Positive = Field(64, description="rows of one forward pass on one worker")
     workers: Positive = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
     threads: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     freeze_vision: bool = False
@@ -243,8 +244,8 @@ class RapoConfig(Section):
 
 class RolloutConfig(Section):
     workers: Positive = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
     threads: Positive = 1
     start_timeout_s: Seconds = 300.0
     generate_timeout_s: Seconds = 600.0
@@ -254,8 +255,8 @@ class RolloutConfig(Section):
 
 class LearnerConfig(Section):
     workers: Positive = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
     threads: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     micro_batch_groups: Positive = 16
@@ -289,8 +290,8 @@ class ServeConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     replicas: Positive = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
     threads: Positive = 2
     max_ongoing_requests: Positive = 64
     max_queued_requests: Positive = 256

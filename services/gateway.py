@@ -87,7 +87,7 @@ class Gateway:
         self._thread.start()
         if not self._ready.wait(_START_LIMIT_S):
             raise ResourceError(f"the gateway did not start within {_START_LIMIT_S:g} s; see the log")
-        if self._failure is not None:
+        if self._failure is not None or not self.port:
             raise ResourceError(
                 f"cannot listen on {self.settings.host}:{self.settings.port}. Free the port, or choose another with "
                 "--set serve.port=..."

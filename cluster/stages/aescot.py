@@ -21,6 +21,8 @@ from rapo.seeds import derive_seed
 CRITIQUES = "critiques.parquet"
 #: Fewer critiques than this teach no format at all.
 _LEAST = 4
+#: Ray Data's default is to restart for ever, which a picture that kills its actor would make endless.
+_RETRIES = 2
 
 
 def write_aescot(
@@ -81,6 +83,8 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
             compute=ray.data.ActorPoolStrategy(size=role.actors),
             num_cpus=role.cpus,
             num_gpus=gpus or None,
+            max_restarts=_RETRIES,
+            max_task_retries=_RETRIES,
         )
     rows: list[dict[str, Any]] = []
 

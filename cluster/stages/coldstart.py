@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.files import append_jsonl
 from cluster.parquet import read_parquet
 from cluster.stages.aescot import CRITIQUES
 from cluster.waiting import run_limited
 from rapo.config import Config
+from rapo.seeds import derive_seed
+from rapo.whole import whole_folder
 
 MODEL = "model"
 METRICS = "metrics.jsonl"
@@ -29,6 +33,9 @@ def train_coldstart(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     kept = [row for row in read_parquet(aescot / CRITIQUES) if row["keep"]]
+    # The table is sorted by uid, which often goes by class or score; the first pass over it is streamed in this order.
+    order = np.random.default_rng(derive_seed(config.run.seed, "coldstart")).permutation(len(kept))
+    kept = [kept[i] for i in order]
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS).unlink(missing_ok=True)
     settings = config.coldstart
@@ -49,7 +56,10 @@ def train_coldstart(
         torch_config=TorchConfig(backend="nccl" if settings.gpus else "gloo"),
         datasets={"train": shards},
         run_config=RunConfig(
-            name="coldstart", storage_path=str(out / "ray_train"), failure_config=FailureConfig(max_failures=0)
+            name="coldstart",
+            storage_path=str(out / "ray_train"),
+            # Without a limit Ray Train would wait for ever for workers that the cluster has no room for.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
         ),
     )
     _fit(trainer, out / METRICS, progress, settings.timeout_s)
@@ -76,7 +86,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
         _epochs(shard, trainer, config),
         trainer.batch_per_rank,
         settings.cache_mib * 2**20 // world,
-        config.run.seed + rank,
+        derive_seed(config.run.seed, "coldstart", rank),
     )
     out = Path(arguments["out"])
     for step in range(1, settings.steps + 1):
@@ -100,8 +110,6 @@ def _epochs(shard: Any, trainer: Any, config: Config) -> Iterator[Iterator[Any]]
 
 def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
     """Gather the weights (every rank takes part) and let rank 0 write the model folder."""
-    import shutil
-
     from rapo.policy.export import write_model
     from rapo.policy.weights import pack
 
@@ -109,12 +117,9 @@ def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
     if rank != 0:
         return
     *chunks, manifest = pack(tensors, 0, 2**30)
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    write_model(aside, base, manifest, chunks)
-    trainer.processor.save(aside)  # with the pixel limits of the configuration, which every later stage reads here
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    with whole_folder(target) as aside:
+        write_model(aside, base, manifest, chunks)
+        trainer.processor.save(aside)  # with the pixel limits of the configuration, which every later stage reads here
 
 
 def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float) -> None:

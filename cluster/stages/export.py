@@ -10,6 +10,7 @@ from typing import Any
 from cluster.files import write_json
 from rapo.config import Config
 from rapo.model_folder import check_model_folder
+from rapo.whole import whole_folder
 
 CARD = "rapo.json"
 
@@ -17,23 +18,20 @@ CARD = "rapo.json"
 def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Copy `model` to `out` with a card that says what it is; the card. The folder appears whole or not at all."""
     check_model_folder(model)
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(model, aside)
-    card = {
-        "version": model_version(aside),
-        "score_range": [0.0, 1.0],
-        "seed": config.run.seed,
-        "engine": {
-            "dtype": config.policy.dtype,
-            "max_completion_tokens": config.policy.max_completion_tokens,
-            "max_model_len": config.rollout.engine.max_model_len,
-        },
-        **facts,
-    }
-    write_json(aside / CARD, card)
-    shutil.rmtree(out, ignore_errors=True)
-    aside.rename(out)
+    with whole_folder(out) as aside:
+        shutil.copytree(model, aside)
+        card = {
+            "version": model_version(aside),
+            "score_range": [0.0, 1.0],
+            "seed": config.run.seed,
+            "engine": {
+                "dtype": config.policy.dtype,
+                "max_completion_tokens": config.policy.max_completion_tokens,
+                "max_model_len": config.rollout.engine.max_model_len,
+            },
+            **facts,
+        }
+        write_json(aside / CARD, card)
     return card
 
 

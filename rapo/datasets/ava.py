@@ -14,7 +14,7 @@ from rapo.errors import DataError
 from rapo.records import Split
 
 SCALE: tuple[float, float] = (1.0, 10.0)
-_VALUES = range(1, 11)
+
 _COLUMNS = 12  # index, id and the ten counts; the tags and the challenge are not used
 _TEST_LIST = Path("aesthetics_image_lists", "generic_test.jpgl")
 _VALIDATION_LIST = Path("aesthetics_image_lists", "validation.jpgl")

@@ -44,7 +44,8 @@ def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray
     """Pad G prepared images and their K completions (token ids, each at least one long) into one batch."""
     count, width = len(prepared), max(len(item.prompt_ids) for item in prepared)
     group_size = len(completions[0])
-    length = max(len(ids) for group in completions for ids in group)
+    # Two at least: a one-token batch would skip a pass that other ranks make, and under ZeRO-3 all ranks' calls must match.
+    length = max(2, *(len(ids) for group in completions for ids in group))
     prompt_ids = np.full((count, width), pad, dtype=np.int64)
     prompt_mask = np.zeros((count, width), dtype=np.int64)
     completion_ids = np.full((count, group_size, length), pad, dtype=np.int64)

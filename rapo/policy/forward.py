@@ -81,8 +81,6 @@ class GroupPolicy(nn.Module):
             use_cache=True,
         ).last_hidden_state
         first = prefix[:, -1:].repeat_interleave(group_size, dim=0)
-        if length == 1:
-            return first
         cache.batch_repeat_interleave(group_size)
         # An image advances the position by its longer side only, so the next position is not the prompt's length.
         start = positions.amax(dim=(0, 2)).repeat_interleave(group_size)[:, None] + 1
@@ -130,14 +128,24 @@ class GroupPolicy(nn.Module):
         return hidden[:, width - 1 : -1]
 
     def _token_log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = max(1, _LOGIT_ELEMENTS // self.logit_bias.numel())
-        if len(hidden) <= rows:
+        count = self._pieces(hidden)
+        if count == 1:
             return self._head(hidden, targets)
         parts = [
             checkpoint(self._head, h, t, use_reentrant=False)
-            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+            for h, t in zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _pieces(self, hidden: torch.Tensor) -> int:
+        """In how many pieces to make the logits. Under ZeRO-3 each call gathers the head, so all ranks must make as many."""
+        rows = max(1, _LOGIT_ELEMENTS // self.logit_bias.numel())
+        count = max(1, -(-len(hidden) // rows))
+        if not hasattr(self.model.lm_head.weight, "ds_id"):
+            return count
+        most = torch.tensor(count, device=hidden.device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        return int(most)
 
     def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = (self.model.lm_head(hidden).float() + self.logit_bias) / self.temperature

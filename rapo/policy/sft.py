@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rapo.answer import format_completion
 from rapo.config import Config
+from rapo.errors import ConfigError
 from rapo.images import decode_image
 from rapo.policy.batch import collate
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
@@ -59,9 +60,21 @@ class SupervisedTrainer:
         self._batch = max(1, settings.batch_size // world)
 
     def example(self, image: bytes, critique: str, score: float) -> Example:
-        """Raises `ImageError` where the image does not decode."""
+        """Raises `ImageError` where the image does not decode, `ConfigError` where the configured lengths do not hold it."""
         target = self.processor.encode_completion(format_completion(critique, score))
-        return Example(self.processor.prepare(decode_image(image, self._config.image)), target)
+        example = Example(self.processor.prepare(decode_image(image, self._config.image)), target)
+        longest, room = self._config.policy.max_completion_tokens, self._config.rollout.engine.max_model_len
+        if len(target) > longest:
+            raise ConfigError(
+                f"a critique with its score has {len(target)} tokens, policy.max_completion_tokens is {longest}: every such "
+                "answer would be cut and have no score. Raise it."
+            )
+        if len(example.prepared.prompt_ids) + longest > room:
+            raise ConfigError(
+                f"a prompt with its image has {len(example.prepared.prompt_ids)} tokens and the answer may have {longest}: "
+                f"rollout.engine.max_model_len = {room} does not hold both. Raise it, or lower policy.max_pixels."
+            )
+        return example
 
     def step(self, examples: Sequence[Example]) -> float:
         """One optimiser step on this rank's examples; the mean negative log-likelihood per target token."""

@@ -88,7 +88,7 @@ class PolicyTrainer:
                 for chunk in _chunks(share.groups, share.micro_batches)
             ]
             values = accumulate(self.engine, losses)
-            totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world
+            totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world / self._config.rapo.updates_per_batch
         self.version += 1
         norm = self.engine.get_global_grad_norm()
         if norm is not None:  # ZeRO-0 does not tell it

@@ -50,12 +50,13 @@ def test_sampler_and_learner_agree(finished: Path) -> None:
 
 
 def test_served_scores_equal_the_evaluated_ones(finished: Path) -> None:
-    served = json.loads((finished / "report.json").read_text())["served"]
-    evaluated = json.loads((finished / "evaluate" / "rapo.json").read_text())
-    assert served["images"] == 6
-    if evaluated["parse_rate"] == 1.0:
-        assert served["failed"] == 0
-        assert served["max_abs_difference"] == 0.0
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(finished / "serve" / "scores.parquet").to_pylist()
+    assert len(rows) == 6
+    # An answer without a score is an error over gRPC and null in the evaluation.
+    assert [row["aesthetic_score"] for row in rows] == [row["evaluated"] for row in rows]
+    assert all((row["error"] is None) == (row["evaluated"] is not None) for row in rows)
 
 
 def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(finished: Path) -> None:
@@ -88,14 +89,22 @@ def test_run_again_skips_finished_stages(finished: Path) -> None:
 
 
 def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
-    for stage in ("evaluate", "export", "serve"):
-        (finished / stage / "done.json").unlink()
+    marks = {stage: finished / stage / "done.json" for stage in ("evaluate", "export", "serve")}
+    kept = {stage: mark.read_bytes() for stage, mark in marks.items()}
     before = json.loads((finished / "evaluate" / "rapo.json").read_text())
-    done = rapo("evaluate", "--out", str(finished), *settings())
-    assert done.returncode == 0, done.stderr
-    assert json.loads((finished / "evaluate" / "rapo.json").read_text()) == before
-    done = rapo("export", "--out", str(finished), *settings(), timeout=60)
-    assert done.returncode == 0, done.stderr
+    try:
+        for mark in marks.values():
+            mark.unlink()
+        done = rapo("evaluate", "--out", str(finished), *settings())
+        assert done.returncode == 0, done.stderr
+        assert json.loads((finished / "evaluate" / "rapo.json").read_text()) == before
+        assert marks["evaluate"].is_file()
+        done = rapo("export", "--out", str(finished), *settings(), timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert not marks["serve"].is_file()
+    finally:
+        for stage, mark in marks.items():
+            mark.write_bytes(kept[stage])
 
 
 def test_another_configuration_is_refused_with_the_keys_named(finished: Path) -> None:

@@ -108,7 +108,8 @@ def test_what_is_written_reads_back_the_same(tmp_path, overrides):
 
 
 def test_a_difference_is_named_with_both_values():
-    old, new = load_config(), load_config(None, ["rapo.steps=9", "ray.address=auto"])
+    old = load_config(None, ["rapo.steps=200"])
+    new = load_config(None, ["rapo.steps=9", "ray.address=auto"])
     assert diff_config(old, old) == []
     assert diff_config(old, new) == ["rapo.steps: 200 -> 9", "ray.address: None -> 'auto'"]
     assert diff_config(old, new, ignore=("ray",)) == ["rapo.steps: 200 -> 9"]

@@ -47,7 +47,7 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path):
     opened(tmp_path)
     with pytest.raises(RunFolderError) as caught:
         opened(tmp_path, "rapo.steps=9", "run.seed=4", "serve.port=0")
-    assert "Differing keys: rapo.steps: 200 -> 9; run.seed: 0 -> 4." in str(caught.value)
+    assert "Differing keys: rapo.steps: 320 -> 9; run.seed: 0 -> 4." in str(caught.value)
     assert load_config(tmp_path / "config.toml") == load_config(), "a refused run must not leave its own"
 
 
@@ -85,9 +85,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_a_log_alone_does_not_make_it_foreign(tmp_path):
-    (tmp_path / "driver.log").write_text("")
+def test_a_lock_alone_does_not_make_it_foreign(tmp_path):
+    (tmp_path / ".lock").write_text("")
     opened(tmp_path)
+    assert (tmp_path / "config.toml").is_file()
+
+
+def test_a_refused_folder_is_left_as_it_was(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(RunFolderError, match="not empty"):
+        opened(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
 def test_a_file_in_its_place_or_a_damaged_one_is_named(tmp_path):

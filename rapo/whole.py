@@ -1,0 +1,34 @@
+"""Folders that appear whole or not at all, after a crash or a power cut as well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a folder to; when the block ends well it takes the place of `target`.
+
+    What an earlier, unfinished attempt left is removed first. Everything is synced before the rename.
+    """
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    yield aside
+    for folder, _, names in os.walk(aside):
+        for name in (*names, "."):
+            _sync(Path(folder) / name)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
