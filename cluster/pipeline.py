@@ -105,9 +105,10 @@ class Pipeline:
     def _total(self, stage: str) -> int | None:
         settings = self._config
         scenes = settings.data.scenes
+        if stage == "aescot":
+            return min(settings.aescot.images, len(self._records().split("train")))
         totals = {
             "data": scenes.train + scenes.validation + scenes.test if settings.data.path is None else None,
-            "aescot": settings.aescot.images,
             "coldstart": settings.coldstart.steps,
             "rapo": settings.rapo.steps,
             "serve": settings.serve.demo_images or None,
@@ -127,12 +128,14 @@ class Pipeline:
         return {"counts": counts, "skipped": len(self._dataset.skipped)}
 
     def _aescot(self, handle: StageHandle) -> dict[str, Any]:
-        from cluster.stages.aescot import write_aescot
+        from cluster.stages.aescot import FEW, write_aescot
 
         train = self._records().split("train")
         self._ray()
         manifest = write_aescot(self._config, train, self._folder / "aescot", handle.update)
         handle.update(manifest["generated"], kept=manifest["kept"])
+        if manifest["kept"] < FEW:
+            handle.note(f"only {manifest['kept']} critiques were kept: the cold start will learn them by heart")
         return {"generated": manifest["generated"], "kept": manifest["kept"]}
 
     def _coldstart(self, handle: StageHandle) -> dict[str, Any]:
@@ -170,6 +173,9 @@ class Pipeline:
 
         start = self._coldstart_model
         dataset = self._records()
+        wanted, there = self._config.rapo.images_per_step, len(dataset.split("train"))
+        if there < wanted:
+            handle.note(f"{there} training images: every step takes all of them, not rapo.images_per_step = {wanted}")
         self._close_fleet()
         fleet, _ = self._fleet()
         return train_rapo(

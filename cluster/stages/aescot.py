@@ -19,8 +19,8 @@ from rapo.records import ImageRecord
 from rapo.seeds import derive_seed
 
 CRITIQUES = "critiques.parquet"
-#: Fewer critiques than this teach no format at all.
-_LEAST = 4
+#: With fewer critiques than this the cold start can only learn them by heart.
+FEW = 50
 #: Ray Data's default is to restart for ever, which a picture that kills its actor would make endless.
 _RETRIES = 2
 
@@ -30,7 +30,7 @@ def write_aescot(
 ) -> dict[str, Any]:
     """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`; the manifest.
 
-    Raises `DataError` where too few critiques are kept to start from.
+    Raises `DataError` where no critique is kept.
     """
     settings = config.aescot
     rng = np.random.default_rng(derive_seed(config.run.seed, "aescot"))
@@ -52,9 +52,9 @@ def write_aescot(
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(out / CRITIQUES, rows)
     write_json(out / "manifest.json", manifest)
-    if kept < _LEAST:
+    if kept == 0:
         raise DataError(
-            f"the judge kept {kept} of {len(rows)} critiques (rejected: {dict(rejected)}), too few to start from. "
+            f"the judge kept none of {len(rows)} critiques (rejected: {dict(rejected)}). "
             f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for pictures unlike the embedded ones."
         )
     return manifest
