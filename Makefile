@@ -42,6 +42,7 @@ proto: setup
 	$(BIN)/python protos/generate.py
 
 bench: setup
+	$(BIN)/python -m bench.packing --out bench/results/packing.json
 	$(BIN)/python -m bench.reward --out bench/results/reward.json
 
 clean:
