@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/python protos/generate.py --check
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration -q
