@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from rapo.errors import ResourceError, RunFolderError
+from rapo.whole import sync
 
 #: What a report names, and the distributions that may provide it: vLLM's CPU build goes by a name of its own.
 _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)  # without this a power cut can lose the rename although the content is safe
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -153,12 +154,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a power cut can lose the rename although the content is safe.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,13 +20,14 @@ def whole_folder(target: Path) -> Iterator[Path]:
     yield aside
     for folder, _, names in os.walk(aside):
         for name in (*names, "."):
-            _sync(Path(folder) / name)
+            sync(Path(folder) / name)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
