@@ -270,14 +270,6 @@ class LearnerConfig(Section):
     start_timeout_s: Seconds = 300.0
     step_timeout_s: Seconds = 1800.0
 
-    @model_validator(mode="after")
-    def _checkpointing_needs_rows(self) -> LearnerConfig:
-        if self.gradient_checkpointing and self.packing == "prefix":
-            raise ValueError(
-                "gradient_checkpointing drops the cache that packing 'prefix' needs; give packing = 'rows'"
-            )
-        return self
-
 
 class EvaluateConfig(Section):
     max_images: Positive | None = None

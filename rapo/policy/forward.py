@@ -1,9 +1,9 @@
 """The policy's forward pass over groups: per-token log-probs and entropy, the shared prefix run once.
 
-`prefix` mode: the K completions of an image share its prompt, its image tokens and its vision-tower pass. The prefix runs once
-into a key-value cache that carries gradients; the completions run as a batch on the K-fold repeated cache, each with the
-positions it would have had alone. Log-probs and gradients equal those of `rows` mode, where every completion is a row
-with a prompt of its own (tests/unit/test_forward.py holds them to 1e-5 in float32).
+`prefix` mode: the K completions of an image share its prompt, its image tokens and its vision-tower pass. All tokens of a
+micro-batch lie in one sequence without padding (`rapo.policy.packing`), each completion at the positions it would have had
+alone, and attention lets it see its prefix and itself (`rapo.policy.attention`). Log-probs and gradients equal those of `rows`
+mode, where every completion is a row with a prompt of its own (tests/unit/test_forward.py holds them to 1e-5 in float32).
 
 The module is what DeepSpeed wraps, so that its hooks see every submodule call.
 """
@@ -15,9 +15,11 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
+from rapo.policy import attention
 from rapo.policy.batch import GroupBatch
+from rapo.policy.packing import pack_groups
 
 Packing = Literal["prefix", "rows"]
 #: Logits are made for this many elements at a time: at Qwen's 152k vocabulary all of them would not fit.
@@ -26,6 +28,8 @@ _LOGIT_ELEMENTS = 2**27
 
 class GroupPolicy(nn.Module):
     """`model` with a forward over a `GroupBatch`. `banned` tokens get `bias` added, as in the sampler.
+
+    A model that can't share prefixes runs in `rows` mode; `fallback` then says why.
 
     `forward` returns `(log_probs, entropy)`, each float32 `(tokens,)`, for the completion tokens in the order in which
     `batch.completion_mask` selects them. `entropy` carries no gradient.
@@ -44,67 +48,44 @@ class GroupPolicy(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
-        self.packing = packing
+        self.fallback = unpackable(model) if packing == "prefix" else None
+        self.packing: Packing = "rows" if self.fallback else packing
         bias = torch.zeros(model.config.text_config.vocab_size)
         bias[banned] = self.BIAS
         self.register_buffer("logit_bias", bias, persistent=False)
+        if self.packing == "prefix":
+            attention.install(model)
 
     def forward(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self._prefix_hidden(batch) if self.packing == "prefix" else self._row_hidden(batch)
-        mask = batch.completion_mask.flatten(0, 1)
-        return self._token_log_probs(hidden[mask], batch.completion_ids.flatten(0, 1)[mask])
+        return self._token_log_probs(hidden, batch.completion_ids[batch.completion_mask])
 
-    def _image_embeds(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input embeddings of the prompts `(G, P, H)` with the image features in place, and the image-token mask."""
+    def _prefix_hidden(self, batch: GroupBatch) -> torch.Tensor:
+        """Hidden states `(tokens, H)` that predict each completion token."""
         core = self.model.model
         is_image = batch.prompt_ids == self.model.config.image_token_id
-        embeds = self.model.get_input_embeddings()(batch.prompt_ids)
+        prompt_positions, _ = core.get_rope_index(
+            batch.prompt_ids, is_image.int(), image_grid_thw=batch.grid, attention_mask=batch.prompt_mask
+        )
+        packed = pack_groups(batch, prompt_positions)
+        embeds = self.model.get_input_embeddings()(packed.ids)
         features = torch.cat(
             list(core.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output), dim=0
         )
-        return embeds.masked_scatter(is_image[..., None], features.to(embeds.dtype)), is_image
-
-    def _prefix_hidden(self, batch: GroupBatch) -> torch.Tensor:
-        """Hidden states `(G*K, C, H)` that predict each completion token."""
-        core = self.model.model
-        count, group_size, length = batch.completion_ids.shape
-        embeds, is_image = self._image_embeds(batch)
-        positions, _ = core.get_rope_index(
-            batch.prompt_ids, is_image.int(), image_grid_thw=batch.grid, attention_mask=batch.prompt_mask
-        )
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        prefix = core.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions,
-            attention_mask=batch.prompt_mask if batch.padded else None,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        first = prefix[:, -1:].repeat_interleave(group_size, dim=0)
-        cache.batch_repeat_interleave(group_size)
-        # An image advances the position by its longer side only, so the next position is not the prompt's length.
-        start = positions.amax(dim=(0, 2)).repeat_interleave(group_size)[:, None] + 1
-        own = (start + torch.arange(length - 1, device=embeds.device))[None].expand(3, -1, -1)
-        mask = None
-        if batch.padded:
-            mask = torch.cat(
-                [
-                    batch.prompt_mask.repeat_interleave(group_size, dim=0),
-                    batch.prompt_mask.new_ones(count * group_size, length - 1),
-                ],
-                dim=1,
-            )
-        rest = core.language_model(
-            inputs_embeds=self.model.get_input_embeddings()(batch.completion_ids.flatten(0, 1)[:, :-1]),
-            position_ids=own,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return torch.cat([first, rest], dim=1)
+        pads = packed.ids == self.model.config.image_token_id
+        pads[packed.layout.prefix_tokens :] = False
+        embeds = embeds.masked_scatter(pads[:, None], features.to(embeds.dtype))
+        hidden = core.language_model(
+            inputs_embeds=embeds[None],
+            position_ids=packed.positions[:, None],
+            attention_mask={"full_attention": None},
+            use_cache=False,
+            layout=packed.layout,
+        ).last_hidden_state[0]
+        return hidden.index_select(0, packed.predictor)
 
     def _row_hidden(self, batch: GroupBatch) -> torch.Tensor:
-        """The same hidden states, every completion a row of its own behind its own copy of the prompt."""
+        """The same hidden states `(tokens, H)`, every completion a row of its own behind its own copy of the prompt."""
         group_size, width = batch.completion_ids.shape[1], batch.prompt_ids.shape[1]
         completions = batch.completion_ids.flatten(0, 1)
         ids = torch.cat([batch.prompt_ids.repeat_interleave(group_size, dim=0), completions], dim=1)
@@ -125,7 +106,7 @@ class GroupPolicy(nn.Module):
             mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
             use_cache=False,
         ).last_hidden_state
-        return hidden[:, width - 1 : -1]
+        return hidden[:, width - 1 : -1][batch.completion_mask.flatten(0, 1)]
 
     def _token_log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         count = self._pieces(hidden)
@@ -154,3 +135,17 @@ class GroupPolicy(nn.Module):
         with torch.no_grad():
             entropy = -(log_probs.exp() * log_probs).sum(-1)
         return chosen, entropy
+
+
+def unpackable(model: torch.nn.Module) -> str | None:
+    """Why completions of `model` can't share a prefix: None where they can."""
+    core = getattr(model, "model", None)
+    if not hasattr(core, "language_model") or not hasattr(core, "get_rope_index"):
+        return f"{type(model).__name__} has no separate text model with rotary positions that rapo knows how to give"
+    text = model.config.get_text_config()
+    others = sorted(set(text.layer_types) - {"full_attention"})
+    if others:
+        return f"its text model has layers with {', '.join(others)}, where a completion does not see all of its prefix"
+    if text.attention_dropout:
+        return f"its text model has an attention dropout of {text.attention_dropout}"
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -74,6 +75,40 @@ def test_prefix_equals_rows_in_log_probs_and_gradients(model, processor, sizes, 
         assert float((prefix_gradients[name] - gradient).norm() / gradient.norm()) < TOLERANCE, name
 
 
+def test_gradient_checkpointing_changes_nothing_and_recomputes(model, processor, monkeypatch):
+    batch = make_batch(processor, OTHER_SIZES, (1, 7, 4))
+    plain = run(model, processor, batch, "prefix")
+    calls = []
+    layer = type(model.model.language_model.layers[0])
+    ordinary = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda self, *a, **k: calls.append(1) or ordinary(self, *a, **k))
+    model.gradient_checkpointing_enable()
+    model.train()
+    try:
+        again = run(model, processor, batch, "prefix")
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
+    assert len(calls) == 2 * len(model.model.language_model.layers)
+    assert distance(again[0], plain[0]) < TOLERANCE
+    for name, gradient in plain[2].items():
+        assert float((again[2][name] - gradient).norm() / gradient.norm()) < TOLERANCE, name
+
+
+def test_a_model_that_cannot_share_falls_back_to_rows_and_says_why(tiny_model, processor):
+    windowed = load_model(tiny_model, "float32")
+    windowed.config.get_text_config().layer_types[0] = "sliding_attention"
+    policy = GroupPolicy(windowed, [], packing="prefix")
+    assert policy.packing == "rows"
+    assert "sliding_attention" in policy.fallback
+    batch = make_batch(processor, SAME_SIZE, (3, 2))
+    windowed.config.get_text_config().layer_types[0] = "full_attention"
+    with torch.no_grad():
+        assert distance(policy(batch)[0], GroupPolicy(windowed, [], packing="rows")(batch)[0]) < TOLERANCE
+    assert forward.unpackable(torch.nn.Linear(2, 2)).startswith("Linear has no")
+    assert GroupPolicy(windowed, [], packing="prefix").fallback is None
+
+
 @pytest.mark.parametrize("packing", ["prefix", "rows"])
 def test_a_group_does_not_depend_on_its_neighbours(model, processor, packing):
     """Padding and the other images' features must leave no trace."""
@@ -114,15 +149,15 @@ def test_a_wrong_position_shows(model, processor, monkeypatch):
     """The comparison above must be able to fail: one position off, and the log-probs are far away."""
     batch = make_batch(processor, OTHER_SIZES, (5, 5))
     rows, _, _ = run(model, processor, batch, "rows")
-    text = model.model.language_model
-    ordinary = text.forward
+    ordinary = forward.pack_groups
 
-    def shifted(*args, past_key_values=None, position_ids=None, **kwargs):
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            position_ids = position_ids + 1
-        return ordinary(*args, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
+    def shifted(*args):
+        packed = ordinary(*args)
+        positions = packed.positions.clone()
+        positions[:, packed.layout.prefix_tokens :] += 1
+        return dataclasses.replace(packed, positions=positions)
 
-    monkeypatch.setattr(text, "forward", shifted)
+    monkeypatch.setattr(forward, "pack_groups", shifted)
     prefix, _, _ = run(model, processor, batch, "prefix")
     assert distance(prefix, rows) > 1000 * TOLERANCE
 

@@ -1,0 +1,107 @@
+"""Groups as one ragged sequence: each image's prefix once, its K completions behind it, no padding.
+
+A flat sequence of T tokens holds first the G prefixes and then the G x K completions, each without its last token, which
+predicts nothing. Every layer but attention treats tokens alone and so works on exactly these T tokens; attention
+(`rapo.policy.attention`) reads the layout and lets a completion see its own prefix and itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rapo.policy.batch import GroupBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different lengths that lie one after the other in a flat sequence, as a padded grid `(rows, width)`.
+
+    `slots` `(tokens,)` are the grid's cells that hold a token, in flat order; None where every cell does.
+    """
+
+    rows: int
+    width: int
+    slots: torch.Tensor | None
+
+    @staticmethod
+    def of(lengths: torch.Tensor) -> Ragged:
+        """`lengths` `(rows,)`, on the device of the sequence."""
+        width = int(lengths.max())
+        if bool((lengths == width).all()):
+            return Ragged(len(lengths), width, None)
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+        return Ragged(len(lengths), width, mask.flatten().nonzero()[:, 0])
+
+    def pad(self, flat: torch.Tensor) -> torch.Tensor:
+        """`(tokens, ...)` to `(rows, width, ...)`, zero where there is no token."""
+        if self.slots is None:
+            return flat.unflatten(0, (self.rows, self.width))
+        grid = flat.new_zeros(self.rows * self.width, *flat.shape[1:]).index_copy(0, self.slots, flat)
+        return grid.unflatten(0, (self.rows, self.width))
+
+    def unpad(self, grid: torch.Tensor) -> torch.Tensor:
+        """`(rows, width, ...)` to `(tokens, ...)`."""
+        flat = grid.flatten(0, 1)
+        return flat if self.slots is None else flat.index_select(0, self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where prefixes and completions lie in the flat sequence.
+
+    `prefix` has G rows; `completions` has G * K, those of one image next to each other, and is None where every completion
+    has one token. `prefix_mask` `(G, 1, 1, P)` is False at padding, None where no prefix is padded.
+    """
+
+    group_size: int
+    prefix_tokens: int
+    prefix: Ragged
+    completions: Ragged | None
+    prefix_mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A `GroupBatch` as one sequence: `ids` `(T,)`, `positions` `(3, T)`, `layout`, and `predictor` `(tokens,)`, the flat
+    index whose hidden state predicts each completion token, in the order in which `batch.completion_mask` selects them."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    predictor: torch.Tensor
+    layout: Layout
+
+
+def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
+    """`prompt_positions` `(3, G, P)` are the rotary positions of the padded prompts."""
+    group_size = batch.completion_ids.shape[1]
+    prompt_mask = batch.prompt_mask.bool()
+    prompt_lengths = prompt_mask.sum(1)
+    lengths = batch.completion_mask.flatten(0, 1).sum(1)
+    inputs = lengths - 1
+    prefix = Ragged.of(prompt_lengths)
+    prefix_tokens = int(prompt_lengths.sum())
+    # An image advances the position by its longer side only, so the next position is not the prompt's length.
+    start = prompt_positions.masked_fill(~prompt_mask, -1).amax(dim=(0, 2)) + 1
+
+    fed = batch.completion_mask.flatten(0, 1)[:, 1:]  # a completion of n tokens feeds its first n - 1
+    ids = torch.cat([batch.prompt_ids[prompt_mask], batch.completion_ids.flatten(0, 1)[:, :-1][fed]])
+    own = (start.repeat_interleave(group_size)[:, None] + torch.arange(fed.shape[1], device=ids.device))[fed]
+    positions = torch.cat([prompt_positions[:, prompt_mask], own.expand(3, -1)], dim=1)
+
+    # The first token of a completion is predicted by the last of its prefix, the others by the one before.
+    first = (prompt_lengths.cumsum(0) - 1).repeat_interleave(group_size)
+    before = prefix_tokens + inputs.cumsum(0) - inputs
+    within = torch.arange(batch.completion_mask.shape[2], device=ids.device)
+    grid = torch.where(within == 0, first[:, None], before[:, None] + within - 1)
+    layout = Layout(
+        group_size=group_size,
+        prefix_tokens=prefix_tokens,
+        prefix=prefix,
+        completions=Ragged.of(inputs) if int(inputs.max()) else None,
+        prefix_mask=None
+        if prefix.slots is None
+        else (torch.arange(prefix.width, device=ids.device) < prompt_lengths[:, None])[:, None, None],
+    )
+    return Packed(ids, positions, grid[batch.completion_mask.flatten(0, 1)], layout)
