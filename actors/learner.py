@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from rapo.balance import Share
 from rapo.config import Config
@@ -16,9 +19,12 @@ from rapo.records import WeightManifest
 from rapo.whole import whole_folder
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"publish": 1})
 class Learner:
-    """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all `start` together."""
+    """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all `start` together.
+
+    Calls run one after the other, except that `publish` of a snapshot runs beside the next step.
+    """
 
     def __init__(self, rank: int, config: Config) -> None:
         self._rank = rank
@@ -39,16 +45,36 @@ class Learner:
         from rapo.policy.trainer import PolicyTrainer
 
         self._trainer = PolicyTrainer(model_dir, self._config, world=settings.workers)
-        return {"rank": self._rank, "node": socket.gethostname(), "pid": os.getpid()}
+        return {
+            "rank": self._rank,
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "chunks": self._trainer.published_chunks,
+            "fallback": self._trainer.packing_fallback,
+        }
 
-    def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
-        """One optimiser step on this rank's share; `images` holds at least the images of its groups."""
-        wanted = {scored.group.image_uid for scored in share.groups}
-        return self._trainer.step(share, {uid: data for uid, data in images.items() if uid in wanted})
+    def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> dict[str, float]:
+        """One optimiser step on this rank's share; `images` are the encoded images of `uids`, those of its groups."""
+        began = time.perf_counter()
+        encoded = {uid: data.tobytes() for uid, data in zip(uids, images, strict=True)}
+        totals = self._trainer.step(share, encoded)
+        if self._config.rapo.max_staleness > 0:
+            self._trainer.snapshot(self._trainer.version)
+        return totals | {"busy_seconds": time.perf_counter() - began}
 
+    @ray.method(concurrency_group="publish")
     def publish(self, version: int) -> Iterator[Any]:
-        """Chunks, then the manifest, of the current weights; call with `num_returns="streaming"` on every rank."""
+        """Chunks, then the manifest, of a version that was snapshot; call with `num_returns = chunks + 1`."""
         yield from self._trainer.publish(version)
+
+    def publish_now(self, version: int) -> Iterator[Any]:
+        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks must `gather` meanwhile."""
+        yield from self._trainer.publish(version)
+
+    def gather(self, version: int) -> None:
+        """Take part in rank 0's `publish_now`."""
+        for _ in self._trainer.publish(version):
+            pass
 
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
         """Write a weight version as a model folder that transformers and vLLM load; it appears whole or not at all."""

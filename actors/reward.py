@@ -23,7 +23,10 @@ class RewardScorer:
         return True
 
     def score(self, *groups: Group) -> tuple[Any, ...]:
-        """`(metrics, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner ranks`."""
+        """`(receipt, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner ranks`.
+
+        The receipt holds `metrics`, and `uids`: of the images that each rank needs.
+        """
         scored, metrics = score_groups(groups, self._config.rapo.reward)
         shares = share_out(
             scored,
@@ -31,4 +34,5 @@ class RewardScorer:
             micro_batch_groups=self._config.learner.micro_batch_groups,
             keep_level=self._config.rapo.loss.kl_beta > 0.0,
         )
-        return metrics, *shares
+        uids = [[scored.group.image_uid for scored in share.groups] for share in shares]
+        return {"metrics": metrics, "uids": uids}, *shares

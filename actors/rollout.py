@@ -1,22 +1,27 @@
-"""Rollout worker: a vLLM engine that draws groups and predictions from one verified weight version at a time."""
+"""Rollout worker: a vLLM engine that draws groups and predictions as they are asked for, from verified weights only."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from rapo.config import Config
-from rapo.records import ImageRecord, Prediction, WeightManifest
+from rapo.records import Group, ImageRecord, Prediction, WeightManifest
 
 
-@ray.remote
+@ray.remote(max_concurrency=1000)
 class RolloutWorker:
-    """`start` once, then `generate` and `predict`; `load` moves to another weight version.
+    """`start` once, then any number of calls at a time: each `generate` joins the engine's continuous batch.
 
     A failed `load` leaves the worker without a version: it then refuses to generate until a load succeeds.
     """
@@ -24,53 +29,65 @@ class RolloutWorker:
     def __init__(self, name: str, config: Config) -> None:
         self._name = name
         self._config = config
-        self._version: int | None = None
+        self._loop: Any = None
         self._sampler: Any = None
+        # Pictures are decoded beside the engine's steps, one at a time: the engine has the cores.
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
-    def start(self, model_dir: str, version: int) -> dict[str, Any]:
+    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
         """Start the engine on a model folder; what and where this worker is."""
         from rapo.inference.engine import Engine
+        from rapo.inference.loop import EngineLoop
         from rapo.inference.sampler import GroupSampler
 
         began = time.perf_counter()
-        engine = Engine(model_dir, self._config.rollout.engine, dtype=self._config.policy.dtype)
-        self._sampler = GroupSampler(engine, self._config)
-        self._version = version
+        settings = self._config.rollout
+        self._loop = EngineLoop(
+            lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
+            continue_over_update=self._config.rapo.in_flight == "continue",
+        )
+        engine = await asyncio.wrap_future(self._loop.started)
+        self._sampler = GroupSampler(engine.processor, self._config)
         return {"name": self._name, "node": socket.gethostname(), "pid": os.getpid(),
                 "seconds": time.perf_counter() - began}  # fmt: skip
 
-    def load(self, manifest: WeightManifest, *chunks: Any) -> int:
-        """Verify and load a weight version; its number. Raises `WeightError` and serves nothing where it does not verify."""
+    async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
+        """Verify and load a weight version; the version held then. Raises `WeightError` and serves nothing where it does not
+        verify."""
         from rapo.policy.weights import unpack
 
-        self._version = None
-        self._sampler.engine.load(unpack(manifest, chunks))
-        self._version = manifest.version
-        return manifest.version
+        return await asyncio.wrap_future(self._loop.load(lambda: unpack(manifest, chunks), manifest.version))
 
-    def load_folder(self, folder: str, version: int) -> int:
+    async def load_folder(self, folder: str, version: int) -> int:
         """Like `load`, from a model folder that this node can read."""
         from rapo.inference.folder import folder_tensors
 
-        self._version = None
-        self._sampler.engine.load(folder_tensors(folder))
-        self._version = version
-        return version
+        return await asyncio.wrap_future(self._loop.load(lambda: folder_tensors(folder), version))
 
-    def generate(self, records: Sequence[ImageRecord], step: int) -> tuple[Any, ...]:
-        """`(receipt, group of record 0, group of record 1, ...)`; call with `num_returns = 1 + len(records)`.
+    async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[dict[str, Any], Group]:
+        """`(receipt, group)` for a record and its encoded bytes; call with `num_returns=2`. Who waits for the receipt learns of
+        the group without fetching it.
 
-        The receipt is small: who waits for it learns of a failure without fetching the groups.
+        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, and `busy_seconds`, how
+        long the engine has worked since it was made.
         """
         began = time.perf_counter()
-        groups = self._sampler.groups(records, step=step, version=self._require_version())
-        return {"version": self._version, "seconds": time.perf_counter() - began}, *groups
+        sampler = self._sampler
+        record = dataclasses.replace(record, data=data.tobytes(), path=None)
+        image = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.image, record)
+        drawn = await asyncio.wrap_future(self._loop.add(image, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, image, drawn)
+        receipt = {
+            "version": group.weight_version,
+            "tokens": sum(len(ids) for ids in group.token_ids),
+            "seconds": time.perf_counter() - began,
+            "busy_seconds": self._loop.busy_seconds,
+        }
+        return receipt, group
 
-    def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
+    async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records."""
-        return self._sampler.predictions(records, version=self._require_version())
-
-    def _require_version(self) -> int:
-        if self._version is None:
-            raise RuntimeError(f"rollout worker {self._name} holds no verified weights; load a version first")
-        return self._version
+        sampler, loop = self._sampler, asyncio.get_running_loop()
+        images = [await loop.run_in_executor(self._decoder, sampler.image, record) for record in records]
+        drawn = [asyncio.wrap_future(self._loop.add(image, sampler.greedy, 0)) for image in images]
+        return [sampler.prediction(r, c[0]) for r, c in zip(records, await asyncio.gather(*drawn), strict=True)]

@@ -1,8 +1,6 @@
 """The RAPO loop: draw, roll out, reward, learn, publish. It holds refs, not data.
 
-Rollouts may run ahead of the learner by at most `rapo.max_staleness` (eta) batches: batch b is asked for only once step
-`b - eta` has begun. A worker does what it is asked in order, so weights published while it draws are loaded right after, every
-group has one version, and none is older than eta when it is used; that is checked all the same.
+Groups stream in from the fleet while the learner works, at most `rapo.max_staleness` (eta) steps ahead of it (`cluster.window`).
 With eta 0 sampler and learner take turns, and with fixed seeds a run is a function of its configuration.
 """
 
@@ -11,29 +9,29 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from actors.reward import RewardScorer
 from cluster.files import append_jsonl
-from cluster.fleet import Fleet, Request
+from cluster.fleet import Drawn, Fleet, Task
+from cluster.images import ImageStore
 from cluster.learners import LearnerGroup
-from cluster.waiting import wait
+from cluster.waiting import wait_each
 from cluster.weights import WeightVersion
+from cluster.window import Ready, Window
 from rapo.batching import BatchSampler
 from rapo.config import Config
-from rapo.errors import RoleError
-from rapo.images import read_image_bytes
+from rapo.errors import RapoError
 from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord
 
 #: Scoring a step is vectorised arithmetic on a few thousand numbers; more than this means that the actor is gone.
 _REWARD_TIMEOUT_S = 300.0
+#: How often a wait for groups looks at their time limits.
+_POLL_S = 2.0
 
 
 @dataclass(slots=True)
@@ -64,7 +62,11 @@ class Controller:
         self._start_dir = start_dir
         self._out = out
         self._reward: Any = RewardScorer.options(num_cpus=0.5).remote(config)  # type: ignore[attr-defined]
+        self._images = ImageStore(config)
+        self._window = Window(0, 0, 0)
+        self._drawn: dict[int, Drawn] = {}
         self._best = Best()
+        self._publishing: WeightVersion | None = None
         self._loading: list[Any] = []
         self._validation: list[dict[str, Any]] = []
 
@@ -78,62 +80,98 @@ class Controller:
         sampler = BatchSampler(
             train, settings.images_per_step, seed=self._config.run.seed, mix_datasets=settings.mix_datasets
         )
+        self._window = Window(sampler.size, settings.max_staleness, settings.steps)
         self._validate(0, validation, None, progress)
         weights = None
-        ahead: deque[_Batch] = deque()
         for step in range(settings.steps):
-            while len(ahead) <= settings.max_staleness and step + len(ahead) < settings.steps:
-                ahead.append(self._ask(sampler, step + len(ahead)))
-            weights, row = self._step(step, ahead.popleft())
+            weights, row = self._step(step, sampler)
             append_jsonl(self._out / "metrics.jsonl", row)
             progress(step + 1, {"reward": row["reward_mean"], "parsed": row["parse_rate"]})
             if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
+                self._loaded()  # what is measured is the version of this step
                 self._validate(step + 1, validation, weights, progress)
         assert weights is not None
         folder = self._select(weights)
         return Outcome(folder, self._best.step if settings.select == "best" else settings.steps, self._validation)
 
-    def _ask(self, sampler: BatchSampler, step: int) -> _Batch:
-        """Have the fleet draw the batch of a step; returns at once."""
-        records = [_with_data(record, self._config) for record in sampler.batch(step)]
-        images = ray.put({record.uid: record.data for record in records})
-        return _Batch(records, images, self._fleet.request(records, step))
-
-    def _step(self, step: int, batch: _Batch) -> tuple[WeightVersion, dict[str, Any]]:
+    def _step(self, step: int, sampler: BatchSampler) -> tuple[WeightVersion, dict[str, Any]]:
         """One optimiser step on one group per record; the weights it made and its metrics."""
-        clock = _Clock()
-        try:
-            groups, receipts = self._fleet.groups(batch.request)
-        except RoleError:
-            self._fleet.loaded(self._loading)  # a load that failed is why a worker refuses; it is the better error
-            raise
-        worst = max(step - receipt["version"] for receipt in receipts)
-        if worst > self._config.rapo.max_staleness:
-            raise RoleError(f"a group of step {step} is {worst} steps old; rapo.max_staleness allows fewer")
+        clock, busy = _Clock(), self._fleet.busy_seconds
+        dropped = self._window.dropped
+        batch = self._collect(step, sampler)
         clock.lap("rollout")
         ranks = self._config.learner.workers
-        metrics_ref, *shares = self._reward.score.options(num_returns=1 + ranks).remote(*groups)
-        metrics = wait(metrics_ref, role="reward actor", timeout_s=_REWARD_TIMEOUT_S)
+        receipt_ref, *shares = self._reward.score.options(num_returns=1 + ranks).remote(*(d.group for d in batch))
+        (scored,) = wait_each(
+            [receipt_ref], roles=["reward actor"], timeout_s=_REWARD_TIMEOUT_S, meanwhile=self._meanwhile
+        )
         clock.lap("reward")
-        metrics |= self._learners.step(shares, batch.images)
+        images = {d.task.record.uid: d.task.image for d in batch}
+        wanted = [{uid: images[uid] for uid in uids} for uids in scored["uids"]]
+        metrics = scored["metrics"] | self._learners.step(shares, wanted, self._meanwhile)
         clock.lap("learner")
-        weights = self._learners.publish(step + 1)
-        self._fleet.loaded(self._loading)
-        self._loading = self._fleet.load(weights)
-        if self._config.rapo.max_staleness == 0:
-            self._fleet.loaded(self._loading)
+        weights = self._publish(step + 1)
         clock.lap("weights")
-        lags = [step - receipt["version"] for receipt in receipts]
-        busy = sum(receipt["seconds"] for receipt in receipts) / len(receipts)
+        lags = [step - d.receipt["version"] for d in batch]
+        workers = max(1, len(self._fleet))
         return weights, {
             "step": step + 1,
             **metrics,
             "staleness_mean": sum(lags) / len(lags),
-            "staleness_worst": worst,
-            "idle_learner": 1.0 - clock.laps["learner"] / clock.total,
-            "idle_rollout": max(0.0, 1.0 - busy / clock.total),
+            "staleness_worst": max(lags),
+            "dropped": self._window.dropped - dropped,
+            "idle_learner": 1.0 - min(1.0, metrics["learner_busy_s"] / clock.total),
+            "idle_rollout": max(0.0, 1.0 - (self._fleet.busy_seconds - busy) / workers / clock.total),
             "seconds": clock.laps,
         }
+
+    def _collect(self, step: int, sampler: BatchSampler) -> list[Drawn]:
+        """The groups of a step, by ticket; what is too old is drawn again."""
+        while True:
+            for ticket in self._window.sweep(step):
+                del self._drawn[ticket]
+            for ticket in self._window.admit(step):
+                number, place = divmod(ticket, sampler.size)
+                record = sampler.batch(number)[place]
+                # Only the bytes travel, by ref: a worker may not see the driver's files.
+                bare = dataclasses.replace(record, path=None, data=None)
+                self._fleet.submit(Task(ticket, bare, self._images.ref(record), number))
+            taken = self._window.take(step)
+            if taken is not None:
+                return [self._drawn.pop(ready.ticket) for ready in taken]
+            self._poll(())
+
+    def _meanwhile(self, refs: Sequence[Any]) -> None:
+        """Look after the fleet while `refs` are pending; returns when one is done, or something else happened."""
+        self._poll(refs)
+
+    def _poll(self, others: Sequence[Any]) -> None:
+        try:
+            drawn = self._fleet.poll(_POLL_S, others)
+        except RapoError:
+            self._loaded()  # a load that failed is why a worker refuses; it is the better error
+            raise
+        for one in drawn:
+            self._drawn[one.task.ticket] = one
+            record = one.task.record
+            self._window.put(Ready(one.task.ticket, one.group, one.receipt["version"], record.dataset))
+
+    def _publish(self, version: int) -> WeightVersion:
+        """Publish the learner's weights and have the fleet load them; with eta > 0 both go on beside the next step."""
+        self._loaded()  # those of the version before
+        weights = self._learners.publish(version)
+        self._loading = self._fleet.load(weights)
+        self._publishing = weights
+        if self._config.rapo.max_staleness == 0:
+            self._loaded()
+        return weights
+
+    def _loaded(self) -> None:
+        """Wait for the version on its way to the fleet, if any."""
+        if self._publishing is not None:
+            self._learners.published(self._publishing, self._meanwhile)
+        loading, self._publishing, self._loading = self._loading, None, []
+        self._fleet.loaded(loading, self._meanwhile)
 
     def _validate(
         self,
@@ -173,15 +211,6 @@ class Controller:
         return self._save(self._config.rapo.steps, last)
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch on its way: its records, a ref to their encoded images by uid, and the groups asked for."""
-
-    records: list[ImageRecord]
-    images: Any
-    request: Request
-
-
 class _Clock:
     """Seconds between laps, by name."""
 
@@ -197,8 +226,3 @@ class _Clock:
     @property
     def total(self) -> float:
         return max(1e-9, sum(self.laps.values()))
-
-
-def _with_data(record: ImageRecord, config: Config) -> ImageRecord:
-    """The record with its encoded bytes in place of its path, read once for sampler and learner alike."""
-    return dataclasses.replace(record, data=read_image_bytes(record, config.image), path=None)

@@ -1,8 +1,15 @@
-"""The rollout fleet: workers that draw groups and predictions, all from one verified weight version."""
+"""The rollout fleet: workers that draw groups and predictions, each from verified weights.
+
+Groups stream: `submit` queues one, `poll` gives what has been drawn since. Each goes to the worker with the least to do, up to
+what fills its engine; the rest waits here, so that a worker that is free gets it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +18,10 @@ from typing import Any, TypeVar
 import ray
 
 from actors.rollout import RolloutWorker
-from cluster.waiting import wait_each
+from cluster.waiting import wait, wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
+from rapo.errors import RoleError
 from rapo.inference.environment import engine_environment
 from rapo.records import ImageRecord, Prediction
 
@@ -22,18 +30,44 @@ T = TypeVar("T")
 #: Images that a worker decodes at once: a whole test set of photographs would not fit into its memory.
 _PIECE = 256
 
-
-#: What a worker says of a finished request: `version` of the weights it drew from, and the `seconds` it took.
+#: What a worker says of a group that it drew, see `RolloutWorker.generate`.
 Receipt = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Groups under way: a ref per group, and a receipt and a name per worker that draws them."""
+class Task:
+    """A group to draw: the `record` with its encoded `image` as a ref, the `step` that its seeds come from, and the `ticket`
+    that its result is known by."""
 
-    groups: tuple[Any, ...]
-    receipts: tuple[Any, ...]
-    names: tuple[str, ...]
+    ticket: int
+    record: ImageRecord
+    image: Any
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A ref to the group of a task, and the receipt."""
+
+    task: Task
+    group: Any
+    receipt: Receipt
+
+
+@dataclass(slots=True)
+class _Worker:
+    name: str
+    actor: Any
+    running: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    task: Task
+    worker: _Worker
+    group: Any
+    deadline: float
 
 
 class Fleet:
@@ -48,56 +82,95 @@ class Fleet:
             "runtime_env": {"env_vars": engine_environment(settings.threads, settings.engine.kv_cache_gib)},
         }
         self._workers = [
-            RolloutWorker.options(**options).remote(f"rollout-{i}", config)  # type: ignore[attr-defined]
+            _Worker(f"rollout worker {i}", RolloutWorker.options(**options).remote(f"rollout-{i}", config))  # type: ignore[attr-defined]
             for i in range(settings.workers)
         ]
-        self._names = [f"rollout worker {i}" for i in range(settings.workers)]
+        # One group more than fills the engine, so that it does not wait for the next.
+        self._most = settings.max_groups or math.ceil(settings.engine.max_num_seqs / config.rapo.completions) + 1
+        self._queue: deque[Task] = deque()
+        self._calls: dict[Any, _Call] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
 
     def start(self, model_dir: Path, version: int) -> list[Any]:
         """Begin to start all engines on a model folder as `version`; the refs to wait for (see `ready`)."""
-        return [worker.start.remote(str(model_dir), version) for worker in self._workers]
+        return [worker.actor.start.remote(str(model_dir), version) for worker in self._workers]
 
     def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
         facts = self._each(started, self._config.rollout.start_timeout_s)
-        self._names = [f"rollout worker {i} on {fact['node']}" for i, fact in enumerate(facts)]
+        for number, (worker, fact) in enumerate(zip(self._workers, facts, strict=True)):
+            worker.name = f"rollout worker {number} on {fact['node']}"
         return facts
 
     def load(self, weights: WeightVersion) -> list[Any]:
-        """Have every worker pull and verify `weights`, after what it was asked before; the refs to wait for (see `loaded`).
+        """Have every worker pull and verify `weights`; the refs to wait for (see `loaded`). Groups under way finish before, or
+        continue on the new weights (`rapo.in_flight`). A worker whose load fails refuses whatever it is asked next."""
+        return [worker.actor.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
 
-        A worker whose load fails refuses whatever it is asked next.
-        """
-        return [worker.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
-
-    def loaded(self, calls: Sequence[Any]) -> None:
-        """Wait until every worker holds what `load` asked for."""
-        self._each(calls, self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s)
+    def loaded(self, calls: Sequence[Any], meanwhile: Callable[[Sequence[Any]], None] | None = None) -> None:
+        """Wait until every worker holds what `load` asked for; groups under way may have to finish first."""
+        limit = self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s
+        wait_each(calls, roles=[worker.name for worker in self._workers], timeout_s=limit, meanwhile=meanwhile)
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Every worker loads a model folder as `version`."""
-        calls = [worker.load_folder.remote(str(folder), version) for worker in self._workers]
+        calls = [worker.actor.load_folder.remote(str(folder), version) for worker in self._workers]
         self._each(calls, self._config.rollout.load_timeout_s)
 
-    def request(self, records: Sequence[ImageRecord], step: int) -> Request:
-        """Ask for one group per record; returns at once (see `groups`)."""
-        receipts: list[Any] = []
-        names: list[str] = []
-        refs: list[Any] = []
-        for worker, name, part in self._shares(records):
-            receipt, *made = worker.generate.options(num_returns=1 + len(part)).remote(part, step)
-            receipts.append(receipt)
-            names.append(name)
-            refs += made
-        return Request(tuple(refs), tuple(receipts), tuple(names))
+    @property
+    def busy_seconds(self) -> float:
+        """How long the workers' engines have worked, added up, as far as their latest receipts tell."""
+        return sum(worker.busy_s for worker in self._workers)
 
-    def groups(self, request: Request) -> tuple[list[Any], list[Receipt]]:
-        """Refs of the groups asked for, in the records' order, and the workers' receipts; returns when all are in the object
-        store. The groups themselves are not fetched."""
-        receipts = wait_each(request.receipts, roles=request.names, timeout_s=self._config.rollout.generate_timeout_s)
-        return list(request.groups), receipts
+    def submit(self, task: Task) -> None:
+        """Queue a group; returns at once."""
+        self._queue.append(task)
+        self._dispatch()
+
+    def poll(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Drawn]:
+        """The groups drawn since the last call. Waits for the first of them, or of `others`, but no longer than `timeout_s`.
+
+        Raises `RoleError`, or the error of ours that a worker raised, where a group failed or took too long.
+        """
+        calls = list(self._calls)
+        if not calls and not others:
+            return []
+        done, _ = ray.wait([*others, *calls], num_returns=1, timeout=timeout_s, fetch_local=False)
+        if not done:
+            self._check_deadlines()
+            return []
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0.0, fetch_local=False) if calls else ([], [])
+        drawn = [self._finish(receipt) for receipt in ready]
+        self._dispatch()
+        return drawn
+
+    def _dispatch(self) -> None:
+        limit = self._config.rollout.generate_timeout_s
+        while self._queue:
+            worker = min(self._workers, key=lambda w: w.running)
+            if worker.running >= self._most:
+                return
+            task = self._queue.popleft()
+            receipt, group = worker.actor.generate.options(num_returns=2).remote(task.record, task.image, task.step)
+            worker.running += 1
+            self._calls[receipt] = _Call(task, worker, group, time.monotonic() + limit)
+
+    def _finish(self, receipt: Any) -> Drawn:
+        call = self._calls.pop(receipt)
+        call.worker.running -= 1
+        said = wait(receipt, role=call.worker.name, timeout_s=self._config.rollout.generate_timeout_s)
+        call.worker.busy_s = max(call.worker.busy_s, said["busy_seconds"])
+        return Drawn(call.task, call.group, said)
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        late = [call for call in self._calls.values() if call.deadline < now]
+        if late:
+            raise RoleError(
+                f"{late[0].worker.name} did not draw {late[0].task.record.uid} within "
+                f"{self._config.rollout.generate_timeout_s:.0f} s (rollout.generate_timeout_s)"
+            )
 
     def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records, in order."""
@@ -105,24 +178,21 @@ class Fleet:
         limit = self._config.rollout.generate_timeout_s
         piece = _PIECE * len(self._workers)
         for start in range(0, len(records), piece):
-            shares = self._shares(records[start : start + piece])
-            calls = [worker.predict.remote(part) for worker, _, part in shares]
-            for answer in wait_each(calls, roles=[name for _, name, _ in shares], timeout_s=limit):
+            parts = split(records[start : start + piece], len(self._workers))
+            shares = [share for share in zip(self._workers, parts, strict=True) if share[1]]
+            calls = [worker.actor.predict.remote(part) for worker, part in shares]
+            for answer in wait_each(calls, roles=[worker.name for worker, _ in shares], timeout_s=limit):
                 predictions += answer
         return predictions
 
-    def _shares(self, records: Sequence[ImageRecord]) -> list[tuple[Any, str, Sequence[ImageRecord]]]:
-        """`(worker, name, its records)` for every worker that gets any."""
-        parts = split(records, len(self._workers))
-        return [share for share in zip(self._workers, self._names, parts, strict=True) if share[2]]
-
     def _each(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
-        return wait_each(calls, roles=self._names, timeout_s=timeout_s)
+        return wait_each(calls, roles=[worker.name for worker in self._workers], timeout_s=timeout_s)
 
     def close(self) -> None:
         for worker in self._workers:
-            ray.kill(worker)
+            ray.kill(worker.actor)
         self._workers = []
+        self._calls = {}
 
 
 def split(items: Sequence[T], parts: int) -> list[Sequence[T]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from actors.learner import Learner
 from cluster.waiting import wait, wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
-from rapo.errors import RoleError
 
 #: Figures that every rank computes alike; the rest are sums over a rank's own tokens.
 _SAME_ON_ALL = ("grad_norm", "learning_rate")
@@ -32,6 +31,8 @@ class LearnerGroup:
             for rank in range(settings.workers)
         ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
+        self._chunks = 0
+        self._gathering: list[Any] = []
 
     def start(self, model_dir: Path) -> list[Any]:
         """Begin to start all ranks on a model folder; the refs to wait for (see `ready`)."""
@@ -42,22 +43,43 @@ class LearnerGroup:
     def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
         facts = wait_each(started, roles=self._names, timeout_s=self._config.learner.start_timeout_s)
         self._names = [f"learner rank {fact['rank']} on {fact['node']}" for fact in facts]
+        self._chunks = facts[0]["chunks"]
         return facts
 
-    def step(self, shares: Sequence[Any], images: Any) -> dict[str, float]:
-        """One optimiser step. `shares` are refs, one per rank; `images` a ref to the encoded images by uid."""
-        calls = [rank.step.remote(share, images) for rank, share in zip(self._ranks, shares, strict=True)]
-        parts = wait_each(calls, roles=self._names, timeout_s=self._config.learner.step_timeout_s)
-        return merge_metrics(parts)
+    def step(
+        self,
+        shares: Sequence[Any],
+        images: Sequence[dict[str, Any]],
+        meanwhile: Callable[[Sequence[Any]], None] | None = None,
+    ) -> dict[str, float]:
+        """One optimiser step. `shares` are refs, one per rank; `images` refs by uid, those that each rank needs."""
+        calls = [
+            rank.step.remote(share, list(wanted), *wanted.values())
+            for rank, share, wanted in zip(self._ranks, shares, images, strict=True)
+        ]
+        limit = self._config.learner.step_timeout_s
+        return merge_metrics(wait_each(calls, roles=self._names, timeout_s=limit, meanwhile=meanwhile))
 
     def publish(self, version: int) -> WeightVersion:
-        """Publish the current weights as `version`; returns when all of it is in the object store."""
-        # Under ZeRO-3 the ranks gather each parameter together; otherwise rank 0 has them all.
-        ranks = self._ranks if self._config.learner.zero_stage == 3 else self._ranks[:1]
-        streams = [rank.publish.options(num_returns="streaming").remote(version) for rank in ranks]
-        refs = _drain(streams[0], self._names[0], self._config.learner.step_timeout_s)
-        wait(refs[-1], role=self._names[0], timeout_s=self._config.learner.step_timeout_s)
+        """Have the weights of the last step published as `version`; returns at once, the refs fill up chunk by chunk.
+
+        With `rapo.max_staleness` > 0 the next step runs beside it, see `published`.
+        """
+        count = self._chunks + 1
+        if self._config.rapo.max_staleness > 0:
+            refs = self._ranks[0].publish.options(num_returns=count).remote(version)
+        else:
+            refs = self._ranks[0].publish_now.options(num_returns=count).remote(version)
+            if self._config.learner.zero_stage == 3:  # the ranks gather each parameter together
+                self._gathering = [rank.gather.remote(version) for rank in self._ranks[1:]]
         return WeightVersion(version, refs[-1], tuple(refs[:-1]))
+
+    def published(self, weights: WeightVersion, meanwhile: Callable[[Sequence[Any]], None] | None = None) -> None:
+        """Wait until all of a version is in the object store. Raises `RoleError` where publishing failed."""
+        calls = [weights.manifest, *self._gathering]
+        limit = self._config.learner.step_timeout_s
+        wait_each(calls, roles=self._names[: len(calls)], timeout_s=limit, meanwhile=meanwhile)
+        self._gathering = []
 
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> None:
         """Write a version as a model folder; configuration and processor come from `source`."""
@@ -70,27 +92,22 @@ class LearnerGroup:
         self._ranks = []
 
 
-def _drain(stream: Any, role: str, timeout_s: float) -> list[Any]:
-    """All refs of a streaming call; the last one holds the error where the call failed."""
-    refs: list[Any] = []
-    while True:
-        ready, _ = ray.wait([stream], timeout=timeout_s, fetch_local=False)
-        if not ready:
-            raise RoleError(f"{role} did not publish within {timeout_s:.0f} s")
-        try:
-            refs.append(next(stream))
-        except StopIteration:
-            return refs
-
-
 def merge_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Per-token means from the ranks' sums; `loss`, `grad_norm` and `learning_rate` as they are."""
+    """Per-token means from the ranks' sums; `loss`, `grad_norm` and `learning_rate` as they are.
+
+    `mismatch_kl` is a mean over the tokens of the learner's own version, and missing where there are none; `fresh` is their
+    share. `learner_busy_s` is what the ranks worked, on average.
+    """
     sums: dict[str, float] = {}
     for part in parts:
         for key, value in part.items():
             sums[key] = sums.get(key, 0.0) + value
-    tokens = max(1.0, sums.pop("tokens", 0.0))
+    tokens, fresh = max(1.0, sums.pop("tokens", 0.0)), sums.pop("fresh_tokens", 0.0)
+    mismatch, busy = sums.pop("mismatch_kl", 0.0), sums.pop("busy_seconds", 0.0)
     merged = {key: value / tokens for key, value in sums.items() if key not in (*_SAME_ON_ALL, "loss")}
     merged["loss"] = sums.get("loss", 0.0)
+    if fresh:
+        merged["mismatch_kl"] = mismatch / fresh
+    merged |= {"fresh": fresh / tokens, "learner_busy_s": busy / len(parts)}
     merged |= {key: parts[0][key] for key in _SAME_ON_ALL if key in parts[0]}
     return merged

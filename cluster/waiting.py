@@ -32,13 +32,26 @@ def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
         raise explain(error, role=role, timeout_s=timeout_s) from error
 
 
-def wait_each(refs: Sequence[Any], *, roles: Sequence[str], timeout_s: float) -> list[Any]:
-    """The values of refs, one for each of `roles`; the first failure counts even while others are pending."""
+def wait_each(
+    refs: Sequence[Any],
+    *,
+    roles: Sequence[str],
+    timeout_s: float,
+    meanwhile: Callable[[Sequence[Any]], None] | None = None,
+) -> list[Any]:
+    """The values of refs, one for each of `roles`; the first failure counts even while others are pending.
+
+    `meanwhile(pending)` is called as long as none is done; it does other work and returns soon, at the latest when one is.
+    """
     pending, deadline = list(refs), time.monotonic() + timeout_s
     role_of = dict(zip(refs, roles, strict=False))
     values: dict[Any, Any] = {}
     while pending:
-        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        left = deadline - time.monotonic()
+        done, pending = ray.wait(pending, num_returns=1, timeout=0.0 if meanwhile else max(0.0, left))
+        if not done and meanwhile and left > 0.0:
+            meanwhile(pending)
+            continue
         if not done:
             late = ", ".join(role_of[ref] for ref in pending)
             raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")

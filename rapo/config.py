@@ -215,9 +215,11 @@ class LossConfig(Section):
     clip_low: Annotated[float, Field(gt=0)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.28
     kl_beta: Annotated[float, Field(ge=0)] = 0.0
+    importance_correction: bool = Field(True, description="false: act as if sampler and learner were the same policy")
     importance_cap: Annotated[float, Field(gt=0)] = 2.0
     normalization: Literal["sequence", "token", "constant"] = "sequence"
-    mask_truncated: bool = False
+    mask_truncated: bool = Field(False, description="completions cut at the token limit add nothing to the loss")
+    mask_invalid: bool = Field(False, description="completions without a score add nothing to the loss")
 
 
 class RapoConfig(Section):
@@ -231,8 +233,10 @@ class RapoConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     updates_per_batch: Positive = 1
     max_staleness: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="optimiser steps that the sampler may lag the learner; 0: they take turns, and a run is reproducible",
+        1, description="optimiser steps that a group may be behind; 0: sampler and learner take turns, reproducibly"
+    )
+    in_flight: Literal["finish", "continue"] = Field(
+        "finish", description="groups under way at a weight update: finish on their version, or continue on the new one"
     )
     mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
     evaluate_every: Positive = 25
@@ -250,6 +254,9 @@ class RolloutConfig(Section):
     start_timeout_s: Seconds = 300.0
     generate_timeout_s: Seconds = 600.0
     load_timeout_s: Seconds = 300.0
+    max_groups: Positive | None = Field(
+        None, description="groups at once on one worker; default: what fills its engine"
+    )
     engine: EngineConfig = EngineConfig()
 
 

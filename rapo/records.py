@@ -61,10 +61,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """K completions for one image, all from one weight version. Atomic: used whole or refilled whole.
+    """K completions for one image. Atomic: used whole or refilled whole.
 
     `token_ids[k]` (int32) and `logprobs[k]` (float32) have the length of completion k, the stop token included;
-    the log-probs are those of the sampler, after temperature and token mask.
+    the log-probs are those of the sampler, after temperature and token mask. `weight_version` is that of the oldest token;
+    `token_versions[k]` (int32) has each token's, None where all are from `weight_version`.
     """
 
     uid: str
@@ -79,6 +80,7 @@ class Group:
     texts: tuple[str, ...]
     finish_reasons: tuple[str, ...]
     target_std: float | None = None
+    token_versions: tuple[NDArray[np.int32], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
-"""vLLM behind one small interface: start, generate, load.
+"""vLLM behind one small interface: add, step, load.
 
-The engine runs in its own process's main thread (no engine subprocess): one process is one worker, so a kill is a clean death and
-start-up takes a third of the time. Every wait for it is the caller's, who holds an actor handle and a limit.
+The engine runs inside its worker's own process (no engine subprocess): one process is one worker, so a kill is a clean death and
+start-up takes a third of the time. Requests may be added and weights loaded between any two steps; `rapo.inference.loop` decides
+when. Every wait for it is the caller's, who holds an actor handle and a limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +34,13 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion: token ids with the stop token, their log-probs (or None), and why it ended: stop or length."""
+    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop or length), and the weight
+    version that drew each token."""
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None
     finish_reason: str
+    versions: NDArray[np.int32]
 
 
 def engine_arguments(
@@ -67,9 +70,11 @@ def engine_arguments(
 
 
 class Engine:
-    """A vLLM engine on one model folder. Not thread-safe: one caller at a time."""
+    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it."""
 
-    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
+    def __init__(
+        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0
+    ) -> None:
         from vllm import LLM
 
         self.processor = PolicyProcessor(model_dir)
@@ -77,52 +82,85 @@ class Engine:
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
         )
+        self._engine = self._llm.llm_engine
         self._in_many_processes = settings.tensor_parallel_size > 1
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
+        self._added: set[str] = set()
+        self._hold(version)
 
-    def generate(
-        self, images: Sequence[Image.Image], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Completion]]:
-        """`sampling.completions` completions for each image, in order."""
+    def _hold(self, version: int | None) -> None:
+        self.version = version
+        self._engine.set_weight_version(str(version))
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are unfinished."""
+        return bool(self._added)
+
+    def add(self, name: str, image: Image.Image, sampling: Sampling, seed: int) -> None:
+        """Put a request into the continuous batch; `step` gives its completions under `name`.
+
+        Raises `ValueError` for a prompt that the engine refuses (too long, say); nothing is then added.
+        """
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        parameters = [
-            SamplingParams(
-                n=sampling.completions,
-                temperature=sampling.temperature,
-                seed=seed,
-                max_tokens=sampling.max_tokens,
-                logprobs=0 if sampling.logprobs else None,
-                flat_logprobs=sampling.logprobs,
-                logit_bias=self._bias,
-                stop_token_ids=self.processor.stop_token_ids,
-                detokenize=False,
-            )
-            for seed in seeds
-        ]
-        prompts = [
-            {"prompt_token_ids": self.processor.prompt_token_ids, "multi_modal_data": {"image": image}}
-            for image in images
-        ]
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [
-            [_completion(output) for output in sorted(request.outputs, key=lambda output: output.index)]
-            for request in outputs
-        ]
+        parameters = SamplingParams(
+            n=sampling.completions,
+            temperature=sampling.temperature,
+            seed=seed,
+            max_tokens=sampling.max_tokens,
+            logprobs=0 if sampling.logprobs else None,
+            flat_logprobs=sampling.logprobs,
+            logit_bias=self._bias,
+            stop_token_ids=self.processor.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": self.processor.prompt_token_ids, "multi_modal_data": {"image": image}}
+        self._engine.add_request(name, prompt, parameters)
+        self._added.add(name)
 
-    def load(self, weights: Iterable[tuple[str, Any]]) -> int:
-        """Assign every parameter (`(name, tensor)` pairs, names as in transformers) and forget all that old weights left.
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        """Advance every running request by a token; `(name, completions)` of the requests that this finished."""
+        finished = []
+        for output in self._engine.step():
+            if output.finished:
+                self._added.discard(output.request_id)
+                completions = sorted(output.outputs, key=lambda completion: completion.index)
+                finished.append((output.request_id, [_completion(completion) for completion in completions]))
+        return finished
 
-        Raises `rapo.errors.WeightError` where a parameter was not assigned.
+    def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
+        """Assign every parameter (`(name, tensor)` pairs, names as in transformers) and forget all that old weights left; the
+        number of parameters assigned.
+
+        Requests under way continue on the new weights from their next token: what they had computed is computed anew. Raises
+        `rapo.errors.WeightError` where a parameter was not assigned; the engine then holds no version.
         """
         if self._in_many_processes:
             weights = list(weights)  # an iterator does not travel to the workers of a tensor-parallel engine
+        self.version = None
         assigned = self._llm.collective_rpc("rapo_load_weights", args=(weights,))
         # Prefix blocks, processed inputs and vision features were all computed with the old weights.
-        self._llm.reset_prefix_cache()
-        self._llm.reset_mm_cache()
-        self._llm.llm_engine.reset_encoder_cache()
+        self._engine.reset_prefix_cache(reset_running_requests=self.busy)
+        if self.busy:
+            self._keep_pictures()
+        else:  # it holds the pictures that requests under way still need
+            self._engine.reset_mm_cache()
+        self._engine.reset_encoder_cache()
+        self._hold(version)
         return int(assigned[0])
+
+    def _keep_pictures(self) -> None:
+        """Give the workers the pixels of requests under way once more.
+
+        A worker drops the pixels of a request whose image lies in a cached prefix (the K completions of one image do), taking
+        it that nothing will encode it again. After an update the image is encoded again.
+        """
+        scheduler = self._engine.engine_core.engine_core.scheduler
+        features = {name: request.mm_features for name, request in scheduler.requests.items()}
+        self._llm.collective_rpc("rapo_keep_pictures", args=(features,))
 
 
 def _completion(output: Any) -> Completion:
@@ -132,4 +170,7 @@ def _completion(output: Any) -> Completion:
         logprobs = np.asarray(output.logprobs.logprobs, dtype=np.float32)
         if len(logprobs) != len(token_ids):
             raise RuntimeError(f"{len(logprobs)} log-probs for {len(token_ids)} tokens: the engine broke its contract")
-    return Completion(token_ids, logprobs, output.finish_reason)
+    versions = np.full(len(token_ids), -1, dtype=np.int32)
+    for span in output.weight_versions:
+        versions[span.start : span.end] = int(span.version)
+    return Completion(token_ids, logprobs, output.finish_reason, versions)

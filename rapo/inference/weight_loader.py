@@ -49,3 +49,9 @@ class WeightLoader:
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()
         return len(loaded)
+
+    def rapo_keep_pictures(self, features: dict[str, list[Any]]) -> None:
+        """Set the multimodal features, pixels included, of the requests that this worker knows."""
+        for name, known in self.model_runner.requests.items():
+            if name in features:
+                known.mm_features = features[name]

@@ -17,7 +17,8 @@ from rapo.config import LossConfig
 class TokenTerms:
     """Per-token inputs of the loss, each `(tokens,)`; `sequence` is the index of the token's completion.
 
-    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL is taken.
+    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL is taken. `fresh` (bool)
+    marks the tokens that the sampler drew from the very weights that `log_probs` come from, None: all.
     """
 
     log_probs: torch.Tensor
@@ -26,6 +27,7 @@ class TokenTerms:
     sequence: torch.Tensor
     lengths: torch.Tensor
     reference: torch.Tensor | None = None
+    fresh: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,17 @@ class Normalizer:
 def policy_loss(
     terms: TokenTerms, settings: LossConfig, normalizer: Normalizer
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `clipped`, `tokens`.
+    """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `fresh_tokens`, `drift_kl`, `clipped`, `capped`, `tokens`.
 
     Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour, cap)` (truncated importance
     sampling: without the cap a negative advantage has no bound) and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`.
-    `mismatch_kl` is the k3 estimate of KL(behaviour || policy) and tells how far sampler and learner differ.
+    `mismatch_kl` is the k3 estimate of KL(behaviour || policy) on fresh tokens: how far sampler and learner differ on the same
+    weights. `drift_kl` is that on all tokens: staleness and several updates on one batch add to it. With
+    `importance_correction` off, the ratio is taken to the policy itself, as if every token were fresh.
     """
     log_ratio = terms.log_probs - terms.behaviour
-    ratio = torch.exp(log_ratio).clamp(max=settings.importance_cap)
+    corrected = log_ratio if settings.importance_correction else terms.log_probs - terms.log_probs.detach()
+    ratio = torch.exp(corrected).clamp(max=settings.importance_cap)
     bounded = ratio.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)
     per_token = -torch.minimum(ratio * terms.advantages, bounded * terms.advantages)
     sums = {"kl": 0.0}
@@ -66,7 +71,12 @@ def policy_loss(
         loss = per_token.sum() / (normalizer.completions * normalizer.max_tokens)
     with torch.no_grad():
         exact = log_ratio.double()  # near equality exp(x) - x - 1 cancels to noise in float32
-        sums["mismatch_kl"] = float((torch.expm1(exact) - exact).sum())
+        divergence = torch.expm1(exact) - exact
+        fresh = torch.ones_like(exact) if terms.fresh is None else terms.fresh.double()
+        sums["mismatch_kl"] = float((divergence * fresh).sum())
+        sums["fresh_tokens"] = float(fresh.sum())
+        sums["drift_kl"] = float(divergence.sum())
         sums["clipped"] = float((bounded * terms.advantages < ratio * terms.advantages).float().sum())
+        sums["capped"] = float((corrected.exp() > settings.importance_cap).float().sum())
         sums["tokens"] = float(len(log_ratio))
     return loss * normalizer.scale, sums

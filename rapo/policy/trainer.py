@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from rapo.balance import Share
@@ -21,8 +22,8 @@ from rapo.policy.distributed import OptimizerSettings, accumulate, device, freez
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
-from rapo.policy.weights import model_tensors, pack
-from rapo.records import ScoredGroup
+from rapo.policy.weights import chunk_count, model_tensors, pack
+from rapo.records import Group, ScoredGroup
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -42,6 +43,8 @@ class PolicyTrainer:
         self._config = config
         self._world = world
         self.version = 0
+        self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
+        self._first_update = True
         self.processor = PolicyProcessor(model_dir)
         self._prepared: BytesLRU[Prepared] = BytesLRU(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
@@ -82,7 +85,8 @@ class PolicyTrainer:
         learning_rate = float(
             self.engine.optimizer.param_groups[0]["lr"]
         )  # the scheduler moves it on at the step's end
-        for _ in range(self._config.rapo.updates_per_batch):
+        for update in range(self._config.rapo.updates_per_batch):
+            self._first_update = update == 0
             losses = [
                 partial(self._loss, chunk, prepared, share, totals)
                 for chunk in _chunks(share.groups, share.micro_batches)
@@ -127,17 +131,27 @@ class PolicyTrainer:
         lengths = mask.sum(1)
         sequence = torch.arange(len(lengths), device=where).repeat_interleave(lengths)
         advantages = torch.tensor(np.concatenate([g.advantages for g in chunk]), dtype=torch.float32)
+        masked = np.zeros(len(advantages), dtype=bool)
         if settings.mask_truncated:
-            cut = [reason == "length" for g in chunk for reason in g.group.finish_reasons]
-            advantages[torch.tensor(cut)] = 0.0
+            masked |= [reason == "length" for g in chunk for reason in g.group.finish_reasons]
+        if settings.mask_invalid:
+            masked |= np.isnan(np.concatenate([g.scores for g in chunk]))
+        advantages[torch.from_numpy(masked)] = 0.0
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
+        fresh = torch.from_numpy(np.concatenate([_fresh(g.group, self.version) for g in chunk]))
         reference = None
         if self._reference is not None:
             with torch.no_grad():
                 reference, _ = self._reference(batch)
         log_probs, entropy = self.engine(batch)
         terms = TokenTerms(
-            log_probs, behaviour.to(where), advantages.to(where)[sequence], sequence, lengths.to(where), reference
+            log_probs,
+            behaviour.to(where),
+            advantages.to(where)[sequence],
+            sequence,
+            lengths.to(where),
+            reference,
+            fresh.to(where) if self._first_update else torch.zeros_like(fresh).to(where),
         )
         return terms, entropy
 
@@ -159,13 +173,35 @@ class PolicyTrainer:
         log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
         return log_probs.sum() * 0.0
 
+    @property
+    def packing_fallback(self) -> str | None:
+        """Why the configured packing could not be used, None where it is."""
+        return self.engine.module.fallback
+
+    @property
+    def published_chunks(self) -> int:
+        """How many chunks `publish` makes; known before the first version, as it depends on the parameters' sizes alone."""
+        sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in self.engine.module.model.parameters())
+        return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
+
+    def snapshot(self, version: int) -> None:
+        """Copy the weights aside (rank 0 holds the copy; under ZeRO-3 call it on every rank), so that `publish` may stream them
+        from another thread while the next step changes them."""
+        copy = [
+            (name, tensor.clone()) for name, tensor in model_tensors(self.engine.module.model) if tensor is not None
+        ]
+        self._snapshots = {version: copy}
+
     def publish(self, version: int) -> Iterator[Any]:
-        """Chunks and manifest of the current weights (see `rapo.policy.weights.pack`). Under ZeRO-3 call it on every rank; ranks
-        other than 0 take part in the gathering and yield nothing."""
+        """Chunks and manifest of the snapshot of `version`, or, without one, of the current weights (see
+        `rapo.policy.weights.pack`; under ZeRO-3 call it on every rank then). Ranks other than 0 yield nothing."""
+        chunk_bytes = self._config.learner.chunk_mib * 2**20
+        if version in self._snapshots:
+            yield from pack(self._snapshots.pop(version), version, chunk_bytes)
+            return
         tensors = model_tensors(self.engine.module.model)
         if torch.distributed.get_rank() == 0:
-            kept = ((name, tensor) for name, tensor in tensors if tensor is not None)
-            yield from pack(kept, version, self._config.learner.chunk_mib * 2**20)
+            yield from pack(((name, tensor) for name, tensor in tensors if tensor is not None), version, chunk_bytes)
         else:
             for _ in tensors:
                 pass
@@ -176,3 +212,10 @@ def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGr
     ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
     bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
     return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _fresh(group: Group, version: int) -> NDArray[np.bool_]:
+    """Which of a group's tokens, `(tokens,)` over its completions, were drawn from weight version `version`."""
+    if group.token_versions is None:
+        return np.full(sum(len(ids) for ids in group.token_ids), group.weight_version == version)
+    return np.concatenate(group.token_versions) == version

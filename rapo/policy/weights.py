@@ -59,6 +59,16 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes:
     yield WeightManifest(version, tuple(specs), chunk)
 
 
+def chunk_count(sizes: Iterable[int], chunk_bytes: int) -> int:
+    """How many chunks `pack` makes of tensors of these sizes in bytes."""
+    count, size = 0, 0
+    for nbytes in sizes:
+        if count == 0 or size + nbytes > chunk_bytes:
+            count, size = count + 1, 0
+        size += -(-nbytes // _ALIGN) * _ALIGN
+    return count
+
+
 def _join(parts: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
     joined = np.zeros(size, dtype=np.uint8)
     offset = 0

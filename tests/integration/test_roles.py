@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.fleet import Fleet
+from cluster.fleet import Fleet, Task
 from cluster.learners import LearnerGroup
 from cluster.weights import WeightVersion
 from rapo.aescot.writer import phrases
@@ -21,6 +21,7 @@ from rapo.balance import share_out
 from rapo.config import Config, load_config
 from rapo.datasets.scenes import render_scene
 from rapo.errors import RoleError, WeightError
+from rapo.images import decode_image
 from rapo.policy.embedded import build_embedded
 from rapo.records import ImageRecord, ScoredGroup
 from tests.integration.conftest import SMALL
@@ -44,10 +45,20 @@ def records(count: int) -> list[ImageRecord]:
     return made
 
 
+def image_refs(batch: list[ImageRecord]) -> dict[str, Any]:
+    return {record.uid: ray.put(np.frombuffer(record.data or b"", np.uint8)) for record in batch}
+
+
 def draw(fleet: Fleet, batch: list[ImageRecord], step: int) -> list[Any]:
     """Refs of one group per record."""
-    groups, _ = fleet.groups(fleet.request(batch, step))
-    return groups
+    for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
+        fleet.submit(Task(ticket, record, image, step))
+    drawn: dict[int, Any] = {}
+    deadline = time.monotonic() + 120
+    while len(drawn) < len(batch):
+        assert time.monotonic() < deadline
+        drawn |= {one.task.ticket: one.group for one in fleet.poll(1.0)}
+    return [drawn[ticket] for ticket in range(len(batch))]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +85,9 @@ def fleet(local_ray: None, small_config: Config, model_dir: Path) -> Iterator[Fl
     workers.close()
 
 
-def trained(config: Config, model_dir: Path, groups: list[Any], images: Any) -> tuple[WeightVersion, dict[str, float]]:
+def trained(
+    config: Config, model_dir: Path, groups: list[Any], images: dict[str, Any]
+) -> tuple[WeightVersion, dict[str, float]]:
     """One step of a fresh learner group on given groups with made-up advantages; the version it publishes."""
     rng = np.random.default_rng(0)
     scored = []
@@ -87,8 +100,10 @@ def trained(config: Config, model_dir: Path, groups: list[Any], images: Any) -> 
     learners = LearnerGroup(config)
     try:
         learners.ready(learners.start(model_dir))
-        metrics = learners.step([ray.put(share) for share in shares], images)
+        wanted = [{g.group.image_uid: images[g.group.image_uid] for g in share.groups} for share in shares]
+        metrics = learners.step([ray.put(share) for share in shares], wanted)
         weights = learners.publish(1)
+        learners.published(weights)
         return WeightVersion(1, ray.get(weights.manifest), tuple(ray.get(list(weights.chunks)))), metrics
     finally:
         learners.close()
@@ -105,7 +120,7 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
 ) -> None:
     batch = records(5)
     groups = draw(fleet, batch, step=0)
-    images = ray.put({record.uid: record.data for record in batch})
+    images = image_refs(batch)
     made: dict[int, dict[str, np.ndarray]] = {}
     for stage in (2, 3):
         learner = small_config.learner.model_copy(update={"zero_stage": stage, "chunk_mib": 1})
@@ -158,10 +173,70 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     damaged[0][11] ^= 1
     with pytest.raises(WeightError, match="checksum"):
         fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged))))
-    with pytest.raises(RoleError, match="no verified weights"):
+    with pytest.raises(WeightError, match="no verified weights"):
         fleet.predictions(records(2))
     fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks))))
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
+
+
+def test_groups_continue_over_an_update_with_each_tokens_version(
+    local_ray: None, small_config: Config, model_dir: Path
+) -> None:
+    """Tokens before and after the update have the log-probs that the learner gives them under the weights that drew them."""
+    import torch
+
+    from rapo.policy.batch import collate, pack_rows
+    from rapo.policy.forward import GroupPolicy
+    from rapo.policy.processing import PolicyProcessor
+    from rapo.policy.trainer import load_model
+    from rapo.policy.weights import model_tensors, pack
+
+    updates = {
+        "rapo": small_config.rapo.model_copy(update={"in_flight": "continue"}),
+        "rollout": small_config.rollout.model_copy(update={"workers": 1}),
+        "policy": small_config.policy.model_copy(update={"max_completion_tokens": 400}),
+    }
+    config = small_config.model_copy(update=updates)
+    models = [load_model(str(model_dir), "float32") for _ in range(2)]
+    with torch.no_grad():
+        models[1].lm_head.weight.mul_(0.8)
+        models[1].model.language_model.layers[0].mlp.up_proj.weight.mul_(1.3)
+    *chunks, manifest = pack([(n, t) for n, t in model_tensors(models[1]) if t is not None], 1, 2**20)
+    workers = Fleet(config)
+    batch = records(4)
+    try:
+        workers.ready(workers.start(model_dir, 0))
+        draw(workers, batch, step=0)  # warm, so that the update comes while tokens are drawn
+        for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
+            workers.submit(Task(ticket, record, image, 1))
+        time.sleep(0.4)
+        weights = WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
+        workers.loaded(workers.load(weights))
+        drawn: list[Any] = []
+        deadline = time.monotonic() + 120
+        while len(drawn) < len(batch):
+            assert time.monotonic() < deadline
+            drawn += workers.poll(1.0)
+    finally:
+        workers.close()
+    groups = [ray.get(one.group) for one in drawn]
+    mixed = [group for group in groups if group.token_versions is not None]
+    assert mixed, "no group was under way at the update"
+    assert all(one.receipt["version"] == group.weight_version for one, group in zip(drawn, groups, strict=True))
+    processor = PolicyProcessor(model_dir)
+    encoded = {record.uid: record.data for record in batch}
+    for group in mixed:
+        assert {int(v) for row in group.token_versions for v in np.unique(row)} == {0, 1}
+        for row in group.token_versions:
+            assert np.all(np.diff(row) >= 0)
+        versions = torch.from_numpy(np.concatenate(group.token_versions))
+        image = decode_image(encoded[group.image_uid])
+        made = collate([processor.prepare(image)], [group.token_ids], processor.tokenizer.pad_token_id)
+        behaviour = pack_rows([group.logprobs], made.completion_mask)
+        with torch.no_grad():
+            exact = [GroupPolicy(model, processor.banned_token_ids)(made)[0] for model in models]
+        torch.testing.assert_close(behaviour, torch.where(versions == 0, *exact), rtol=1e-4, atol=1e-4)
+        assert (exact[0] - exact[1])[versions == 1].abs().max() > 0.01
 
 
 def test_a_killed_worker_is_named_at_once(local_ray: None, small_config: Config, model_dir: Path) -> None:

@@ -38,7 +38,10 @@ def test_at_ratio_one_it_is_the_plain_policy_gradient():
     assert loss == pytest.approx(-(1.0 - 2.0 + 0.5) / 3)
     per_token = -terms.advantages / terms.lengths[terms.sequence] / 3
     torch.testing.assert_close(grad, per_token)
-    assert sums == {"kl": 0.0, "mismatch_kl": pytest.approx(0.0, abs=1e-6), "clipped": 0.0, "tokens": 8.0}
+    assert sums == {
+        "kl": 0.0, "mismatch_kl": pytest.approx(0.0, abs=1e-6), "drift_kl": pytest.approx(0.0, abs=1e-6),
+        "clipped": 0.0, "capped": 0.0, "tokens": 8.0, "fresh_tokens": 8.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

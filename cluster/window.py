@@ -1,0 +1,92 @@
+"""Bounded staleness: how many groups may be under way, which are ready, and which have become too old.
+
+With eta the bound and N the groups of a step, groups are admitted as long as
+
+    used + ready + running <= (eta + step + 1) N
+
+where `step` counts finished optimiser steps. That bounds staleness at the source, as long as workers take over new weights
+promptly. Where they don't, a group whose oldest token is more than eta steps behind when it would be used is dropped and drawn
+again. eta 0 is synchronous: the groups of a step are drawn from the weights that the step before made.
+
+A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch. No Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A drawn group: a handle on it, its oldest token's weight version, and its data set."""
+
+    ticket: int
+    group: Any
+    version: int
+    dataset: str
+
+
+class Window:
+    """Tickets go from `admit` over `put` to `take`, or back to `admit` where `sweep` drops them. `total` tickets in all."""
+
+    def __init__(self, batch: int, eta: int, steps: int) -> None:
+        self._batch = batch
+        self._eta = eta
+        self._total = batch * steps
+        self._next = 0
+        self._again: list[int] = []
+        self._running: set[int] = set()
+        self._ready: dict[int, Ready] = {}
+        self._used: set[int] = set()
+        self.dropped = 0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def admit(self, step: int) -> list[int]:
+        """The tickets that may be drawn now; those that were dropped come first."""
+        room = (self._eta + step + 1) * self._batch - len(self._used) - len(self._ready) - len(self._running)
+        admitted: list[int] = []
+        while len(admitted) < room and self._again:
+            admitted.append(self._again.pop(0))
+        while len(admitted) < room and self._next < self._total:
+            admitted.append(self._next)
+            self._next += 1
+        self._running.update(admitted)
+        return admitted
+
+    def put(self, ready: Ready) -> None:
+        """A group has been drawn. Raises `ValueError` for a ticket that is not under way: a group is used at most once."""
+        if ready.ticket not in self._running:
+            raise ValueError(f"ticket {ready.ticket} is not under way")
+        self._running.remove(ready.ticket)
+        self._ready[ready.ticket] = ready
+
+    def sweep(self, step: int) -> list[int]:
+        """Drop what is too old to be used at `step`; their tickets, which `admit` gives out again."""
+        old = sorted(ticket for ticket, ready in self._ready.items() if step - ready.version > self._eta)
+        for ticket in old:
+            del self._ready[ticket]
+        self._again = sorted(self._again + old)
+        self.dropped += len(old)
+        return old
+
+    def take(self, step: int) -> list[Ready] | None:
+        """One step's groups by ticket, all of one data set, or None where too few are ready.
+
+        What was admitted first is taken first, but a group that is still being drawn holds nobody up (unless eta is 0, where
+        a step has its own groups only). Call `sweep` before.
+        """
+        ready = [self._ready[ticket] for ticket in sorted(self._ready)]
+        if self._eta == 0:
+            ready = [r for r in ready if r.ticket // self._batch == step]
+        for dataset in dict.fromkeys(r.dataset for r in ready):
+            picked = [r for r in ready if r.dataset == dataset][: self._batch]
+            if len(picked) == self._batch:
+                for r in picked:
+                    del self._ready[r.ticket]
+                    self._used.add(r.ticket)
+                return picked
+        return None
