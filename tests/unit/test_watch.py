@@ -62,7 +62,7 @@ def test_entropy_is_judged_by_its_floor_too() -> None:
 
 def test_entropy_that_hovers_at_its_bound_is_reported_once_and_again_after_it_recovered() -> None:
     watch = Watch()
-    hovering = [0.09, 0.11] * 50
+    hovering = ([0.11] * 10 + [0.09] * 10) * 5
     assert kinds(train(watch, "entropy", [0.5] * 10 + [0.09] * 10 + hovering)) == ["entropy_collapse"]
     assert kinds(train(watch, "entropy", [0.5] * 20 + [0.09] * 20, first=1000)) == ["entropy_collapse"]
 
@@ -184,7 +184,7 @@ def test_srcc_of_realistic_noise_raises_few_false_alarms(kept: float, rate: floa
 def test_a_mismatch_is_reported_when_it_stays() -> None:
     watch = Watch()
     assert train(watch, "mismatch_kl", [1e-9, 0.5, 1e-9, 0.5, 0.5, 1e-9]) == []
-    found = train(watch, "mismatch_kl", [2e-3] * 10 + [2e-3, 5e-4] * 10, first=7)
+    found = train(watch, "mismatch_kl", [2e-3] * 10 + [5e-4, 2e-3, 2e-3, 2e-3] * 5, first=7)
     assert kinds(found) == ["mismatch"]
     assert "2.00e-03" in found[0].text
     assert "rapo.max_staleness" not in found[0].text
@@ -229,6 +229,7 @@ def test_what_is_missing_is_not_taken_for_a_collapse(key: str, absent: Any) -> N
 
 
 def test_an_undefined_srcc_is_passed_over() -> None:
+    assert validate(Watch(), [0.8, 0.8, 1.7, 1.7, 0.8, 0.8, 0.8]) == []
     assert validate(Watch(), [0.8, 0.8, None, math.nan, 0.8, 0.8, None, 0.79]) == []
 
 
@@ -241,8 +242,9 @@ def test_a_step_counts_once() -> None:
     assert train(watch, "zero_spread", [1.0] * 4) == []
     assert kinds(train(watch, "zero_spread", [1.0], first=5)) == ["no_signal"]
     assert watch.step({"zero_spread": 1.0}) == watch.step({"step": math.nan, "loss": math.nan}) == []
-    for _ in range(10):
-        assert watch.validation(0, {"srcc": 0.8, "n": 512}) == watch.validation(0, {"srcc": 0.1, "n": 512}) == []
+    assert validate(watch, [0.8] * 5) == []
+    assert validate(watch, [0.1] * 5) == []
+    assert kinds(watch.validation(100, {"srcc": 0.1, "n": 256})) == ["srcc_below_best"]
 
 
 def test_a_replayed_run_ends_in_the_same_state(tmp_path) -> None:
