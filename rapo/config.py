@@ -231,6 +231,7 @@ class WatchConfig(Section):
     entropy_fraction: Fraction = Field(0.2, description="of the entropy at the start; below it is a collapse")
     entropy_floor: Amount = Field(0.01, description="nats per token; below it is a collapse whatever the start was")
     parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
+    parse_floor: Fraction = Field(0.05, description="parse rate below which the form is lost whatever the best was")
     srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         3.0, description="standard errors by which the validation SRCC may fall below its best"
     )

@@ -1,7 +1,7 @@
 """Early warnings of a RAPO run that goes wrong, from the rows of metrics.jsonl as they are made.
 
 A kind of finding is raised once when it begins, and again only after it has recovered in between. What is missing or
-not finite is left out of every judgement; a loss or gradient norm that is not finite is a finding of its own. Rows count
+not finite is left out of every judgement; a figure of the learner that is not finite is a finding of its own. Rows count
 in ascending steps: one whose step is not above the last (a resumed run repeats some) is passed over.
 """
 
@@ -25,13 +25,16 @@ Kind = Literal[
 #: The policy itself is broken, and further steps do not mend it; `on_collapse = "stop"` makes these fatal.
 COLLAPSE: frozenset[Kind] = frozenset({"not_finite", "entropy_collapse", "parse_loss"})
 
+#: What the learner computes from its weights; none of it is ever NaN or infinite in a sound run.
+_LEARNER = ("loss", "grad_norm", "entropy", "kl", "mismatch_kl")
 #: A disagreement of sampler and learner shows in every step; one batch above the bound may be a few odd tokens.
 _MISMATCH_STEPS = 3
 #: A level counts as recovered only this far inside its bound, so that one that hovers there is not reported again and again.
 _ENTROPY_RECOVERED, _DROP_RECOVERED = 1.25, 0.5
 #: Standard errors by which the mean reward must rise to count as risen.
 _REWARD_ERRORS = 2.0
-_MIN_REWARDS = 3
+#: A median or a standard deviation of fewer rows says nothing.
+_MIN_ROWS = 3
 #: The standard error of a correlation exists for more images than this.
 _MIN_IMAGES = 3
 
@@ -128,13 +131,13 @@ class Watch:
 
     def _not_finite(self, row: Mapping[str, Any]) -> Finding | None:
         # A key that is there without a number counts, as NaN becomes null in a file; one that is absent does not.
-        bad = [key for key in ("loss", "grad_norm") if key in row and _number(row[key]) is None]
+        bad = [key for key in _LEARNER if key in row and _number(row[key]) is None]
         self._finite_steps = 0 if bad else self._finite_steps + 1
         if not self._begins("not_finite", bool(bad), self._finite_steps >= self._config.window):
             return None
         return self._finding(
             "not_finite",
-            f"{' and '.join(bad)} {'is' if len(bad) == 1 else 'are'} not a finite number. The weights are usually lost "
+            f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not a finite number. The weights are usually lost "
             "from here on. Start again from the last good checkpoint with a lower rapo.learning_rate or a longer "
             "rapo.warmup_steps; where policy.dtype is bfloat16, try float32.",
             dict.fromkeys(bad, math.nan),
@@ -144,34 +147,38 @@ class Watch:
         level = _level(self._entropy, value)
         if level is None:
             return None
-        if self._entropy_start is None:
+        if self._entropy_start is None and len(self._entropy) == self._config.window:
             self._entropy_start = level
-        bound = max(self._config.entropy_fraction * self._entropy_start, self._config.entropy_floor)
+        start = self._entropy_start or 0.0
+        bound = max(self._config.entropy_fraction * start, self._config.entropy_floor)
         if not self._begins("entropy_collapse", level < bound, level > _ENTROPY_RECOVERED * bound):
             return None
+        before = f"; it was {start:.3g} at the start, and" if start else ", and"
         return self._finding(
             "entropy_collapse",
-            f"The policy's entropy is {level:.3g} nats per token (median of {self._config.window} steps); it was "
-            f"{self._entropy_start:.3g} at the start, and the bound is {bound:.3g}. Completions of a group become "
+            f"The policy's entropy is {level:.3g} nats per token (median of {len(self._entropy)} steps)"
+            f"{before} the bound is {bound:.3g}. Completions of a group become "
             "alike, and nothing is left to choose between. Lower rapo.learning_rate, or raise rapo.loss.kl_beta.",
-            {"entropy": level, "start": self._entropy_start, "bound": bound},
+            {"entropy": level, "start": start, "bound": bound},
         )
 
     def _parse_loss(self, value: float | None) -> Finding | None:
         level = _level(self._parsed, value)
         if level is None:
             return None
-        self._parse_best = max(self._parse_best, level)
-        drop, allowed = self._parse_best - level, self._config.parse_drop
-        if not self._begins("parse_loss", drop > allowed, drop <= _DROP_RECOVERED * allowed):
+        if len(self._parsed) == self._config.window:
+            self._parse_best = max(self._parse_best, level)
+        drop, allowed, floor = self._parse_best - level, self._config.parse_drop, self._config.parse_floor
+        recovered = drop <= _DROP_RECOVERED * allowed and level >= floor
+        if not self._begins("parse_loss", drop > allowed or level < floor, recovered):
             return None
+        than = f"against {self._parse_best:.1%} at best" if drop > allowed else f"fewer than {floor:.0%}"
         return self._finding(
             "parse_loss",
-            f"{level:.1%} of the completions parse (median of {self._config.window} steps), against "
-            f"{self._parse_best:.1%} at best. The policy forgets the form of an answer, or its answers grow too long. "
-            "See which invalid/<reason> rose in metrics.jsonl: for 'truncated' raise "
-            "policy.max_completion_tokens; else lower rapo.learning_rate, or raise rapo.loss.kl_beta.",
-            {"parse_rate": level, "best": self._parse_best},
+            f"{level:.1%} of the completions parse (median of {len(self._parsed)} steps), {than}. The policy forgets the "
+            "form of an answer, or its answers grow too long. See which invalid/<reason> rose in metrics.jsonl: for "
+            "'truncated' raise policy.max_completion_tokens; else lower rapo.learning_rate, or raise rapo.loss.kl_beta.",
+            {"parse_rate": level, "best": max(self._parse_best, level), "floor": floor},
         )
 
     def _mismatched(self, value: float | None, staleness: float | None) -> Finding | None:
@@ -313,10 +320,11 @@ def _number(value: Any) -> float | None:
 
 
 def _level(values: deque[float], value: float | None) -> float | None:
-    """The median of the last values with `value`, once there are enough. It follows a jump in half the window."""
-    if value is not None:
-        values.append(value)
-    return median(values) if value is not None and len(values) == values.maxlen else None
+    """The median of the last values with `value`, once there are a few. It follows a jump in half the window."""
+    if value is None:
+        return None
+    values.append(value)
+    return median(values) if len(values) >= min(_MIN_ROWS, values.maxlen or 1) else None
 
 
 def _all_above(values: deque[float], bound: float) -> tuple[bool, bool]:
@@ -327,7 +335,7 @@ def _all_above(values: deque[float], bound: float) -> tuple[bool, bool]:
 
 def _mean_and_error(values: deque[float]) -> tuple[float | None, float]:
     count = len(values)
-    if count < _MIN_REWARDS:
+    if count < _MIN_ROWS:
         return None, 0.0
     mean = sum(values) / count
     variance = sum((value - mean) * (value - mean) for value in values) / (count - 1)

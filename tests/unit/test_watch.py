@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.files import append_jsonl
-from rapo.config import WatchConfig, load_config
-from rapo.watch import COLLAPSE, Finding, Watch, srcc_standard_error
+from rapo.config import Config, WatchConfig, load_config
+from rapo.watch import COLLAPSE, Finding, Kind, Watch, srcc_standard_error
 
 SEEDS = range(200)
 
@@ -83,9 +85,25 @@ def test_a_parse_rate_that_drops_is_found_once_and_again_after_it_recovered() ->
     watch = Watch()
     found = train(watch, "parse_rate", [0.9] * 10 + [0.98] * 20 + [0.85] * 30 + [0.97] * 20 + [0.7] * 20)
     assert kinds(found) == ["parse_loss", "parse_loss"]
-    assert found[0].values == {"parse_rate": pytest.approx(0.85, abs=0.07), "best": pytest.approx(0.98)}
+    assert found[0].values == {"parse_rate": pytest.approx(0.85, abs=0.07), "best": 0.98, "floor": 0.05}
     assert "98.0% at best" in found[0].text
     assert "invalid/<reason>" in found[0].text
+
+
+def test_weights_lost_at_the_first_update_are_found() -> None:
+    """As seen in a run with sixteen times the learning rate: nothing is left to learn from, so that loss and gradient
+    read 0 and the learner's other figures are absent; and there was no time for the parse rate to have had a best."""
+    good = {"parse_rate": 0.89, "zero_spread": 0.0, "loss": 0.0, "grad_norm": 1.2, "entropy": 0.38, "mismatch_kl": 0.0}
+    lost = {"parse_rate": 0.0, "zero_spread": 1.0, "loss": 0.0, "grad_norm": 0.0}
+    found = Watch().replay([{"step": 1, **good}, *({"step": step, **lost} for step in range(2, 42))])
+    assert [(f.kind, f.step) for f in found] == [("parse_loss", 3), ("no_signal", 6)]
+    assert "0.0% of the completions parse (median of 3 steps), fewer than 5%." in found[0].text
+
+
+def test_a_policy_without_entropy_from_the_start_is_found() -> None:
+    (finding,) = train(Watch(), "entropy", [0.001] * 30)
+    assert (finding.kind, finding.step) == ("entropy_collapse", 3)
+    assert "(median of 3 steps), and the bound is 0.01" in finding.text
 
 
 def test_a_parse_rate_with_the_noise_of_few_completions_is_not_reported() -> None:
@@ -210,22 +228,23 @@ def test_steps_without_signal_are_reported_when_they_stay() -> None:
     assert train(Watch(strict), "zero_spread", [0.99] * 5) == []
 
 
-@pytest.mark.parametrize("key", ["loss", "grad_norm"])
+@pytest.mark.parametrize("key", ["loss", "grad_norm", "entropy", "kl", "mismatch_kl"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
 def test_a_loss_that_is_not_finite_is_its_own_kind(key: str, bad: float | None) -> None:
-    watch = Watch()
-    found = train(watch, key, [0.1] * 5 + [bad] * 5 + [0.1, bad] * 3)
+    watch, good = Watch(), 1e-5 if key == "mismatch_kl" else 0.05
+    found = train(watch, key, [good] * 5 + [bad] * 5 + [good, bad] * 3)
     assert kinds(found) == ["not_finite"]
     assert found[0].step == 6
     assert key in found[0].text
-    assert kinds(train(watch, key, [0.1] * 10 + [bad], first=100)) == ["not_finite"]
+    assert kinds(train(watch, key, [good] * 10 + [bad], first=100)) == ["not_finite"]
 
 
 @pytest.mark.parametrize("key", ["entropy", "parse_rate", "mismatch_kl", "zero_spread", "reward_mean"])
 @pytest.mark.parametrize("absent", [math.nan, -math.inf, None, "0.0", 10**400])
 def test_what_is_missing_is_not_taken_for_a_collapse(key: str, absent: Any) -> None:
-    assert train(Watch(), key, [0.5 if key != "mismatch_kl" else 0.0] * 20 + [absent] * 40) == []
-    assert train(Watch(), "loss", [0.1] * 20) == []
+    found = train(Watch(), key, [0.5 if key != "mismatch_kl" else 0.0] * 20 + [absent] * 40)
+    assert kinds(found) == (["not_finite"] if key in ("entropy", "mismatch_kl") else [])
+    assert Watch().replay([{"step": step, "loss": 0.1} for step in range(40)]) == []
 
 
 def test_an_undefined_srcc_is_passed_over() -> None:
@@ -283,6 +302,37 @@ def test_the_section_is_read_from_a_file(tmp_path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('[rapo.watch]\non_collapse = "stop"\nparse_drop = 0.2\n')
     assert load_config(path).rapo.watch == WatchConfig(on_collapse="stop", parse_drop=0.2)
+
+
+def test_every_kind_is_documented_and_names_settings_that_exist() -> None:
+    found = [
+        *train(Watch(), "loss", [math.nan]),
+        *train(Watch(), "entropy", [0.5] * 10 + [0.0] * 10),
+        *train(Watch(), "parse_rate", [0.9] * 10 + [0.0] * 10),
+        *(
+            f
+            for s in range(3)
+            for f in Watch().replay([{"step": i, "mismatch_kl": 1, "staleness_mean": s} for i in range(3)])
+        ),
+        *train(Watch(), "zero_spread", [1.0] * 5),
+        *_hack(Watch(), noise(0, 400, 0.02)),
+        *_hack(Watch(), noise(0, 400, 0.02), slope=0.0),
+    ]
+    assert set(kinds(found)) == set(get_args(Kind))
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert all(f"`{kind}`" in docs for kind in get_args(Kind))
+    assert all(f"`{field}`" in docs or f"{field} =" in docs or field in ("enabled", "mismatch_kl", "zero_spread")
+               for field in WatchConfig.model_fields)  # fmt: skip
+    for text in [finding.text for finding in found] + [docs]:
+        for key in re.findall(r"\b(?:rapo|policy|learner)(?:\.[a-z_]+)+\b(?!\()", text):
+            assert key.endswith((".md", ".py")) or _exists(key), key
+
+
+def _exists(key: str) -> bool:
+    node: Any = Config()
+    for part in key.split("."):
+        node = getattr(node, part, None)
+    return node is not None
 
 
 ANYTHING = st.one_of(
