@@ -106,6 +106,10 @@ def test_a_policy_without_entropy_from_the_start_is_found() -> None:
     assert "(median of 3 steps), and the bound is 0.01" in finding.text
 
 
+def test_a_few_lucky_steps_are_no_best() -> None:
+    assert train(Watch(), "parse_rate", [0.92] * 4 + [0.78] * 40) == []
+
+
 def test_a_parse_rate_with_the_noise_of_few_completions_is_not_reported() -> None:
     rng = np.random.default_rng(0)
     alarms = [kinds(train(Watch(), "parse_rate", (rng.binomial(64, 0.9, 300) / 64).tolist())) for _ in SEEDS]
