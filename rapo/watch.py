@@ -104,11 +104,11 @@ class Watch:
         if srcc is None or abs(srcc) > 1.0 or images is None or images <= _MIN_IMAGES:
             return []
         before, self._last = self._last, (srcc, images)
-        if before is None:
-            return []
-        # Levels are means of two validations: a single low one is noise more often than not.
-        level = (before[0] + srcc) / 2.0
-        error = srcc_standard_error(level, min(before[1], images))
+        # Levels are means of two validations: a single low one is noise more often than not. The first of all, of the cold
+        # start, stands for itself: in a mean with a second one that has broken down it would be lost.
+        level = srcc if before is None else (before[0] + srcc) / 2.0
+        error = srcc_standard_error(level, images if before is None else min(before[1], images))
+        error /= 1.0 if before is None else math.sqrt(2.0)
         self._levels.append(_Level(at, level, error, *_mean_and_error(self._rewards)))
         finding = self._srcc_down()
         return [] if finding is None else [finding]
@@ -225,9 +225,10 @@ class Watch:
         now, earlier = self._levels[-1], self._levels[:-2]  # the level just before shares a validation with this one
         if not earlier:
             return None
-        best = max(earlier, key=lambda level: level.srcc)
+        # Compared is the level from which the fall is clearest: of two equal ones, that with the smaller error.
+        best = max(earlier, key=lambda level: self._drop(level, now))
         apart = [level for level in earlier if level.step <= now.step - self._config.srcc_apart]
-        start = max(apart, key=lambda level: level.srcc, default=None)
+        start = max(apart, key=lambda level: self._drop(level, now), default=None)
         recovered = self._drop(best, now) <= _DROP_RECOVERED
         hacked = start is not None and self._drop(start, now) > 1.0 and _rose(start, now)
         if self._begins("reward_up_srcc_down", hacked, recovered):
@@ -237,8 +238,8 @@ class Watch:
             return self._finding(
                 "reward_up_srcc_down",
                 f"From step {start.step:.0f} on, the training reward rose from {start.reward:.4g} to {now.reward:.4g} "
-                f"while the validation SRCC fell from {start.srcc:.3f} to {now.srcc:.3f} (means of two validations; "
-                f"noise explains {self._allowed(start, now):.3f}). The policy learns what the reward pays on the "
+                f"while the validation SRCC fell from {start.srcc:.3f} to {now.srcc:.3f} over the last two; "
+                f"noise explains {self._allowed(start, now):.3f}. The policy learns what the reward pays on the "
                 "training images rather than how people judge: it learns them by heart, or exploits the reward. "
                 'Take the best checkpoint (rapo.select = "best"), run fewer rapo.steps, raise rapo.loss.kl_beta, use more '
                 "training images, and read some completions.",
@@ -249,8 +250,8 @@ class Watch:
         if self._begins("srcc_below_best", self._drop(best, now) > 1.0 and not silent, recovered):
             return self._finding(
                 "srcc_below_best",
-                f"The validation SRCC is {now.srcc:.3f}, against {best.srcc:.3f} at step {best.step:.0f} (means of two "
-                f"validations; noise explains {self._allowed(best, now):.3f}). The updates no longer help and do "
+                f"The validation SRCC is {now.srcc:.3f} over the last two, against {best.srcc:.3f} at step "
+                f"{best.step:.0f}; noise explains {self._allowed(best, now):.3f}. The updates no longer help and do "
                 "harm. Lower rapo.learning_rate or let it decay (rapo.schedule), raise rapo.images_per_step, or run fewer "
                 'rapo.steps; rapo.select = "best" keeps the best model.',
                 self._figures(best, now),
@@ -259,8 +260,8 @@ class Watch:
         return None
 
     def _allowed(self, a: _Level, b: _Level) -> float:
-        """How far two levels may lie apart. Each is a mean of two validations, hence the half."""
-        return self._config.srcc_errors * math.sqrt((a.error * a.error + b.error * b.error) / 2.0)
+        """How far two levels may lie apart."""
+        return self._config.srcc_errors * math.hypot(a.error, b.error)
 
     def _drop(self, a: _Level, b: _Level) -> float:
         """The fall from `a` to `b` as a multiple of what is allowed."""
@@ -299,7 +300,7 @@ def srcc_standard_error(srcc: float, images: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """The mean SRCC of two validations in succession, its error as of one, and the training reward by then."""
+    """The SRCC of two validations in succession, with its standard error, and the mean training reward by then."""
 
     step: float
     srcc: float
@@ -346,5 +347,5 @@ def _rose(a: _Level, b: _Level) -> bool:
     """Whether the training reward rose by more than its own noise."""
     if a.reward is None or b.reward is None:
         return False
-    error = math.sqrt(a.reward_error * a.reward_error + b.reward_error * b.reward_error)
+    error = math.hypot(a.reward_error, b.reward_error)
     return b.reward - a.reward > _REWARD_ERRORS * error + 1e-9

@@ -155,6 +155,13 @@ def test_srcc_below_its_best_is_reported_once_and_again_after_it_recovered() -> 
     assert found[0].values["step_before"] == 60
 
 
+def test_a_model_that_is_worse_than_the_cold_start_is_found_at_the_second_validation_that_says_so() -> None:
+    """As seen in a run with four times the learning rate."""
+    (finding,) = validate(Watch(), [0.629, 0.227, 0.153, 0.463, 0.45, 0.456, 0.449, 0.447, 0.419], every=10)
+    assert (finding.kind, finding.step) == ("srcc_below_best", 20)
+    assert "0.190 over the last two, against 0.629 at step 0" in finding.text
+
+
 def test_one_validation_below_the_best_is_not_enough() -> None:
     assert validate(Watch(), [0.8, 0.8, 0.8, 0.7, 0.8, 0.8]) == []
 
