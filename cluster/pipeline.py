@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.console import Console, StageHandle
 from cluster.files import disk_full_named, read_json, versions
+from cluster.findings import read_findings
 from cluster.ray_session import ray_session
 from cluster.run_folder import RunFolder
 from cluster.stages.data import load_data
@@ -243,6 +244,8 @@ class Pipeline:
             report["data"] = {key: info[key] for key in ("name", "counts", "native_range", "skipped", "normalizer")}
         if "aescot" in finished:
             report["aescot"] = read_json(self._folder / "aescot" / "manifest.json")
+        if "rapo" in finished:
+            report["findings"] = read_findings(self._folder.path)
         if "evaluate" in finished:
             report["evaluate"] = {
                 name: read_json(self._folder / "evaluate" / f"{name}.json") for name in ("coldstart", "rapo")

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 #: Stand-in drawn by matplotlib -> CSS variable of the page.
 _INK, _MUTED, _GRID = "#010203", "#040506", "#070809"
-SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae")
+SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae", "#a8596a")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     colour: f"--series-{index}" for index, colour in enumerate(SERIES, start=1)
 }
@@ -79,10 +79,14 @@ def curves_svg(
         return _svg(figure, alt)
 
 
-def validation_svg(curve: Curve, *, alt: str, size: tuple[float, float] = (900, 240)) -> str:
-    """Points joined by a line, the highest marked with its value."""
+def validation_svg(
+    curve: Curve, *, alt: str, marks: Sequence[float] = (), size: tuple[float, float] = (900, 240)
+) -> str:
+    """Points joined by a line, the highest marked with its value; a light vertical line at each step in `marks`."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(size)
+        for mark in sorted(set(marks)):
+            axes.axvline(mark, color=_MUTED, linewidth=1.0, linestyle=(0, (1, 3)), zorder=0)
         axes.plot(curve.steps, curve.values, color=SERIES[0], linewidth=1.8, marker="o", markersize=4.5)
         best = int(np.argmax(curve.values))
         x, y = curve.steps[best], curve.values[best]

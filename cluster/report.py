@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cluster import format, gallery, plots
+from cluster import findings, format, gallery, plots
 from cluster.files import write_atomic, write_json
 from cluster.summary import MODELS, stage_seconds
 
@@ -33,9 +33,11 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", (("loss", ""),)),
     ("KL from the reference policy", (("kl", ""),)),
     ("KL between sampler and learner", (("mismatch_kl", ""),)),
+    ("Staleness (steps)", (("staleness_mean", "mean"), ("staleness_worst", "worst"))),
+    ("Idle share", (("idle_learner", "learner"), ("idle_rollout", "rollout"))),
     (
         "Seconds per step",
-        tuple((f"seconds.{part}", part) for part in ("rollout", "reward", "learner", "weights")),
+        tuple((f"seconds.{part}", part) for part in ("wait", "rollout", "reward", "learner", "weights")),
     ),
 )
 
@@ -82,12 +84,14 @@ def render(run_dir: Path, report: Mapping[str, Any]) -> str:
     tables = {key: _read_predictions(run_dir, key) for key, _ in MODELS}
     rows, torn = _read_metrics(run_dir / "rapo" / "metrics.jsonl")
     times = stage_seconds(report)
+    warnings = _warnings(run_dir)
     return environment.get_template("report.html.j2").render(
         title=_title(report),
         verdict=_verdict(report),
         headline=_headline(report),
         evaluation=_evaluation(report),
-        validation=_validation(rows),
+        warnings=warnings,
+        validation=_validation(rows, [warning["step"] for warning in warnings]),
         curves=_curves(rows, torn),
         scatter=_scatter(report, tables),
         gallery=_gallery(run_dir, tables),
@@ -191,12 +195,17 @@ def _curve(rows: list[dict[str, Any]], key: str, label: str = "") -> plots.Curve
     return plots.Curve(label, steps, values)
 
 
-def _validation(rows: list[dict[str, Any]]) -> Part:
+def _warnings(run_dir: Path) -> list[dict[str, Any]]:
+    return [finding | {"kind": findings.name(finding["kind"])} for finding in findings.read_findings(run_dir)]
+
+
+def _validation(rows: list[dict[str, Any]], warned: list[int]) -> Part:
     curve = _curve(rows, "validation.srcc")
     if curve is None:
         return Part(missing="Validation is not shown: rapo/metrics.jsonl holds no validation SRCC.")
-    svg = plots.validation_svg(curve, alt="SRCC on validation images over RAPO steps")
-    return Part([Figure("SRCC on validation images, by step", Markup(svg))])
+    svg = plots.validation_svg(curve, alt="SRCC on validation images over RAPO steps", marks=warned)
+    note = "Dotted: steps at which a warning arose." if warned else ""
+    return Part([Figure("SRCC on validation images, by step", Markup(svg))], note=note)
 
 
 def _curves(rows: list[dict[str, Any]], torn: int) -> Part:

@@ -19,7 +19,8 @@ from rapo.errors import ConfigError, RunFolderError
 
 #: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
 _MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
-               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s")  # fmt: skip
+               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
+               "rapo.watch")  # fmt: skip
 
 
 _CONFIG = "config.toml"

@@ -222,6 +222,27 @@ class LossConfig(Section):
     mask_invalid: bool = Field(False, description="completions without a score add nothing to the loss")
 
 
+class WatchConfig(Section):
+    """When a run is said to go wrong (`rapo.watch`, docs/training.md)."""
+
+    enabled: bool = True
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn", description="stop: end the loop at entropy_collapse, parse_loss or not_finite; the best model is kept"
+    )
+    window: Positive = Field(10, description="steps over which entropy, parse rate and reward are smoothed")
+    entropy_fraction: Fraction = Field(0.2, description="of the entropy at the start; below it is a collapse")
+    entropy_floor: Amount = Field(0.01, description="nats per token; below it is a collapse whatever the start was")
+    parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
+    parse_floor: Fraction = Field(0.05, description="parse rate below which the form is lost whatever the best was")
+    srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        3.0, description="standard errors by which the validation SRCC may fall below its best"
+    )
+    srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")
+    mismatch_kl: Amount = Field(1e-3, description="nats per token; sampler and learner disagree above it")
+    zero_spread: Fraction = Field(0.95, description="share of groups without a spread that leaves nothing to learn")
+    zero_spread_steps: Positive = Field(5, description="steps in a row that it takes")
+
+
 class RapoConfig(Section):
     """Relative-Absolute Policy Optimization: the loop."""
 
@@ -244,6 +265,7 @@ class RapoConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     loss: LossConfig = LossConfig()
     reward: RewardSettings = RewardSettings()
+    watch: WatchConfig = WatchConfig()
 
 
 class RolloutConfig(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.controller import Controller
+from cluster.findings import FINDINGS
 from cluster.fleet import Fleet
 from cluster.learners import LearnerGroup
 from rapo.config import Config
@@ -25,6 +26,7 @@ def train_rapo(
     """Train from the model of `start_dir`; metrics and checkpoints go to `out`. What `done.json` says of the result."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.jsonl").unlink(missing_ok=True)  # an unfinished attempt starts over
+    (out / FINDINGS).unlink(missing_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     learners = LearnerGroup(config)
     try:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from cluster import plots
+from cluster.findings import read_findings
 from cluster.gallery import choose, rationale, thumbnail
 from cluster.report import render, write_report
 from rapo.answer import format_completion
@@ -223,6 +224,51 @@ def test_a_repeated_step_counts_once_as_it_was_last(run: Path) -> None:
     second = {"step": 2, "validation": {"srcc": 0.4}, "seconds": {"rollout": 1}}
     path.write_text('{"step": 1, "validation": {"srcc": 0.5}}\n' + json.dumps(second))
     assert render(run, _report(run)) == shuffled
+
+
+def test_the_page_shows_what_the_watch_found(run: Path) -> None:
+    before = render(run, _report(run))
+    assert "No warnings: rapo/findings.jsonl is missing or empty." in Page(before).text
+    assert "Warnings" not in Page(before).headings
+    lines = [
+        {"step": 30, "kind": "no_signal", "text": "All <b>alike</b>.", "values": {"zero_spread": 1.0}, "fatal": False},
+        {"step": 20, "kind": "entropy_collapse", "text": "First as it was.", "values": {}},
+        {"step": 20, "kind": "entropy_collapse", "text": "Then as it is.", "values": {"entropy": None}, "fatal": True},
+        {"step": None, "kind": "x", "text": "No step."}, [1], {"step": 1, "kind": "no_text"},
+    ]  # fmt: skip
+    path = run / "rapo" / "findings.jsonl"
+    path.write_bytes("\n".join(json.dumps(line) for line in lines).encode() + b'\n{"step": 40, "ki\xff')
+    html = render(run, _report(run))
+    page = Page(html)
+    assert page.headings.index("Warnings") == page.headings.index("Validation during RAPO") + 1
+    assert page.text.index("Entropy collapse; the run was ended.") < page.text.index("No signal.")
+    assert "All <b>alike</b>." in page.text
+    assert "First as it was." not in page.text
+    assert "Dotted: steps at which a warning arose." in page.text
+    assert html.count("stroke-dasharray") == before.count("stroke-dasharray") + 2
+    found = read_findings(run)
+    assert [(f["step"], f["kind"], f["fatal"]) for f in found] == [
+        (20, "entropy_collapse", True),
+        (30, "no_signal", False),
+    ]
+    assert found[1]["values"] == {"zero_spread": 1.0}
+
+
+def test_new_keys_of_a_row_have_panels(run: Path) -> None:
+    old = Page(render(run, _report(run))).text
+    assert "Staleness (steps); Idle share" in old.split("Not recorded: ")[1]
+    rows = [
+        {"step": step, "staleness_mean": 0.5, "staleness_worst": 1, "idle_learner": 0.3, "idle_rollout": 0.2,
+         "seconds": {part: 1.0 + i for i, part in enumerate(("wait", "rollout", "reward", "learner", "weights"))}}
+        for step in range(1, 41)
+    ]  # fmt: skip
+    (run / "rapo" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    html = render(run, _report(run))
+    text = Page(html).text
+    assert "Staleness" not in text.split("Not recorded: ")[1]
+    for part in ("Staleness (steps)", "Idle share", "worst", "wait", "weights"):
+        assert part in text
+    assert "var(--series-5)" in html, "one of five lines is not drawn"
 
 
 def test_the_same_run_makes_the_same_page(run: Path) -> None:

@@ -1,0 +1,351 @@
+"""Early warnings of a RAPO run that goes wrong, from the rows of metrics.jsonl as they are made.
+
+A kind of finding is raised once when it begins, and again only after it has recovered in between. What is missing or
+not finite is left out of every judgement; a figure of the learner that is not finite is a finding of its own. Rows count
+in ascending steps: one whose step is not above the last (a resumed run repeats some) is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from rapo.config import WatchConfig
+
+Kind = Literal[
+    "not_finite", "entropy_collapse", "parse_loss", "mismatch", "no_signal", "reward_up_srcc_down", "srcc_below_best"
+]
+
+#: The policy itself is broken, and further steps do not mend it; `on_collapse = "stop"` makes these fatal.
+COLLAPSE: frozenset[Kind] = frozenset({"not_finite", "entropy_collapse", "parse_loss"})
+
+#: What the learner computes from its weights; none of it is ever NaN or infinite in a sound run.
+_LEARNER = ("loss", "grad_norm", "entropy", "kl", "mismatch_kl")
+#: A disagreement of sampler and learner shows in every step; one batch above the bound may be a few odd tokens.
+_MISMATCH_STEPS = 3
+#: A level counts as recovered only this far inside its bound, so that one that hovers there is not reported again and again.
+_ENTROPY_RECOVERED, _DROP_RECOVERED = 1.25, 0.5
+#: Standard errors by which the mean reward must rise to count as risen.
+_REWARD_ERRORS = 2.0
+#: A median or a standard deviation of fewer rows says nothing.
+_MIN_ROWS = 3
+#: The standard error of a correlation exists for more images than this.
+_MIN_IMAGES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that goes wrong from `step` on. `values` are the figures that `text` is about, by name.
+
+    `fatal`: under the run's configuration the loop is to end after this step.
+    """
+
+    step: int
+    kind: Kind
+    text: str
+    values: dict[str, float]
+    fatal: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The line of findings.jsonl."""
+        return dataclasses.asdict(self)
+
+
+class Watch:
+    """Is given each training row and each validation result, and returns the findings that newly arise."""
+
+    def __init__(self, config: WatchConfig = WatchConfig()) -> None:
+        self._config = config
+        self._active: set[Kind] = set()
+        self._step = self._validated = -math.inf
+        self._finite_steps = 0
+        self._entropy: deque[float] = deque(maxlen=config.window)
+        self._parsed: deque[float] = deque(maxlen=config.window)
+        self._rewards: deque[float] = deque(maxlen=config.window)
+        self._mismatch: deque[float] = deque(maxlen=_MISMATCH_STEPS)
+        self._flat: deque[float] = deque(maxlen=config.zero_spread_steps)
+        self._entropy_start: float | None = None
+        self._parse_best = -math.inf
+        self._last: tuple[float, float] | None = None
+        self._levels: list[_Level] = []
+
+    def step(self, row: Mapping[str, Any]) -> list[Finding]:
+        """Findings that begin with a training row; `row` needs `step`, and every other key may be missing."""
+        step = _number(row.get("step"))
+        if not self._config.enabled or step is None or step <= self._step:
+            return []
+        self._step = step
+        if (reward := _number(row.get("reward_mean"))) is not None:
+            self._rewards.append(reward)
+        found = [
+            self._not_finite(row),
+            self._entropy_collapse(_number(row.get("entropy"))),
+            self._parse_loss(_number(row.get("parse_rate"))),
+            self._mismatched(_number(row.get("mismatch_kl")), _number(row.get("staleness_mean"))),
+            self._no_signal(_number(row.get("zero_spread"))),
+        ]
+        return [finding for finding in found if finding is not None]
+
+    def validation(self, step: float, result: Mapping[str, Any]) -> list[Finding]:
+        """Findings that begin with a validation after `step` steps; give the training row of that step first.
+
+        Read are `srcc` and `n_valid`, or else `n`, the number of images behind it. Without both it is passed over.
+        """
+        at, srcc, images = _number(step), _number(result.get("srcc")), _number(result.get("n_valid", result.get("n")))
+        if not self._config.enabled or at is None or at <= self._validated:
+            return []
+        self._validated = at
+        if srcc is None or abs(srcc) > 1.0 or images is None or images <= _MIN_IMAGES:
+            return []
+        before, self._last = self._last, (srcc, images)
+        # Levels are means of two validations: a single low one is noise more often than not. The first of all, of the cold
+        # start, stands for itself: in a mean with a second one that has broken down it would be lost.
+        level = srcc if before is None else (before[0] + srcc) / 2.0
+        error = srcc_standard_error(level, images if before is None else min(before[1], images))
+        error /= 1.0 if before is None else math.sqrt(2.0)
+        self._levels.append(_Level(at, level, error, *_mean_and_error(self._rewards)))
+        finding = self._srcc_down()
+        return [] if finding is None else [finding]
+
+    def replay(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+        """Take in the lines of a metrics.jsonl, of training and validation alike, in their order.
+
+        A run that is resumed gives what it has written up to its checkpoint, and drops the findings, as they were reported.
+        """
+        found: list[Finding] = []
+        for row in rows:
+            result = row.get("validation")
+            if not isinstance(result, Mapping):
+                found += self.step(row)
+                continue
+            if len(row.keys() - {"step", "validation", "seconds"}) > 0:
+                found += self.step(row)
+            found += self.validation(row.get("step", math.nan), result)
+        return found
+
+    def _not_finite(self, row: Mapping[str, Any]) -> Finding | None:
+        # A key that is there without a number counts, as NaN becomes null in a file; one that is absent does not.
+        bad = [key for key in _LEARNER if key in row and _number(row[key]) is None]
+        self._finite_steps = 0 if bad else self._finite_steps + 1
+        if not self._begins("not_finite", bool(bad), self._finite_steps >= self._config.window):
+            return None
+        return self._finding(
+            "not_finite",
+            f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not a finite number. The weights are usually lost "
+            "from here on. Start again from the last good checkpoint with a lower rapo.learning_rate or a longer "
+            "rapo.warmup_steps; where policy.dtype is bfloat16, try float32.",
+            dict.fromkeys(bad, math.nan),
+        )
+
+    def _entropy_collapse(self, value: float | None) -> Finding | None:
+        level = _level(self._entropy, value)
+        if level is None:
+            return None
+        if self._entropy_start is None and len(self._entropy) == self._config.window:
+            self._entropy_start = level
+        start = self._entropy_start or 0.0
+        bound = max(self._config.entropy_fraction * start, self._config.entropy_floor)
+        if not self._begins("entropy_collapse", level < bound, level > _ENTROPY_RECOVERED * bound):
+            return None
+        before = f"; it was {start:.3g} at the start, and" if start else ", and"
+        return self._finding(
+            "entropy_collapse",
+            f"The policy's entropy is {level:.3g} nats per token (median of {len(self._entropy)} steps)"
+            f"{before} the bound is {bound:.3g}. Completions of a group become "
+            "alike, and nothing is left to choose between. Lower rapo.learning_rate, or raise rapo.loss.kl_beta.",
+            {"entropy": level, "start": start, "bound": bound},
+        )
+
+    def _parse_loss(self, value: float | None) -> Finding | None:
+        level = _level(self._parsed, value)
+        if level is None:
+            return None
+        if len(self._parsed) == self._config.window:
+            self._parse_best = max(self._parse_best, level)
+        drop, allowed, floor = self._parse_best - level, self._config.parse_drop, self._config.parse_floor
+        recovered = drop <= _DROP_RECOVERED * allowed and level >= floor
+        if not self._begins("parse_loss", drop > allowed or level < floor, recovered):
+            return None
+        than = f"against {self._parse_best:.1%} at best" if drop > allowed else f"fewer than {floor:.0%}"
+        return self._finding(
+            "parse_loss",
+            f"{level:.1%} of the completions parse (median of {len(self._parsed)} steps), {than}. The policy forgets the "
+            "form of an answer, or its answers grow too long. See which invalid/<reason> rose in metrics.jsonl: for "
+            "'truncated' raise policy.max_completion_tokens; else lower rapo.learning_rate, or raise rapo.loss.kl_beta.",
+            {"parse_rate": level, "best": max(self._parse_best, level), "floor": floor},
+        )
+
+    def _mismatched(self, value: float | None, staleness: float | None) -> Finding | None:
+        if value is None:
+            return None
+        self._mismatch.append(value)
+        bound = self._config.mismatch_kl
+        if not self._begins("mismatch", *_all_above(self._mismatch, bound)):
+            return None
+        stale = (
+            f" Part of it is age: the groups were {staleness:.3g} steps old on average; a lower rapo.max_staleness "
+            "makes them fresher."
+            if staleness
+            else ""
+        )
+        return self._finding(
+            "mismatch",
+            f"KL(sampler || learner) is {value:.2e} nats per token, above {bound:.0e} in {_MISMATCH_STEPS} steps in a "
+            "row. The gradient is then of another policy than the one that was sampled, and the correction for it is "
+            f"capped.{stale} Otherwise the two compute differently: compare their dtypes, temperature and image sizes, "
+            "and use policy.dtype float32 where it can be paid; several rapo.updates_per_batch raise it, too.",
+            {"mismatch_kl": value, "bound": bound, "staleness_mean": staleness or 0.0},
+        )
+
+    def _no_signal(self, value: float | None) -> Finding | None:
+        if value is None:
+            return None
+        self._flat.append(value)
+        # The share is compared as "not below", so that 1.0 can be asked for.
+        bound = math.nextafter(self._config.zero_spread, -math.inf)
+        if not self._begins("no_signal", *_all_above(self._flat, bound)):
+            return None
+        return self._finding(
+            "no_signal",
+            f"In {value:.1%} of the groups all completions earn the same, and it was {self._config.zero_spread:.0%} or "
+            f"more in {len(self._flat)} steps in a row. Such groups have no advantage and teach nothing. See whether "
+            "parse_rate is 0 or entropy is gone; raise rapo.completions or rapo.sampling.temperature, or end the run "
+            "if the reward is as high as it can be.",
+            {"zero_spread": value, "steps": float(len(self._flat))},
+        )
+
+    def _srcc_down(self) -> Finding | None:
+        """One finding at most: that the reward rose meanwhile says more than that the SRCC is low."""
+        now, earlier = self._levels[-1], self._levels[:-2]  # the level just before shares a validation with this one
+        if not earlier:
+            return None
+        # Compared is the level from which the fall is clearest: of two equal ones, that with the smaller error.
+        best = max(earlier, key=lambda level: self._drop(level, now))
+        apart = [level for level in earlier if level.step <= now.step - self._config.srcc_apart]
+        start = max(apart, key=lambda level: self._drop(level, now), default=None)
+        recovered = self._drop(best, now) <= _DROP_RECOVERED
+        hacked = start is not None and self._drop(start, now) > 1.0 and _rose(start, now)
+        if self._begins("reward_up_srcc_down", hacked, recovered):
+            assert start is not None
+            assert start.reward is not None
+            assert now.reward is not None
+            return self._finding(
+                "reward_up_srcc_down",
+                f"From step {start.step:.0f} on, the training reward rose from {start.reward:.4g} to {now.reward:.4g} "
+                f"while the validation SRCC fell from {start.srcc:.3f} to {now.srcc:.3f} over the last two; "
+                f"noise explains {self._allowed(start, now):.3f}. The policy learns what the reward pays on the "
+                "training images rather than how people judge: it learns them by heart, or exploits the reward. "
+                'Take the best checkpoint (rapo.select = "best"), run fewer rapo.steps, raise rapo.loss.kl_beta, use more '
+                "training images, and read some completions.",
+                self._figures(start, now) | {"reward": now.reward, "reward_before": start.reward},
+                step=now.step,
+            )
+        silent = "reward_up_srcc_down" in self._active
+        if self._begins("srcc_below_best", self._drop(best, now) > 1.0 and not silent, recovered):
+            return self._finding(
+                "srcc_below_best",
+                f"The validation SRCC is {now.srcc:.3f} over the last two, against {best.srcc:.3f} at step "
+                f"{best.step:.0f}; noise explains {self._allowed(best, now):.3f}. The updates no longer help and do "
+                "harm. Lower rapo.learning_rate or let it decay (rapo.schedule), raise rapo.images_per_step, or run fewer "
+                'rapo.steps; rapo.select = "best" keeps the best model.',
+                self._figures(best, now),
+                step=now.step,
+            )
+        return None
+
+    def _allowed(self, a: _Level, b: _Level) -> float:
+        """How far two levels may lie apart."""
+        return self._config.srcc_errors * math.hypot(a.error, b.error)
+
+    def _drop(self, a: _Level, b: _Level) -> float:
+        """The fall from `a` to `b` as a multiple of what is allowed."""
+        fall, allowed = a.srcc - b.srcc, self._allowed(a, b)
+        return fall / allowed if allowed > 0.0 else math.copysign(math.inf, fall) if fall else 0.0
+
+    def _figures(self, a: _Level, b: _Level) -> dict[str, float]:
+        return {"srcc": b.srcc, "srcc_before": a.srcc, "step_before": a.step, "allowed": self._allowed(a, b)}
+
+    def _begins(self, kind: Kind, bad: bool, recovered: bool) -> bool:
+        """Whether `kind` begins now. While it lasts it is active; it ends when it has `recovered`."""
+        if kind in self._active:
+            if recovered:
+                self._active.discard(kind)
+            return False
+        if bad:
+            self._active.add(kind)
+        return bad
+
+    def _finding(self, kind: Kind, text: str, values: dict[str, float], *, step: float | None = None) -> Finding:
+        fatal = self._config.on_collapse == "stop" and kind in COLLAPSE
+        return Finding(int(self._step if step is None else step), kind, text, values, fatal)
+
+
+def srcc_standard_error(srcc: float, images: float) -> float:
+    """Standard error of a Spearman correlation over `images` > 3 pairs.
+
+    Bonett and Wright, Psychometrika 65 (2000) 23-28, doi:10.1007/BF02294183: atanh(r) has a variance of
+    (1 + r^2 / 2) / (n - 3), which the slope 1 - r^2 of tanh takes back to r. The shorter (1 - r^2) / sqrt(n - 1) is a
+    tenth too small at .8. It is of samples of images; where the images stay the same from one validation to the next,
+    as they do here, differences vary less, so that a bound made of it is on the safe side.
+    """
+    square = srcc * srcc
+    return (1.0 - square) * math.sqrt((1.0 + square / 2.0) / (images - _MIN_IMAGES))
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The SRCC of two validations in succession, with its standard error, and the mean training reward by then."""
+
+    step: float
+    srcc: float
+    error: float
+    reward: float | None
+    reward_error: float
+
+
+def _number(value: Any) -> float | None:
+    """`value` as a finite float, or None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond the floats
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _level(values: deque[float], value: float | None) -> float | None:
+    """The median of the last values with `value`, once there are a few. It follows a jump in half the window."""
+    if value is None:
+        return None
+    values.append(value)
+    return median(values) if len(values) >= min(_MIN_ROWS, values.maxlen or 1) else None
+
+
+def _all_above(values: deque[float], bound: float) -> tuple[bool, bool]:
+    """Whether the last values, once there are enough, are all above the bound, and whether none is."""
+    full = len(values) == values.maxlen
+    return full and min(values) > bound, full and max(values) <= bound
+
+
+def _mean_and_error(values: deque[float]) -> tuple[float | None, float]:
+    count = len(values)
+    if count < _MIN_ROWS:
+        return None, 0.0
+    mean = sum(values) / count
+    variance = sum((value - mean) * (value - mean) for value in values) / (count - 1)
+    return mean, math.sqrt(variance / count)
+
+
+def _rose(a: _Level, b: _Level) -> bool:
+    """Whether the training reward rose by more than its own noise."""
+    if a.reward is None or b.reward is None:
+        return False
+    error = math.hypot(a.reward_error, b.reward_error)
+    return b.reward - a.reward > _REWARD_ERRORS * error + 1e-9
