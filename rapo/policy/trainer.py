@@ -19,10 +19,12 @@ from rapo.images import decode_image
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
+from rapo.policy.lora import add_lora, without_adapters
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.weights import model_tensors, pack
 from rapo.records import ScoredGroup
+from rapo.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -45,6 +47,9 @@ class PolicyTrainer:
         self.processor = PolicyProcessor(model_dir)
         self._prepared: BytesLRU[Prepared] = BytesLRU(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
+        self._lora = config.learner.lora.rank > 0
+        if self._lora:
+            add_lora(policy.model, config.learner.lora, seed=derive_seed(config.run.seed, "lora"))
         if config.learner.freeze_vision:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
@@ -63,8 +68,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing.
-        if rapo.loss.kl_beta > 0.0:
+        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing. With LoRA it is in the model.
+        if rapo.loss.kl_beta > 0.0 and not self._lora:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
     def _policy(self, model_dir: str) -> GroupPolicy:
@@ -131,15 +136,22 @@ class PolicyTrainer:
             cut = [reason == "length" for g in chunk for reason in g.group.finish_reasons]
             advantages[torch.tensor(cut)] = 0.0
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
-        reference = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference, _ = self._reference(batch)
+        reference = self._reference_log_probs(batch)
         log_probs, entropy = self.engine(batch)
         terms = TokenTerms(
             log_probs, behaviour.to(where), advantages.to(where)[sequence], sequence, lengths.to(where), reference
         )
         return terms, entropy
+
+    def _reference_log_probs(self, batch: GroupBatch) -> torch.Tensor | None:
+        """The reference policy's log-probs, or None without a KL term."""
+        if self._config.rapo.loss.kl_beta == 0.0:
+            return None
+        with torch.no_grad():
+            if self._reference is not None:
+                return self._reference(batch)[0]
+            with without_adapters(self.engine.module):
+                return self.engine(batch)[0]
 
     def _collate(self, chunk: Sequence[ScoredGroup], prepared: dict[str, Prepared]) -> GroupBatch:
         batch = collate(
@@ -156,7 +168,9 @@ class PolicyTrainer:
         blank = self.processor.prepare(Image.new("RGB", (56, 56)))
         stop = [np.asarray(self.processor.stop_token_ids[:1], dtype=np.int64)]
         batch = collate([blank], [stop], self.processor.tokenizer.pad_token_id)
-        log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
+        batch = batch.to(device(), torch_dtype(self._config.policy.dtype))
+        self._reference_log_probs(batch)  # under ZeRO-3 with LoRA it gathers, too
+        log_probs, _ = self.engine(batch)
         return log_probs.sum() * 0.0
 
     def publish(self, version: int) -> Iterator[Any]:
