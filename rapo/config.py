@@ -266,9 +266,14 @@ class LoRAConfig(Section):
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
     targets: tuple[LoRATarget, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        min_length=1,
         description="layers of the text model that get an adapter; the vision tower gets none and stays as it is",
     )
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> LoRAConfig:
+        if not self.targets:
+            raise ValueError("learner.lora.targets is empty, so nothing would train; name layers, or leave it out")
+        return self
 
 
 class LearnerConfig(Section):

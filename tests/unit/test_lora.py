@@ -62,6 +62,18 @@ def test_only_adapters_train_and_merged_weights_are_published(tiny_model, base, 
     torch.testing.assert_close(after[f"{name}.weight"], base[f"{name}.weight"] + gain)
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_bfloat16_is_published_as_bfloat16(tiny_model, zero):
+    base = dict(model_tensors(load_model(tiny_model, "bfloat16")))
+    made = trainer(tiny_model, *LORA, "policy.dtype=bfloat16", f"learner.zero_stage={zero}", "rapo.loss.kl_beta=0.1")
+    fresh = published(made)
+    assert all(torch.equal(fresh[name].view(torch.int16), base[name].view(torch.int16)) for name in base)
+    made.step(share(batch_of_groups(), 1), IMAGES)
+    after = published(made)
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    assert {name for name in base if not torch.equal(after[name], base[name])} == {n for n in base if is_target(n)}
+
+
 def test_what_is_published_computes_what_was_trained(tiny_model):
     """The learner's own forward with adapters against a plain model with the published weights."""
     made = trainer(tiny_model, *LORA, "learner.lora.targets=['v_proj', 'down_proj']")
@@ -131,7 +143,7 @@ def test_merging_rounds_once():
 def test_an_unknown_target_is_named_with_what_there_is(tiny_model):
     with pytest.raises(ConfigError, match=r"learner\.lora\.targets\.1' = 'qkv_proj'.*'q_proj', 'k_proj'.*'down_proj'"):
         load_config(None, ["learner.lora.targets=['q_proj', 'qkv_proj']"])
-    with pytest.raises(ConfigError, match=r"learner\.lora\.targets"):
+    with pytest.raises(ConfigError, match=r"learner\.lora\.targets is empty"):
         load_config(None, ["learner.lora.targets=[]"])
     settings = LoRAConfig.model_construct(rank=2, alpha=4.0, targets=("q_proj", "fc1"))
     with pytest.raises(ModelError, match=r"names fc1,.*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
