@@ -57,8 +57,8 @@ def load_every_parameter(model: Any, model_config: Any, weights: Iterable[tuple[
 
 @contextmanager
 def _reloading(model: Any, model_config: Any) -> Iterator[None]:
-    """vLLM holds the shards of a fused parameter back until all have come. After an error what waits is dropped, or the next
-    version would be completed with shards of this one."""
+    """vLLM holds the shards of a fused parameter back until all have come. After an error what waits is dropped: it would count
+    towards the next version, which then does not load."""
     initialize_layerwise_reload(model)
     try:
         yield

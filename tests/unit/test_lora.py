@@ -109,15 +109,20 @@ def test_kl_is_measured_from_the_base_without_a_second_model(tiny_model, zero):
 
 
 def test_gradient_checkpointing_trains_the_same_adapters(tiny_model):
-    one, first = update(trainer(tiny_model, *LORA, "learner.packing=rows"), share(batch_of_groups(), 1))
-    other, second = update(
-        trainer(tiny_model, *LORA, "learner.packing=rows", "learner.gradient_checkpointing=true"),
-        share(batch_of_groups(), 1),
-    )
-    assert one.any()
-    assert first["grad_norm"] > 0
-    assert second == pytest.approx(first, rel=1e-5)
-    torch.testing.assert_close(one, other)
+    moved, metrics, passes = [], [], []
+    for checkpointing in ("false", "true"):
+        made = trainer(tiny_model, *LORA, "learner.packing=rows", f"learner.gradient_checkpointing={checkpointing}")
+        calls = []
+        first = made.engine.module.model.model.language_model.layers[0].self_attn.q_proj.lora_A
+        first.default.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        vector, sums = update(made, share(batch_of_groups(), 1))
+        moved.append(vector)
+        metrics.append(sums)
+        passes.append(len(calls))
+    assert passes == [1, 2], "the layer runs again in the backward pass"
+    assert moved[0].any()
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+    torch.testing.assert_close(moved[0], moved[1])
 
 
 def test_adapters_come_from_the_runs_seed(tiny_model):
