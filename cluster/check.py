@@ -27,6 +27,7 @@ def describe(config: Config) -> list[str]:
         if config.ray.address
         else f"a local Ray ({logical_cpus(config)} permits)"
     )
+    lora = f", LoRA of rank {config.learner.lora.rank}" if config.learner.lora.rank else ""
     return [
         f"data       {source}",
         f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, then the judge",
@@ -34,7 +35,7 @@ def describe(config: Config) -> list[str]:
         f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
         f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
         f"{config.rollout.workers} rollout worker(s), {config.learner.workers} learner rank(s), "
-        f"ZeRO-{config.learner.zero_stage}",
+        f"ZeRO-{config.learner.zero_stage}{lora}",
         f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)",
         f"on         {where}",
     ]

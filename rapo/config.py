@@ -282,6 +282,29 @@ class RolloutConfig(Section):
     engine: EngineConfig = EngineConfig()
 
 
+LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A, only A and B train.
+
+    What is published, saved and exported is the merged weight under its plain name, so nothing else knows of LoRA.
+    """
+
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
+    targets: tuple[LoRATarget, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="layers of the text model that get an adapter; the vision tower gets none and stays as it is",
+    )
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> LoRAConfig:
+        if not self.targets:
+            raise ValueError("learner.lora.targets is empty, so nothing would train; name layers, or leave it out")
+        return self
+
+
 class LearnerConfig(Section):
     workers: Positive = 2
     cpus: Amount = 1.0
@@ -296,6 +319,7 @@ class LearnerConfig(Section):
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
+    lora: LoRAConfig = LoRAConfig()
     start_timeout_s: Seconds = 300.0
     step_timeout_s: Seconds = 1800.0
 

@@ -20,10 +20,12 @@ from rapo.images import decode_image
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
+from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.weights import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
+from rapo.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -48,6 +50,9 @@ class PolicyTrainer:
         self.processor = PolicyProcessor(model_dir)
         self._prepared: BytesLRU[Prepared] = BytesLRU(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
+        self._lora = config.learner.lora.rank > 0
+        if self._lora:
+            add_lora(policy.model, config.learner.lora, seed=derive_seed(config.run.seed, "lora"))
         if config.learner.freeze_vision:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
@@ -66,8 +71,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing.
-        if rapo.loss.kl_beta > 0.0:
+        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing. With LoRA it is in the model.
+        if rapo.loss.kl_beta > 0.0 and not self._lora:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
     def _policy(self, model_dir: str) -> GroupPolicy:
@@ -139,10 +144,7 @@ class PolicyTrainer:
         advantages[torch.from_numpy(masked)] = 0.0
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
         fresh = torch.from_numpy(np.concatenate([_fresh(g.group, self.version) for g in chunk]))
-        reference = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference, _ = self._reference(batch)
+        reference = self._reference_log_probs(batch)
         log_probs, entropy = self.engine(batch)
         terms = TokenTerms(
             log_probs,
@@ -154,6 +156,16 @@ class PolicyTrainer:
             fresh.to(where) if self._first_update else torch.zeros_like(fresh).to(where),
         )
         return terms, entropy
+
+    def _reference_log_probs(self, batch: GroupBatch) -> torch.Tensor | None:
+        """The reference policy's log-probs, or None without a KL term."""
+        if self._config.rapo.loss.kl_beta == 0.0:
+            return None
+        with torch.no_grad():
+            if self._reference is not None:
+                return self._reference(batch)[0]
+            with without_adapters(self.engine.module):
+                return self.engine(batch)[0]
 
     def _collate(self, chunk: Sequence[ScoredGroup], prepared: dict[str, Prepared]) -> GroupBatch:
         batch = collate(
@@ -170,7 +182,9 @@ class PolicyTrainer:
         blank = self.processor.prepare(Image.new("RGB", (56, 56)))
         stop = [np.asarray(self.processor.stop_token_ids[:1], dtype=np.int64)]
         batch = collate([blank], [stop], self.processor.tokenizer.pad_token_id)
-        log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
+        batch = batch.to(device(), torch_dtype(self._config.policy.dtype))
+        self._reference_log_probs(batch)  # under ZeRO-3 with LoRA it gathers, too
+        log_probs, _ = self.engine(batch)
         return log_probs.sum() * 0.0
 
     @property
@@ -181,7 +195,8 @@ class PolicyTrainer:
     @property
     def published_chunks(self) -> int:
         """How many chunks `publish` makes; known before the first version, as it depends on the parameters' sizes alone."""
-        sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for p in self.engine.module.model.parameters())
+        dense = dense_parameters(self.engine.module.model)
+        sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
         return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
 
     def snapshot(self, version: int) -> None:

@@ -1,7 +1,7 @@
 """A weight version as bytes: packed into chunks with a manifest, unpacked with every checksum verified.
 
 Tensors stream: one parameter is gathered at a time, and no more than one chunk is held beside the model. Names are those of
-transformers' in-memory modules; tied parameters appear once.
+transformers' in-memory modules; tied parameters appear once, and adapters (LoRA) are merged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rapo.errors import WeightError
+from rapo.policy.lora import Adapter, dense_parameters
 from rapo.records import TensorSpec, WeightManifest
 
 _ALIGN = 64  # so that every tensor can be viewed in place whatever its dtype
@@ -26,17 +27,24 @@ def checksum(data: NDArray[np.uint8]) -> str:
 
 
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """`(name, tensor on CPU)` for every parameter. Under ZeRO-3 each is gathered alone, on all ranks together; ranks other than
-    0 get None."""
-    for name, parameter in model.named_parameters():
+    """`(name, tensor on CPU)` for every parameter, LoRA merged in (in float32, then the base's dtype) under the base's name.
+
+    Under ZeRO-3 each is gathered alone, with its adapter, on all ranks together; ranks other than 0 get None.
+    """
+    for name, parameter, adapter in dense_parameters(model):
         if not hasattr(parameter, "ds_id"):
-            yield name, parameter.detach().cpu()
+            yield name, _dense(parameter, adapter).cpu()
             continue
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters([parameter]):
-            whole = parameter.detach().cpu().clone() if torch.distributed.get_rank() == 0 else None
+        parts = [parameter] if adapter is None else [parameter, adapter.down, adapter.up]
+        with deepspeed.zero.GatheredParameters(parts):
+            whole = _dense(parameter, adapter).cpu().clone() if torch.distributed.get_rank() == 0 else None
         yield name, whole
+
+
+def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tensor:
+    return parameter.detach() if adapter is None else adapter.merge(parameter.detach())
 
 
 def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes: int) -> Iterator[Any]:

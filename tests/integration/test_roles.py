@@ -18,7 +18,7 @@ from cluster.learners import LearnerGroup
 from cluster.weights import WeightVersion
 from rapo.aescot.writer import phrases
 from rapo.balance import share_out
-from rapo.config import Config, load_config
+from rapo.config import Config, LoRAConfig, load_config
 from rapo.datasets.scenes import render_scene
 from rapo.errors import RoleError, WeightError
 from rapo.images import decode_image
@@ -115,16 +115,30 @@ def tensors(weights: WeightVersion) -> dict[str, np.ndarray]:
     return {name: tensor.numpy().copy() for name, tensor in unpack(weights.manifest, weights.chunks)}
 
 
+def base_tensors(model_dir: Path) -> list[tuple[str, Any]]:
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from rapo.policy.weights import model_tensors
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
+    return [(name, tensor) for name, tensor in model_tensors(model) if tensor is not None]
+
+
+@pytest.mark.parametrize("lora", [LoRAConfig(), LoRAConfig(rank=4, alpha=8.0)], ids=["full", "lora"])
 def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
-    fleet: Fleet, small_config: Config, model_dir: Path
+    fleet: Fleet, small_config: Config, model_dir: Path, lora: LoRAConfig
 ) -> None:
     batch = records(5)
     groups = draw(fleet, batch, step=0)
     images = image_refs(batch)
     made: dict[int, dict[str, np.ndarray]] = {}
     for stage in (2, 3):
-        learner = small_config.learner.model_copy(update={"zero_stage": stage, "chunk_mib": 1})
-        config = small_config.model_copy(update={"learner": learner})
+        learner = small_config.learner.model_copy(update={"zero_stage": stage, "chunk_mib": 1, "lora": lora})
+        # With LoRA also the reference policy, which then gathers under ZeRO-3, on the rank that has nothing to do, too.
+        loss = small_config.rapo.loss.model_copy(update={"kl_beta": 0.05 if lora.rank else 0.0})
+        rapo = small_config.rapo.model_copy(update={"loss": loss})
+        config = small_config.model_copy(update={"learner": learner, "rapo": rapo})
         weights, metrics = trained(config, model_dir, groups, images)
         assert abs(metrics["mismatch_kl"]) < 1e-6
         assert metrics["grad_norm"] > 0
@@ -132,6 +146,13 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     assert made[2].keys() == made[3].keys()
     for name, tensor in made[2].items():
         np.testing.assert_allclose(tensor, made[3][name], rtol=1e-4, atol=1e-5, err_msg=name)
+    base = {name: tensor.numpy() for name, tensor in base_tensors(model_dir)}
+    assert list(made[2]) == list(base)
+    moved = {name for name in base if not np.array_equal(base[name], made[2][name])}
+    assert {name for name in moved if ".visual." in name} == {
+        name for name in base if ".visual." in name and not lora.rank
+    }
+    assert any(".visual." not in name for name in moved)
 
     before = [ray.get(ref) for ref in groups]
     fleet.loaded(fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks))))
@@ -162,21 +183,24 @@ def test_groups_do_not_depend_on_who_draws_them(fleet: Fleet) -> None:
 
 
 def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Path) -> None:
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from rapo.policy.weights import pack
 
-    from rapo.policy.weights import model_tensors, pack
-
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
-    *chunks, manifest = pack([(n, t) for n, t in model_tensors(model) if t is not None], 9, 2**20)
+    *chunks, manifest = pack(base_tensors(model_dir), 9, 2**20)
+    before = ray.get(draw(fleet, records(2), step=5))
+    # Two shards of a fused parameter have come when the third does not verify: they must not complete the next version.
+    (spec,) = [
+        spec for spec in manifest.tensors if spec.name.endswith("language_model.layers.1.self_attn.v_proj.weight")
+    ]
     damaged = [chunk.copy() for chunk in chunks]
-    damaged[0][11] ^= 1
+    damaged[spec.chunk][spec.offset + 11] ^= 1
     with pytest.raises(WeightError, match="checksum"):
         fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged))))
     with pytest.raises(WeightError, match="no verified weights"):
         fleet.predictions(records(2))
     fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks))))
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
+    for x, y in zip(before, ray.get(draw(fleet, records(2), step=5)), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
 
 
 def test_groups_continue_over_an_update_with_each_tokens_version(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,3 +34,42 @@ def processor(tiny_model: Path) -> PolicyProcessor:
     from rapo.policy.processing import PolicyProcessor
 
     return PolicyProcessor(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def joined() -> Iterator[dict[str, str]]:
+    """A process group of one, and the environment it wants. Once per session, as DeepSpeed keeps the groups it has seen."""
+    import torch
+
+    from rapo.policy.distributed import Rank, join_world
+
+    before = dict(os.environ)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    join_world(Rank(0, 1, threads=1, port=port, timeout_s=30.0))
+    environment = dict(os.environ)
+    _restore(before)
+    yield environment
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def world(joined: dict[str, str]) -> Iterator[None]:
+    """Training in this module, in a world of one; environment and torch's settings are left as they were."""
+    import torch
+
+    from rapo.policy.distributed import prepare_process
+
+    before, threads = dict(os.environ), torch.get_num_threads()
+    os.environ.update(joined)
+    prepare_process(threads=1)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+    _restore(before)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)

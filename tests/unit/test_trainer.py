@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +11,7 @@ from rapo.answer import format_completion
 from rapo.balance import Share
 from rapo.config import load_config
 from rapo.policy.batch import collate, pack_rows
-from rapo.policy.distributed import OptimizerSettings, Rank, join_world, learning_rate_factor
+from rapo.policy.distributed import OptimizerSettings, learning_rate_factor
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
@@ -28,20 +25,7 @@ ADVANTAGES = {"a": (1.0, -1.0, 0.5), "b": (-0.5, 0.5, 2.0), "c": (0.0, -1.0, 1.0
 FINE = ["rapo.warmup_steps=0", "rapo.schedule=constant", "learner.max_grad_norm=1e9", "rapo.learning_rate=1e-3"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def world():
-    """A process group of one; DeepSpeed and torch's settings are left as they were."""
-    before, threads = dict(os.environ), torch.get_num_threads()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    join_world(Rank(0, 1, threads=1, port=port, timeout_s=30.0))
-    yield
-    torch.distributed.destroy_process_group()
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def batch_of_groups(uids="abcd"):

@@ -1,0 +1,101 @@
+"""LoRA on the policy's text model (Hu et al. 2021, arXiv 2106.09685), by peft: adapters in, merged weights out.
+
+The adapters are injected in place: class and module paths of the model stay, `layer.self_attn.q_proj(x)` still works. Outside of
+the learner nothing knows of them, because weights leave it merged (`rapo.policy.weights.model_tensors`).
+peft is imported only where adapters are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from rapo.config import LoRAConfig
+from rapo.errors import ModelError
+
+_NAME = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What the weight `(out, in)` of a linear layer gains: `scaling * up @ down`; `down` is `(rank, in)`, `up` `(out, rank)`."""
+
+    down: nn.Parameter
+    up: nn.Parameter
+    scaling: float
+
+    def merge(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` with the update added, computed in float32, in the dtype of `weight`.
+
+        An element that gains nothing keeps its bits, so fresh adapters (`up` is zero) give the base weight itself.
+        """
+        gain = self.scaling * (self.up.detach().float() @ self.down.detach().float())
+        return torch.where(gain == 0.0, weight, (weight.float() + gain).to(weight.dtype))
+
+
+def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *, seed: int) -> None:
+    """Freeze `model` and put a trainable adapter of `settings.rank` on each target layer of its text model, in place.
+
+    The same `seed` gives the same adapters on every rank. Raises `ModelError` for a target that the text model lacks.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    text = model.model.language_model
+    linear = {path.rpartition(".")[2] for path, module in text.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [target for target in settings.targets if target not in linear]
+    if unknown:
+        raise ModelError(
+            f"learner.lora.targets names {', '.join(unknown)}, which the text model of this policy lacks; "
+            f"its linear layers are {', '.join(sorted(linear))}"
+        )
+    model.requires_grad_(requires_grad=False)
+    plan = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules=list(settings.targets)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # Given the text model only, since the vision tower has layers of the same names.
+        inject_adapter_in_model(plan, text, adapter_name=_NAME)
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within it `model` computes what its base would: the reference policy, without a second copy of the weights."""
+    layers = [layer for _, layer in _adapted(model)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Adapter | None]]:
+    """`(name, parameter, adapter)` under the names that the model had before `add_lora`, in the same order.
+
+    The adapter of a parameter is merged into it by the reader, who may have to gather the parts first.
+    """
+    adapters = {
+        path: Adapter(layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight, float(layer.scaling[_NAME]))
+        for path, layer in _adapted(model)
+    }
+    for name, parameter in model.named_parameters():
+        path, _, inner = name.partition(".base_layer.")
+        if path in adapters:
+            yield f"{path}.{inner}", parameter, adapters[path] if inner == "weight" else None
+        elif name.rpartition(".lora_")[0] not in adapters:
+            yield name, parameter, None
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """peft's layers by path, known by their parts, as a run without LoRA does not import peft."""
+    for path, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
+            yield path, module
