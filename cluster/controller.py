@@ -10,12 +10,13 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actors.reward import RewardScorer
 from cluster.files import append_jsonl
+from cluster.findings import FINDINGS
 from cluster.fleet import Drawn, Fleet, Task
 from cluster.images import ImageStore
 from cluster.learners import LearnerGroup
@@ -27,6 +28,7 @@ from rapo.config import Config
 from rapo.errors import RapoError
 from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord
+from rapo.watch import Finding, Watch
 
 #: Scoring a step is vectorised arithmetic on a few thousand numbers; more than this means that the actor is gone.
 _REWARD_TIMEOUT_S = 300.0
@@ -45,18 +47,33 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the loop left behind: the selected model's folder and the step it comes from."""
+    """What the loop left behind: the selected model's folder and the step it comes from, the steps done, the validation results
+    by step, and the shares of time in which rollout workers and learners had nothing to do."""
 
     folder: Path
     step: int
-    validation: list[dict[str, Any]] = field(default_factory=list)
+    steps: int
+    validation: list[dict[str, Any]]
+    idle: dict[str, float]
 
 
 class Controller:
-    """Runs `config.rapo.steps` steps. `start_dir` is the cold-start model; `out` gets metrics and checkpoints."""
+    """Runs `config.rapo.steps` steps. `start_dir` is the cold-start model; `out` gets metrics, warnings and checkpoints; `note`
+    shows a line to the user."""
 
-    def __init__(self, config: Config, fleet: Fleet, learners: LearnerGroup, start_dir: Path, out: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        fleet: Fleet,
+        learners: LearnerGroup,
+        start_dir: Path,
+        out: Path,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._config = config
+        self._note = note
+        self._watch = Watch(config.rapo.watch)
+        self._fatal = False
         self._fleet = fleet
         self._learners = learners
         self._start_dir = start_dir
@@ -82,17 +99,30 @@ class Controller:
         )
         self._window = Window(sampler.size, settings.max_staleness, settings.steps)
         self._validate(0, validation, None, progress)
-        weights = None
-        for step in range(settings.steps):
-            weights, row = self._step(step, sampler)
+        weights, idle = None, []
+        done = 0
+        while done < settings.steps and not self._fatal:
+            weights, row = self._step(done, sampler)
+            done += 1
+            idle.append((row["idle_rollout"], row["idle_learner"]))
             append_jsonl(self._out / "metrics.jsonl", row)
-            progress(step + 1, {"reward": row["reward_mean"], "parsed": row["parse_rate"]})
-            if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
+            self._heed(self._watch.step(row))
+            progress(done, {"reward": row["reward_mean"], "parsed": row["parse_rate"]})
+            if done % settings.evaluate_every == 0 or done == settings.steps:
                 self._loaded()  # what is measured is the version of this step
-                self._validate(step + 1, validation, weights, progress)
+                self._validate(done, validation, weights, progress)
         assert weights is not None
-        folder = self._select(weights)
-        return Outcome(folder, self._best.step if settings.select == "best" else settings.steps, self._validation)
+        if self._fatal:
+            self._note(f"stopped after step {done}, as rapo.watch.on_collapse asks for")
+        folder = self._select(done, weights)
+        rollout, learner = (sum(column) / len(column) for column in zip(*idle, strict=True))
+        return Outcome(folder, self._best.step, done, self._validation, {"rollout": rollout, "learner": learner})
+
+    def _heed(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            append_jsonl(self._out / FINDINGS, finding.row())
+            self._note(f"step {finding.step}: {finding.text}")
+            self._fatal |= finding.fatal
 
     def _step(self, step: int, sampler: BatchSampler) -> tuple[WeightVersion, dict[str, Any]]:
         """One optimiser step on one group per record; the weights it made and its metrics."""
@@ -188,6 +218,7 @@ class Controller:
         row = {"step": step, "validation": result, "seconds": {"validation": time.perf_counter() - began}}
         append_jsonl(self._out / "metrics.jsonl", row)
         self._validation.append({"step": step, **result})
+        self._heed(self._watch.validation(step, result))
         srcc = result["srcc"]
         if srcc is not None:
             progress(step, {"srcc": srcc})
@@ -203,12 +234,12 @@ class Controller:
         self._learners.save_model(folder, self._start_dir, weights)
         return folder
 
-    def _select(self, last: WeightVersion) -> Path:
+    def _select(self, step: int, last: WeightVersion) -> Path:
         """The folder of the selected model. Without a validation result there is nothing to choose by: the last."""
         if self._config.rapo.select == "best" and self._best.folder is not None:
             return self._best.folder
-        self._best.step = self._config.rapo.steps
-        return self._save(self._config.rapo.steps, last)
+        self._best.step = step
+        return self._save(step, last)
 
 
 class _Clock:

@@ -186,6 +186,7 @@ class Pipeline:
             self._folder / "rapo",
             fleet,
             lambda step, metrics: handle.update(step, **metrics),
+            handle.note,
         )
 
     def _evaluate(self, handle: StageHandle) -> dict[str, Any]:

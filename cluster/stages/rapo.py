@@ -22,6 +22,7 @@ def train_rapo(
     out: Path,
     fleet: Fleet,
     progress: Callable[[int, dict[str, float]], None],
+    note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train from the model of `start_dir`; metrics and checkpoints go to `out`. What `done.json` says of the result."""
     out.mkdir(parents=True, exist_ok=True)
@@ -32,9 +33,20 @@ def train_rapo(
     try:
         engines, ranks = fleet.start(start_dir, 0), learners.start(start_dir)
         fleet.ready(engines)
-        learners.ready(ranks)
-        controller = Controller(config, fleet, learners, start_dir, out)
+        fallback = learners.ready(ranks)[0]["fallback"]
+        if fallback is not None:
+            note(f"every completion is trained with a prompt of its own (learner.packing = rows): {fallback}")
+        controller = Controller(config, fleet, learners, start_dir, out, note)
         outcome = controller.run(dataset.split("train"), dataset.split("validation"), progress)
     finally:
         learners.close()
-    return {"model": str(outcome.folder), "step": outcome.step, "validation": outcome.validation}
+    busier = min(outcome.idle, key=lambda side: outcome.idle[side])
+    shares = ", ".join(f"{side} {share:.0%}" for side, share in outcome.idle.items())
+    note(f"idle: {shares}; the {busier} side is what the other waits for")
+    return {
+        "model": str(outcome.folder),
+        "step": outcome.step,
+        "steps": outcome.steps,
+        "validation": outcome.validation,
+        "idle": outcome.idle,
+    }
