@@ -45,8 +45,9 @@ def run_trl(
     """One result per micro-batch size (in completions): median seconds of a step and of its parts (`trl_side.measure`).
 
     `images_dir` holds PNG files, enough for one step or more, taken in random order. The first `warmup` of the `steps` are not
-    counted. `flush_denormals` gives TRL what rapo's learner sets for itself. `cpu_pressure`, the same for all, says whether
-    the machine was busy with other things. Installs TRL's environment first if there is none.
+    counted. `flush_denormals` gives TRL what rapo's learner sets for itself. `cpu_pressure` is, for each step in `steps_s`, the
+    share of it in which something on the machine waited for a core (`record.CpuPressure`): a busy machine explains a slow step.
+    Installs TRL's environment first if there is none.
     Raises `BenchmarkError` if TRL fails, takes longer than `limit_s`, or does not do the workload as specified.
     """
     if bad := [size for size in micro_batches if workload.rows % size or size % workload.completions]:
@@ -71,10 +72,7 @@ def run_trl(
         "threads": threads,
         "flush_denormals": flush_denormals,
     }
-    python = ensure_trl()
-    pressure = record.CpuPressure()
-    measured = _run(python, spec, threads, limit_s)
-    results = [{"workload": workload.name, **result, "cpu_pressure": pressure.share()} for result in measured]
+    results = [{"workload": workload.name, **result} for result in _run(spec, threads, limit_s)]
     if len(results) != len(micro_batches):
         raise BenchmarkError(f"TRL measured {len(results)} of {len(micro_batches)} settings")
     prompt_tokens = _prompt_tokens(processor, images_dir)
@@ -88,7 +86,8 @@ def best(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(results, key=lambda result: result["step_s"])
 
 
-def _run(python: Path, spec: dict[str, Any], threads: int, limit_s: float) -> list[dict[str, Any]]:
+def _run(spec: dict[str, Any], threads: int, limit_s: float) -> list[dict[str, Any]]:
+    python = ensure_trl()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spec.json"

@@ -99,14 +99,14 @@ class StepClock(transformers.TrainerCallback):
     def __init__(self) -> None:
         self.trainer: TimedTrainer | None = None
         self.steps: list[dict[str, float]] = []
-        self._last = 0.0
+        self._last = self._waited = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._last = time.perf_counter()
+        self._last, self._waited = time.perf_counter(), _waited_s()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         assert self.trainer is not None
-        now, spent = time.perf_counter(), self.trainer.spent
+        now, waited, spent = time.perf_counter(), _waited_s(), self.trainer.spent
         step = now - self._last
         self.steps.append(
             {
@@ -115,10 +115,21 @@ class StepClock(transformers.TrainerCallback):
                 "reference": spent["reference"],
                 "preparation": spent["sampled"] - spent["generation"] - spent["reference"],
                 "training": step - spent["sampled"],
+                "pressure": (waited - self._waited) / step,
             }
         )
         spent.clear()
-        self._last = now
+        self._last, self._waited = now, waited
+
+
+def _waited_s() -> float:
+    """Seconds since boot in which some task of the machine waited for a core; 0 where the kernel does not count them."""
+    source = Path("/proc/pressure/cpu")
+    return (
+        int(source.read_text(encoding="utf-8").splitlines()[0].rpartition("total=")[2]) / 1e6
+        if source.is_file()
+        else 0.0
+    )
 
 
 def measure(spec: Spec, micro_batch: int, folder: str) -> dict[str, Any]:
@@ -149,6 +160,7 @@ def measure(spec: Spec, micro_batch: int, folder: str) -> dict[str, Any]:
         **{f"{part}_s": round(seconds, 4) for part, seconds in median.items()},
         "completions_per_s": round(spec.rows / median["step"], 2),
         "steps_s": [round(step["step"], 4) for step in steps],
+        "cpu_pressure": [round(step["pressure"], 3) for step in steps],
         "mean_completion_tokens": sum(drawn) / len(drawn),
         "prompt_tokens": sorted(trainer.prompt_tokens),
         "gradient_norms": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log][spec.warmup :],

@@ -69,7 +69,6 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
 def test_a_comparison_with_other_work_is_refused(w1, tmp_path, monkeypatch, change, says):
     result = {"prompt_tokens": [67], "mean_completion_tokens": 48.0, "reference_model": True, "gradient_norms": [0.2]}
     images = write_images(W1, tmp_path / "images", steps=1)
-    monkeypatch.setattr(trl, "ensure_trl", lambda: tmp_path)
     monkeypatch.setattr(trl, "_run", lambda *_: [result])
     assert trl.run_trl(W1, w1, images, [256])[0]["workload"] == "W1"
     monkeypatch.setattr(trl, "_run", lambda *_: [{**result, **change}])
