@@ -43,7 +43,7 @@ proto: setup
 
 bench: setup
 	$(BIN)/python -m bench.packing --out bench/results/packing.json
-	$(BIN)/python -m bench.reward --out bench/results/reward.json
+	$(BIN)/python -m bench.reward
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,6 +1,6 @@
 """The reward against the way in which the released code computes its rank term: one CDF per pair, torch scalars.
 
-`python bench/reward.py [--slow-images 256] [--out FILE]` writes JSON with seconds and ratios. Both sides run on one
+`python -m bench.reward [--slow-images 256]` writes `bench/results/reward.json` and `.md`. Both sides run on one
 thread; the slow one once and in whole (about a minute at 256 images), ours as the median of several runs. The slow side
 computes the relative term only, ours the whole reward with advantages and metrics.
 """
@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench import record
 from rapo.reward import RewardSettings, rapo_rewards
 
 
@@ -71,13 +70,13 @@ def main() -> None:
     parser.add_argument("--slow-images", type=int, default=256, help="size at which the loop runs; 0: not at all")
     parser.add_argument("--large-images", type=int, default=16_384, help="size of the large batch; 0: leave it out")
     parser.add_argument("--completions", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="write the JSON here as well")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for reward.json and reward.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     result: dict[str, Any] = {
-        "machine": {"processor": platform.processor() or platform.machine(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("numpy", "scipy", "torch")},
+        "machine": record.machine(),
+        "versions": record.versions(("numpy", "scipy", "torch")),
         "completions": arguments.completions,
     }
     if arguments.slow_images:
@@ -107,10 +106,11 @@ def main() -> None:
             "comparisons_per_s": pairs / elapsed,
             "extra_peak_mib": peak_mib() - before,
         }
-    text = json.dumps(result, indent=2) + "\n"
-    sys.stdout.write(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text, encoding="utf-8")
+    record.write_json("reward", result, arguments.out)
+    rows = [{"batch": name, **result[name]} for name in ("against_loop", "large") if name in result]
+    notes = [record.describe(result["machine"], result["versions"])]
+    record.write_markdown("reward", "The reward against a loop per pair", rows, notes, arguments.out)
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
-_NO_CPU_TORCH = f"""
+NO_CPU_TORCH = f"""
 pip finds no CPU build of {TORCH}. On your own machine, add PyTorch's CPU wheel index to pip once (its address is on
 pytorch.org, 'Get Started', compute platform CPU), for example through the environment variable PIP_EXTRA_INDEX_URL, and
 run make again. On a machine with an NVIDIA GPU use `make EXTRA=gpu` instead.
@@ -27,10 +27,10 @@ def main() -> int:
     parser.add_argument("--extra", choices=("cpu", "gpu"), default="cpu")
     extra = parser.parse_args().extra
     constraints = ["-c", str(ROOT / "constraints" / f"{extra}.txt")]
-    if extra == "cpu" and _pip("install", f"{TORCH}+cpu", *constraints, quiet=True) != 0:
-        sys.stderr.write(_NO_CPU_TORCH)
+    if extra == "cpu" and pip("install", f"{TORCH}+cpu", *constraints, quiet=True) != 0:
+        sys.stderr.write(NO_CPU_TORCH)
         return 2
-    if (status := _pip("install", "-e", f"{ROOT}[{extra},dev]", *constraints)) != 0:
+    if (status := pip("install", "-e", f"{ROOT}[{extra},dev]", *constraints)) != 0:
         return status
     if extra == "cpu":
         _drop_unloadable()
@@ -44,12 +44,12 @@ def _drop_unloadable() -> None:
     for package in ("torchaudio", "torchcodec"):
         probe = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, check=False)
         if probe.returncode != 0:
-            _pip("uninstall", "-y", package, quiet=True)
+            pip("uninstall", "-y", package, quiet=True)
 
 
-def _pip(*arguments: str, quiet: bool = False) -> int:
-    """Run pip; its exit status. `quiet` keeps its complaints for the caller to explain."""
-    command = [sys.executable, "-m", "pip", arguments[0], "-q", *arguments[1:]]
+def pip(*arguments: str, quiet: bool = False, python: str | Path = sys.executable) -> int:
+    """Run the pip of interpreter `python`; its exit status. `quiet` keeps its complaints for the caller to explain."""
+    command = [str(python), "-m", "pip", arguments[0], "-q", *arguments[1:]]
     sys.stderr.write(f"pip {' '.join(arguments[:2])} ...\n")
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=quiet, env=os.environ)
     return done.returncode

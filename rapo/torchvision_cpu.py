@@ -55,9 +55,13 @@ def _is_cpu_build() -> bool:
 
 
 def install() -> Path:
-    """Write the `.pth` file into this interpreter's site-packages; the path of it."""
+    """Write the `.pth` file into this interpreter's site-packages; the path of it.
+
+    It imports this module under the name by which it was found, so that a copy of this file serves an environment without rapo.
+    """
+    name = __spec__.name if __spec__ is not None else "rapo.torchvision_cpu"
     target = Path(sysconfig.get_paths()["purelib"]) / PTH_NAME
-    target.write_text(f"import {__name__ if __name__ != '__main__' else 'rapo.torchvision_cpu'}\n", encoding="utf-8")
+    target.write_text(f"import {name}\n", encoding="utf-8")
     return target
 
 

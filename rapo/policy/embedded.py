@@ -7,8 +7,9 @@ tokens: a model this small can then learn to write critiques in a minute of CPU 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -49,23 +50,70 @@ def build_embedded(folder: Path, settings: EmbeddedPolicyConfig, seed: int, clau
 
     `clauses` is the text that the tokenizer should write cheaply, besides the prompt.
     """
-    tokenizer = _build_tokenizer(settings.vocabulary, list(clauses))
+    hidden = settings.hidden_size
+    write_random_policy(
+        folder,
+        _build_tokenizer(settings.vocabulary, list(clauses)),
+        text={
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": settings.text_layers,
+            "num_attention_heads": settings.heads,
+            "num_key_value_heads": settings.heads,
+            "initializer_range": _INIT_STD,
+        },
+        vision={
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "depth": settings.vision_layers,
+            "num_heads": settings.heads,
+            "fullatt_block_indexes": list(range(settings.vision_layers)),
+            "initializer_range": _INIT_STD,
+        },
+        tied=False,
+        pixels=settings.pixels,
+        seed=seed,
+    )
+
+
+def write_random_policy(
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    tied: bool,
+    pixels: int,
+    seed: int,
+) -> None:
+    """Write a Qwen2.5-VL of random weights with its processor to `folder`, in the transformers format.
+
+    `text` and `vision` are the sizes, in the names of `Qwen2_5_VLConfig`; all else follows from them and the tokenizer, which
+    must hold `SPECIAL_TOKENS`. `tied`: input and output embeddings are one matrix. `pixels` caps an image's area.
+    """
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        chat_template=_CHAT_TEMPLATE,
+    )
     processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=(2 * _PATCH * _MERGE) ** 2, max_pixels=settings.pixels),
-        tokenizer=tokenizer,
+        image_processor=Qwen2VLImageProcessor(min_pixels=(2 * _PATCH * _MERGE) ** 2, max_pixels=pixels),
+        tokenizer=fast,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=_CHAT_TEMPLATE,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(_model_config(settings, tokenizer))
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model = Qwen2_5_VLForConditionalGeneration(_model_config(text, vision, tied, fast))
+    model.generation_config.eos_token_id = fast.eos_token_id
+    model.generation_config.pad_token_id = fast.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def _build_tokenizer(vocabulary: int, clauses: list[str]) -> PreTrainedTokenizerFast:
+def _build_tokenizer(vocabulary: int, clauses: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -92,50 +140,36 @@ def _build_tokenizer(vocabulary: int, clauses: list[str]) -> PreTrainedTokenizer
         "assistant\n",
     ]
     tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        chat_template=_CHAT_TEMPLATE,
-    )
+    return tokenizer
 
 
-def _model_config(settings: EmbeddedPolicyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    hidden, ids = settings.hidden_size, tokenizer.convert_tokens_to_ids
-    half = hidden // settings.heads // 2
+def _model_config(
+    text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool, tokenizer: PreTrainedTokenizerFast
+) -> Qwen2_5_VLConfig:
+    hidden, ids = text["hidden_size"], tokenizer.convert_tokens_to_ids
+    half = hidden // text["num_attention_heads"] // 2
     side = half * 3 // 8
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": settings.text_layers,
-            "num_attention_heads": settings.heads,
-            "num_key_value_heads": settings.heads,
             "max_position_embeddings": 2048,
             "rope_scaling": {"type": "mrope", "mrope_section": [half - 2 * side, side, side]},
             "bos_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
-            "tie_word_embeddings": False,
-            "initializer_range": _INIT_STD,
+            "tie_word_embeddings": tied,
+            **text,
         },
         vision_config={
-            "initializer_range": _INIT_STD,
-            "depth": settings.vision_layers,
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_heads": settings.heads,
             "out_hidden_size": hidden,
-            "fullatt_block_indexes": list(range(settings.vision_layers)),
             "window_size": 112,
             "patch_size": _PATCH,
             "spatial_merge_size": _MERGE,
             "temporal_patch_size": 2,
+            **vision,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"),
         vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
