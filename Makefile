@@ -7,7 +7,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test unit integration lint format proto bench clean
+.PHONY: setup demo test unit integration lint format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -41,9 +41,18 @@ format: setup
 proto: setup
 	$(BIN)/python protos/generate.py
 
+# Half an hour on an idle machine; TRL gets an environment of its own in bench/.trl-venv.
 bench: setup
-	$(BIN)/python -m bench.packing --out bench/results/packing.json
 	$(BIN)/python -m bench.reward
+	$(BIN)/python -m bench.packing
+	$(BIN)/python -m bench.rollout --workload W1
+	$(BIN)/python -m bench.full_step --workload W1
+	$(BIN)/python -m bench.full_step --workload W2 --steps 5 --trl-steps 3
+
+# About two hours: staleness on a finished run, and the ablations over three seeds.
+bench-runs: demo
+	$(BIN)/python -m bench.asynchronous $(OUT)
+	$(BIN)/python -m bench.ablation --work runs/ablation
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

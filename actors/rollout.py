@@ -64,9 +64,10 @@ class RolloutWorker:
 
         return await asyncio.wrap_future(self._loop.load(lambda: folder_tensors(folder), version))
 
+    @ray.method(num_returns=2)
     async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[dict[str, Any], Group]:
-        """`(receipt, group)` for a record and its encoded bytes; call with `num_returns=2`. Who waits for the receipt learns of
-        the group without fetching it.
+        """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the receipt learns of the group
+        without fetching it.
 
         The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, and `busy_seconds`, how
         long the engine has worked since it was made.

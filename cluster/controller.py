@@ -25,7 +25,6 @@ from cluster.weights import WeightVersion
 from cluster.window import Ready, Window
 from rapo.batching import BatchSampler
 from rapo.config import Config
-from rapo.errors import RapoError
 from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord
 from rapo.watch import Finding, Watch
@@ -59,7 +58,7 @@ class Outcome:
 
 class Controller:
     """Runs `config.rapo.steps` steps. `start_dir` is the cold-start model; `out` gets metrics, warnings and checkpoints; `note`
-    shows a line to the user."""
+    shows a line to the user; `scorer` is the class of the reward actor."""
 
     def __init__(
         self,
@@ -69,6 +68,7 @@ class Controller:
         start_dir: Path,
         out: Path,
         note: Callable[[str], None] = lambda text: None,
+        scorer: Any = RewardScorer,
     ) -> None:
         self._config = config
         self._note = note
@@ -78,13 +78,12 @@ class Controller:
         self._learners = learners
         self._start_dir = start_dir
         self._out = out
-        self._reward: Any = RewardScorer.options(num_cpus=0.5).remote(config)  # type: ignore[attr-defined]
+        self._reward: Any = scorer.options(num_cpus=0.5).remote(config)
         self._images = ImageStore(config)
         self._window = Window(0, 0, 0)
         self._drawn: dict[int, Drawn] = {}
         self._best = Best()
         self._publishing: WeightVersion | None = None
-        self._loading: list[Any] = []
         self._validation: list[dict[str, Any]] = []
 
     def run(
@@ -165,7 +164,9 @@ class Controller:
                 record = sampler.batch(number)[place]
                 # Only the bytes travel, by ref: a worker may not see the driver's files.
                 bare = dataclasses.replace(record, path=None, data=None)
-                self._fleet.submit(Task(ticket, bare, self._images.ref(record), number))
+                # Older weights would make it too old by the time that it can be used.
+                needs = max(number, step) - self._config.rapo.max_staleness
+                self._fleet.submit(Task(ticket, bare, self._images.ref(record), number, needs))
             taken = self._window.take(step)
             if taken is not None:
                 return [self._drawn.pop(ready.ticket) for ready in taken]
@@ -176,32 +177,30 @@ class Controller:
         self._poll(refs)
 
     def _poll(self, others: Sequence[Any]) -> None:
-        try:
-            drawn = self._fleet.poll(_POLL_S, others)
-        except RapoError:
-            self._loaded()  # a load that failed is why a worker refuses; it is the better error
-            raise
-        for one in drawn:
+        for one in self._fleet.poll(_POLL_S, others):
             self._drawn[one.task.ticket] = one
             record = one.task.record
             self._window.put(Ready(one.task.ticket, one.group, one.receipt["version"], record.dataset))
 
     def _publish(self, version: int) -> WeightVersion:
         """Publish the learner's weights and have the fleet load them; with eta > 0 both go on beside the next step."""
-        self._loaded()  # those of the version before
+        self._published()  # the version before
         weights = self._learners.publish(version)
-        self._loading = self._fleet.load(weights)
         self._publishing = weights
+        self._fleet.load(weights)
         if self._config.rapo.max_staleness == 0:
             self._loaded()
         return weights
 
+    def _published(self) -> None:
+        weights, self._publishing = self._publishing, None
+        if weights is not None:
+            self._learners.published(weights, self._meanwhile)
+
     def _loaded(self) -> None:
-        """Wait for the version on its way to the fleet, if any."""
-        if self._publishing is not None:
-            self._learners.published(self._publishing, self._meanwhile)
-        loading, self._publishing, self._loading = self._loading, None, []
-        self._fleet.loaded(loading, self._meanwhile)
+        """Wait until the fleet holds the version that was published last."""
+        self._published()
+        self._fleet.loaded(self._meanwhile)
 
     def _validate(
         self,

@@ -1,7 +1,7 @@
 """The rollout fleet: workers that draw groups and predictions, each from verified weights.
 
 Groups stream: `submit` queues one, `poll` gives what has been drawn since. Each goes to the worker with the least to do, up to
-what fills its engine; the rest waits here, so that a worker that is free gets it.
+what fills its engine, and only to one whose weights are new enough for it; the rest waits here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.rollout import RolloutWorker
-from cluster.waiting import wait, wait_each
+from cluster.waiting import get_each, wait, wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
 from rapo.errors import RoleError
@@ -36,13 +36,14 @@ Receipt = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A group to draw: the `record` with its encoded `image` as a ref, the `step` that its seeds come from, and the `ticket`
-    that its result is known by."""
+    """A group to draw: the `record` with its encoded `image` as a ref, the `step` that its seeds come from, the `ticket` that its
+    result is known by, and the least weight version that may draw it."""
 
     ticket: int
     record: ImageRecord
     image: Any
     step: int
+    needs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Drawn:
 class _Worker:
     name: str
     actor: Any
+    version: int = 0
     running: int = 0
     busy_s: float = 0.0
 
@@ -71,9 +73,9 @@ class _Call:
 
 
 class Fleet:
-    """Rollout workers as Ray actors. `close` ends them."""
+    """Rollout workers as Ray actors, of the class `worker`. `close` ends them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, worker: Any = RolloutWorker) -> None:
         self._config = config
         settings = config.rollout
         options = {
@@ -82,19 +84,22 @@ class Fleet:
             "runtime_env": {"env_vars": engine_environment(settings.threads, settings.engine.kv_cache_gib)},
         }
         self._workers = [
-            _Worker(f"rollout worker {i}", RolloutWorker.options(**options).remote(f"rollout-{i}", config))  # type: ignore[attr-defined]
+            _Worker(f"rollout worker {i}", worker.options(**options).remote(f"rollout-{i}", config))
             for i in range(settings.workers)
         ]
         # One group more than fills the engine, so that it does not wait for the next.
         self._most = settings.max_groups or math.ceil(settings.engine.max_num_seqs / config.rapo.completions) + 1
         self._queue: deque[Task] = deque()
         self._calls: dict[Any, _Call] = {}
+        self._loads: dict[Any, _Worker] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
 
     def start(self, model_dir: Path, version: int) -> list[Any]:
         """Begin to start all engines on a model folder as `version`; the refs to wait for (see `ready`)."""
+        for worker in self._workers:
+            worker.version = version
         return [worker.actor.start.remote(str(model_dir), version) for worker in self._workers]
 
     def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
@@ -103,20 +108,27 @@ class Fleet:
             worker.name = f"rollout worker {number} on {fact['node']}"
         return facts
 
-    def load(self, weights: WeightVersion) -> list[Any]:
-        """Have every worker pull and verify `weights`; the refs to wait for (see `loaded`). Groups under way finish before, or
+    def load(self, weights: WeightVersion) -> None:
+        """Have every worker pull and verify `weights`; returns at once (see `loaded`). Groups under way finish before, or
         continue on the new weights (`rapo.in_flight`). A worker whose load fails refuses whatever it is asked next."""
-        return [worker.actor.load.remote(weights.manifest, *weights.chunks) for worker in self._workers]
+        for worker in self._workers:
+            self._loads[worker.actor.load.remote(weights.manifest, *weights.chunks)] = worker
 
-    def loaded(self, calls: Sequence[Any], meanwhile: Callable[[Sequence[Any]], None] | None = None) -> None:
-        """Wait until every worker holds what `load` asked for; groups under way may have to finish first."""
+    def loaded(self, meanwhile: Callable[[Sequence[Any]], None] | None = None) -> None:
+        """Wait until every worker holds what `load` asked for last; groups under way may have to finish first."""
         limit = self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s
-        wait_each(calls, roles=[worker.name for worker in self._workers], timeout_s=limit, meanwhile=meanwhile)
+        loads = dict(self._loads)
+        names = [worker.name for worker in loads.values()]
+        versions = wait_each(list(loads), roles=names, timeout_s=limit, meanwhile=meanwhile)
+        for (ref, worker), version in zip(loads.items(), versions, strict=True):
+            self._loads.pop(ref, None)
+            worker.version = version
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Every worker loads a model folder as `version`."""
         calls = [worker.actor.load_folder.remote(str(folder), version) for worker in self._workers]
-        self._each(calls, self._config.rollout.load_timeout_s)
+        for worker, held in zip(self._workers, self._each(calls, self._config.rollout.load_timeout_s), strict=True):
+            worker.version = held
 
     @property
     def busy_seconds(self) -> float:
@@ -129,39 +141,51 @@ class Fleet:
         self._dispatch()
 
     def poll(self, timeout_s: float, others: Sequence[Any] = ()) -> list[Drawn]:
-        """The groups drawn since the last call. Waits for the first of them, or of `others`, but no longer than `timeout_s`.
+        """The groups drawn since the last call. Waits for the first of them, for a load or for one of `others`, but no longer
+        than `timeout_s`.
 
-        Raises `RoleError`, or the error of ours that a worker raised, where a group failed or took too long.
+        Raises `RoleError`, or the error of ours that a worker raised, where a group or a load failed or took too long.
         """
-        calls = list(self._calls)
-        if not calls and not others:
+        own = [*self._loads, *self._calls]
+        if not own and not others:
             return []
-        done, _ = ray.wait([*others, *calls], num_returns=1, timeout=timeout_s, fetch_local=False)
+        refs = list(dict.fromkeys([*others, *own]))
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
             self._check_deadlines()
             return []
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0.0, fetch_local=False) if calls else ([], [])
-        drawn = [self._finish(receipt) for receipt in ready]
+        ready, _ = ray.wait(own, num_returns=len(own), timeout=0.0, fetch_local=False) if own else ([], [])
+        for ref in ready:
+            if ref in self._loads:
+                worker = self._loads.pop(ref)
+                worker.version = wait(ref, role=worker.name, timeout_s=self._config.rollout.load_timeout_s)
+        drawn = self._finish([ref for ref in ready if ref in self._calls])
         self._dispatch()
         return drawn
 
     def _dispatch(self) -> None:
         limit = self._config.rollout.generate_timeout_s
+        waiting: deque[Task] = deque()
         while self._queue:
-            worker = min(self._workers, key=lambda w: w.running)
-            if worker.running >= self._most:
-                return
             task = self._queue.popleft()
-            receipt, group = worker.actor.generate.options(num_returns=2).remote(task.record, task.image, task.step)
+            able = [w for w in self._workers if w.running < self._most and w.version >= task.needs]
+            if not able:
+                waiting.append(task)
+                continue
+            worker = min(able, key=lambda w: w.running)
+            receipt, group = worker.actor.generate.remote(task.record, task.image, task.step)
             worker.running += 1
             self._calls[receipt] = _Call(task, worker, group, time.monotonic() + limit)
+        self._queue = waiting
 
-    def _finish(self, receipt: Any) -> Drawn:
-        call = self._calls.pop(receipt)
-        call.worker.running -= 1
-        said = wait(receipt, role=call.worker.name, timeout_s=self._config.rollout.generate_timeout_s)
-        call.worker.busy_s = max(call.worker.busy_s, said["busy_seconds"])
-        return Drawn(call.task, call.group, said)
+    def _finish(self, receipts: Sequence[Any]) -> list[Drawn]:
+        calls = [self._calls.pop(receipt) for receipt in receipts]
+        roles = [call.worker.name for call in calls]
+        said = get_each(receipts, roles=roles, timeout_s=self._config.rollout.generate_timeout_s)
+        for call, receipt in zip(calls, said, strict=True):
+            call.worker.running -= 1
+            call.worker.busy_s = max(call.worker.busy_s, receipt["busy_seconds"])
+        return [Drawn(call.task, call.group, receipt) for call, receipt in zip(calls, said, strict=True)]
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -192,7 +216,7 @@ class Fleet:
         for worker in self._workers:
             ray.kill(worker.actor)
         self._workers = []
-        self._calls = {}
+        self._calls, self._loads = {}, {}
 
 
 def split(items: Sequence[T], parts: int) -> list[Sequence[T]]:

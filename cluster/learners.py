@@ -18,14 +18,14 @@ _SAME_ON_ALL = ("grad_norm", "learning_rate")
 
 
 class LearnerGroup:
-    """DeepSpeed ranks as Ray actors. `close` ends them."""
+    """DeepSpeed ranks as Ray actors, of the class `learner`. `close` ends them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, learner: Any = Learner) -> None:
         self._config = config
         settings = config.learner
         environment = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
         self._ranks = [
-            Learner.options(  # type: ignore[attr-defined]
+            learner.options(
                 num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
             ).remote(rank, config)
             for rank in range(settings.workers)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,12 +25,14 @@ __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_envir
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`."""
+    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`. With `ignore_stop` every
+    completion has `max_tokens` tokens, which benchmarks want."""
 
     completions: int
     temperature: float
     max_tokens: int
     logprobs: bool = True
+    ignore_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ def engine_arguments(
         "logprobs_mode": "processed_logprobs",
         "gpu_memory_utilization": engine.gpu_memory_utilization,
     }
+    if not torch.cuda.is_available():
+        # After a prefill that was split over steps vLLM winds a seeded generator back, which a CPU's generator can't do.
+        arguments["enable_chunked_prefill"] = False
     if engine.tensor_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
     if engine.block_size is not None:
@@ -113,7 +119,8 @@ class Engine:
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=sampling.logprobs,
             logit_bias=self._bias,
-            stop_token_ids=self.processor.stop_token_ids,
+            stop_token_ids=[] if sampling.ignore_stop else self.processor.stop_token_ids,
+            ignore_eos=sampling.ignore_stop,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

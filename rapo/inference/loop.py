@@ -22,6 +22,10 @@ from PIL import Image
 from rapo.errors import RapoError, WeightError
 from rapo.inference.engine import Completion, Sampling
 
+#: A step costs nearly the same for one request as for many. An idle engine therefore waits this long after a request for the next
+#: one of the same burst, and for a burst at most so long.
+_LINGER_S, _GATHER_S = 0.004, 0.1
+
 
 class EngineLike(Protocol):
     """What the loop needs of an engine (see `rapo.inference.engine.Engine`)."""
@@ -129,17 +133,25 @@ class EngineLoop:
             self._wake.wait_for(lambda: self._closed or self._commands or engine.busy)
             if self._closed:
                 return False
-        began = time.perf_counter()
-        while (command := self._next(engine)) is not None:
-            if isinstance(command, _Load):
-                self._carry_out_load(engine, command)
-            else:
-                self._carry_out_add(engine, command)
+        began, idle = time.perf_counter(), not engine.busy
+        self._carry_out(engine)
+        while idle and engine.busy and time.perf_counter() - began < _GATHER_S:
+            with self._wake:
+                if not self._wake.wait_for(lambda: self._commands, timeout=_LINGER_S):
+                    break
+            self._carry_out(engine)
         if engine.busy:
             for name, completions in engine.step():
                 self._running.pop(name).set_result(completions)
         self._busy_s += time.perf_counter() - began
         return True
+
+    def _carry_out(self, engine: EngineLike) -> None:
+        while (command := self._next(engine)) is not None:
+            if isinstance(command, _Load):
+                self._carry_out_load(engine, command)
+            else:
+                self._carry_out_add(engine, command)
 
     def _next(self, engine: EngineLike) -> _Add | _Load | None:
         with self._wake:

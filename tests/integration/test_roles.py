@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -155,7 +156,8 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     assert any(".visual." not in name for name in moved)
 
     before = [ray.get(ref) for ref in groups]
-    fleet.loaded(fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks))))
+    fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks)))
+    fleet.loaded()
     after = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     assert {g.weight_version for g in after} == {1}
     assert any(
@@ -182,6 +184,41 @@ def test_groups_do_not_depend_on_who_draws_them(fleet: Fleet) -> None:
     assert other.texts != whole[0].texts
 
 
+def test_a_synchronous_run_repeats_bit_by_bit(
+    fleet: Fleet, small_config: Config, model_dir: Path, tmp_path: Path
+) -> None:
+    """Two steps of the real loop, twice: the same losses, gradients and weights to the last bit."""
+    from safetensors.numpy import load_file
+
+    from bench.roles import RandomScorer
+    from cluster.controller import Controller
+
+    rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
+    config = small_config.model_copy(update={"rapo": rapo})
+    rows, models = [], []
+    for attempt in ("first", "second"):
+        out = tmp_path / attempt
+        out.mkdir()
+        fleet.load_folder(model_dir, 0)
+        learners = LearnerGroup(config)
+        try:
+            learners.ready(learners.start(model_dir))
+            controller = Controller(config, fleet, learners, model_dir, out, scorer=RandomScorer)
+            outcome = controller.run(records(16), [], lambda step, metrics: None)
+        finally:
+            learners.close()
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
+        models.append(load_file(outcome.folder / "model.safetensors"))
+    assert rows[0] == rows[1]
+    assert len({row["grad_norm"] for row in rows[0]}) == 2
+    assert models[0].keys() == models[1].keys()
+    assert all(np.array_equal(models[0][name], models[1][name]) for name in models[0])
+    start = load_file(model_dir / "model.safetensors")
+    assert any(not np.array_equal(start[name], models[0][name]) for name in start)
+    fleet.load_folder(model_dir, 0)
+
+
 def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Path) -> None:
     from rapo.policy.weights import pack
 
@@ -193,11 +230,13 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     ]
     damaged = [chunk.copy() for chunk in chunks]
     damaged[spec.chunk][spec.offset + 11] ^= 1
+    fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged)))
     with pytest.raises(WeightError, match="checksum"):
-        fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged))))
+        fleet.loaded()
     with pytest.raises(WeightError, match="no verified weights"):
         fleet.predictions(records(2))
-    fleet.loaded(fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks))))
+    fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks)))
+    fleet.loaded()
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
     for x, y in zip(before, ray.get(draw(fleet, records(2), step=5)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
@@ -227,15 +266,16 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
         models[1].model.language_model.layers[0].mlp.up_proj.weight.mul_(1.3)
     *chunks, manifest = pack([(n, t) for n, t in model_tensors(models[1]) if t is not None], 1, 2**20)
     workers = Fleet(config)
-    batch = records(4)
+    batch = records(12)  # too many tokens for one step of the engine when all of them are computed anew
     try:
         workers.ready(workers.start(model_dir, 0))
         draw(workers, batch, step=0)  # warm, so that the update comes while tokens are drawn
         for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
             workers.submit(Task(ticket, record, image, 1))
-        time.sleep(0.4)
+        time.sleep(1.0)
         weights = WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
-        workers.loaded(workers.load(weights))
+        workers.load(weights)
+        workers.loaded()
         drawn: list[Any] = []
         deadline = time.monotonic() + 120
         while len(drawn) < len(batch):

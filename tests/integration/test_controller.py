@@ -1,0 +1,79 @@
+"""The real loop on roles that sleep: every group is used once, and none is too old."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.reward import RewardScorer
+from bench.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
+from cluster.controller import Controller
+from cluster.fleet import Fleet
+from cluster.learners import LearnerGroup
+from rapo.config import Config, load_config
+from rapo.records import Group, ImageRecord
+from tests.integration.conftest import SMALL
+
+pytestmark = pytest.mark.integration
+
+STEPS = 12
+LATENCY = Latency(engine_step=0.01, learner_step=0.25, load=0.02, publish=0.02, tokens=20.0)
+
+
+@ray.remote
+class RecordingScorer(RewardScorer.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
+    """Says which groups it was given."""
+
+    def score(self, *groups: Group) -> tuple[Any, ...]:
+        receipt, *shares = super().score(*groups)
+        receipt["metrics"]["groups"] = [group.uid for group in groups]
+        return receipt, *shares
+
+
+@pytest.fixture(scope="module")
+def board(local_ray: None) -> Any:
+    return LatencyBoard.options(name="latency").remote(LATENCY)  # type: ignore[attr-defined]
+
+
+def rows_of(config: Config, folder: Path) -> list[dict[str, Any]]:
+    records = [
+        ImageRecord(f"r/{i}", "s", "train", i / 64, i / 64, (0.0, 1.0), data=bytes([i % 256]) * 16) for i in range(64)
+    ]
+    folder.mkdir()
+    fleet, learners = Fleet(config, SimulatedWorker), LearnerGroup(config, SimulatedLearner)
+    try:
+        engines, ranks = fleet.start(folder, 0), learners.start(folder)
+        fleet.ready(engines)
+        learners.ready(ranks)
+        controller = Controller(config, fleet, learners, folder, folder, scorer=RecordingScorer)
+        controller.run(records, [], lambda step, metrics: None)
+    finally:
+        fleet.close()
+        learners.close()
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def configured(eta: int, in_flight: str) -> Config:
+    overrides = (f"rapo.max_staleness={eta}", f"rapo.in_flight={in_flight}", f"rapo.steps={STEPS}", "rapo.select=last")
+    return load_config(None, (*SMALL, *overrides))
+
+
+def test_every_group_is_used_once_and_none_is_too_old(board: Any, tmp_path: Path) -> None:
+    for eta, in_flight in ((0, "finish"), (1, "continue"), (2, "finish")):
+        rows = rows_of(configured(eta, in_flight), tmp_path / f"{eta}")
+        assert len(rows) == STEPS
+        used = Counter(uid for row in rows for uid in row["groups"])
+        assert set(used.values()) == {1}
+        assert len(used) == STEPS * 8
+        assert max(row["staleness_worst"] for row in rows) <= eta
+        if eta == 0:
+            expected = [[uid.split("/", 1)[0] for uid in row["groups"]] for row in rows]
+            assert expected == [[str(step)] * 8 for step in range(STEPS)]
+        else:
+            assert any(row["staleness_worst"] > 0 for row in rows)
+        assert all(0.0 <= row[f"idle_{side}"] <= 1.0 for row in rows for side in ("rollout", "learner"))
