@@ -159,9 +159,12 @@ class Controller:
         while True:
             for ticket in self._window.sweep(step):
                 del self._drawn[ticket]
+            batches: dict[int, list[ImageRecord]] = {}
             for ticket in self._window.admit(step):
                 number, place = divmod(ticket, sampler.size)
-                record = sampler.batch(number)[place]
+                if number not in batches:
+                    batches[number] = sampler.batch(number)
+                record = batches[number][place]
                 # Only the bytes travel, by ref: a worker may not see the driver's files.
                 bare = dataclasses.replace(record, path=None, data=None)
                 # Older weights would make it too old by the time that it can be used.

@@ -38,7 +38,7 @@ class Window:
         self._again: list[int] = []
         self._running: set[int] = set()
         self._ready: dict[int, Ready] = {}
-        self._used: set[int] = set()
+        self._used = 0
         self.dropped = 0
 
     @property
@@ -47,7 +47,7 @@ class Window:
 
     def admit(self, step: int) -> list[int]:
         """The tickets that may be drawn now; those that were dropped come first."""
-        room = (self._eta + step + 1) * self._batch - len(self._used) - len(self._ready) - len(self._running)
+        room = (self._eta + step + 1) * self._batch - self._used - len(self._ready) - len(self._running)
         admitted: list[int] = []
         while len(admitted) < room and self._again:
             admitted.append(self._again.pop(0))
@@ -87,6 +87,6 @@ class Window:
             if len(picked) == self._batch:
                 for r in picked:
                     del self._ready[r.ticket]
-                    self._used.add(r.ticket)
+                self._used += len(picked)
                 return picked
         return None
