@@ -119,9 +119,12 @@ class Fleet:
         limit = self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s
         loads = dict(self._loads)
         names = [worker.name for worker in loads.values()]
-        versions = wait_each(list(loads), roles=names, timeout_s=limit, meanwhile=meanwhile)
-        for (ref, worker), version in zip(loads.items(), versions, strict=True):
-            self._loads.pop(ref, None)
+        try:
+            versions = wait_each(list(loads), roles=names, timeout_s=limit, meanwhile=meanwhile)
+        finally:  # a load that failed is over, too
+            for ref in loads:
+                self._loads.pop(ref, None)
+        for worker, version in zip(loads.values(), versions, strict=True):
             worker.version = version
 
     def load_folder(self, folder: Path, version: int) -> None:
