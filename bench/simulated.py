@@ -167,3 +167,7 @@ class LatencyBoard:
 
     def read(self) -> Latency:
         return self._latency
+
+    def write(self, latency: Latency) -> None:
+        """For the roles that are started from now on."""
+        self._latency = latency

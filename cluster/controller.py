@@ -100,7 +100,7 @@ class Controller:
         self._validate(0, validation, None, progress)
         weights, idle = None, []
         done = 0
-        while done < settings.steps and not self._fatal:
+        while done < settings.steps and not (self._fatal and done):
             weights, row = self._step(done, sampler)
             done += 1
             idle.append((row["idle_rollout"], row["idle_learner"]))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import ray
 
 from actors.rollout import RolloutWorker
+from cluster.ray_session import log_folder
 from cluster.waiting import get_each, wait, wait_each
 from cluster.weights import WeightVersion
 from rapo.config import Config
@@ -65,6 +66,13 @@ class _Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class _Load:
+    worker: _Worker
+    version: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     task: Task
     worker: _Worker
@@ -91,7 +99,7 @@ class Fleet:
         self._most = settings.max_groups or math.ceil(settings.engine.max_num_seqs / config.rapo.completions) + 1
         self._queue: deque[Task] = deque()
         self._calls: dict[Any, _Call] = {}
-        self._loads: dict[Any, _Worker] = {}
+        self._loads: dict[Any, _Load] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -111,21 +119,27 @@ class Fleet:
     def load(self, weights: WeightVersion) -> None:
         """Have every worker pull and verify `weights`; returns at once (see `loaded`). Groups under way finish before, or
         continue on the new weights (`rapo.in_flight`). A worker whose load fails refuses whatever it is asked next."""
+        # Groups under way may have to finish first.
+        deadline = time.monotonic() + self._load_limit_s
         for worker in self._workers:
-            self._loads[worker.actor.load.remote(weights.manifest, *weights.chunks)] = worker
+            ref = worker.actor.load.remote(weights.manifest, *weights.chunks)
+            self._loads[ref] = _Load(worker, weights.version, deadline)
+
+    @property
+    def _load_limit_s(self) -> float:
+        return self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s
 
     def loaded(self, meanwhile: Callable[[Sequence[Any]], None] | None = None) -> None:
-        """Wait until every worker holds what `load` asked for last; groups under way may have to finish first."""
-        limit = self._config.rollout.load_timeout_s + self._config.rollout.generate_timeout_s
+        """Wait until every worker holds what `load` asked for last."""
         loads = dict(self._loads)
-        names = [worker.name for worker in loads.values()]
+        names = [load.worker.name for load in loads.values()]
         try:
-            versions = wait_each(list(loads), roles=names, timeout_s=limit, meanwhile=meanwhile)
+            versions = wait_each(list(loads), roles=names, timeout_s=self._load_limit_s, meanwhile=meanwhile)
         finally:  # a load that failed is over, too
             for ref in loads:
                 self._loads.pop(ref, None)
-        for worker, version in zip(loads.values(), versions, strict=True):
-            worker.version = version
+        for load, version in zip(loads.values(), versions, strict=True):
+            load.worker.version = version
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Every worker loads a model folder as `version`."""
@@ -150,6 +164,9 @@ class Fleet:
         Raises `RoleError`, or the error of ours that a worker raised, where a group or a load failed or took too long.
         """
         own = [*self._loads, *self._calls]
+        if not own and self._queue:
+            needs = min(task.needs for task in self._queue)
+            raise RoleError(f"no rollout worker holds weight version {needs} or a newer one, and none is on its way")
         if not own and not others:
             return []
         refs = list(dict.fromkeys([*others, *own]))
@@ -160,9 +177,10 @@ class Fleet:
         ready, _ = ray.wait(own, num_returns=len(own), timeout=0.0, fetch_local=False) if own else ([], [])
         for ref in ready:
             if ref in self._loads:
-                worker = self._loads.pop(ref)
+                worker = self._loads.pop(ref).worker
                 worker.version = wait(ref, role=worker.name, timeout_s=self._config.rollout.load_timeout_s)
         drawn = self._finish([ref for ref in ready if ref in self._calls])
+        self._check_deadlines()
         self._dispatch()
         return drawn
 
@@ -191,13 +209,19 @@ class Fleet:
         return [Drawn(call.task, call.group, receipt) for call, receipt in zip(calls, said, strict=True)]
 
     def _check_deadlines(self) -> None:
-        now = time.monotonic()
-        late = [call for call in self._calls.values() if call.deadline < now]
-        if late:
-            raise RoleError(
-                f"{late[0].worker.name} did not draw {late[0].task.record.uid} within "
-                f"{self._config.rollout.generate_timeout_s:.0f} s (rollout.generate_timeout_s)"
-            )
+        now, limits = time.monotonic(), self._config.rollout
+        for call in self._calls.values():
+            if call.deadline < now:
+                raise RoleError(
+                    f"{call.worker.name} did not draw {call.task.record.uid} within {limits.generate_timeout_s:.0f} s "
+                    f"(rollout.generate_timeout_s). Logs: {log_folder()}"
+                )
+        for load in self._loads.values():
+            if load.deadline < now:
+                raise RoleError(
+                    f"{load.worker.name} did not load weight version {load.version} within {self._load_limit_s:.0f} s "
+                    f"(rollout.load_timeout_s + rollout.generate_timeout_s). Logs: {log_folder()}"
+                )
 
     def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from cluster.controller import Controller
 from cluster.fleet import Fleet
 from cluster.learners import LearnerGroup
 from rapo.config import Config, load_config
+from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
 from tests.integration.conftest import SMALL
 
@@ -77,3 +79,19 @@ def test_every_group_is_used_once_and_none_is_too_old(board: Any, tmp_path: Path
         else:
             assert any(row["staleness_worst"] > 0 for row in rows)
         assert all(0.0 <= row[f"idle_{side}"] <= 1.0 for row in rows for side in ("rollout", "learner"))
+
+
+@pytest.mark.parametrize("eta", [0, 1])
+def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_path: Path, eta: int) -> None:
+    ray.get(board.write.remote(dataclasses.replace(LATENCY, load=60.0)), timeout=30)
+    limits = (
+        f"rapo.max_staleness={eta}",
+        "rollout.load_timeout_s=1",
+        "rollout.generate_timeout_s=4",
+        "rapo.select=last",
+    )
+    try:
+        with pytest.raises(RoleError, match=r"rollout worker \d on simulated did not (load weight version 1|answer)"):
+            rows_of(load_config(None, (*SMALL, *limits)), tmp_path / "hung")
+    finally:
+        ray.get(board.write.remote(LATENCY), timeout=30)
