@@ -163,6 +163,7 @@ class Fleet:
 
         Raises `RoleError`, or the error of ours that a worker raised, where a group or a load failed or took too long.
         """
+        self._dispatch()  # a load may have been waited for elsewhere
         own = [*self._loads, *self._calls]
         if not own and self._queue:
             needs = min(task.needs for task in self._queue)
