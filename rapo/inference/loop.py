@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,7 +137,8 @@ class EngineLoop:
         self._carry_out(engine)
         while idle and engine.busy and time.perf_counter() - began < _GATHER_S:
             with self._wake:
-                if not self._wake.wait_for(lambda: self._commands, timeout=_LINGER_S):
+                # What is still there is a load that waits for the engine to be idle.
+                if self._commands or not self._wake.wait_for(lambda: self._commands, timeout=_LINGER_S):
                     break
             self._carry_out(engine)
         if engine.busy:
@@ -170,13 +171,17 @@ class EngineLoop:
         return newest
 
     def _carry_out_load(self, engine: EngineLike, command: _Load) -> None:
-        command.future.set_running_or_notify_cancel()  # from here on it can't be cancelled; a load is done in any case
+        wanted = command.future.set_running_or_notify_cancel()  # a load is done in any case
         try:
             engine.load(command.weights(), command.version)
-        except RapoError as error:  # damaged weights; anything else is a broken engine
-            command.future.set_exception(error)
-            return
-        command.future.set_result(command.version)
+        except Exception as error:
+            if wanted:
+                command.future.set_exception(error)
+            if isinstance(error, RapoError):  # damaged weights; anything else is a broken engine
+                return
+            raise
+        if wanted:
+            command.future.set_result(command.version)
 
     def _carry_out_add(self, engine: EngineLike, command: _Add) -> None:
         if not command.future.set_running_or_notify_cancel():
@@ -188,15 +193,19 @@ class EngineLoop:
         name = str(self._names)
         try:
             engine.add(name, command.image, command.sampling, command.seed)
-        except ValueError as error:  # this request alone is at fault
+        except Exception as error:
             command.future.set_exception(error)
-            return
+            if isinstance(error, ValueError):  # this request alone is at fault; anything else is a broken engine
+                return
+            raise
         self._running[name] = command.future
 
 
 def _passes_on_to(other: Future[int]) -> Callable[[Future[int]], None]:
     def pass_on(done: Future[int]) -> None:
-        error = done.exception()
+        if not other.set_running_or_notify_cancel():
+            return
+        error = CancelledError() if done.cancelled() else done.exception()
         if error is None:
             other.set_result(done.result())
         else:

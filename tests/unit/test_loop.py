@@ -183,6 +183,37 @@ def test_a_broken_engine_fails_all_who_wait_and_who_come_later(engine, loop):
         ask(loop, 1).result(LIMIT)
 
 
+def test_an_unexpected_failure_reaches_the_one_who_asked(engine, loop, monkeypatch):
+    """And not only the others: a caller whose command broke the engine would wait for ever."""
+
+    def broken(*arguments):
+        raise OSError("the device is gone")
+
+    monkeypatch.setattr(engine, "load", broken)
+    with pytest.raises(OSError, match="device is gone"):
+        loop.load(list, 1).result(LIMIT)
+    with pytest.raises(OSError, match="device is gone"):
+        ask(loop, 1).result(LIMIT)
+
+
+def test_a_request_that_breaks_the_engine_is_answered(engine, loop, monkeypatch):
+    def broken(*arguments):
+        raise OSError("the device is gone")
+
+    monkeypatch.setattr(engine, "add", broken)
+    with pytest.raises(OSError, match="device is gone"):
+        ask(loop, 1).result(LIMIT)
+
+
+def test_a_load_that_was_given_up_does_not_break_the_engine(engine, loop):
+    running = ask(loop, 2)
+    engine.steps(1)
+    assert loop.load(list, 1).cancel()
+    engine.gate.release(10)
+    assert versions(running) == [0, 0]
+    assert versions(ask(loop, 1)) == [1]
+
+
 def test_an_engine_that_does_not_start_says_so():
     def fail() -> CountingEngine:
         raise OSError("no such folder")
