@@ -7,6 +7,7 @@ the exit code is 1 where the committed files differ from what would be generated
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,19 @@ def generate(target: Path) -> list[Path]:
     sources = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob("*.proto"))
     outputs = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
     # The import root is protos/, so that modules are named rapo.v1.<file>: messages are pickled by that name.
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}", *outputs, *sources]
+    roots = [f"--proto_path={PROTOS}", f"--proto_path={_googleapis()}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *roots, *outputs, *sources]
     subprocess.run(command, check=True, timeout=120)
     (target / PACKAGE / "__init__.py").write_text(INIT, encoding="utf-8")
     return sorted(path.relative_to(target) for path in (target / PACKAGE).glob("*.py*") if path.is_file())
+
+
+def _googleapis() -> Path:
+    """Where google/rpc/status.proto lies: beside the code of googleapis-common-protos."""
+    spec = importlib.util.find_spec("google.rpc.status_pb2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[2]
 
 
 def main() -> int:

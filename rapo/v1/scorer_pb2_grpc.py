@@ -29,18 +29,22 @@ class AestheticScorerStub:
     """Judges the beauty of pictures and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the picture cannot be used (not an image, damaged, too large, too small); details say why.
-    Sending the same bytes again fails again.
+    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    Sending the same again fails again.
+    UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
     FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes. The
-    reason is in the details, and as one word in the trailing metadata "rapo-reason":
-    truncated, no_think, no_answer, repeated_tag, extra_text, not_a_number, out_of_range.
-    RESOURCE_EXHAUSTED   the queue is full; try again later, with back-off. Also: the message is larger than the
-    server takes at all (then trying again does not help; see GetModelResponse.max_image_bytes).
+    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    NOT_FOUND            no model version of the name asked for is served.
+    RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
+    try again. Also: the message is larger than the server takes at all; then there is no
+    RetryInfo, and trying again does not help (see GetModelResponse.limits).
     UNAVAILABLE          the service is starting, stopping or replacing a replica; try again, with back-off.
     DEADLINE_EXCEEDED    the caller's deadline, or the server's own limit, passed; the work was cancelled.
     PERMISSION_DENIED    the call did not come through the service's gateway.
     INTERNAL             a defect of the service; its log has the details under the request id.
+    Every status that the service sets carries google.rpc.ErrorInfo with domain "rapo.v1" and a one-word reason, such as
+    truncated or queue_full. The same word comes as trailing metadata "rapo-reason", for clients without those messages.
     """
 
     def __init__(self, channel):
@@ -54,6 +58,26 @@ class AestheticScorerStub:
                 request_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreBatch = channel.unary_unary(
+                '/rapo.v1.AestheticScorer/ScoreBatch',
+                request_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreBatchRequest.SerializeToString,
+                response_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreBatchResponse.FromString,
+                _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/rapo.v1.AestheticScorer/ScoreStream',
+                request_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreResult.FromString,
+                _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/rapo.v1.AestheticScorer/Rank',
+                request_serializer=rapo_dot_v1_dot_scorer__pb2.RankRequest.SerializeToString,
+                response_deserializer=rapo_dot_v1_dot_scorer__pb2.RankResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_stream(
+                '/rapo.v1.AestheticScorer/Explain',
+                request_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=rapo_dot_v1_dot_scorer__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/rapo.v1.AestheticScorer/GetModel',
                 request_serializer=rapo_dot_v1_dot_scorer__pb2.GetModelRequest.SerializeToString,
@@ -65,18 +89,22 @@ class AestheticScorerServicer:
     """Judges the beauty of pictures and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the picture cannot be used (not an image, damaged, too large, too small); details say why.
-    Sending the same bytes again fails again.
+    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    Sending the same again fails again.
+    UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
     FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes. The
-    reason is in the details, and as one word in the trailing metadata "rapo-reason":
-    truncated, no_think, no_answer, repeated_tag, extra_text, not_a_number, out_of_range.
-    RESOURCE_EXHAUSTED   the queue is full; try again later, with back-off. Also: the message is larger than the
-    server takes at all (then trying again does not help; see GetModelResponse.max_image_bytes).
+    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    NOT_FOUND            no model version of the name asked for is served.
+    RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
+    try again. Also: the message is larger than the server takes at all; then there is no
+    RetryInfo, and trying again does not help (see GetModelResponse.limits).
     UNAVAILABLE          the service is starting, stopping or replacing a replica; try again, with back-off.
     DEADLINE_EXCEEDED    the caller's deadline, or the server's own limit, passed; the work was cancelled.
     PERMISSION_DENIED    the call did not come through the service's gateway.
     INTERNAL             a defect of the service; its log has the details under the request id.
+    Every status that the service sets carries google.rpc.ErrorInfo with domain "rapo.v1" and a one-word reason, such as
+    truncated or queue_full. The same word comes as trailing metadata "rapo-reason", for clients without those messages.
     """
 
     def Score(self, request, context):
@@ -86,8 +114,40 @@ class AestheticScorerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreBatch(self, request, context):
+        """Scores several pictures of one call. One that fails does not stop the others: each result is a response or an
+        error, in the order of the requests. The call itself fails only where the request as a whole cannot be served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreStream(self, request_iterator, context):
+        """Scores pictures as they come, for bulk work. Results come as each is ready, in any order, under the request ids
+        that the client chose (`ScoreResult.request_id`; each must be set, and unique among those under way). The server
+        reads on only while fewer than `Limits.max_stream_in_flight` pictures are under way: a client that sends faster is
+        held up by gRPC's flow control, not refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Orders pictures from best to worst, with the probability that each is preferred to each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Streams the rationale while the model writes it, then the score.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
-        """Says which model answers, and what it takes.
+        """Says which models answer, and what they take.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +160,26 @@ def add_AestheticScorerServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.FromString,
                     response_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreBatch,
+                    request_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreBatchRequest.FromString,
+                    response_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreBatchResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.FromString,
+                    response_serializer=rapo_dot_v1_dot_scorer__pb2.ScoreResult.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=rapo_dot_v1_dot_scorer__pb2.RankRequest.FromString,
+                    response_serializer=rapo_dot_v1_dot_scorer__pb2.RankResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=rapo_dot_v1_dot_scorer__pb2.ScoreRequest.FromString,
+                    response_serializer=rapo_dot_v1_dot_scorer__pb2.ExplainResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -118,18 +198,22 @@ class AestheticScorer:
     """Judges the beauty of pictures and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the picture cannot be used (not an image, damaged, too large, too small); details say why.
-    Sending the same bytes again fails again.
+    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    Sending the same again fails again.
+    UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
     FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes. The
-    reason is in the details, and as one word in the trailing metadata "rapo-reason":
-    truncated, no_think, no_answer, repeated_tag, extra_text, not_a_number, out_of_range.
-    RESOURCE_EXHAUSTED   the queue is full; try again later, with back-off. Also: the message is larger than the
-    server takes at all (then trying again does not help; see GetModelResponse.max_image_bytes).
+    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    NOT_FOUND            no model version of the name asked for is served.
+    RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
+    try again. Also: the message is larger than the server takes at all; then there is no
+    RetryInfo, and trying again does not help (see GetModelResponse.limits).
     UNAVAILABLE          the service is starting, stopping or replacing a replica; try again, with back-off.
     DEADLINE_EXCEEDED    the caller's deadline, or the server's own limit, passed; the work was cancelled.
     PERMISSION_DENIED    the call did not come through the service's gateway.
     INTERNAL             a defect of the service; its log has the details under the request id.
+    Every status that the service sets carries google.rpc.ErrorInfo with domain "rapo.v1" and a one-word reason, such as
+    truncated or queue_full. The same word comes as trailing metadata "rapo-reason", for clients without those messages.
     """
 
     @staticmethod
@@ -149,6 +233,114 @@ class AestheticScorer:
             '/rapo.v1.AestheticScorer/Score',
             rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
             rapo_dot_v1_dot_scorer__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rapo.v1.AestheticScorer/ScoreBatch',
+            rapo_dot_v1_dot_scorer__pb2.ScoreBatchRequest.SerializeToString,
+            rapo_dot_v1_dot_scorer__pb2.ScoreBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rapo.v1.AestheticScorer/ScoreStream',
+            rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
+            rapo_dot_v1_dot_scorer__pb2.ScoreResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rapo.v1.AestheticScorer/Rank',
+            rapo_dot_v1_dot_scorer__pb2.RankRequest.SerializeToString,
+            rapo_dot_v1_dot_scorer__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rapo.v1.AestheticScorer/Explain',
+            rapo_dot_v1_dot_scorer__pb2.ScoreRequest.SerializeToString,
+            rapo_dot_v1_dot_scorer__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,
