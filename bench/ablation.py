@@ -97,10 +97,11 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
         "mae": test["mae"],
         "parse_rate": test["parse_rate"],
         "validation": [{"step": r["step"], "srcc": r["validation"]["srcc"]} for r in rows if "validation" in r],
-        "entropy": steps[-1]["entropy"],
+        # A step in which no completion parsed has nothing to learn from, and so no figures of the learner.
+        "entropy": steps[-1].get("entropy"),
         "staleness_mean": float(np.mean([row["staleness_mean"] for row in steps])),
         "dropped": sum(row["dropped"] for row in steps),
-        "drift_kl": float(np.mean([row["drift_kl"] for row in steps])),
+        "drift_kl": float(np.mean([row.get("drift_kl", 0.0) for row in steps])),
         "seconds": time.perf_counter() - began,
     }
 
