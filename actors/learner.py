@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 
 from rapo.balance import Share
 from rapo.config import Config
+from rapo.manifest import Entries, entries_of
 from rapo.records import WeightManifest
-from rapo.whole import whole_folder
+from rapo.whole import sync, whole_folder
+
+if TYPE_CHECKING:
+    from rapo.policy.state import StateFiles
 
 
-@ray.remote(concurrency_groups={"publish": 1})
+@ray.remote(concurrency_groups={"publish": 1, "health": 1})
 class Learner:
     """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all `start` together.
 
-    Calls run one after the other, except that `publish` of a snapshot runs beside the next step.
+    Calls run one after the other, except that `publish` of a snapshot runs beside the next step, and `ping` beside anything.
     """
 
     def __init__(self, rank: int, config: Config) -> None:
@@ -75,6 +79,36 @@ class Learner:
         """Take part in rank 0's `publish_now`."""
         for _ in self._trainer.publish(version):
             pass
+
+    @ray.method(concurrency_group="health")
+    def ping(self) -> None:
+        """Answers as long as the process runs."""
+
+    def state(self) -> tuple[int, StateFiles]:
+        """This rank's number of steps and its training state, an object each (`num_returns=2`); all ranks are asked together."""
+        return self._trainer.version, self._trainer.pack_state()
+
+    def restore(self, *parts: StateFiles) -> int:
+        """Go on from this rank's `state` and, on other ranks than 0, rank 0's as well; the number of steps it holds."""
+        self._trainer.unpack_state(*parts)
+        return self._trainer.version
+
+    def save_state(self, folder: str) -> Entries:
+        """Write this rank's training state into a folder that all ranks share; this rank's files."""
+        target = Path(folder)
+        self._trainer.save_state(target)
+        mine = [
+            *target.rglob(f"*_rank_{self._rank}_mp_rank_*"),
+            *(target.rglob("mp_rank_*") if self._rank == 0 else ()),
+        ]
+        for path in mine:
+            sync(path)
+        return entries_of(target, mine)
+
+    def load_state(self, folder: str, *, universal: bool) -> int:
+        """Go on from a folder; the number of steps that its state holds."""
+        self._trainer.load_state(Path(folder), universal=universal)
+        return self._trainer.version
 
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
         """Write a weight version as a model folder that transformers and vLLM load; it appears whole or not at all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import ray
@@ -12,15 +14,21 @@ from rapo.records import Group
 from rapo.scoring import score_groups
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"health": 1})
 class RewardScorer:
     """Stateless: what it returns depends on its arguments and the configuration alone."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def ready(self) -> bool:
-        return True
+    @ray.method(concurrency_group="health")
+    def hello(self) -> dict[str, Any]:
+        """Where this actor is."""
+        return {"node": socket.gethostname(), "pid": os.getpid()}
+
+    @ray.method(concurrency_group="health")
+    def ping(self) -> None:
+        """Answers as long as the process runs."""
 
     def score(self, *groups: Group) -> tuple[Any, ...]:
         """`(receipt, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner ranks`.

@@ -34,13 +34,15 @@ class RolloutWorker:
         # Pictures are decoded beside the engine's steps, one at a time: the engine has the cores.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
-    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
-        """Start the engine on a model folder; what and where this worker is."""
-        from rapo.inference.engine import Engine
-        from rapo.inference.loop import EngineLoop
-        from rapo.inference.sampler import GroupSampler
+    async def hello(self) -> dict[str, Any]:
+        """Where this worker is; answers as soon as its process runs."""
+        return {"node": socket.gethostname(), "pid": os.getpid()}
 
+    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
+        """Start the engine on a model folder; how long that took."""
         began = time.perf_counter()
+        # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
+        Engine, EngineLoop, GroupSampler = await asyncio.to_thread(_parts)
         settings = self._config.rollout
         self._loop = EngineLoop(
             lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
@@ -48,8 +50,10 @@ class RolloutWorker:
         )
         engine = await asyncio.wrap_future(self._loop.started)
         self._sampler = GroupSampler(engine.processor, self._config)
-        return {"name": self._name, "node": socket.gethostname(), "pid": os.getpid(),
-                "seconds": time.perf_counter() - began}  # fmt: skip
+        return {"name": self._name, "seconds": time.perf_counter() - began}
+
+    async def ping(self) -> None:
+        """Answers as long as the process runs, whatever the engine does."""
 
     async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
         """Verify and load a weight version; the version held then. Raises `WeightError` and serves nothing where it does not
@@ -92,3 +96,11 @@ class RolloutWorker:
         images = [await loop.run_in_executor(self._decoder, sampler.image, record) for record in records]
         drawn = [asyncio.wrap_future(self._loop.add(image, sampler.greedy, 0)) for image in images]
         return [sampler.prediction(r, c[0]) for r, c in zip(records, await asyncio.gather(*drawn), strict=True)]
+
+
+def _parts() -> tuple[Any, Any, Any]:
+    from rapo.inference.engine import Engine
+    from rapo.inference.loop import EngineLoop
+    from rapo.inference.sampler import GroupSampler
+
+    return Engine, EngineLoop, GroupSampler

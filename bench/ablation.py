@@ -73,21 +73,14 @@ def cold_start(work: Path, seed: int) -> Path:
 
 def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
     """One run of the loop; test SRCC of the last weights, and what happened on the way."""
-    from cluster.controller import Controller
-    from cluster.learners import LearnerGroup
+    from cluster.loop import running_loop
     from rapo.metrics import evaluate_predictions
 
     began = time.perf_counter()
-    learners = LearnerGroup(config)
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            learners.ready(learners.start(start))
-            fleet.load_folder(start, 0)
-            controller = Controller(config, fleet, learners, start, Path(temporary))
-            controller.run(dataset.split("train"), dataset.split("validation"), lambda step, metrics: None)
+        with running_loop(config, start, Path(temporary), fleet=fleet) as controller:
+            controller.run(dataset.split("train"), dataset.split("validation"))
             test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
-        finally:
-            learners.close()
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     steps = [row for row in rows if "loss" in row]
@@ -126,7 +119,8 @@ def run_seed(work: Path, seed: int, steps: int, names: Sequence[str]) -> None:
     with ray_session(base):
         fleet = Fleet(base)
         try:
-            fleet.ready(fleet.start(out / "coldstart" / "model", 0))
+            fleet.start(out / "coldstart" / "model", 0)
+            fleet.ready()
             for name in missing:
                 start = out / "policy" if name == "no cold start" else out / "coldstart" / "model"
                 result = train(run_config(seed, steps, VARIANTS[name]), fleet, start, dataset)

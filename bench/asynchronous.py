@@ -42,20 +42,11 @@ def variant_config(source: Path, eta: int, in_flight: str, steps: int) -> Config
 
 def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` of one run of the loop."""
-    from cluster.controller import Controller
-    from cluster.fleet import Fleet
-    from cluster.learners import LearnerGroup
+    from cluster.loop import running_loop
 
     with tempfile.TemporaryDirectory() as temporary:
-        fleet, learners = Fleet(config, *roles["fleet"]), LearnerGroup(config, *roles["learners"])
-        try:
-            engines, ranks = fleet.start(start, 0), learners.start(start)
-            fleet.ready(engines)
-            learners.ready(ranks)
-            Controller(config, fleet, learners, start, Path(temporary)).run(records, [], lambda step, metrics: None)
-        finally:
-            fleet.close()
-            learners.close()
+        with running_loop(config, start, Path(temporary), **roles) as controller:
+            controller.run(records, [])
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -97,7 +88,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
         if not simulate_only:
             for eta, in_flight in VARIANTS:
                 config = variant_config(source, eta, in_flight, steps)
-                real.append(summary(train(config, start, records, {"fleet": (), "learners": ()}), config))
+                real.append(summary(train(config, start, records, {}), config))
                 sys.stdout.write(record.markdown_table(real[-1:]) + "\n")
         base = real[0] if real else {"rollout_s": 0.35, "learner_s": 0.34, "weights_s": 0.05}
         tokens = 17.0
@@ -112,7 +103,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
         simulated = []
         for eta, in_flight in VARIANTS:
             config = variant_config(source, eta, in_flight, steps)
-            roles = {"fleet": (SimulatedWorker,), "learners": (SimulatedLearner,)}
+            roles = {"worker": SimulatedWorker, "learner": SimulatedLearner}
             simulated.append(summary(train(config, start, records, roles), config))
             sys.stdout.write(record.markdown_table(simulated[-1:]) + "\n")
         ray.kill(board)

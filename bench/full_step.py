@@ -38,24 +38,15 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
     config = workload_config(workload, model_dir, steps, *overrides)
     prepare_environment(config)
     from bench.roles import FixedLengthWorker, RandomScorer
-    from cluster.controller import Controller
-    from cluster.fleet import Fleet
-    from cluster.learners import LearnerGroup
+    from cluster.loop import running_loop
     from cluster.ray_session import ray_session
 
     out.mkdir(parents=True, exist_ok=True)
     pressure = record.CpuPressure()
     with ray_session(config):
-        fleet, learners = Fleet(config, FixedLengthWorker), LearnerGroup(config)
-        try:
-            engines, ranks = fleet.start(model_dir, 0), learners.start(model_dir)
-            fleet.ready(engines)
-            learners.ready(ranks)
-            controller = Controller(config, fleet, learners, model_dir, out, scorer=RandomScorer)
-            controller.run(image_records(images_dir), [], lambda step, metrics: None)
-        finally:
-            fleet.close()
-            learners.close()
+        roles = {"worker": FixedLengthWorker, "scorer": RandomScorer}
+        with running_loop(config, model_dir, out, **roles) as controller:
+            controller.run(image_records(images_dir), [])
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][2:]
     if any(row["completion_tokens"] != workload.new_tokens for row in rows):
         raise BenchmarkError("a completion of ours has not the length of the workload")

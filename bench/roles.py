@@ -29,7 +29,7 @@ class FixedLengthWorker(RolloutWorker.__ray_metadata__.modified_class):  # type:
         return facts
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"health": 1})
 class RandomScorer(RewardScorer.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
     """Scores as ever, then draws the advantages."""
 

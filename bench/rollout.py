@@ -47,13 +47,15 @@ def _alternate(workload: Workload, config: Config, model: Path, rounds: int) -> 
 
     from bench.bare import BareEngine
     from bench.roles import FixedLengthWorker
-    from cluster.fleet import Fleet, Task
+    from cluster.fleet import Fleet
+    from cluster.work import Task
     from rapo.inference.environment import engine_environment
 
     environment = engine_environment(config.rollout.threads, config.rollout.engine.kv_cache_gib)
     bare = BareEngine.options(num_cpus=1, runtime_env={"env_vars": environment}).remote(config, str(model))  # type: ignore[attr-defined]
     fleet = Fleet(config, FixedLengthWorker)
-    fleet.ready(fleet.start(model, 0))
+    fleet.start(model, 0)
+    fleet.ready()
     ray.get(bare.ready.remote(), timeout=_LIMIT_S)
     pressure = record.CpuPressure()
     seconds: dict[str, list[float]] = {"actor": [], "bare": []}

@@ -127,13 +127,13 @@ class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: i
         self._loop = EngineLoop(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
         await asyncio.wrap_future(self._loop.started)
         self._sampler = _Sampler(self._config)
-        return {"name": self._name, "node": "simulated", "pid": 0, "seconds": 0.0}
+        return {"name": self._name, "seconds": 0.0}
 
     async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
         return await asyncio.wrap_future(self._loop.load(list, manifest.version))
 
 
-@ray.remote(concurrency_groups={"publish": 1})
+@ray.remote(concurrency_groups={"publish": 1, "health": 1})
 class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
     """A learner rank that sleeps."""
 
@@ -153,6 +153,12 @@ class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore
         time.sleep(self._latency.publish)
         yield np.zeros(4, np.uint8)
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
+
+    def state(self) -> tuple[int, dict[str, Any]]:
+        return 0, {}
+
+    def restore(self, *parts: Any) -> int:
+        return 0
 
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
         return None

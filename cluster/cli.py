@@ -135,6 +135,17 @@ def score(
 
 
 @app.command()
+def scale(
+    out: Annotated[Path, typer.Argument(help="The folder of a run that is going on.")],
+    rollouts: Annotated[int, typer.Option("--rollouts", "-n", min=1, help="How many rollout workers it should have.")],
+) -> None:
+    """Ask a live run for more or fewer rollout workers; they join and leave beside its work."""
+    from cluster.scaling import scale_run
+
+    typer.echo(scale_run(out, rollouts))
+
+
+@app.command()
 def status(out: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """What is finished in a run folder, and how far the running stage has come."""
     from cluster.status import show_status

@@ -195,7 +195,8 @@ class Pipeline:
         models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo")["model"])}
         fleet, new = self._fleet()
         if new:
-            fleet.ready(fleet.start(models["coldstart"], 0))
+            fleet.start(models["coldstart"], 0)
+            fleet.ready()
         results = {}
         for version, (name, model) in enumerate(models.items()):
             fleet.load_folder(model, version)

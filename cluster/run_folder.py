@@ -20,10 +20,13 @@ from rapo.errors import ConfigError, RunFolderError
 #: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
 _MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
                "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
-               "rapo.watch")  # fmt: skip
+               "rapo.watch", "rapo.checkpoint_every", "rapo.keep_checkpoints",
+               "rollout.workers", "rollout.max_workers", "rollout.autoscale", "rollout.place_timeout_s",
+               "rollout.heartbeat_s", "rollout.hang_timeout_s", "learner.workers", "learner.hang_timeout_s",
+               "learner.snapshot_every", "learner.max_failures")  # fmt: skip
 
 
-_CONFIG = "config.toml"
+_CONFIG, _LOCK = "config.toml", ".lock"
 
 
 class RunFolder:
@@ -44,7 +47,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_config(config)  # before anything is written: a stranger's folder stays as it was
-            lock_file = (self.path / ".lock").open("w")
+            lock_file = (self.path / _LOCK).open("w")
         except (FileExistsError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
         except PermissionError as error:
@@ -62,7 +65,7 @@ class RunFolder:
     def _check_config(self, config: Config) -> None:
         stored = self.path / _CONFIG
         if not stored.is_file():
-            if any(p.name != ".lock" for p in self.path.iterdir()):
+            if any(p.name != _LOCK for p in self.path.iterdir()):
                 raise RunFolderError(f"{self.path} is not empty and is no run folder; give a new --out.")
             return
         try:
@@ -75,6 +78,17 @@ class RunFolder:
                 f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
                 "Give another --out, or the same configuration to continue."
             )
+
+    def busy(self) -> bool:
+        """Whether a run is working in the folder right now."""
+        try:
+            with (self.path / _LOCK).open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` noted for a stage, or None where the stage is not finished."""

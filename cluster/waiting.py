@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
+from cluster.faults import cause_of, kind_of
 from cluster.ray_session import log_folder
 from rapo.errors import RapoError, ResourceError, RoleError
 
@@ -54,11 +55,14 @@ def wait_each(
             continue
         if not done:
             late = ", ".join(role_of[ref] for ref in pending)
-            raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
+            raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind="late")
         try:
             values[done[0]] = wait(done[0], role=role_of[done[0]], timeout_s=timeout_s)
         except RapoError as first:
-            raise _culprit(pending, role_of) or first from first
+            culprit = _culprit(pending, role_of)
+            if culprit is None:
+                raise
+            raise culprit from first
     return [values[ref] for ref in refs]
 
 
@@ -130,7 +134,17 @@ def _innermost(error: Exception, role: str) -> RapoError:
 def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:
     """What a failed wait means, for a person."""
     if isinstance(error, GetTimeoutError):
-        return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}")
+        return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind="late")
+    kind = kind_of(error)
+    if kind == "data lost":
+        lost = _first_lines(cause_of(error))
+        return RoleError(f"{role} could not get what it was given: {lost}. Logs: {log_folder()}", kind=kind)
+    if kind == "object store full":
+        return RoleError(
+            f"{role}: the object store is full. Give it more room with ray.object_store_mib, or lower "
+            "rapo.images_per_step, rapo.max_staleness or learner.chunk_mib.",
+            kind=kind,
+        )
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, RapoError):
@@ -140,15 +154,19 @@ def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:
                 f"{role}: the disk is full: {cause}. Free some space, then start the same command again."
             )
         return RoleError(f"{role} failed: {type(cause).__name__}: {cause}. Logs: {log_folder()}")
-    if isinstance(error, OutOfMemoryError):
+    if kind == "disk full":
+        return ResourceError(
+            f"{role}: the disk that Ray spills to is full. Free some space, then start the same command again."
+        )
+    if kind == "out of memory":
         return RoleError(
-            f"{role} was killed because its node ran out of memory. Lower the role's workers or batch size."
+            f"{role} was killed because its node ran out of memory. Lower the role's workers or batch size.", kind=kind
         )
     if isinstance(error, ActorDiedError):
-        return RoleError(f"{role} died: {_first_lines(error)}. Logs: {log_folder()}")
-    return RoleError(f"{role} failed: {type(error).__name__}: {_first_lines(error)}. Logs: {log_folder()}")
+        return RoleError(f"{role} died: {_first_lines(error)}. Logs: {log_folder()}", kind=kind)
+    return RoleError(f"{role} failed: {type(error).__name__}: {_first_lines(error)}. Logs: {log_folder()}", kind=kind)
 
 
-def _first_lines(error: Exception) -> str:
+def _first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3])[:400]

@@ -7,6 +7,7 @@ version outlives the learner that made it. A version is dropped when the last ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -17,3 +18,23 @@ class WeightVersion:
     version: int
     manifest: Any
     chunks: tuple[Any, ...]
+
+    def pull(self, worker: Any) -> Any:
+        """Have a rollout worker pull, verify and load this; a ref to the version that it then holds."""
+        return worker.load.remote(self.manifest, *self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A model folder that every node can read, which counts as `version`."""
+
+    path: Path
+    version: int
+
+    def pull(self, worker: Any) -> Any:
+        """Have a rollout worker load this; a ref to the version that it then holds."""
+        return worker.load_folder.remote(str(self.path), self.version)
+
+
+#: Where a rollout worker's weights come from.
+Source = WeightVersion | Folder

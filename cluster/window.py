@@ -13,6 +13,7 @@ A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Window:
     """Tickets go from `admit` over `put` to `take`, or back to `admit` where `sweep` drops them. `total` tickets in all."""
 
     def __init__(self, batch: int, eta: int, steps: int) -> None:
-        self._batch = batch
+        self.batch = batch
         self._eta = eta
         self._total = batch * steps
         self._next = 0
@@ -47,7 +48,7 @@ class Window:
 
     def admit(self, step: int) -> list[int]:
         """The tickets that may be drawn now; those that were dropped come first."""
-        room = (self._eta + step + 1) * self._batch - self._used - len(self._ready) - len(self._running)
+        room = (self._eta + step + 1) * self.batch - self._used - len(self._ready) - len(self._running)
         admitted: list[int] = []
         while len(admitted) < room and self._again:
             admitted.append(self._again.pop(0))
@@ -63,6 +64,41 @@ class Window:
             raise ValueError(f"ticket {ready.ticket} is not under way")
         self._running.remove(ready.ticket)
         self._ready[ready.ticket] = ready
+
+    def lost(self, ticket: int) -> None:
+        """A group that was taken can't be had any more: draw it again."""
+        self._used -= 1
+        self._again = sorted([*self._again, ticket])
+
+    def put_back(self, ready: Ready) -> None:
+        """A group that was taken was not used after all."""
+        self._used -= 1
+        self._ready[ready.ticket] = ready
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: counts and tickets. Groups under way are to be drawn again."""
+        return {
+            "next": self._next,
+            "again": sorted({*self._again, *self._running}),
+            "ready": {ticket: (ready.version, ready.dataset) for ticket, ready in self._ready.items()},
+            "used": self._used,
+            "dropped": self.dropped,
+        }
+
+    def restore(self, state: dict[str, Any], groups: Mapping[int, Any]) -> None:
+        """Go on from `state`, with a handle on each ready group."""
+        self._next, self._used, self.dropped = state["next"], state["used"], state["dropped"]
+        self._again = sorted(state["again"])
+        for key, (version, dataset) in state["ready"].items():
+            self._ready[int(key)] = Ready(int(key), groups[int(key)], version, dataset)
+
+    @property
+    def ready(self) -> list[Ready]:
+        return [self._ready[ticket] for ticket in sorted(self._ready)]
+
+    @property
+    def used(self) -> int:
+        return self._used
 
     def sweep(self, step: int) -> list[int]:
         """Drop what is too old to be used at `step`; their tickets, which `admit` gives out again."""
@@ -81,10 +117,10 @@ class Window:
         """
         ready = [self._ready[ticket] for ticket in sorted(self._ready)]
         if self._eta == 0:
-            ready = [r for r in ready if r.ticket // self._batch == step]
+            ready = [r for r in ready if r.ticket // self.batch == step]
         for dataset in dict.fromkeys(r.dataset for r in ready):
-            picked = [r for r in ready if r.dataset == dataset][: self._batch]
-            if len(picked) == self._batch:
+            picked = [r for r in ready if r.dataset == dataset][: self.batch]
+            if len(picked) == self.batch:
                 for r in picked:
                     del self._ready[r.ticket]
                 self._used += len(picked)

@@ -261,6 +261,8 @@ class RapoConfig(Section):
     )
     mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
     evaluate_every: Positive = 25
+    checkpoint_every: Positive = Field(25, description="steps between two states of the run on disk")
+    keep_checkpoints: Positive = Field(2, description="how many states of the run are kept")
     select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")
     sampling: SamplingConfig = SamplingConfig()
     loss: LossConfig = LossConfig()
@@ -268,18 +270,48 @@ class RapoConfig(Section):
     watch: WatchConfig = WatchConfig()
 
 
+class RolloutAutoscaleConfig(Section):
+    """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they are
+    (`cluster/autoscale.py`)."""
+
+    enabled: bool = False
+    min_workers: Positive = 1
+    learner_idle: Fraction = Field(
+        0.2, description="share of time that the learner waits, above which a worker is added"
+    )
+    rollout_idle: Fraction = Field(
+        0.4, description="share of time that the workers wait, above which one is given back"
+    )
+    window: Positive = Field(3, description="steps over which both shares are averaged")
+    out_cooldown_s: Amount = Field(30.0, description="least time from the last change to a step up")
+    in_cooldown_s: Amount = Field(120.0, description="least time from the last change to a step down")
+
+
 class RolloutConfig(Section):
     workers: Positive = 2
+    max_workers: Positive | None = Field(
+        None,
+        description="the most that `rapo scale` and autoscaling may ask for; default: 8, or `workers` if that is more",
+    )
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
     start_timeout_s: Seconds = 300.0
     generate_timeout_s: Seconds = 600.0
     load_timeout_s: Seconds = 300.0
+    place_timeout_s: Seconds = Field(900.0, description="how long a run goes on waiting while it has no worker at all")
+    heartbeat_s: Seconds = Field(5.0, description="how often a worker is asked whether it is there")
+    hang_timeout_s: Seconds = Field(60.0, description="how long it may take to answer before it is replaced")
     max_groups: Positive | None = Field(
         None, description="groups at once on one worker; default: what fills its engine"
     )
+    autoscale: RolloutAutoscaleConfig = RolloutAutoscaleConfig()
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def most(self) -> int:
+        """The most workers that there may be."""
+        return max(self.workers, self.max_workers or 8)
 
 
 LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -320,6 +352,11 @@ class LearnerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
     lora: LoRAConfig = LoRAConfig()
+    snapshot_every: Positive = Field(
+        1, description="steps between two copies of the training state in the object store; steps since are repeated"
+    )
+    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="how often the ranks are rebuilt within one step")
+    hang_timeout_s: Seconds = Field(120.0, description="how long a rank may take to answer before it counts as hung")
     start_timeout_s: Seconds = 300.0
     step_timeout_s: Seconds = 1800.0
 

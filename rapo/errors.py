@@ -51,7 +51,20 @@ class WeightError(RapoError):
 
 
 class RoleError(RapoError):
-    """A remote role failed or timed out. The message names role, node, cause and log."""
+    """A remote role failed or timed out. The message names role, node, cause and log; `kind` is a word for counting,
+    such as died, hung, late, node lost, out of memory, data lost (what the role was given could not be had) or
+    failed."""
+
+    def __init__(self, message: str, *, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _role_error, (str(self), self.kind)
+
+
+def _role_error(message: str, kind: str) -> RoleError:
+    return RoleError(message, kind=kind)
 
 
 class ServiceError(RapoError):

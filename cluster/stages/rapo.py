@@ -1,4 +1,7 @@
-"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the loop."""
+"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the loop.
+
+Where an earlier attempt in the same folder left a state, the loop goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.controller import Controller
+from cluster.checkpoint import Checkpoint, Checkpoints, cut_back
+from cluster.controller import LEDGER, METRICS, Hooks, Outcome
+from cluster.durable import DurableLearners
+from cluster.faults import FAULTS, Fault
+from cluster.files import append_jsonl
 from cluster.findings import FINDINGS
 from cluster.fleet import Fleet
-from cluster.learners import LearnerGroup
+from cluster.live import LiveState, journal_to
+from cluster.loop import running_loop
 from rapo.config import Config
 from rapo.datasets import Dataset
+from rapo.errors import RoleError
+from rapo.policy.state import to_universal
+
+#: How often a run goes back to its last checkpoint because the learner's state was lost, before it ends.
+_RESTARTS = 3
 
 
 def train_rapo(
@@ -24,22 +37,16 @@ def train_rapo(
     progress: Callable[[int, dict[str, float]], None],
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train from the model of `start_dir`; metrics and checkpoints go to `out`. What `done.json` says of the result."""
+    """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json` says of the result."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)  # an unfinished attempt starts over
-    (out / FINDINGS).unlink(missing_ok=True)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    learners = LearnerGroup(config)
-    try:
-        engines, ranks = fleet.start(start_dir, 0), learners.start(start_dir)
-        fleet.ready(engines)
-        fallback = learners.ready(ranks)[0]["fallback"]
-        if fallback is not None:
-            note(f"every completion is trained with a prompt of its own (learner.packing = rows): {fallback}")
-        controller = Controller(config, fleet, learners, start_dir, out, note)
-        outcome = controller.run(dataset.split("train"), dataset.split("validation"), progress)
-    finally:
-        learners.close()
+    for attempt in range(_RESTARTS + 1):
+        try:
+            outcome = _train(config, dataset, start_dir, out, fleet, progress, note)
+            break
+        except RoleError as error:
+            if error.kind != "state lost" or attempt == _RESTARTS:
+                raise
+            note(f"{error}; the run goes back to its last checkpoint")
     busier = min(outcome.idle, key=lambda side: outcome.idle[side])
     shares = ", ".join(f"{side} {share:.0%}" for side, share in outcome.idle.items())
     note(f"idle: {shares}; the {busier} side is what the other waits for")
@@ -50,3 +57,58 @@ def train_rapo(
         "validation": outcome.validation,
         "idle": outcome.idle,
     }
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    start_dir: Path,
+    out: Path,
+    fleet: Fleet,
+    progress: Callable[[int, dict[str, float]], None],
+    note: Callable[[str], None],
+) -> Outcome:
+    checkpoint = _begin(config, out, note)
+    live = LiveState(out)
+
+    def survived(fault: Fault) -> None:
+        append_jsonl(out / FAULTS, {"step": live.step, **fault.row()})
+        note(str(fault))
+
+    def resume(learners: DurableLearners) -> Checkpoint | None:
+        if checkpoint is not None:
+            _take_over(config, learners, checkpoint, out)
+        return checkpoint
+
+    hooks = Hooks(note=note, progress=progress, fault=survived, state=live.write)
+    with live, running_loop(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller:
+        live.follow(controller)
+        fleet.journal = journal_to(out, live.write)
+        return controller.run(dataset.split("train"), dataset.split("validation"))
+
+
+def _begin(config: Config, out: Path, note: Callable[[str], None]) -> Checkpoint | None:
+    """The state to go on from. Without one the stage starts over; what an unfinished attempt wrote is removed."""
+    checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
+    found = checkpoints.latest(note)
+    if found is None:
+        for name in (METRICS, LEDGER, FINDINGS, FAULTS):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return None
+    for name in (METRICS, LEDGER, FINDINGS):
+        cut_back(out / name, found.step)
+    note(f"goes on after step {found.step}")
+    return found
+
+
+def _take_over(config: Config, learners: DurableLearners, checkpoint: Checkpoint, out: Path) -> None:
+    """Have the ranks go on from a state, which is converted where there are more or fewer of them than wrote it."""
+    ranks = config.learner.workers
+    if checkpoint.state["ranks"] == ranks:
+        learners.load_state(checkpoint.learner, universal=False)
+        return
+    converted = out / "state" / f"converted-{checkpoint.folder.name}"
+    shutil.rmtree(converted, ignore_errors=True)
+    to_universal(checkpoint.learner, converted, timeout_s=config.learner.step_timeout_s)
+    learners.load_state(converted, universal=True)

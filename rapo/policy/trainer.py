@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from rapo.balance import Share
 from rapo.cache import BytesLRU
 from rapo.config import Config, LossConfig
+from rapo.errors import WeightError
 from rapo.images import decode_image
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
@@ -23,6 +24,7 @@ from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
+from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weights import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
 from rapo.seeds import derive_seed
@@ -199,6 +201,22 @@ class PolicyTrainer:
         sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
         return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
 
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's training state; all ranks call it together (`rapo.policy.state`)."""
+        save_state(self.engine, folder, version=self.version)
+
+    def load_state(self, folder: Path, *, universal: bool = False) -> None:
+        """Go on from a state; all ranks call it together."""
+        self.version = load_state(self.engine, folder, universal=universal)["version"]
+
+    def pack_state(self) -> StateFiles:
+        """The same as `save_state`, as bytes."""
+        return pack_state(self.engine, version=self.version)
+
+    def unpack_state(self, *parts: StateFiles) -> None:
+        """Go on from the bytes of this rank's state and, on other ranks than 0, rank 0's."""
+        self.version = unpack_state(self.engine, *parts)["version"]
+
     def snapshot(self, version: int) -> None:
         """Copy the weights aside (rank 0 holds the copy; under ZeRO-3 call it on every rank), so that `publish` may stream them
         from another thread while the next step changes them."""
@@ -212,8 +230,10 @@ class PolicyTrainer:
         `rapo.policy.weights.pack`; under ZeRO-3 call it on every rank then). Ranks other than 0 yield nothing."""
         chunk_bytes = self._config.learner.chunk_mib * 2**20
         if version in self._snapshots:
-            yield from pack(self._snapshots.pop(version), version, chunk_bytes)
+            yield from pack(self._snapshots[version], version, chunk_bytes)
             return
+        if version != self.version:
+            raise WeightError(f"weight version {version} is gone, this learner is at {self.version}")
         tensors = model_tensors(self.engine.module.model)
         if torch.distributed.get_rank() == 0:
             yield from pack(((name, tensor) for name, tensor in tensors if tensor is not None), version, chunk_bytes)

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.fleet import Fleet, Task
+from cluster.fleet import Fleet
 from cluster.learners import LearnerGroup
 from cluster.weights import WeightVersion
+from cluster.work import Task
 from rapo.aescot.writer import phrases
 from rapo.balance import share_out
 from rapo.config import Config, LoRAConfig, load_config
 from rapo.datasets.scenes import render_scene
-from rapo.errors import RoleError, WeightError
+from rapo.errors import WeightError
 from rapo.images import decode_image
 from rapo.policy.embedded import build_embedded
 from rapo.records import ImageRecord, ScoredGroup
@@ -81,7 +82,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fleet(local_ray: None, small_config: Config, model_dir: Path) -> Iterator[Fleet]:
     workers = Fleet(small_config)
-    workers.ready(workers.start(model_dir, 0))
+    workers.start(model_dir, 0)
+    workers.ready()
     yield workers
     workers.close()
 
@@ -157,7 +159,7 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
 
     before = [ray.get(ref) for ref in groups]
     fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks)))
-    fleet.loaded()
+    fleet.loaded(60)
     after = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     assert {g.weight_version for g in after} == {1}
     assert any(
@@ -191,7 +193,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     from safetensors.numpy import load_file
 
     from bench.roles import RandomScorer
-    from cluster.controller import Controller
+    from cluster.loop import running_loop
 
     rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
     config = small_config.model_copy(update={"rapo": rapo})
@@ -199,14 +201,8 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     for attempt in ("first", "second"):
         out = tmp_path / attempt
         out.mkdir()
-        fleet.load_folder(model_dir, 0)
-        learners = LearnerGroup(config)
-        try:
-            learners.ready(learners.start(model_dir))
-            controller = Controller(config, fleet, learners, model_dir, out, scorer=RandomScorer)
-            outcome = controller.run(records(16), [], lambda step, metrics: None)
-        finally:
-            learners.close()
+        with running_loop(config, model_dir, out, fleet=fleet, scorer=RandomScorer) as controller:
+            outcome = controller.run(records(16), [])
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
         models.append(load_file(outcome.folder / "model.safetensors"))
@@ -232,11 +228,10 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     damaged[spec.chunk][spec.offset + 11] ^= 1
     fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged)))
     with pytest.raises(WeightError, match="checksum"):
-        fleet.loaded()
-    with pytest.raises(WeightError, match="no verified weights"):
-        fleet.predictions(records(2))
+        fleet.loaded(60)
+    assert len(fleet) == 0, "nobody may be given work"
     fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks)))
-    fleet.loaded()
+    fleet.loaded(60)
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
     for x, y in zip(before, ray.get(draw(fleet, records(2), step=5)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
@@ -268,15 +263,17 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
     workers = Fleet(config)
     batch = records(12)  # too many tokens for one step of the engine when all of them are computed anew
     try:
-        workers.ready(workers.start(model_dir, 0))
+        workers.start(model_dir, 0)
+        workers.ready()
         draw(workers, batch, step=0)  # warm, so that the update comes while tokens are drawn
         for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
             workers.submit(Task(ticket, record, image, 1))
+        early = workers.poll(0.0)
         time.sleep(1.0)
         weights = WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
         workers.load(weights)
-        workers.loaded()
-        drawn: list[Any] = []
+        workers.loaded(60)
+        drawn = early
         deadline = time.monotonic() + 120
         while len(drawn) < len(batch):
             assert time.monotonic() < deadline
@@ -303,15 +300,24 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
         assert (exact[0] - exact[1])[versions == 1].abs().max() > 0.01
 
 
-def test_a_killed_worker_is_named_at_once(local_ray: None, small_config: Config, model_dir: Path) -> None:
-    single = small_config.model_copy(update={"rollout": small_config.rollout.model_copy(update={"workers": 1})})
-    workers = Fleet(single)
-    try:
-        (facts,) = workers.ready(workers.start(model_dir, 0))
-        os.kill(facts["pid"], signal.SIGKILL)
-        began = time.monotonic()
-        with pytest.raises(RoleError, match="rollout worker 0 on"):
-            draw(workers, records(2), step=0)
-        assert time.monotonic() - began < 30
-    finally:
-        workers.close()
+def test_a_killed_worker_is_replaced_and_its_groups_are_the_same(fleet: Fleet) -> None:
+    batch = records(4)
+    whole = [ray.get(ref) for ref in draw(fleet, batch, step=7)]
+    faults: list[Any] = []
+    fleet.report = faults.append
+    victim = fleet.rows()[0]
+    images = image_refs(batch)
+    for ticket, record in enumerate(batch):
+        fleet.submit(Task(ticket, record, images[record.uid], 7))
+    drawn = {one.task.ticket: one.group for one in fleet.poll(0.0)}
+    os.kill(victim["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while len(drawn) < len(batch):
+        assert time.monotonic() < deadline
+        drawn |= {one.task.ticket: one.group for one in fleet.poll(1.0)}
+    fleet.report = lambda fault: None
+    assert [(fault.role, fault.kind) for fault in faults] == [(victim["name"], "died")]
+    for ticket, group in enumerate(whole):
+        assert ray.get(drawn[ticket]).texts == group.texts
+    fleet.ready()
+    assert len({row["pid"] for row in fleet.rows()} - {victim["pid"]}) == 2

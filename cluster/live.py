@@ -1,0 +1,66 @@
+"""What a live run says of itself: `rapo/state.json` for `rapo status`, `rapo/fleet.jsonl` of who joined and left."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from cluster.files import append_jsonl, write_json
+from cluster.fleet import Journal
+from cluster.member import Member
+
+if TYPE_CHECKING:
+    from cluster.controller import Controller
+
+STATE, FLEET = "state.json", "fleet.jsonl"
+
+#: The state is for people to look at: more often than this it is not written.
+_PERIOD_S = 1.0
+
+
+class LiveState:
+    """Writes the state of the controller that it follows, whole or not at all. As a context manager it ends with the
+    run: what has ended has no live state."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / STATE
+        self._controller: Controller | None = None
+        self._written = 0.0
+
+    def follow(self, controller: Controller) -> None:
+        self._controller = controller
+        self.write()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._controller.step if self._controller is not None else 0
+
+    def write(self) -> None:
+        now = time.monotonic()
+        if self._controller is None or now - self._written < _PERIOD_S:
+            return
+        self._written = now
+        write_json(self._path, {**self._controller.status(), "updated": time.time(), "pid": os.getpid()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def journal_to(out: Path, then: Callable[[], None]) -> Journal:
+    """A `Journal` that appends to `fleet.jsonl`, with the seconds that each part of joining took."""
+
+    def journal(event: str, member: Member) -> None:
+        row = {"time": time.time(), "event": event, "worker": f"rollout-{member.number}", "node": member.node}
+        if event == "routed":
+            row["seconds"] = member.joining()
+        append_jsonl(out / FLEET, row)
+        then()
+
+    return journal

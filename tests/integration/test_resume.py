@@ -1,0 +1,148 @@
+"""A run whose driver is killed goes on exactly where it was; a live run is scaled; a damaged state is stepped over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.integration.conftest import rapo, settings
+
+pytestmark = pytest.mark.integration
+
+STEPS = 7
+OVERRIDES = (
+    f"rapo.steps={STEPS}",
+    "rapo.max_staleness=0",
+    "rapo.checkpoint_every=2",
+    "rapo.evaluate_every=3",
+    "rapo.select=last",
+    "rapo.learning_rate=3e-4",
+)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder up to its cold start."""
+    out = tmp_path_factory.mktemp("run") / "base"
+    for stage in ("aescot", "coldstart"):
+        done = rapo(stage, "--out", str(out), *settings(*OVERRIDES))
+        assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    path = out / "rapo" / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def begin(out: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cluster.cli", "train", "--out", str(out), *settings(*OVERRIDES, *overrides)]
+    log = (out / "test.log").open("ab")
+    return subprocess.Popen(command, env={**os.environ, "CI": "true"}, stdout=log, stderr=log)
+
+
+def wait_for(what: Any, process: subprocess.Popen[bytes], out: Path, seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, (out / "test.log").read_text()[-3000:]
+        assert time.monotonic() < deadline, (out / "test.log").read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def steps_of(out: Path) -> list[dict[str, Any]]:
+    return [row for row in rows(out) if "loss" in row]
+
+
+def model_of(out: Path) -> dict[str, np.ndarray]:
+    done = json.loads((out / "rapo" / "done.json").read_text())
+    return load_file(Path(done["model"]) / "model.safetensors")
+
+
+def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(started: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for out in (whole, broken):
+        shutil.copytree(started, out)
+    done = rapo("train", "--out", str(whole), *settings(*OVERRIDES))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    process = begin(broken)
+    wait_for(lambda: len(steps_of(broken)) >= 5, process, broken)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not (broken / "rapo" / "done.json").exists()
+    # The newest state is torn as well: the one before it has to do.
+    newest = sorted((broken / "rapo" / "state").glob("step-*"))[-1]
+    assert newest.name == "step-000004"
+    (newest / "state.json").write_text("{")
+    again = rapo("train", "--out", str(broken), *settings(*OVERRIDES))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "the state of step 4 is damaged" in again.stdout + again.stderr
+    assert "goes on after step 2" in again.stdout + again.stderr
+
+    kept = ("step", "loss", "grad_norm", "entropy", "learning_rate", "reward_mean", "completion_tokens")
+    assert [{k: row[k] for k in kept} for row in steps_of(broken)] == [
+        {k: row[k] for k in kept} for row in steps_of(whole)
+    ]
+    assert [row["validation"] for row in rows(broken) if "validation" in row] == [
+        row["validation"] for row in rows(whole) if "validation" in row
+    ]
+    assert rows(broken, "ledger.jsonl") == rows(whole, "ledger.jsonl")
+    one, other = model_of(whole), model_of(broken)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started: Path, tmp_path: Path) -> None:
+    """From one rollout worker to three and back, then a kill, and on with one learner rank instead of two: every group once."""
+    out = tmp_path / "scaled"
+    shutil.copytree(started, out)
+    asynchronous = ("rapo.max_staleness=1", "rapo.steps=60", "rapo.checkpoint_every=5")
+    refused = rapo("scale", str(out), "--rollouts", "3")
+    assert refused.returncode == 2
+    assert "no run is working" in refused.stderr
+    process = begin(out, *asynchronous, "rollout.workers=1")
+    try:
+        wait_for(lambda: len(steps_of(out)) >= 2, process, out)
+        assert rapo("scale", str(out), "-n", "3").returncode == 0
+        wait_for(lambda: routed(out) >= {"rollout-0", "rollout-1", "rollout-2"}, process, out)
+        assert rapo("scale", str(out), "-n", "1").returncode == 0
+        wait_for(lambda: len(left(out)) == 2, process, out)
+        assert "rollout-0" not in left(out), "the first worker stays"
+        reached = len(steps_of(out))
+        wait_for(lambda: len(steps_of(out)) > reached + 2, process, out)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+    reached = len(steps_of(out))
+    assert reached < 60
+    again = rapo(
+        "train", "--out", str(out), *settings(*OVERRIDES, *asynchronous, "rollout.workers=1", "learner.workers=1")
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "goes on after step" in again.stdout + again.stderr
+    assert [row["step"] for row in steps_of(out)] == list(range(1, 61))
+    used = Counter(ticket for row in rows(out, "ledger.jsonl") for ticket in row["used"])
+    assert set(used.values()) == {1}
+    assert sorted(used) == list(range(60 * 8))
+    parts = [row["seconds"] for row in rows(out, "fleet.jsonl") if row["event"] == "routed"]
+    assert all(part.keys() == {"process", "engine", "weights", "first_group"} for part in parts)
+
+
+def routed(out: Path) -> set[str]:
+    return {row["worker"] for row in rows(out, "fleet.jsonl") if row["event"] == "routed"}
+
+
+def left(out: Path) -> set[str]:
+    return {row["worker"] for row in rows(out, "fleet.jsonl") if row["event"] == "left"}

@@ -1,0 +1,196 @@
+"""Learners that are rebuilt, on groups that are plain objects: what is repeated, and what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from cluster import durable
+from cluster.durable import DurableLearners
+from cluster.weights import WeightVersion
+from rapo.config import load_config
+from rapo.errors import ResourceError, RoleError
+
+
+class Group:
+    """A learner whose weights are the list of the steps applied to them. `plan` says what fails: of `made` in all."""
+
+    made = 0
+
+    def __init__(self, plan: dict[int, dict[str, list[Exception | None]]]) -> None:
+        self.number = Group.made
+        Group.made += 1
+        self.applied: list[Any] = []
+        self.plan = plan.get(self.number, {})
+        self.facts: list[dict[str, Any]] = []
+        self.closed = False
+
+    def _maybe_fail(self, what: str) -> None:
+        planned = self.plan.get(what, [])
+        error = planned.pop(0) if planned else None
+        if error is not None:
+            raise error
+
+    def start(self, model_dir: Any) -> list[Any]:
+        return []
+
+    def ready(self, started: Any, meanwhile: Any = None) -> list[dict[str, Any]]:
+        self._maybe_fail("ready")
+        return []
+
+    def step(self, shares: Any, images: Any, meanwhile: Any = None) -> dict[str, float]:
+        self._maybe_fail("step")
+        self.applied.append(shares[0])
+        return {"loss": float(len(self.applied))}
+
+    def states(self) -> list[tuple[Any, Any]]:
+        return [(None, list(self.applied))]
+
+    def restore(self, states: Any, meanwhile: Any = None) -> int:
+        self._maybe_fail("restore")
+        self.applied = list(states[0])
+        return len(self.applied)
+
+    def load_state(self, folder: Any, *, universal: bool = False) -> int:
+        self.applied = ["saved"]
+        return 1
+
+    def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
+        return WeightVersion(version, (self.number, beside), ())
+
+    def published(self, weights: WeightVersion, meanwhile: Any = None) -> None:
+        self._maybe_fail("published")
+
+    def save_model(self, folder: Any, source: Any, weights: WeightVersion) -> None:
+        self._maybe_fail("save_model")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def died() -> RoleError:
+    return RoleError("learner rank 1 on n2 died", kind="died")
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(refs: Any, timeout: float) -> Any:
+        for ref in refs:
+            if isinstance(ref, Exception):
+                raise ref
+        return refs
+
+    monkeypatch.setattr(durable.ray, "get", get)
+
+
+def learners(plan: dict[int, Any], *overrides: str) -> tuple[DurableLearners, list[Group], list[Any]]:
+    Group.made = 0
+    groups: list[Group] = []
+
+    def make() -> Any:
+        groups.append(Group(plan))
+        return groups[-1]
+
+    faults: list[Any] = []
+    made = DurableLearners(load_config(None, overrides), make, faults.append)
+    made.ready(made.start("model"))
+    return made, groups, faults
+
+
+def run(made: DurableLearners, names: str) -> None:
+    for name in names:
+        made.step([name], [{}])
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 6])
+def test_a_death_repeats_what_was_lost_and_nothing_twice(every, fails_at):
+    plan = {0: {"step": [None] * (fails_at - 1) + [died()]}}
+    made, groups, faults = learners(plan, f"learner.snapshot_every={every}")
+    run(made, "abcdef")
+    assert groups[-1].applied == list("abcdef")
+    assert [group.closed for group in groups] == [True, False]
+    assert [fault.kind for fault in faults] == ["died"]
+
+
+def test_deaths_in_a_row_and_during_the_rebuilding():
+    plan = {0: {"step": [None, died()]}, 1: {"ready": [died()]}, 2: {"step": [died()]}}
+    made, groups, faults = learners(plan)
+    run(made, "abc")
+    assert groups[-1].applied == list("abc")
+    assert len(groups) == 4
+    assert len(faults) == 3
+
+
+def test_ranks_that_die_again_and_again_end_the_run():
+    plan = {number: {"step": [died()]} for number in range(9)}
+    made, groups, _ = learners(plan, "learner.max_failures=2")
+    with pytest.raises(RoleError, match="rank 1 on n2 died"):
+        made.step(["a"], [{}])
+    assert len(groups) == 3
+
+
+def test_what_is_not_the_ranks_fault_is_not_repeated():
+    made, groups, _ = learners({0: {"step": [RoleError("a share is gone", kind="data lost"), ResourceError("disk")]}})
+    with pytest.raises(RoleError, match="share is gone"):
+        made.step(["a"], [{}])
+    with pytest.raises(ResourceError):
+        made.step(["a"], [{}])
+    run(made, "ab")
+    assert groups[0].applied == ["a", "b"]
+    assert len(groups) == 1
+
+
+def test_a_copy_that_was_not_made_is_not_trusted():
+    made, groups, faults = learners({0: {"step": [None, None, died()]}})
+    run(made, "a")
+    made._copies[-1].states = [(ray.exceptions.RaySystemError("no memory"), None)]
+    run(made, "bc")
+    assert groups[-1].applied == list("abc")
+    assert faults[0].action == "the copy of its state before is kept"
+
+
+def test_a_copy_that_is_lost_falls_back_to_the_one_before_or_says_so():
+    lost = RoleError("objects lost", kind="data lost")
+    made, groups, _ = learners({0: {"step": [None, died()]}, 1: {"restore": [lost]}})
+    run(made, "ab")  # the copy after a may not be whole yet when b fails; the beginning still is
+    assert groups[-1].applied == ["a", "b"]
+    made, groups, _ = learners({0: {"step": [None, None, died()]}, 1: {"restore": [lost]}})
+    run(made, "abc")
+    assert groups[-1].applied == ["a", "b", "c"], "from the copy after a, with b trained again"
+    made, _, _ = learners({0: {"step": [None, None, died()]}, 1: {"restore": [lost, lost]}})
+    run(made, "ab")
+    with pytest.raises(RoleError, match="lost together with the node") as raised:
+        run(made, "c")
+    assert raised.value.kind == "state lost"
+
+
+def test_a_resumed_run_begins_with_the_saved_state():
+    made, groups, _ = learners({0: {"step": [died()]}})
+    assert made.load_state("folder", universal=False) == 1
+    run(made, "b")
+    assert groups[-1].applied == ["saved", "b"]
+
+
+def test_a_version_that_was_not_published_is_published_again():
+    made, groups, _ = learners({0: {"published": [died()]}}, "rapo.max_staleness=1")
+    run(made, "a")
+    first = made.publish(1)
+    held = made.published(first)
+    assert held is not first
+    assert held == WeightVersion(1, (1, False), ())
+    assert groups[-1].applied == ["a"]
+    assert made.published(WeightVersion(0, None, ())).version == 0, "an old one is nobody's concern any more"
+    assert made.publish_again(0) is None
+    assert made.publish_again(1).version == 1
+
+
+def test_a_model_whose_weights_are_gone_is_saved_from_new_ones():
+    lost = RoleError("chunks lost", kind="data lost")
+    made, groups, _ = learners({0: {"save_model": [lost, died()]}})
+    run(made, "a")
+    made.save_model("folder", "source", made.publish(1))
+    assert groups[-1].applied == ["a"]
+    assert len(groups) == 2
