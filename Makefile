@@ -7,7 +7,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test unit integration lint format proto bench bench-runs clean
+.PHONY: setup demo test unit integration chaos lint format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -32,7 +32,11 @@ unit: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration -q
+	$(BIN)/python -m pytest tests/integration tests/chaos -q
+
+# An hour or two: sixty faults instead of six, and the result compared with that of a run that was left alone.
+chaos: setup
+	RAPO_CHAOS_FAULTS=60 $(BIN)/python -m pytest tests/chaos -q
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -151,6 +151,7 @@ class Controller:
             "version": self._weights.version if self._weights is not None else 0,
             "fleet": {"wanted": self._fleet.wanted, "workers": self._fleet.rows(), "waiting": self._fleet.waiting},
             "learner": self._learners.facts,
+            "reward": self._rewards.facts,
             "window": {
                 "ready": len(window.ready),
                 "running": window.running,

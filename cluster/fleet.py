@@ -358,10 +358,13 @@ class Fleet:
             self._lose(member, error)
             return
         member.held = None
-        member.load_failures += 1
-        self._load_failures += 1
         if member.state is State.READY:
             member.move(State.SYNCING)
+        if source is not self._source:  # nobody wants it any more
+            self._sync(member)
+            return
+        member.load_failures += 1
+        self._load_failures += 1
         if self._load_failures >= _LOAD_TRIES * len(self._members):  # not a single success meanwhile
             raise explain(error, role=member.name, timeout_s=0.0)
         if member.load_failures >= _LOAD_TRIES and any(m.serial >= self._serial for m in self._members):

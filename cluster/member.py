@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -121,4 +122,6 @@ def bundle(settings: RolloutConfig) -> dict[str, float]:
 def _place(number: int, settings: RolloutConfig) -> PlacementGroup | None:
     wanted = bundle(settings)
     # One bundle: a tensor-parallel engine needs its GPUs on one node. A group of nothing is not allowed.
-    return placement_group([wanted], name=f"rapo-rollout-{number}") if wanted else None
+    # Names are unique in a cluster, where other runs may have workers of the same number.
+    name = f"rapo-rollout-{number}-{secrets.token_hex(4)}"
+    return placement_group([wanted], name=name) if wanted else None

@@ -34,7 +34,12 @@ class Rewards:
     def _start(self) -> None:
         self._actor: Any = self._scorer.options(num_cpus=0.5).remote(self._config)
         self._pulse = Pulse({_NAME: self._actor}, _HANG_S)
-        self.where = self._actor.hello.remote()
+        #: Where the actor is, once it has said so.
+        self.facts: dict[str, Any] = {}
+        facts = self.facts
+        self._actor.hello.remote().future().add_done_callback(
+            lambda said: facts.update({} if said.exception() else said.result())
+        )
 
     def score(self, groups: Sequence[Any], meanwhile: Meanwhile) -> tuple[dict[str, Any], list[Any]]:
         """A step's receipt, and a ref to each rank's share.

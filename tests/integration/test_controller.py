@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -41,13 +44,17 @@ def board(local_ray: None) -> Any:
     return LatencyBoard.options(name="latency").remote(LATENCY)  # type: ignore[attr-defined]
 
 
-def rows_of(config: Config, folder: Path, hooks: Hooks | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    config: Config, folder: Path, hooks: Hooks | None = None, controllers: list[Any] | None = None
+) -> list[dict[str, Any]]:
     records = [
         ImageRecord(f"r/{i}", "s", "train", i / 64, i / 64, (0.0, 1.0), data=bytes([i % 256]) * 16) for i in range(64)
     ]
     folder.mkdir()
     roles = {"worker": SimulatedWorker, "learner": SimulatedLearner, "scorer": RecordingScorer}
     with running_loop(config, folder, folder, hooks=hooks, **roles) as controller:
+        if controllers is not None:
+            controllers.append(controller)
         controller.run(records, [])
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -87,3 +94,75 @@ def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_p
             rows_of(load_config(None, (*SMALL, *limits)), tmp_path / "hung")
     finally:
         ray.get(board.write.remote(LATENCY), timeout=30)
+
+
+def autoscaled(tmp_path: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
+    notes: list[str] = []
+    quick = ("rollout.autoscale.enabled=true", "rollout.autoscale.window=2", "rollout.autoscale.out_cooldown_s=0")
+    quick += ("rollout.autoscale.in_cooldown_s=0", "rollout.max_workers=4", "rapo.max_staleness=1", "rapo.select=last")
+    config = load_config(None, (*SMALL, *quick, *overrides))
+    return rows_of(config, tmp_path / name, Hooks(note=notes.append)), notes
+
+
+def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tmp_path: Path) -> None:
+    ray.get(board.write.remote(dataclasses.replace(LATENCY, engine_step=0.05, learner_step=0.1)), timeout=30)
+    try:
+        rows, notes = autoscaled(tmp_path, "starved", "rollout.workers=1", "rollout.max_groups=1", "rapo.steps=30")
+    finally:
+        ray.get(board.write.remote(LATENCY), timeout=30)
+    assert rows[0]["workers"] == 1
+    assert max(row["workers"] for row in rows) > 1
+    assert any("idle: rollout" in note for note in notes)
+    assert {note.split(" (")[0] for note in notes if note.startswith("rollout workers: 1 ->")} <= {
+        "rollout workers: 1 -> 2"
+    }
+    used = Counter(uid for row in rows for uid in row["groups"])
+    assert set(used.values()) == {1}
+    rows, notes = autoscaled(tmp_path, "idle", "rollout.workers=3", "rapo.steps=20")
+    assert [row["workers"] for row in rows][:1] == [3]
+    assert rows[-1]["workers"] == 1
+    assert "rollout workers: 3 -> 2" in notes[0]
+
+
+@pytest.mark.parametrize("role", ["rollout", "reward"])
+def test_a_killed_role_is_replaced_and_every_group_is_used_once(board: Any, tmp_path: Path, role: str) -> None:
+    faults: list[Any] = []
+    killed: list[int] = []
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] in (3, 6):
+            status = controllers[0].status()
+            pid = status["reward"]["pid"] if role == "reward" else status["fleet"]["workers"][0]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    controllers: list[Any] = []
+    rows = rows_of(configured(1, "finish"), tmp_path / "run", Hooks(fault=faults.append, step=kill), controllers)
+    assert len(set(killed)) == 2
+    assert len(rows) == STEPS
+    used = Counter(uid for row in rows for uid in row["groups"])
+    assert len(used) == STEPS * 8
+    assert set(used.values()) == {1}
+    assert [fault.kind for fault in faults] == ["died", "died"]
+
+
+def test_a_stopped_worker_is_replaced(board: Any, tmp_path: Path) -> None:
+    faults: list[Any] = []
+    stopped: list[int] = []
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            stopped.append(controllers[0].status()["fleet"]["workers"][0]["pid"])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    controllers: list[Any] = []
+    limits = ("rollout.hang_timeout_s=3", "rollout.heartbeat_s=0.5", "rollout.workers=1")
+    overrides = ("rapo.max_staleness=1", f"rapo.steps={STEPS}", "rapo.select=last")
+    config = load_config(None, (*SMALL, *overrides, *limits))
+    rows = rows_of(config, tmp_path / "run", Hooks(fault=faults.append, step=stop), controllers)
+    assert len(rows) == STEPS
+    assert [fault.kind for fault in faults] == ["hung"]
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{stopped[0]}").exists():  # it must not go on holding memory
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.conftest import rapo, settings
+from rapo.config import dump_config, load_config
+from tests.integration.conftest import SMALL, rapo, settings
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +110,8 @@ def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started:
     out = tmp_path / "scaled"
     shutil.copytree(started, out)
     asynchronous = ("rapo.max_staleness=1", "rapo.steps=60", "rapo.checkpoint_every=5")
+    # Up to here it makes no difference.
+    (out / "config.toml").write_text(dump_config(load_config(None, (*SMALL, *OVERRIDES, *asynchronous))))
     refused = rapo("scale", str(out), "--rollouts", "3")
     assert refused.returncode == 2
     assert "no run is working" in refused.stderr
