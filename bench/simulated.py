@@ -129,7 +129,7 @@ class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: i
         self._sampler = _Sampler(self._config)
         return {"name": self._name, "seconds": 0.0}
 
-    async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
+    async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
         return await asyncio.wrap_future(self._loop.load(list, manifest.version))
 
 
@@ -151,7 +151,7 @@ class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore
 
     def publish_now(self, version: int) -> Iterator[Any]:
         time.sleep(self._latency.publish)
-        yield np.zeros(4, np.uint8)
+        yield [np.zeros(4, np.uint8)]
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
 
     def state(self) -> tuple[int, dict[str, Any]]:
