@@ -82,8 +82,8 @@ class RolloutWorker:
         """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the receipt learns of the group
         without fetching it.
 
-        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, and `busy_seconds`, how
-        long the engine has worked since it was made.
+        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, `busy_seconds`, how
+        long the engine has worked since it was made, and `worker`, who drew it.
         """
         began = time.perf_counter()
         sampler = self._sampler
@@ -96,6 +96,7 @@ class RolloutWorker:
             "tokens": sum(len(ids) for ids in group.token_ids),
             "seconds": time.perf_counter() - began,
             "busy_seconds": self._loop.busy_seconds,
+            "worker": self._name,
         }
         return receipt, group
 
