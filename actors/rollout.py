@@ -7,7 +7,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.chunks import fetched
 from rapo.config import Config
 from rapo.records import Group, ImageRecord, Prediction, WeightManifest
 
@@ -55,12 +56,20 @@ class RolloutWorker:
     async def ping(self) -> None:
         """Answers as long as the process runs, whatever the engine does."""
 
-    async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
+    async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
         """Verify and load a weight version; the version held then. Raises `WeightError` and serves nothing where it does not
-        verify."""
+        verify.
+
+        `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that is overtaken before costs
+        nothing.
+        """
         from rapo.policy.weights import unpack
 
-        return await asyncio.wrap_future(self._loop.load(lambda: unpack(manifest, chunks), manifest.version))
+        def read() -> Iterator[Any]:
+            # Copied from only; a test holds that the engine leaves the store's pages as they are.
+            return unpack(manifest, fetched(manifest.version, chunks, self._config.rollout.load_timeout_s), views=True)
+
+        return await asyncio.wrap_future(self._loop.load(read, manifest.version))
 
     async def load_folder(self, folder: str, version: int) -> int:
         """Like `load`, from a model folder that this node can read."""
@@ -73,8 +82,8 @@ class RolloutWorker:
         """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the receipt learns of the group
         without fetching it.
 
-        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, and `busy_seconds`, how
-        long the engine has worked since it was made.
+        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, `busy_seconds`, how
+        long the engine has worked since it was made, and `worker`, who drew it.
         """
         began = time.perf_counter()
         sampler = self._sampler
@@ -87,6 +96,7 @@ class RolloutWorker:
             "tokens": sum(len(ids) for ids in group.token_ids),
             "seconds": time.perf_counter() - began,
             "busy_seconds": self._loop.busy_seconds,
+            "worker": self._name,
         }
         return receipt, group
 

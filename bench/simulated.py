@@ -69,7 +69,7 @@ class SimulatedEngine:
                     left -= 1
             if all(len(row) > row[0] for row in rows):
                 del self._requests[name]
-                done.append((name, [_completion(row[1:]) for row in rows]))
+                done.append((name, [completion(row[1:]) for row in rows]))
         return done
 
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
@@ -78,12 +78,15 @@ class SimulatedEngine:
         return 1
 
 
-def _completion(versions: list[int]) -> Completion:
+def completion(versions: list[int]) -> Completion:
+    """A completion of a token per entry, each drawn from that version."""
     drawn = np.array(versions, np.int32)
     return Completion(np.zeros(len(drawn), np.int32), np.zeros(len(drawn), np.float32), "stop", drawn)
 
 
-class _Sampler:
+class SimulatedSampler:
+    """In place of a `GroupSampler`."""
+
     def __init__(self, config: Config) -> None:
         self.training = Sampling(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
 
@@ -106,7 +109,7 @@ class _Sampler:
             prompt_tokens=64,
             token_ids=tuple(c.token_ids for c in completions),
             logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
-            texts=tuple(format_completion("simulated", float(score)) for score in rng.uniform(size=len(completions))),
+            texts=tuple(formatcompletion("simulated", float(score)) for score in rng.uniform(size=len(completions))),
             finish_reasons=tuple(c.finish_reason for c in completions),
             token_versions=versions,
         )
@@ -126,10 +129,10 @@ class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: i
         going_on = self._config.rapo.in_flight == "continue"
         self._loop = EngineLoop(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
         await asyncio.wrap_future(self._loop.started)
-        self._sampler = _Sampler(self._config)
+        self._sampler = SimulatedSampler(self._config)
         return {"name": self._name, "seconds": 0.0}
 
-    async def load(self, manifest: WeightManifest, *chunks: Any) -> int:
+    async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
         return await asyncio.wrap_future(self._loop.load(list, manifest.version))
 
 
@@ -151,7 +154,7 @@ class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore
 
     def publish_now(self, version: int) -> Iterator[Any]:
         time.sleep(self._latency.publish)
-        yield np.zeros(4, np.uint8)
+        yield [np.zeros(4, np.uint8)]
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
 
     def state(self) -> tuple[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import socket
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cluster.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
-from rapo.errors import RapoError
+from rapo.errors import RapoError, ResourceError
 from rapo.model_folder import check_model_folder
 
 
@@ -46,7 +47,7 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
     found: list[str] = []
     if not stages:
         return []
-    for probe in (_data, _model, _batch, _lengths, check_object_store):
+    for probe in (_data, _model, _batch, _lengths, _wandb, check_object_store):
         try:
             probe(config)
         except RapoError as error:
@@ -73,6 +74,13 @@ def _data(config: Config) -> None:
 
     if config.data.path is not None:
         peek(config.data)
+
+
+def _wandb(config: Config) -> None:
+    if config.telemetry.wandb_project is not None and importlib.util.find_spec("wandb") is None:
+        raise ResourceError(
+            "telemetry.wandb_project is set but wandb is not installed: pip install 'rapo[wandb]', or leave the key out"
+        )
 
 
 def _model(config: Config) -> None:

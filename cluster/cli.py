@@ -146,11 +146,19 @@ def scale(
 
 
 @app.command()
-def status(out: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """What is finished in a run folder, and how far the running stage has come."""
-    from cluster.status import show_status
+def status(
+    out: Annotated[Path, typer.Argument(help="A run's folder.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until the run ends.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 2.0,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """How far a run is: stages, steps, versions, the fleet, where the time goes, last faults, whether its driver lives."""
+    from cluster.status_view import show_status, watch_status
 
-    show_status(out)
+    if watch and not json:
+        watch_status(out, every)
+    else:
+        show_status(out, as_json=json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cluster.files import append_jsonl, write_json
 from cluster.fleet import Journal
@@ -22,11 +22,12 @@ _PERIOD_S = 1.0
 
 
 class LiveState:
-    """Writes the state of the controller that it follows, whole or not at all. As a context manager it ends with the
-    run: what has ended has no live state."""
+    """Writes the state of the controller that it follows, whole or not at all, and tells `told` of it. As a context
+    manager it ends with the run: what has ended has no live state."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, told: Callable[[dict[str, Any]], None] = lambda state: None) -> None:
         self._path = out / STATE
+        self._told = told
         self._controller: Controller | None = None
         self._written = 0.0
 
@@ -44,7 +45,9 @@ class LiveState:
         if self._controller is None or now - self._written < _PERIOD_S:
             return
         self._written = now
-        write_json(self._path, {**self._controller.status(), "updated": time.time(), "pid": os.getpid()})
+        state = {**self._controller.status(), "updated": time.time(), "pid": os.getpid()}
+        write_json(self._path, state)
+        self._told(state)
 
     def __enter__(self) -> Self:
         return self
@@ -53,10 +56,13 @@ class LiveState:
         self._path.unlink(missing_ok=True)
 
 
-def journal_to(out: Path, then: Callable[[], None]) -> Journal:
+def journal_to(out: Path, then: Callable[[], None], also: Journal = lambda event, member: None) -> Journal:
     """A `Journal` that appends to `fleet.jsonl`, with the seconds that each part of joining took."""
 
     def journal(event: str, member: Member) -> None:
+        also(event, member)
+        if event == "loaded":  # every worker at every step
+            return
         row = {"time": time.time(), "event": event, "worker": f"rollout-{member.number}", "node": member.node}
         if event == "routed":
             row["seconds"] = member.joining()

@@ -20,7 +20,7 @@ from rapo.errors import ConfigError, RunFolderError
 #: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
 _MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
                "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
-               "rapo.watch", "rapo.checkpoint_every", "rapo.keep_checkpoints",
+               "rapo.watch", "telemetry", "rapo.checkpoint_every", "rapo.keep_checkpoints",
                "rollout.workers", "rollout.max_workers", "rollout.autoscale", "rollout.place_timeout_s",
                "rollout.heartbeat_s", "rollout.hang_timeout_s", "learner.workers", "learner.hang_timeout_s",
                "learner.snapshot_every", "learner.max_failures")  # fmt: skip

@@ -21,7 +21,7 @@ class WeightVersion:
 
     def pull(self, worker: Any) -> Any:
         """Have a rollout worker pull, verify and load this; a ref to the version that it then holds."""
-        return worker.load.remote(self.manifest, *self.chunks)
+        return worker.load.remote(self.manifest, list(self.chunks))
 
 
 @dataclass(frozen=True, slots=True)

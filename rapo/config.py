@@ -415,6 +415,18 @@ class ServeConfig(Section):
     ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
 
 
+class TelemetryConfig(Section):
+    """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that fails stops nothing."""
+
+    tensorboard: bool = Field(True, description="event files in the run folder, rapo/tensorboard")
+    prometheus: bool = Field(True, description="through Ray's own metrics endpoint on every node")
+    wandb_project: str | None = Field(None, description="turns Weights & Biases on; needs the extra rapo[wandb]")
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="offline: files only, nothing goes out; WANDB_MODE in the environment comes first"
+    )
+    trace_steps: Annotated[int, Field(ge=0)] = Field(5, description="first steps of a start that rapo/trace.json shows")
+
+
 class RayConfig(Section):
     """Where Ray runs: a cluster's `address`, or a local instance with these (logical) resources."""
 
@@ -439,6 +451,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     ray: RayConfig = RayConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -95,13 +95,13 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Where one tensor lies inside the chunks of a weight version, and what it must hash to."""
+    """Where one tensor lies inside the chunks of a weight version (`place` in `chunk`), and what it must hash to."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     chunk: int
-    offset: int
+    place: int
     nbytes: int
     checksum: str
 

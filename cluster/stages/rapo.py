@@ -19,6 +19,7 @@ from cluster.findings import FINDINGS
 from cluster.fleet import Fleet
 from cluster.live import LiveState, journal_to
 from cluster.loop import running_loop
+from cluster.observe import Observer
 from rapo.config import Config
 from rapo.datasets import Dataset
 from rapo.errors import RoleError
@@ -69,10 +70,12 @@ def _train(
     note: Callable[[str], None],
 ) -> Outcome:
     checkpoint = _begin(config, out, note)
-    live = LiveState(out)
+    observer = Observer(config, out.parent, 0 if checkpoint is None else checkpoint.step, note)
+    live = LiveState(out, observer.state)
 
     def survived(fault: Fault) -> None:
         append_jsonl(out / FAULTS, {"step": live.step, **fault.row()})
+        observer.fault(fault)
         note(str(fault))
 
     def resume(learners: DurableLearners) -> Checkpoint | None:
@@ -80,10 +83,14 @@ def _train(
             _take_over(config, learners, checkpoint, out)
         return checkpoint
 
-    hooks = Hooks(note=note, progress=progress, fault=survived, state=live.write)
-    with live, running_loop(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller:
+    hooks = Hooks(note=note, progress=progress, fault=survived, step=observer.step, state=live.write)
+    with (
+        observer,
+        live,
+        running_loop(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller,
+    ):
         live.follow(controller)
-        fleet.journal = journal_to(out, live.write)
+        fleet.journal = journal_to(out, live.write, observer.journal)
         return controller.run(dataset.split("train"), dataset.split("validation"))
 
 

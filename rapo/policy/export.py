@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
 from rapo.errors import WeightError
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.weights import unpack
+from rapo.policy.weights import Chunk, unpack
 from rapo.records import WeightManifest
 
 
-def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: Iterable[NDArray[np.uint8]]) -> None:
+def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: Iterable[Chunk]) -> None:
     """Model, tokenizer and processor into `folder`; configuration and processor come from `source`.
 
     Raises `WeightError` where the version holds a tensor that the model lacks, or the other way round.

@@ -2,11 +2,16 @@
 
 Tensors stream: one parameter is gathered at a time, and no more than one chunk is held beside the model. Names are those of
 transformers' in-memory modules; tied parameters appear once, and adapters (LoRA) are merged.
+
+A chunk is a list of `uint8` arrays, one per tensor: pickle hands each to the object store as it lies in memory, so nothing is put
+together before, and the reader gets views of the store's own pages.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,11 @@ from rapo.errors import WeightError
 from rapo.policy.lora import Adapter, dense_parameters
 from rapo.records import TensorSpec, WeightManifest
 
-_ALIGN = 64  # so that every tensor can be viewed in place whatever its dtype
+#: The bytes of the tensors of one chunk, one array for each.
+Chunk = Sequence[NDArray[np.uint8]]
+
+# Ray maps arrays read-only, of which torch has no notion; see `unpack` for who may write.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def checksum(data: NDArray[np.uint8]) -> str:
@@ -48,21 +57,25 @@ def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tens
 
 
 def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes: int) -> Iterator[Any]:
-    """Yield chunks (`uint8` arrays of about `chunk_bytes`, a larger tensor has one of its own), then the `WeightManifest`."""
+    """Yield chunks of at most `chunk_bytes` (a larger tensor has one of its own), then the `WeightManifest`.
+
+    The arrays are views of the tensors where these are contiguous and on the CPU: whoever takes a chunk copies it, as the object
+    store does, before the tensors change.
+    """
     specs: list[TensorSpec] = []
     parts: list[NDArray[np.uint8]] = []
     chunk, size = 0, 0
     for name, tensor in tensors:
         data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
         if parts and size + len(data) > chunk_bytes:
-            yield _join(parts, size)
+            yield parts
             parts, size, chunk = [], 0, chunk + 1
         dtype = str(tensor.dtype).removeprefix("torch.")
-        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, chunk, size, len(data), checksum(data)))
+        specs.append(TensorSpec(name, tuple(tensor.shape), dtype, chunk, len(parts), len(data), checksum(data)))
         parts.append(data)
-        size += -(-len(data) // _ALIGN) * _ALIGN
+        size += len(data)
     if parts:
-        yield _join(parts, size)
+        yield parts
         chunk += 1
     yield WeightManifest(version, tuple(specs), chunk)
 
@@ -73,39 +86,38 @@ def chunk_count(sizes: Iterable[int], chunk_bytes: int) -> int:
     for nbytes in sizes:
         if count == 0 or size + nbytes > chunk_bytes:
             count, size = count + 1, 0
-        size += -(-nbytes // _ALIGN) * _ALIGN
+        size += nbytes
     return count
 
 
-def _join(parts: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-    joined = np.zeros(size, dtype=np.uint8)
-    offset = 0
-    for part in parts:
-        joined[offset : offset + len(part)] = part
-        offset += -(-len(part) // _ALIGN) * _ALIGN
-    return joined
-
-
-def unpack(manifest: WeightManifest, chunks: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[str, torch.Tensor]]:
+def unpack(
+    manifest: WeightManifest, chunks: Iterable[Chunk], *, views: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
     """`(name, tensor)` pairs in the manifest's order, each verified before it is handed out.
+
+    A chunk is let go of before the next one is asked for. With `views` the tensors are the chunk's own memory, which the receiver
+    only reads: on a node all readers share it. The last of each chunk is a copy in any case, so that a receiver which still
+    holds it does not hold the chunk.
 
     Raises `WeightError` for a missing chunk or a checksum that differs; the receiver must then refuse the version.
     """
-    pending = iter(manifest.tensors)
-    spec = next(pending, None)
-    for index, chunk in enumerate(chunks):
-        while spec is not None and spec.chunk == index:
-            data = chunk[spec.offset : spec.offset + spec.nbytes]
-            if len(data) != spec.nbytes or checksum(np.ascontiguousarray(data)) != spec.checksum:
+    stream = iter(chunks)
+    for _, group in groupby(manifest.tensors, key=lambda spec: spec.chunk):
+        specs = list(group)
+        chunk = next(stream, None)
+        if chunk is None:
+            raise WeightError(
+                f"weight version {manifest.version} is incomplete: {specs[0].name} and what follows are missing"
+            )
+        for spec in specs:
+            data = chunk[spec.place] if spec.place < len(chunk) else None
+            if data is None or len(data) != spec.nbytes or checksum(data) != spec.checksum:
                 raise WeightError(
                     f"weight version {manifest.version}: {spec.name} does not match its checksum; it is damaged"
                 )
-            yield spec.name, _tensor(data, spec)
-            spec = next(pending, None)
-    if spec is not None:
-        raise WeightError(f"weight version {manifest.version} is incomplete: {spec.name} and what follows are missing")
+            yield spec.name, _tensor(data if views and spec is not specs[-1] else data.copy(), spec)
+        del chunk, data
 
 
 def _tensor(data: NDArray[np.uint8], spec: TensorSpec) -> torch.Tensor:
-    # Ray maps arrays read-only; torch wants to own what it may write, and readers only copy from it.
-    return torch.from_numpy(data.copy()).view(getattr(torch, spec.dtype)).reshape(spec.shape)
+    return torch.from_numpy(data).view(getattr(torch, spec.dtype)).reshape(spec.shape)

@@ -216,7 +216,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
 
 
 def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Path) -> None:
-    from rapo.policy.weights import pack
+    from rapo.policy.weights import checksum, pack
 
     *chunks, manifest = pack(base_tensors(model_dir), 9, 2**20)
     before = ray.get(draw(fleet, records(2), step=5))
@@ -224,15 +224,20 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     (spec,) = [
         spec for spec in manifest.tensors if spec.name.endswith("language_model.layers.1.self_attn.v_proj.weight")
     ]
-    damaged = [chunk.copy() for chunk in chunks]
-    damaged[spec.chunk][spec.offset + 11] ^= 1
+    damaged = [[part.copy() for part in chunk] for chunk in chunks]
+    damaged[spec.chunk][spec.place][11] ^= 1
     fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged)))
     with pytest.raises(WeightError, match="checksum"):
         fleet.loaded(60)
     assert len(fleet) == 0, "nobody may be given work"
-    fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in chunks)))
+    stored = tuple(ray.put(chunk) for chunk in chunks)
+    fleet.load(WeightVersion(9, ray.put(manifest), stored))
     fleet.loaded(60)
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
+    # The engine read the store's own pages, which all readers of a node share: it must not have written to them.
+    for number, chunk in enumerate(ray.get(list(stored))):
+        held = [spec for spec in manifest.tensors if spec.chunk == number]
+        assert [checksum(part) for part in chunk] == [spec.checksum for spec in held]
     for x, y in zip(before, ray.get(draw(fleet, records(2), step=5)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
 

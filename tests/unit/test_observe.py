@@ -1,0 +1,65 @@
+"""What a run says of itself while it goes on: a trace by role, and a log without pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.faults import Fault
+from cluster.member import Member, State
+from cluster.observe import Observer
+from cluster.work import Drawn, Task
+from rapo.config import load_config
+from rapo.records import ImageRecord
+
+QUIET = ("telemetry.tensorboard=false", "telemetry.prometheus=false")
+RECEIPT = {"version": 1, "tokens": 20, "seconds": 0.5, "busy_seconds": 0.5, "worker": "rollout-2"}
+ROW = {"step": 3, "learner_busy_s": 0.5, "seconds": {"rollout": 2.0, "reward": 0.25, "learner": 1.0, "weights": 0.1}}
+
+
+def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
+    record = ImageRecord("pic/1", "s", "train", 0.5, 0.5, (0.0, 1.0), data=b"secret picture")
+    member = Member(2, None, None, State.READY, "node-a", held=3)
+    with Observer(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as observer:
+        observer.drawn(Drawn(Task(7, record, None, 2), None, RECEIPT))
+        observer.journal("ready", member)
+        member.times["load"] = 0.0
+        observer.journal("loaded", member)
+        observer.fault(Fault("rollout-2", "node-a", "died", "killed", "replaced"))
+        observer.step(ROW)
+        observer.step({**ROW, "step": 4})
+    events = json.loads((tmp_path / "rapo" / "trace.json").read_text())["traceEvents"]
+    roles = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    spans = {(roles[event["pid"]], event["name"]): event for event in events if event["ph"] == "X"}
+    assert set(spans) == {
+        ("rollout-2", "pic/1"),
+        ("rollout-2", "load version 3"),
+        ("reward actor", "score"),
+        ("learner ranks", "step"),
+        *(("controller", part) for part in ROW["seconds"]),
+    }
+    learner, ranks = spans["controller", "learner"], spans["learner ranks", "step"]
+    assert ranks["dur"] == 500_000
+    assert ranks["ts"] + ranks["dur"] == pytest.approx(learner["ts"] + learner["dur"], abs=2)
+    reward = spans["controller", "reward"]
+    assert reward["ts"] + reward["dur"] == pytest.approx(learner["ts"], abs=2)
+    text = (tmp_path / "rapo" / "log.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["message"].split(",")[0] for row in rows] == [
+        "begins", "ready", "rollout-2 on node-a: died; replaced", "rollout 2.00 s", "rollout 2.00 s", "ends",
+    ]  # fmt: skip
+    assert len({row["run"] for row in rows}) == 1
+    assert (rows[2]["role"], rows[2]["kind"], rows[3]["step"]) == ("rollout-2", "died", 3)
+    assert "secret picture" not in text
+
+
+def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="no space"),
+        Observer(load_config(None, QUIET), tmp_path, 0, pytest.fail),
+    ):
+        raise OSError("no space")
+    last = json.loads((tmp_path / "rapo" / "log.jsonl").read_text().splitlines()[-1])
+    assert (last["level"], last["message"], last["kind"]) == ("error", "ends: no space", "OSError")
