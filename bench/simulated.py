@@ -109,7 +109,7 @@ class SimulatedSampler:
             prompt_tokens=64,
             token_ids=tuple(c.token_ids for c in completions),
             logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
-            texts=tuple(formatcompletion("simulated", float(score)) for score in rng.uniform(size=len(completions))),
+            texts=tuple(format_completion("simulated", float(score)) for score in rng.uniform(size=len(completions))),
             finish_reasons=tuple(c.finish_reason for c in completions),
             token_versions=versions,
         )
