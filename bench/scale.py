@@ -1,0 +1,183 @@
+"""What the controller costs by number of rollout workers, and how it takes stragglers, lost machines and a slow network.
+
+    python -m bench.scale [--workers 1 8 64 512] [--steps 5] [--rate 150] [--profile FILE]
+
+Controller, fleet, window, image store, reward actor, weight versions and Ray are the real ones. Workers sleep, many to a process
+(`bench.hosted`), and so do the two learner ranks. Each worker has four groups at a time; a step takes four per worker, at least
+32. Latencies are such that the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
+
+Cost is CPU time of the driver over the groups of the steps after the first: of the controller's thread, and of the process, which
+adds Ray's own threads. Expectation: 0.3 to 0.6 ms of the thread for a submit, a receipt and the passing on of a group and its
+image, whatever the number of workers; 1.5 times that for the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from rapo.config import Config, load_config
+from rapo.records import ImageRecord
+
+_PACKAGES = ("ray", "numpy")
+_IN_FLIGHT, _PER_HOST = 4, 64
+_IMAGE_BYTES = 16 * 1024
+SCENARIOS = ("plain", "stragglers", "storm", "slow network")
+
+
+def settings(workers: int, steps: int) -> Config:
+    return load_config(
+        None,
+        [
+            f"rollout.workers={workers}",
+            "rollout.cpus=0",
+            f"rollout.max_groups={_IN_FLIGHT}",
+            f"rapo.images_per_step={max(32, _IN_FLIGHT * workers)}",
+            f"rapo.steps={steps}",
+            "rapo.completions=4",
+            "rapo.max_staleness=1",
+            "rapo.evaluate_every=1000000",
+            "rapo.checkpoint_every=1000000",
+            "rapo.select=last",
+            "rapo.watch.enabled=false",
+            "ray.object_store_mib=1024",
+        ],
+    )
+
+
+def images(count: int) -> list[ImageRecord]:
+    return [
+        ImageRecord(
+            f"i/{i}", "s", "train", i / count, i / count, (0.0, 1.0), data=i.to_bytes(4, "big") * (_IMAGE_BYTES // 4)
+        )
+        for i in range(count)
+    ]
+
+
+def timing_of(scenario: str, workers: int, rate: float) -> Any:
+    """Latencies with which the fleet makes `rate` groups per second on average."""
+    from bench.hosted import Timing
+
+    plain = Timing(group=_IN_FLIGHT * workers / rate, load=0.1, network=0.001)
+    if scenario == "stragglers":  # the slowest of a thousand takes some forty times the median
+        return dataclasses.replace(plain, spread=1.2)
+    if scenario == "slow network":
+        return dataclasses.replace(plain, load=1.0, network=0.01)
+    return plain
+
+
+class Meter:
+    """Driver's CPU time at the end of each step. With `storm`, half of the hosts go after the third."""
+
+    def __init__(self, storm: Any = None) -> None:
+        self.marks = [self._now()]
+        self.rows: list[dict[str, Any]] = []
+        self.profile: cProfile.Profile | None = None
+        self._storm = storm
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return time.thread_time(), time.process_time(), time.perf_counter()
+
+    def step(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.marks.append(self._now())
+        if len(self.rows) == 1 and self.profile is not None:
+            self.profile.enable()
+        if len(self.rows) == 3 and self._storm is not None:
+            self._storm()
+
+
+def measure(workers: int, steps: int, rate: float, scenario: str, profile: Path | None = None) -> dict[str, Any]:
+    from bench.hosted import HostedWorkers, hosted_handles
+    from bench.simulated import Latency, LatencyBoard, SimulatedLearner
+    from cluster.controller import Hooks
+    from cluster.loop import running_loop
+
+    config = settings(workers, steps)
+    timing = timing_of(scenario, workers, rate)
+    hosted = HostedWorkers(timing, _PER_HOST)
+    step_s = config.rapo.images_per_step / rate
+    latency = Latency(engine_step=0.0, learner_step=step_s / 2, load=0.0, publish=0.05, tokens=0.0)
+    board = LatencyBoard.options(name="latency").remote(latency)  # type: ignore[attr-defined]
+    meter = Meter((lambda: hosted.preempt(0.5)) if scenario == "storm" else None)
+    meter.profile = cProfile.Profile() if profile is not None else None
+    faults: list[Any] = []
+    import ray
+
+    with tempfile.TemporaryDirectory() as temporary, hosted_handles():
+        out = Path(temporary)
+        hooks = Hooks(step=meter.step, fault=faults.append)
+        try:
+            with running_loop(config, out, out, worker=hosted, learner=SimulatedLearner, hooks=hooks) as controller:
+                controller.run(images(2 * config.rapo.images_per_step), [])
+        finally:
+            hosted.close()
+            ray.kill(board)
+    if meter.profile is not None and profile is not None:
+        meter.profile.disable()
+        meter.profile.dump_stats(profile)
+    return summary(meter, config, scenario, len(faults))
+
+
+def summary(meter: Meter, config: Config, scenario: str, faults: int) -> dict[str, Any]:
+    rows, marks = meter.rows[1:], meter.marks[1:]  # from the end of the first step on
+    groups = config.rapo.images_per_step * len(rows)
+    thread, process, wall = (b - a for a, b in zip(marks[0], marks[-1], strict=True))
+    steps = [b[2] - a[2] for a, b in pairwise(marks)]
+    return {
+        "scenario": scenario,
+        "workers": config.rollout.workers,
+        "groups_per_step": config.rapo.images_per_step,
+        "thread_ms_per_group": 1000 * thread / groups,
+        "process_ms_per_group": 1000 * process / groups,
+        "groups_per_s": groups / wall,
+        "step_s_median": statistics.median(steps),
+        "step_s_worst": max(steps),
+        "staleness_mean": statistics.mean(row["staleness_mean"] for row in rows),
+        "dropped": sum(row["dropped"] for row in rows),
+        "faults": faults,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64, 512])
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=150.0, help="groups per second that the fleet makes")
+    parser.add_argument("--profile", type=Path, help="cProfile of the controller's thread at the last size")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for scale.json and .md")
+    options = parser.parse_args(arguments)
+    from cluster.ray_session import ray_session
+
+    rows = []
+    pressure = record.CpuPressure()
+    largest = max(options.workers)
+    runs = [(workers, "plain") for workers in options.workers if "plain" in options.scenarios]
+    runs += [(largest, scenario) for scenario in options.scenarios if scenario != "plain"]
+    with ray_session(settings(1, 1)):
+        for workers, scenario in runs:
+            profile = options.profile if (workers, scenario) == (largest, "plain") else None
+            rows.append(measure(workers, options.steps, options.rate, scenario, profile))
+            sys.stdout.write(record.markdown_table(rows[-1:]) + "\n")
+            sys.stdout.flush()
+    machine, versions = record.machine(), record.versions(_PACKAGES)
+    result = {"machine": machine, "versions": versions, "cpu_pressure": pressure.share(), "rows": rows}
+    record.write_json("scale", result, options.out)
+    notes = [f"The fleet makes {options.rate:g} groups per second.", record.describe(machine, versions)]
+    record.write_markdown("scale", "The controller by number of workers", rows, notes, options.out)
+
+
+if __name__ == "__main__":
+    main()
