@@ -1,16 +1,19 @@
-"""The commands. Heavy packages are imported where they are used: `rapo score` needs neither Ray nor torch."""
+"""The commands. Packages are imported where they are used: `rapo score` needs what the client needs, typer and rich."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rapo.config import Config, dump_config, load_config
 from rapo.errors import RapoError
+
+if TYPE_CHECKING:
+    from rapo.client import ScoreOptions
+    from rapo.config import Config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,12 +29,24 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; an unf
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, overrides the file; repeatable.")]
 
 
+#: Packages whose absence means that only the client is installed.
+_FULL = frozenset({"numpy", "PIL", "pydantic", "ray", "scipy", "starlette", "tomli_w", "torch", "uvicorn", "vllm"})
+
+
 def main() -> None:
     """Entry point: errors that a user can act on end with a clear text and exit code 2."""
     try:
         app()
     except RapoError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _FULL:
+            raise
+        sys.stderr.write(
+            f"error: this command needs the full installation ({error.name} is missing): install rapo[cpu] or rapo[gpu]. The "
+            "light one has `rapo score` and the client.\n"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
@@ -54,6 +69,7 @@ def _resolve(config: Config) -> Config:
 def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stages: tuple[str, ...] | None) -> None:
     from cluster.check import problems, warnings
     from cluster.ray_session import prepare_environment
+    from rapo.config import load_config
 
     config = _resolve(load_config(config_path, overrides or ()))
     prepare_environment(config)
@@ -111,6 +127,7 @@ def serve(
 ) -> None:
     """Serve a model over gRPC until interrupted."""
     from cluster.ray_session import prepare_environment
+    from rapo.config import load_config
 
     loaded = load_config(config, set_ or ())
     prepare_environment(loaded)
@@ -121,17 +138,66 @@ def serve(
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(help="Images, folders, or globs.")],
-    server: Annotated[str, typer.Option(help="host:port of a scorer.")] = "127.0.0.1:50051",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256)] = 8,
+    paths: Annotated[list[str], typer.Argument(help="Images, folders or globs; - for a list on stdin, one a line.")],
+    server: Annotated[str, typer.Option(help="HOST:PORT of a scorer.")] = "127.0.0.1:50051",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet; the same again goes on.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what the output holds already.")] = False,
+    readout: Annotated[str | None, typer.Option(help="expected, fast, greedy or sampled.")] = None,
+    rationale: Annotated[bool, typer.Option(help="Ask for the rationale as well.")] = True,
+    native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model's.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="The version that is to answer.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token for the scorer.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="TLS with publicly trusted certificates.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="TLS; PEM file of the CA of the scorer's certificate.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
+    server_name: Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if another.")] = None,
+    in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images under way at a time.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="The longest silence of the scorer, in seconds.")] = 120.0,
+    model: Annotated[Path | None, typer.Option(help="No server: run this model folder here, for this call.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="With --model: TOML file.")] = None,
+    set_: Set = None,
 ) -> None:
-    """Score images with a running scorer: a row per image, with an error in place of a score where it fails."""
+    """Score images: a row per image, with an error in place of a score where it fails."""
+    from contextlib import ExitStack
+
     from rich.console import Console
 
     from cluster.score import score_paths
+    from rapo.client import ScorerClient
 
-    raise typer.Exit(score_paths(paths, server, output, concurrency, Console()))
+    options: ScoreOptions = {"rationale": rationale}
+    if readout is not None:
+        options["readout"] = readout
+    if native_scale is not None:
+        options["native_scale"] = native_scale
+    if model_version is not None:
+        options["model_version"] = model_version
+    console, progress = Console(), Console(stderr=True)
+    with ExitStack() as stack:
+        if model is not None:
+            from cluster.score_local import local_scorer
+
+            server, out, err = stack.enter_context(local_scorer(model, config, set_ or ()))
+            console, progress = Console(file=out), Console(file=err)
+        client = stack.enter_context(
+            ScorerClient(
+                server,
+                timeout,
+                tls=tls,
+                ca=ca,
+                certificate=cert,
+                key=key,
+                server_name=server_name,
+                token_file=token_file,
+            )
+        )
+        status = score_paths(
+            paths, client, output, options, in_flight=in_flight, fresh=fresh, console=console, progress=progress
+        )
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -149,6 +215,7 @@ def check(
     """Say what would run, and what is wrong, without starting anything."""
     from cluster.check import describe, problems, warnings
     from cluster.pipeline import STAGES
+    from rapo.config import dump_config, load_config
 
     loaded = _resolve(load_config(config, set_ or ()))
     for line in describe(loaded):
@@ -180,6 +247,7 @@ def scenes(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Render the embedded scenes with simulated raters' votes."""
+    from rapo.config import load_config
     from rapo.datasets.scenes import write_scenes
 
     config = load_config(None, set_ or ())

@@ -23,9 +23,8 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
     """Serve `model` on `serve.host:serve.port` until SIGINT or SIGTERM; then drain and stop."""
     from services.app import ScorerServer, check_address
 
-    check_model_folder(model)
+    card = model_card(model)
     check_address(config.serve)
-    card = read_json(model / CARD) if (model / CARD).is_file() else {"version": model_version(model)}
     version = card["version"]
     config = with_card(config, card)
     stop = threading.Event()
@@ -43,6 +42,12 @@ def serve_until_interrupted(config: Config, model: Path) -> None:
             while not stop.wait(timeout=1.0):
                 pass
             console.note("stopping")
+
+
+def model_card(model: Path) -> dict[str, Any]:
+    """What the model folder says of itself: its version at least. Raises `ModelError` where it is no model folder."""
+    check_model_folder(model)
+    return read_json(model / CARD) if (model / CARD).is_file() else {"version": model_version(model)}
 
 
 def with_card(config: Config, card: dict[str, Any]) -> Config:

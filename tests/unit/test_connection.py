@@ -85,9 +85,12 @@ def test_a_certificate_of_another_ca_or_name_is_told_apart(pki: Path) -> None:
             client.model()
         with quick(target) as client, pytest.raises(CallError, match="give its CA"):
             client.model()
-    with serving(FakeScorer()) as target, quick(target, ca=pki / "ca.pem") as client:
-        with pytest.raises(CallError, match="Does it take TLS at all"):
-            client.model()
+    with (
+        serving(FakeScorer()) as target,
+        quick(target, ca=pki / "ca.pem") as client,
+        pytest.raises(CallError, match="Does it take TLS at all"),
+    ):
+        client.model()
 
 
 @pytest.mark.parametrize(
