@@ -86,6 +86,7 @@ class EngineLoop(Generic[Asked, Answered]):
         self._closed = False
         self._names = 0
         self._busy_s = 0.0
+        self._turn_began: float | None = None
         self._died: Exception | None = None
         self.started: Future[EngineLike[Asked, Answered]] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -95,6 +96,12 @@ class EngineLoop(Generic[Asked, Answered]):
     def busy_seconds(self) -> float:
         """How long the engine has worked, all in all."""
         return self._busy_s
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the engine has been at its present step; 0 between steps and while it idles."""
+        began = self._turn_began
+        return time.perf_counter() - began if began is not None else 0.0
 
     @property
     def alive(self) -> bool:
@@ -167,6 +174,7 @@ class EngineLoop(Generic[Asked, Answered]):
             if self._closed:
                 return False
         began, idle = time.perf_counter(), not engine.busy
+        self._turn_began = began
         self._drop_cancelled(engine)
         self._carry_out(engine)
         while self._linger_s and idle and engine.busy and time.perf_counter() - began < _GATHER_S:
@@ -178,6 +186,7 @@ class EngineLoop(Generic[Asked, Answered]):
         if engine.busy:
             for name, answered in engine.step():
                 self._running.pop(name).set_result(answered)
+        self._turn_began = None
         self._busy_s += time.perf_counter() - began
         return True
 
