@@ -120,6 +120,14 @@ def serve(
 
 
 @app.command()
+def token(client: Annotated[str, typer.Argument(help="Name of the caller, for logs and limits.")]) -> None:
+    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens file."""
+    from cluster.token_command import token_for
+
+    typer.echo(token_for(client))
+
+
+@app.command()
 def score(
     paths: Annotated[list[str], typer.Argument(help="Images, folders, or globs.")],
     server: Annotated[str, typer.Option(help="host:port of a scorer.")] = "127.0.0.1:50051",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import secrets
 import socket
@@ -16,11 +15,12 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-from rapo.client import CallError, ScorerClient
 from rapo.config import Config, ServeConfig
-from rapo.errors import ConfigError, ResourceError, RoleError
+from rapo.errors import ResourceError, RoleError
 from rapo.model_folder import check_model_folder
+from services.access import check_access
 from services.gateway import Gateway, GatewaySettings
+from services.routes import Routes
 from services.scorer import Scorer
 
 APPLICATION = "rapo-scorer"
@@ -104,7 +104,7 @@ class ScorerServer:
             deadline = monotonic() + settings.start_timeout_s
             _wait_until_running(deadline, settings.start_timeout_s)
             self._gateway = stack.enter_context(Gateway(self._gateway_settings(secret)))
-            _wait_until_answering(self._gateway.address, deadline)
+            _wait_until_answering(self._gateway, deadline)
             self._exit = stack.pop_all()
         logger.info("scorer %s answers at %s", self.model_version, self.address)
         return self
@@ -122,23 +122,18 @@ class ScorerServer:
             port=settings.port,
             upstream=f"127.0.0.1:{self.inner_port}",
             secret=secret,
-            application=APPLICATION,
+            routes=Routes(self.model_version, {self.model_version: APPLICATION}),
             max_message_bytes=_MESSAGE_FACTOR * self.config.image.max_bytes + 2**16,
             request_timeout_s=settings.request_timeout_s,
+            options=settings.gateway,
+            gamma=self.config.rapo.reward.gamma,
+            max_samples=settings.max_samples,
         )
 
 
 def check_address(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for a host that is not loopback, `ResourceError` for a port that is taken."""
-    try:
-        loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError as error:
-        raise ConfigError(f"serve.host = {settings.host!r}: give an IP address or localhost") from error
-    if not loopback:
-        raise ConfigError(
-            f"serve.host = {settings.host!r} would open the scorer to the network. That needs TLS and a token file, "
-            "which this version does not have; use 127.0.0.1, and a tunnel or a proxy with TLS in front of it."
-        )
+    """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that is taken."""
+    check_access(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free enough
@@ -189,17 +184,12 @@ def _wait_until_running(deadline: float, limit_s: float) -> None:
         sleep(_POLL_S)
 
 
-def _wait_until_answering(address: str, deadline: float) -> None:
+def _wait_until_answering(gateway: Gateway, deadline: float) -> None:
     """Serve's proxy learns of a running application a moment later; nobody should be sent there before."""
-    with ScorerClient(address, timeout=10.0, attempts=1) as client:
-        while True:
-            try:
-                client.model()
-                return
-            except CallError as error:
-                if monotonic() > deadline:
-                    raise RoleError(f"the scorer runs but does not answer through its gateway: {error}") from error
-            sleep(_POLL_S)
+    while (silence := gateway.answers()) is not None:
+        if monotonic() > deadline:
+            raise RoleError(f"the scorer runs but does not answer through its gateway: {silence}")
+        sleep(_POLL_S)
 
 
 def _cause(overview: Any) -> str:

@@ -70,7 +70,7 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCe
     if client_ca is not None:
         authorities = read_small(client_ca, "serve.gateway.client_ca")
         try:
-            ssl.create_default_context(cadata=authorities.decode())
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=authorities.decode())
         except (ssl.SSLError, UnicodeDecodeError, ValueError) as error:
             raise ConfigError(f"serve.gateway.client_ca = {client_ca}: not a PEM certificate ({error})") from error
     return grpc.ssl_server_certificate_configuration([(secret, chain)], root_certificates=authorities)
