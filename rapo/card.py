@@ -52,7 +52,7 @@ def read_card(folder: str | Path) -> Card:
 def with_card(config: Config, card: Card) -> Config:
     """The configuration with the lengths and the dtype that the model was trained with, as its card says."""
     engine = card.engine
-    policy = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
+    policy: dict[str, Any] = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
     rollout = config.rollout
     if "max_model_len" in engine:
         lengths = rollout.engine.model_copy(update={"max_model_len": engine["max_model_len"]})

@@ -9,7 +9,7 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # the bytes of a character that is not co
 class RationaleStream:
     """Takes the text written so far, gives what of the rationale is new and certain.
 
-    Held back is what may still turn out not to belong to it: white space at its end, the beginning of a tag, and half a character.
+    Held back is what may still turn out not to belong to it: white space at its end, half a tag, half a character.
     """
 
     def __init__(self) -> None:

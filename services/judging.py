@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +87,9 @@ class Processor(Protocol):
 class Judge:
     """Judges pictures with one engine. To be used in one event loop."""
 
-    def __init__(self, loop: EngineLoop[Ask, Reading], processor: Processor, config: Config, model_version: str) -> None:
+    def __init__(
+        self, loop: EngineLoop[Ask, Reading], processor: Processor, config: Config, model_version: str
+    ) -> None:
         self._loop = loop
         self._processor = processor
         self._config = config
@@ -199,7 +200,11 @@ def _rationale(text: str, finish_reason: str) -> str:
     """The rationale before an answer that was not waited for. Raises `Refused` unless the answer has the right form so far."""
     before, opened, _ = text.partition(OPEN)
     # Any number will do: what is parsed is everything before it.
-    answer = parse_answer(f"{before}{OPEN}0.00{CLOSE}") if opened else parse_answer(text, truncated=finish_reason == "length")
+    answer = (
+        parse_answer(f"{before}{OPEN}0.00{CLOSE}")
+        if opened
+        else parse_answer(text, truncated=finish_reason == "length")
+    )
     _score(answer)
     return answer.rationale
 

@@ -14,7 +14,9 @@ from services.judging import READOUTS, Judgement, Wanted
 from services.statuses import Refusal, Refused, invalid
 
 #: Readouts by their names in the configuration.
-NUMBERS: dict[str, scorer_pb2.Readout] = {name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS}
+NUMBERS: dict[str, scorer_pb2.Readout] = {
+    name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS
+}
 _NAMES: dict[int, str] = {int(number): name for name, number in NUMBERS.items()}
 
 _MIN_SAMPLES = 2
@@ -32,9 +34,9 @@ def wanted_of(
         raise invalid(
             "native_scale", f"unknown scale {request.native_scale[:64]!r}; this model has: {known}", "unknown_scale"
         )
-    if request.readout == scorer_pb2.READOUT_UNSPECIFIED:
-        readout = settings.readout
-    elif (readout := _NAMES.get(request.readout, "")) == "":
+    unspecified = request.readout == scorer_pb2.READOUT_UNSPECIFIED
+    readout = settings.readout if unspecified else _NAMES.get(request.readout)
+    if readout is None:
         raise invalid("readout", f"unknown readout {request.readout}; known: {', '.join(READOUTS)}", "unknown_readout")
     if readout != "sampled":
         if request.samples:

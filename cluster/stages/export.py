@@ -31,4 +31,3 @@ def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) 
         }
         write_json(aside / CARD, card)
     return card
-

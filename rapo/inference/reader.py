@@ -33,8 +33,8 @@ class Ask:
     """What is wanted of a picture.
 
     `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by `sampling`, which then holds how
-    many. `rationale` false: start from an empty one (fast). `tell` is called in the engine's thread with the token ids of a greedy
-    rationale and answer, as they are written.
+    many. `rationale` false: start from an empty one (fast). `tell` gets the token ids of a greedy
+    rationale and answer as they are written, in the engine's thread.
     """
 
     sampling: Sampling
