@@ -26,9 +26,8 @@ from rapo.config import Config
 from rapo.errors import ImageError, ServiceError
 from rapo.images import decode_image
 from rapo.inference.answer_tokens import CLOSE, OPEN
-from rapo.inference.engine import Sampling
+from rapo.inference.asking import Ask, Picture, Reading, Sampling
 from rapo.inference.loop import EngineLoop
-from rapo.inference.reader import Ask, Reading
 from rapo.seeds import derive_seed
 from services.statuses import Refusal, Refused, invalid
 
@@ -77,21 +76,19 @@ class Judgement:
     cached: bool = False
 
 
-class Processor(Protocol):
-    """What judging needs of `rapo.policy.processing.PolicyProcessor`."""
+class Eyes(Protocol):
+    """What judging needs of `rapo.inference.reader.Reader`, from any thread."""
 
-    def fit(self, image: Image.Image) -> Image.Image: ...
-    def decode(self, token_ids: NDArray[np.int32]) -> str: ...
+    def picture(self, image: Image.Image, key: str) -> Picture: ...
+    def text(self, token_ids: NDArray[np.int32]) -> str: ...
 
 
 class Judge:
     """Judges pictures with one engine. To be used in one event loop."""
 
-    def __init__(
-        self, loop: EngineLoop[Ask, Reading], processor: Processor, config: Config, model_version: str
-    ) -> None:
+    def __init__(self, loop: EngineLoop[Ask, Reading], eyes: Eyes, config: Config, model_version: str) -> None:
         self._loop = loop
-        self._processor = processor
+        self._eyes = eyes
         self._config = config
         self._version = model_version
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
@@ -110,9 +107,9 @@ class Judge:
         if (kept := self._kept.find(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0)
         started = perf_counter()
-        image = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, data)
+        picture = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
-        reading = await self._read(image, self._ask(wanted, tell), derive_seed("sampled", digest))
+        reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
         judgement = replace(
             self._judgement(reading, wanted),
             tokens=reading.tokens,
@@ -124,16 +121,15 @@ class Judge:
         return judgement
 
     def text(self, token_ids: list[int]) -> str:
-        return self._processor.decode(np.asarray(token_ids, np.int32))
+        return self._eyes.text(np.asarray(token_ids, np.int32))
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
-    def _decode(self, data: bytes) -> Image.Image:
+    def _decode(self, data: bytes, digest: str) -> Picture:
         try:
-            # Resized here, off the engine's thread, as the model's own processor would.
-            return self._processor.fit(decode_image(data, self._config.image))
+            return self._eyes.picture(decode_image(data, self._config.image), digest)
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
 
@@ -141,11 +137,13 @@ class Judge:
         limit = self._config.policy.max_completion_tokens
         if wanted.readout == "sampled":
             return Ask(Sampling(wanted.samples, self._config.rapo.sampling.temperature, limit, logprobs=False))
-        tree = wanted.readout in ("expected", "fast")
-        return Ask(Sampling(1, 0.0, limit, logprobs=False), tree=tree, rationale=wanted.readout != "fast", tell=tell)
+        greedy = Sampling(1, 0.0, limit, logprobs=False)
+        if wanted.readout == "fast":
+            return Ask(greedy, tree=True, rationale=False)
+        return Ask(greedy, tree=wanted.readout == "expected", tell=tell)
 
-    async def _read(self, image: Image.Image, ask: Ask, seed: int) -> Reading:
-        future = self._loop.add(image, ask, seed)
+    async def _read(self, picture: Picture, ask: Ask, seed: int) -> Reading:
+        future = self._loop.add(picture, ask, seed)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -163,7 +161,7 @@ class Judge:
         if wanted.readout == "sampled":
             return self._sampled(reading)
         completion = reading.completions[0]
-        text = self._processor.decode(completion.token_ids)
+        text = self._eyes.text(completion.token_ids)
         if wanted.readout == "greedy":
             answer = parse_answer(text, truncated=completion.finish_reason == "length")
             return Judgement(_score(answer), answer.rationale)
@@ -182,7 +180,7 @@ class Judge:
 
     def _sampled(self, reading: Reading) -> Judgement:
         answers = [
-            parse_answer(self._processor.decode(c.token_ids), truncated=c.finish_reason == "length")
+            parse_answer(self._eyes.text(c.token_ids), truncated=c.finish_reason == "length")
             for c in reading.completions
         ]
         valid = [answer for answer in answers if answer.score is not None]

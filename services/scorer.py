@@ -55,7 +55,7 @@ class Scorer:
             linger_s=0.0,
         )
         reader: Any = await asyncio.wrap_future(self._loop.started)
-        self._judge = Judge(self._loop, reader.processor, config, card.version)
+        self._judge = Judge(self._loop, reader, config, card.version)
         await self._warm_up()
 
     async def Score(self, request: Any, grpc_context: RayServegRPCContext) -> Any:

@@ -8,42 +8,18 @@ when. Every wait for it is the caller's, who holds an actor handle and a limit.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.config import EngineConfig
+from rapo.inference.asking import Completion, Sampling
 from rapo.inference.environment import engine_environment, set_engine_environment
 from rapo.policy.processing import PolicyProcessor
 
 __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`. With `ignore_stop` every
-    completion has `max_tokens` tokens, which benchmarks want."""
-
-    completions: int
-    temperature: float
-    max_tokens: int
-    logprobs: bool = True
-    ignore_stop: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop or length), and the weight
-    version that drew each token."""
-
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32] | None
-    finish_reason: str
-    versions: NDArray[np.int32]
 
 
 def engine_arguments(

@@ -19,8 +19,6 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from PIL import Image
-
 from rapo.errors import RapoError, WeightError
 
 #: A step costs nearly the same for one request as for many. An idle engine therefore waits this long after a request for the next
@@ -28,7 +26,7 @@ from rapo.errors import RapoError, WeightError
 _LINGER_S, _GATHER_S = 0.004, 0.1
 
 
-#: What is asked of the engine about a picture, and what it answers: `Sampling` and completions, or `Ask` and `Reading`.
+#: What is asked of the engine about an image, and what it answers: `Sampling` and completions, or `Ask` and `Reading`.
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
 _AskedIn = TypeVar("_AskedIn", contravariant=True)
@@ -42,7 +40,7 @@ class EngineLike(Protocol[_AskedIn, _AnsweredOut]):
 
     @property
     def busy(self) -> bool: ...
-    def add(self, name: str, image: Image.Image, sampling: _AskedIn, seed: int, /) -> None: ...
+    def add(self, name: str, image: Any, sampling: _AskedIn, seed: int, /) -> None: ...
     def cancel(self, name: str) -> None: ...
     def step(self) -> Sequence[tuple[str, _AnsweredOut]]: ...
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int: ...
@@ -50,7 +48,7 @@ class EngineLike(Protocol[_AskedIn, _AnsweredOut]):
 
 @dataclass(slots=True)
 class _Add(Generic[Asked, Answered]):
-    image: Image.Image
+    image: Any
     asked: Asked
     seed: int
     future: Future[Answered] = field(default_factory=Future)
@@ -108,7 +106,7 @@ class EngineLoop(Generic[Asked, Answered]):
         """Whether the engine takes requests: it is starting or running."""
         return self._died is None
 
-    def add(self, image: Image.Image, asked: Asked, seed: int) -> Future[Answered]:
+    def add(self, image: Any, asked: Asked, seed: int) -> Future[Answered]:
         command: _Add[Asked, Answered] = _Add(image, asked, seed)
         return self._enqueue(command, command.future)
 

@@ -10,7 +10,7 @@ from an empty rationale on. All of it happens between steps of the engine, in th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,49 +21,21 @@ from PIL import Image
 
 from rapo.config import EngineConfig
 from rapo.inference.answer_tokens import OPEN, answer_tokens
-from rapo.inference.engine import Completion, Engine, Sampling, completion_of
+from rapo.inference.asking import Ask, Completion, Picture, Reading, Sampling
+from rapo.inference.engine import Engine, completion_of
+from rapo.inference.pictures import features_of, picture_of
 from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
 _ANSWER_TOKENS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is wanted of a picture.
-
-    `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by `sampling`, which then holds how
-    many. `rationale` false: start from an empty one (fast). `tell` gets the token ids of a greedy
-    rationale and answer as they are written, in the engine's thread.
-    """
-
-    sampling: Sampling
-    tree: bool = False
-    rationale: bool = True
-    tell: Callable[[list[int]], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the model said of a picture.
-
-    `completions` are whole, except that with a `tree` there is one, which may end with the answer's digits. `tree` is None where
-    none was asked for and where the model began no answer. `tokens` counts what was computed token by token, nodes included.
-    `waited_s` and `worked_s`: until the engine first ran it, and from there to its end.
-    """
-
-    completions: tuple[Completion, ...]
-    tree: AnswerTree | None
-    tokens: int
-    waited_s: float
-    worked_s: float
-
-
 @dataclass(slots=True)
 class _Work:
     name: str
     ask: Ask
-    request: Any
+    picture: Picture
+    features: list[Any]
     asked_at: float
     began_at: float | None = None
     token_ids: list[int] = field(default_factory=list)
@@ -88,6 +60,12 @@ class Reader(Engine):
         super().__init__(model_dir, settings, dtype=dtype, seed=seed)
         tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+        from vllm.sampling_params import RequestOutputKind
+
+        self._delta = RequestOutputKind.DELTA
+        self._max_length = settings.max_model_len
+        one_token = Sampling(1, 0.0, 1, logprobs=False)
+        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
         self._pieces: dict[int, str] = {}
         self._works: dict[str, _Work] = {}
 
@@ -95,33 +73,35 @@ class Reader(Engine):
     def busy(self) -> bool:
         return bool(self._works)
 
-    def add(self, name: str, image: Image.Image, ask: Ask, seed: int) -> None:  # type: ignore[override]
-        """Raises `ValueError` for a prompt that the engine refuses; nothing is then added. `name` must hold no slash."""
-        from vllm.sampling_params import RequestOutputKind
+    def picture(self, image: Image.Image, key: str) -> Picture:
+        """What `add` takes, of an RGB image of any size; equal keys mean equal images. From any thread."""
+        return picture_of(self.processor, image, key)
 
-        sampling, now = ask.sampling, time.perf_counter()
+    def text(self, token_ids: NDArray[np.int32]) -> str:
+        """The text of a completion. From any thread."""
+        return self.processor.decode(token_ids)
+
+    def add(self, name: str, picture: Picture, ask: Ask, seed: int) -> None:  # type: ignore[override]
+        """Raises `ValueError` for a prompt that is too long; nothing is then added. `name` must hold no slash."""
+        sampling = ask.sampling
+        work = _Work(name, ask, picture, features_of(picture, self.processor.image_token_id), time.perf_counter())
         more: dict[str, Any] = {}
         if sampling.completions == 1:
-            more["output_kind"] = RequestOutputKind.DELTA
+            more["output_kind"] = self._delta
         if ask.tree:
             more |= {"logprob_token_ids": list(self.tokens.characters), "logprobs": None, "flat_logprobs": False}
-        parameters = self._parameters(sampling, seed, **more)
-        engine = self._engine
-        request = engine.input_processor.process_inputs(
-            f"{name}/", self._prompt(image), parameters, supported_tasks=engine.get_supported_tasks()
-        )
-        work = _Work(name, ask, copy(request), now)
-        if ask.tree and not ask.rationale:
-            work.prefix, work.node, work.tree = self.tokens.no_rationale, "", AnswerTree()
-            request.prompt_token_ids = [*request.prompt_token_ids, *work.prefix]
-            request.sampling_params.max_tokens = _ANSWER_TOKENS
-        engine.add_request(request.request_id, request, request.sampling_params)
+            if not ask.rationale:
+                work.prefix, work.node, work.tree = self.tokens.no_rationale, "", AnswerTree()
+                more["max_tokens"] = _ANSWER_TOKENS
+        length = len(picture.prompt_ids) + len(work.prefix)
+        if length + _ANSWER_TOKENS > self._max_length:
+            raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
+        self._send(work, "", self._parameters(sampling, seed, **more))
         self._works[name] = work
-        work.open.add("")
 
     def cancel(self, name: str) -> None:
         if (work := self._works.pop(name, None)) is not None:
-            self._engine.abort_request([f"{name}/{request}" for request in work.open])
+            self._abort(work)
 
     def step(self) -> list[tuple[str, Reading]]:  # type: ignore[override]
         """Advance by a token; `(name, reading)` of the asks that this finished."""
@@ -176,18 +156,21 @@ class Reader(Engine):
             work.open.discard("")
             if not output.finished:
                 self._engine.abort_request([f"{work.name}/"])
-            reason = output.outputs[0].finish_reason if output.finished else "stop"
-            ids = np.asarray(work.token_ids, np.int32)
-            work.completions = (Completion(ids, None, reason, np.full(len(ids), self.version, np.int32)),)
+            self._complete(work, completion.finish_reason if output.finished else "stop")
+
+    def _complete(self, work: _Work, reason: str) -> None:
+        ids = np.asarray(work.token_ids, np.int32)
+        work.completions = (Completion(ids, None, reason, np.full(len(ids), self.version, np.int32)),)
 
     def _follow(self, work: _Work, token_id: int, logprobs: Any) -> None:
         """Keep track of whether the answer has begun, and where in the tree the greedy answer is."""
         if work.tree is None:
             work.tail = (work.tail + self._piece(token_id))[-2 * len(OPEN) :]
             if OPEN in work.tail:
-                work.tree = AnswerTree()
                 work.prefix = self._up_to_answer(work)
-                work.node = "" if work.tail.endswith(OPEN) else None
+                if len(work.picture.prompt_ids) + len(work.prefix) + _ANSWER_TOKENS <= self._max_length:
+                    work.tree = AnswerTree()
+                    work.node = "" if work.tail.endswith(OPEN) else None
         elif work.node is not None:
             work.tree.learn(work.node, self._logprobs(logprobs))
             character = self.tokens.character(token_id)
@@ -204,8 +187,6 @@ class Reader(Engine):
 
     def _ask_nodes(self, work: _Work) -> None:
         """Ask for each node that is still missing, unless the greedy answer is about to tell it."""
-        from vllm.sampling_params import RequestOutputKind
-
         tree = work.tree
         assert tree is not None
         missing = set(tree.missing()) - work.asked
@@ -214,17 +195,28 @@ class Reader(Engine):
             missing = {node for node in missing if not node.startswith(work.node)}
         for node in missing:
             work.asked.add(node)
-            request = copy(work.request)
-            request.request_id = f"{work.name}/={node}"
-            request.prompt_token_ids = [*work.request.prompt_token_ids, *work.prefix, *self.tokens.ids(node)]
-            request.sampling_params = self._parameters(
-                Sampling(1, 0.0, 1, logprobs=False),
-                0,
-                logprob_token_ids=list(self.tokens.characters),
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            self._engine.add_request(request.request_id, request, request.sampling_params)
-            work.open.add(f"={node}")
+            self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
+
+    def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
+        from vllm.v1.engine import EngineCoreRequest
+
+        sent = EngineCoreRequest(
+            request_id=f"{work.name}/{request}",
+            prompt_token_ids=[*work.picture.prompt_ids, *(work.prefix if suffix is None else suffix)],
+            mm_features=work.features,
+            sampling_params=parameters,
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        self._engine.add_request(sent.request_id, sent, parameters)
+        work.open.add(request)
+
+    def _abort(self, work: _Work) -> None:
+        self._engine.abort_request([f"{work.name}/{request}" for request in work.open])
+        work.open.clear()
 
     def _logprobs(self, told: Any) -> NDArray[np.float64]:
         return np.array([min(told[token_id].logprob, 0.0) for token_id in self.tokens.characters])
