@@ -26,6 +26,13 @@ app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; without it the embedded CPU default is used.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; an unfinished run in it goes on.")]
+Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.")]
+Tls = Annotated[bool, typer.Option("--tls", help="TLS with publicly trusted certificates.")]
+Ca = Annotated[Path | None, typer.Option(help="TLS; PEM file of the CA of the scorer's certificate.")]
+Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")]
+Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")]
+ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if another.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, overrides the file; repeatable.")]
 
 
@@ -121,11 +128,17 @@ _stage_command("export", ("export",), "The trained model as a folder for transfo
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as DIR/export of a run.")],
+    model: Annotated[Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Instead of MODEL: a TOML file of model versions, followed while serving.")
+    ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="A page for people as well, on loopback.")] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""
+    if (model is None) == (models is None):
+        raise typer.BadParameter("give a model folder, or --models FILE")
     from cluster.ray_session import prepare_environment
     from rapo.config import load_config
 
@@ -133,13 +146,21 @@ def serve(
     prepare_environment(loaded)
     from cluster.serve_command import serve_until_interrupted
 
-    serve_until_interrupted(loaded, model)
+    serve_until_interrupted(loaded, model, models, page=ui)
+
+
+@app.command()
+def token(client: Annotated[str, typer.Argument(help="Name of the caller, for logs and limits.")]) -> None:
+    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens file."""
+    from cluster.token_command import token_for
+
+    typer.echo(token_for(client))
 
 
 @app.command()
 def score(
     paths: Annotated[list[str], typer.Argument(help="Images, folders or globs; - for a list on stdin, one a line.")],
-    server: Annotated[str, typer.Option(help="HOST:PORT of a scorer.")] = "127.0.0.1:50051",
+    server: Server = "127.0.0.1:50051",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet; the same again goes on.")
     ] = None,
@@ -148,12 +169,12 @@ def score(
     rationale: Annotated[bool, typer.Option(help="Ask for the rationale as well.")] = True,
     native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model's.")] = None,
     model_version: Annotated[str | None, typer.Option(help="The version that is to answer.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the token for the scorer.")] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="TLS with publicly trusted certificates.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="TLS; PEM file of the CA of the scorer's certificate.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
-    server_name: Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if another.")] = None,
+    token_file: TokenFile = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
     in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images under way at a time.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="The longest silence of the scorer, in seconds.")] = 120.0,
     model: Annotated[Path | None, typer.Option(help="No server: run this model folder here, for this call.")] = None,
@@ -198,6 +219,31 @@ def score(
             paths, client, output, options, in_flight=in_flight, fresh=fresh, console=console, progress=progress
         )
     raise typer.Exit(status)
+
+
+@app.command()
+def ui(
+    server: Server = "127.0.0.1:50051",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on loopback; 0: any.")] = 8501,
+    model: Annotated[Path | None, typer.Option(help="The scorer's model folder, to show what the model saw.")] = None,
+    token_file: TokenFile = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
+) -> None:
+    """A page for people in front of a scorer that runs elsewhere, on loopback, until interrupted."""
+    from cluster.page_command import page_until_interrupted
+    from rapo.aio_client import AsyncScorerClient
+
+    def client() -> AsyncScorerClient:
+        return AsyncScorerClient(
+            server, tls=tls, ca=ca, certificate=cert, key=key, server_name=server_name, token_file=token_file
+        )
+
+    client()  # what cannot work is told now
+    page_until_interrupted(client, model, port, typer.echo)
 
 
 @app.command()

@@ -35,14 +35,15 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     from cluster.console import Console
     from cluster.noise import noise_to
     from cluster.ray_session import ray_session
-    from cluster.serve_command import model_card, with_card
+    from rapo.card import read_card
+    from rapo.model_folder import check_model_folder
     from services.app import ScorerServer
 
-    card = model_card(model)
-    loaded = with_card(loaded, card)
+    check_model_folder(model)
+    version = read_card(model).version
     log = Path(tempfile.gettempdir()) / f"rapo-score-{os.getpid()}.log"
     with noise_to(log) as (out, err), ExitStack() as stack:
         with Console(stdout=out, stderr=err).stage("start"):
             stack.enter_context(ray_session(loaded))
-            server = stack.enter_context(ScorerServer(loaded, model, card["version"]))
+            server = stack.enter_context(ScorerServer(loaded, model, version))
         yield server.address, out, err

@@ -344,9 +344,12 @@ class GatewayConfig(Section):
     key: Path | None = Field(None, description="PEM private key of `certificate`")
     client_ca: Path | None = Field(None, description="PEM of the CA whose client certificates are asked for (mTLS)")
     tokens: Path | None = Field(None, description="file of `client = sha256 of its token`; read again when it changes")
+    health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
     reflection: bool = False
+    max_calls: Positive = Field(2048, description="calls under way, of all clients together")
     max_batch: Positive = Field(64, description="pictures of one ScoreBatch or Rank")
     max_stream_in_flight: Positive = Field(32, description="pictures under way in one ScoreStream")
+    stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
     rate: Amount = Field(0.0, description="pictures per second and client; 0: no limit")
     burst: Positive = Field(256, description="pictures that a client may send at once on top of `rate`")
     grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")

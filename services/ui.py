@@ -47,10 +47,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PageSettings:
-    """`client` makes the client that asks the scorer; `view` is None where the model's folder is not at hand. `port` 0: any."""
+    """`client` makes the client that asks the scorer. `view` tells how the default model sees pictures, which a roll-out may
+    change; it is None where no model folder is at hand. `port` 0 takes any."""
 
     client: Callable[[], AsyncScorerClient]
-    view: ModelView | None = None
+    view: Callable[[], ModelView] | None = None
     limits: ImageConfig = field(default_factory=ImageConfig)
     port: int = 0
 
@@ -101,7 +102,7 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
             return _problem(404, "the model's folder is not at hand here", "no_view")
         async with room:
             image = await _body(request, limits.max_bytes)
-            shown = await asyncio.to_thread(settings.view.render, image, limits)
+            shown = await asyncio.to_thread(settings.view().render, image, limits)
         sizes = {"X-Size": "x".join(map(str, shown.size)), "X-Original": "x".join(map(str, shown.original))}
         return Response(shown.png, media_type="image/png", headers=sizes)
 

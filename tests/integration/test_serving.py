@@ -199,7 +199,7 @@ def test_a_second_service_on_the_cluster_is_refused(server: ScorerServer, config
 
 
 def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="TLS and a token file"):
+    with pytest.raises(ConfigError, match="without TLS and a token file or client CA"):
         ScorerServer(load_config(overrides=["serve.host=0.0.0.0"]), tmp_path, "v").__enter__()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

@@ -34,7 +34,7 @@ def settings(scorer: FakeScorer) -> Iterator[PageSettings]:
     with serving(scorer) as target:
         yield PageSettings(
             client=lambda: AsyncScorerClient(target, timeout=5, attempts=1),
-            view=ModelView(min_pixels=56 * 56, max_pixels=84 * 84, factor=28),
+            view=lambda: ModelView(min_pixels=56 * 56, max_pixels=84 * 84, factor=28),
             limits=ImageConfig(max_bytes=LIMIT),
         )
 
