@@ -7,7 +7,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test unit integration lint format proto bench bench-runs clean
+.PHONY: setup demo test unit integration browser lint format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ unit: setup
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration -q
+
+# The page for people in headless Chromium; needs Debian's chromium and chromium-driver.
+browser: setup
+	$(BIN)/python -m pytest tests/browser -q
 
 format: setup
 	$(BIN)/ruff check --fix .

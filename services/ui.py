@@ -29,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 from rapo.aio_client import AsyncScorerClient
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RapoError, ResourceError
-from rapo.results import Outcome, ScoreOptions
+from rapo.results import READOUTS, Outcome, ScoreOptions
 from rapo.seen import ModelView
 from services.ui_guard import Guard
 
@@ -71,7 +71,9 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
 
     async def model(request: Request) -> Response:
         info = await client.model()
-        return JSONResponse({**asdict(info), "max_image_bytes": limits.max_bytes, "view": settings.view is not None})
+        known = [name for name in info.readouts if name in READOUTS]
+        here = {"readouts": known, "max_image_bytes": limits.max_bytes, "view": settings.view is not None}
+        return JSONResponse({**asdict(info), **here})
 
     async def explain(request: Request) -> Response:
         async with room:

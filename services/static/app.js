@@ -171,7 +171,7 @@ function arrange() {
     if (list.children[place] !== picture.card) list.insertBefore(picture.card, list.children[place] ?? null);
   });
   if (focused instanceof HTMLElement && focused !== document.activeElement && list.contains(focused)) focused.focus();
-  byId("empty").hidden = byId("clear").disabled = !pictures.size;
+  byId("clear").disabled = !pictures.size;
   byId("empty").hidden = Boolean(pictures.size);
   byId("ranking-title").hidden = !pictures.size;
 }
@@ -182,7 +182,7 @@ function tell() {
   const left = count("waiting") + count("writing");
   const failed = count("failed");
   const parts = [];
-  if (states.length) parts.push(left ? `${states.length - left} of ${states.length} pictures scored` : `All ${states.length} pictures answered`);
+  if (states.length) parts.push(left ? `${states.length - left} of ${states.length} answered` : `${states.length === 1 ? "The picture is" : `All ${states.length} pictures are`} answered`);
   if (failed) parts.push(`${failed} without a score`);
   byId("status").textContent = parts.length ? `${parts.join(", ")}.` : "";
 }
@@ -202,6 +202,7 @@ async function compare() {
     if (picked.length === 1) byId("status").textContent = "Choose a second picture to compare with.";
     return;
   }
+  tell();
   const [left, right] = picked;
   for (const [side, picture] of [["left", left], ["right", right]]) {
     byId(`${side}-image`).src = picture.url;

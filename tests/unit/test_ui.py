@@ -70,6 +70,7 @@ def test_the_model_is_described(page: TestClient) -> None:
     model = page.get("/api/model").json()
     assert (model["model_version"], model["score_range"], model["max_image_bytes"]) == ("v7", [0.0, 1.0], LIMIT)
     assert model["view"] is True
+    assert model["readouts"] == ["expected", "greedy"]  # what this client cannot ask for is not offered
 
 
 def test_the_rationale_streams_and_the_result_ends_it(page: TestClient, scorer: FakeScorer) -> None:
