@@ -29,8 +29,8 @@ class ScoreImages:
     `ScoreOptions`, `client` the arguments of `ScorerClient` (`token_file`, `ca`, ...). `rationale` and `native_score` are
     added where asked for. `null` stands for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
 
-    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError` where the scorer is gone, so that the pipeline's own
-    retries take over instead of a data set full of errors.
+    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError` where the scorer is gone,
+    so that the pipeline's own retries take over instead of a data set full of errors.
     """
 
     def __init__(

@@ -84,3 +84,16 @@ def test_datasets_map_takes_it(target: str) -> None:
     assert scored["name"][:] == ["a", "b", "c"]
     assert scored.features["aesthetic_score"].dtype == "float64"
     assert [words is None for words in scored["error"]] == [True, False, True]
+
+
+def test_a_folder_of_images_is_scored_as_the_documents_say(target: str, tmp_path: Path) -> None:
+    import datasets
+
+    for name, content in (("a.jpg", "42"), ("b.jpg", "7")):
+        (tmp_path / name).write_text(content)
+    table = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    table = table.cast_column("image", datasets.Image(decode=False))
+    table = table.map(ScoreImages(target, "image", null=None), batched=True, batch_size=64)
+    assert sorted(table["aesthetic_score"][:]) == [0.07, 0.42]
