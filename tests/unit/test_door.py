@@ -155,19 +155,20 @@ class TestScan:
             context.wrap_socket(plain)
 
 
-def test_a_token_is_asked_for_without_tls_too_and_health_may_be_open(tokens: Path) -> None:
-    for is_open in (False, True):
-        with (
-            gateway_on(FakeScorer(), tokens=tokens, health_without_token=is_open) as gateway,
-            grpc.insecure_channel(gateway.address) as channel,
-        ):
-            assert code_of(lambda: score(channel)) == grpc.StatusCode.UNAUTHENTICATED
-            health = health_pb2_grpc.HealthStub(channel)
-            check = lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=5)  # noqa: E731
-            if is_open:
-                assert check().status == health_pb2.HealthCheckResponse.SERVING
-            else:
-                assert code_of(check) == grpc.StatusCode.UNAUTHENTICATED
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_token_is_asked_for_without_tls_too_and_health_may_be_open(tokens: Path, is_open: bool) -> None:
+    with (
+        gateway_on(FakeScorer(), tokens=tokens, health_without_token=is_open) as gateway,
+        grpc.insecure_channel(gateway.address) as channel,
+    ):
+        assert code_of(lambda: score(channel)) == grpc.StatusCode.UNAUTHENTICATED
+        health = health_pb2_grpc.HealthStub(channel)
+        if is_open:
+            reply = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        else:
+            asked = health_pb2.HealthCheckRequest()
+            assert code_of(lambda: health.Check(asked, timeout=5)) == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_new_token_is_taken_and_an_old_one_dies_while_it_runs(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
