@@ -105,18 +105,23 @@ _stage_command("export", ("export",), "The trained model as a folder for transfo
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as DIR/export of a run.")],
+    model: Annotated[Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Instead of MODEL: a TOML file of model versions, followed while serving.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""
+    if (model is None) == (models is None):
+        raise typer.BadParameter("give a model folder, or --models FILE")
     from cluster.ray_session import prepare_environment
 
     loaded = load_config(config, set_ or ())
     prepare_environment(loaded)
     from cluster.serve_command import serve_until_interrupted
 
-    serve_until_interrupted(loaded, model)
+    serve_until_interrupted(loaded, model, models)
 
 
 @app.command()

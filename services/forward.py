@@ -7,7 +7,9 @@ Nothing of a caller's metadata is passed on, so that no caller can choose Serve'
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 import grpc
@@ -38,6 +40,7 @@ class Upstream:
         self.metrics = metrics
         self.limit_s = limit_s
         self._secret = secret
+        self._under_way: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._score = self._channel.unary_unary(
             f"/{SERVICE}/Score",
@@ -66,6 +69,18 @@ class Upstream:
             raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
         return application
 
+    def under_way(self, application: str) -> int:
+        """How many calls this application has not answered yet. From any thread."""
+        return self._under_way[application]
+
+    @contextmanager
+    def _counted(self, application: str) -> Iterator[None]:
+        self._under_way[application] += 1
+        try:
+            yield
+        finally:
+            self._under_way[application] -= 1
+
     async def score(
         self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
     ) -> scorer_pb2.ScoreResponse:
@@ -77,9 +92,10 @@ class Upstream:
         self.metrics.pictures_under_way.inc()
         try:
             target = application or self.application(request.model_version)
-            response = await self._score(
-                request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
-            )
+            with self._counted(target):
+                response = await self._score(
+                    request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
+                )
         except grpc.aio.AioRpcError as error:
             refusal = outward(error)
             self.metrics.refused(refusal)
@@ -103,10 +119,13 @@ class Upstream:
         )
         self.metrics.pictures_under_way.inc()
         try:
-            async for part in call:
-                if part.HasField("response"):
-                    self.metrics.scored(part.response, monotonic() - started)
-                yield part
+            with self._counted(application):
+                async for part in call:
+                    if part.HasField("response"):
+                        self.metrics.scored(part.response, monotonic() - started)
+                    # The deployment ends a failed stream with a message that has no part, and a status.
+                    if part.WhichOneof("part") is not None:
+                        yield part
         except grpc.aio.AioRpcError as error:
             refusal = outward(error)
             self.metrics.refused(refusal)

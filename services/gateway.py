@@ -104,6 +104,10 @@ class Gateway:
         """Which versions are served; may be changed while the gateway runs."""
         return self.settings.routes
 
+    def under_way(self, application: str) -> int:
+        """How many calls the application has not answered yet."""
+        return self._upstream.under_way(application) if self._upstream is not None else 0
+
     @property
     def metrics_port(self) -> int | None:
         return None if self._page is None else self._page.port

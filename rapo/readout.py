@@ -1,0 +1,115 @@
+"""The readout `expected`: mean, spread and quantiles of the answer that the model would write, without drawing one.
+
+An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The characters form a tree of
+16 nodes; with the model's probability of each next character at every node, the probability of each of the 101 answers 0.00,
+0.01, ..., 1.00 is a product along its path. Nothing is estimated: what is left out is at most `NEGLIGIBLE` per node.
+
+An answer that goes on after its second decimal counts as its first two. Everything else that the model might write instead
+(a single decimal, a word) is the mass outside; the 101 probabilities are scaled to sum to one without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rapo.errors import ServiceError
+
+Floats = NDArray[np.float64]
+
+#: The characters of an answer, in the order in which a node's log-probs are given.
+CHARACTERS = "0123456789."
+
+#: What may stand before the next character: the inner nodes of the tree, parents first.
+NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for digit in range(10)))
+
+#: The answers, ascending, as numbers and as they are written.
+ANSWERS: Floats = np.arange(101) / 100
+TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
+
+#: A node that the model reaches less often than this need not be asked: its answers count as outside. All of them together
+#: move the mean by less than float32 rounds the log-probs.
+NEGLIGIBLE = 1e-9
+
+# Rounding must not decide which of two answers a quantile is.
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Mean, standard deviation, and 5th and 95th percentile of the answer, all in [0, 1]; `outside` is the probability of
+    everything that is no answer of two decimals."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    outside: float
+
+
+class AnswerTree:
+    """The tree for one picture: learns log-probs node by node, and says which nodes are still missing."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, Floats] = {}
+
+    def learn(self, node: str, logprobs: ArrayLike) -> None:
+        """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so they may sum to less than 1).
+
+        Raises `ValueError` for an unknown node, a wrong shape, or what is no log-prob.
+        """
+        values = np.asarray(logprobs, np.float64)
+        if node not in NODES or values.shape != (len(CHARACTERS),):
+            raise ValueError(f"node {node!r} with log-probs of shape {values.shape}")
+        if np.isnan(values).any() or values.max() > _SLACK:
+            raise ValueError(f"not log-probs after {node!r}: {values}")
+        self._next[node] = np.exp(values)
+
+    def knows(self, node: str) -> bool:
+        return node in self._next
+
+    def reach(self, node: str) -> float:
+        """The probability that the model comes to `node`, as far as it is known: an upper bound."""
+        return math.prod(float(p) for p in self._steps(node))
+
+    def missing(self) -> list[str]:
+        """Nodes that must be learned before `expectation`. What is learned can only make the list shorter."""
+        return [node for node in NODES if node not in self._next and self.reach(node) > NEGLIGIBLE]
+
+    def probabilities(self) -> Floats:
+        """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside."""
+        return np.array([self.reach(text) if text[:-1] in self._next else 0.0 for text in TEXTS])
+
+    def expectation(self) -> Expectation:
+        """Raises `ServiceError` where the model never writes an answer of two decimals, `ValueError` while nodes are missing."""
+        if missing := self.missing():
+            raise ValueError(f"log-probs are missing after {missing}")
+        return expectation(self.probabilities())
+
+    def _steps(self, text: str) -> Iterator[float]:
+        for end, character in enumerate(text):
+            known = self._next.get(text[:end])
+            if known is not None:
+                yield known[CHARACTERS.index(character)]
+
+
+def expectation(probabilities: ArrayLike) -> Expectation:
+    """The readout of probabilities `(101,)` of `ANSWERS`, which need not sum to one."""
+    mass = np.asarray(probabilities, np.float64)
+    inside = float(mass.sum())
+    if inside <= 0.0:
+        raise ServiceError("the model gives no answer of two decimals any probability")
+    share = mass / inside
+    mean = float(share @ ANSWERS)
+    std = math.sqrt(max(float(share @ np.square(ANSWERS - mean)), 0.0))
+    low, high = (_quantile(share, level) for level in (0.05, 0.95))
+    return Expectation(min(max(mean, 0.0), 1.0), std, low, high, max(1.0 - inside, 0.0))
+
+
+def _quantile(share: Floats, level: float) -> float:
+    """The lowest answer that is reached with probability `level`."""
+    return float(ANSWERS[int(np.searchsorted(np.cumsum(share), level - _SLACK))])
