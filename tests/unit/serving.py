@@ -29,7 +29,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
     """The score of a picture is its bytes as a number: b"0.25" -> 0.25. `answer` may be replaced by a test.
 
     Other pictures: b"bad" is INVALID_ARGUMENT, b"busy" and b"gone" are Serve's own refusals, b"slow:0.5" waits 0.3 s,
-    b"held:0.5" waits until `release` is set, b"long:0.5" has a rationale of 30 kB.
+    b"held:0.5" waits until `release` is set or the call cancelled, b"long:0.5" has a rationale of 30 kB.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,10 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             self.before(request)
             return self._answer(request, context)
         finally:
+            gone = not context.is_active()
             with self.lock:
+                self.cancelled += gone
                 self.under_way -= 1
-                self.cancelled += not context.is_active()
 
     def Explain(
         self, request: scorer_pb2.ScoreRequest, context: grpc.ServicerContext
@@ -83,7 +84,8 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         if kind == b"slow":
             time.sleep(0.3)
         if kind == b"held":
-            self.release.wait(10)
+            while context.is_active() and not self.release.wait(0.02):
+                pass
         return scorer_pb2.ScoreResponse(
             score=float(number),
             std=0.1,
