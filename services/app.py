@@ -71,6 +71,11 @@ class ScorerServer:
         return dict(self._folders)
 
     @property
+    def applications(self) -> dict[str, str]:
+        """The versions with the names of their Serve applications."""
+        return dict(self._applications)
+
+    @property
     def default(self) -> str:
         return self._default
 

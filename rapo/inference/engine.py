@@ -52,10 +52,13 @@ def engine_arguments(
 
 
 class Engine:
-    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it."""
+    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it.
+
+    `more` goes to vLLM as it is.
+    """
 
     def __init__(
-        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0
+        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0, **more: Any
     ) -> None:
         from vllm import LLM
 
@@ -63,6 +66,7 @@ class Engine:
         self._llm = LLM(
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
+            **more,
         )
         self._engine = self._llm.llm_engine
         self._in_many_processes = settings.tensor_parallel_size > 1

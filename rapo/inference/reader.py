@@ -57,7 +57,8 @@ class Reader(Engine):
     """
 
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
-        super().__init__(model_dir, settings, dtype=dtype, seed=seed)
+        # vLLM's cache of processed pictures would grow to gigabytes, and never see the same picture twice.
+        super().__init__(model_dir, settings, dtype=dtype, seed=seed, mm_processor_cache_gb=0)
         tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         from vllm.sampling_params import RequestOutputKind
