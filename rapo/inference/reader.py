@@ -28,6 +28,8 @@ from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
 _ANSWER_TOKENS = 4
+#: The request that goes through the nodes after a 1.
+_CHAIN = "=1"
 
 
 @dataclass(slots=True)
@@ -65,8 +67,9 @@ class Reader(Engine):
 
         self._delta = RequestOutputKind.DELTA
         self._max_length = settings.max_model_len
-        one_token = Sampling(1, 0.0, 1, logprobs=False)
-        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
+        ids = list(self.tokens.characters)
+        self._node_parameters = self._parameters(Sampling(1, 0.0, 1, logprobs=False), 0, logprob_token_ids=ids)
+        self._chain_parameters = self._parameters(Sampling(1, 0.0, 3, logprobs=False), 0, logprob_token_ids=ids)
         self._pieces: dict[int, str] = {}
         self._works: dict[str, _Work] = {}
 
@@ -129,10 +132,17 @@ class Reader(Engine):
         if not output.finished:
             return
         work.open.discard(request)
-        work.extra_tokens += 1
-        assert work.tree is not None
-        work.tree.learn(request[1:], self._logprobs(output.outputs[0].logprobs[-1]))
-        self._ask_nodes(work)
+        tree, node, completion = work.tree, request[1:], output.outputs[0]
+        assert tree is not None
+        work.extra_tokens += len(completion.token_ids)
+        for token_id, logprobs in zip(completion.token_ids, completion.logprobs, strict=True):
+            if node not in NODES:
+                break
+            tree.learn(node, self._logprobs(logprobs))
+            node += self.tokens.character(token_id) or "?"
+        if request == _CHAIN and (strayed := {n for n in work.asked if n.startswith("1") and not tree.knows(n)}):
+            work.asked -= strayed
+            self._ask_nodes(work)
 
     def _advance(self, work: _Work, output: Any) -> None:
         """Take in what the main request wrote in this step."""
@@ -142,14 +152,16 @@ class Reader(Engine):
                 work.completions = tuple(completion_of(c) for c in completions)
                 work.open.discard("")
             return
-        completion = output.outputs[0]
+        completion, before = output.outputs[0], (work.tree is None, work.node)
         for place, token_id in enumerate(completion.token_ids):
             work.token_ids.append(token_id)
             if work.ask.tree:
                 self._follow(work, token_id, completion.logprobs[place])
         if work.ask.tell is not None:
             work.ask.tell(list(completion.token_ids))
-        if work.tree is not None:
+        if output.finished:
+            work.node = None
+        if work.tree is not None and (False, work.node) != before:
             self._ask_nodes(work)
         # Past the tree nothing that the model writes is of use any more.
         useless = work.tree is not None and work.node is None
@@ -194,9 +206,13 @@ class Reader(Engine):
         if work.node is not None:
             # The nodes beyond the greedy answer's present one are known a token later; asked now, most would be for nothing.
             missing = {node for node in missing if not node.startswith(work.node)}
+        work.asked |= missing
+        if missing >= {"1", "1.", "1.0"}:
+            # After a 1 there is one answer only: one request that the model will most likely answer with ".00".
+            missing -= {"1.", "1.0"}
         for node in missing:
-            work.asked.add(node)
-            self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
+            parameters = self._chain_parameters if f"={node}" == _CHAIN else self._node_parameters
+            self._send(work, f"={node}", copy(parameters), [*work.prefix, *self.tokens.ids(node)])
 
     def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
         from vllm.v1.engine import EngineCoreRequest
