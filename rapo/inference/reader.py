@@ -28,8 +28,6 @@ from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
 _ANSWER_TOKENS = 4
-#: The request that goes through the nodes after a 1.
-_CHAIN = "=1"
 
 
 @dataclass(slots=True)
@@ -67,9 +65,8 @@ class Reader(Engine):
 
         self._delta = RequestOutputKind.DELTA
         self._max_length = settings.max_model_len
-        ids = list(self.tokens.characters)
-        self._node_parameters = self._parameters(Sampling(1, 0.0, 1, logprobs=False), 0, logprob_token_ids=ids)
-        self._chain_parameters = self._parameters(Sampling(1, 0.0, 3, logprobs=False), 0, logprob_token_ids=ids)
+        one_token = Sampling(1, 0.0, 1, logprobs=False)
+        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
         self._pieces: dict[int, str] = {}
         self._works: dict[str, _Work] = {}
 
@@ -132,17 +129,10 @@ class Reader(Engine):
         if not output.finished:
             return
         work.open.discard(request)
-        tree, node, completion = work.tree, request[1:], output.outputs[0]
-        assert tree is not None
-        work.extra_tokens += len(completion.token_ids)
-        for token_id, logprobs in zip(completion.token_ids, completion.logprobs, strict=True):
-            if node not in NODES:
-                break
-            tree.learn(node, self._logprobs(logprobs))
-            node += self.tokens.character(token_id) or "?"
-        if request == _CHAIN and (strayed := {n for n in work.asked if n.startswith("1") and not tree.knows(n)}):
-            work.asked -= strayed
-            self._ask_nodes(work)
+        work.extra_tokens += 1
+        assert work.tree is not None
+        work.tree.learn(request[1:], self._logprobs(output.outputs[0].logprobs[-1]))
+        self._ask_nodes(work)
 
     def _advance(self, work: _Work, output: Any) -> None:
         """Take in what the main request wrote in this step."""
@@ -204,15 +194,10 @@ class Reader(Engine):
         assert tree is not None
         missing = set(tree.missing()) - work.asked
         if work.node is not None:
-            # The nodes beyond the greedy answer's present one are known a token later; asked now, most would be for nothing.
-            missing = {node for node in missing if not node.startswith(work.node)}
+            missing.discard(work.node)
         work.asked |= missing
-        if missing >= {"1", "1.", "1.0"}:
-            # After a 1 there is one answer only: one request that the model will most likely answer with ".00".
-            missing -= {"1.", "1.0"}
         for node in missing:
-            parameters = self._chain_parameters if f"={node}" == _CHAIN else self._node_parameters
-            self._send(work, f"={node}", copy(parameters), [*work.prefix, *self.tokens.ids(node)])
+            self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
 
     def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
         from vllm.v1.engine import EngineCoreRequest
