@@ -67,6 +67,7 @@ class ImageConfig(Section):
     max_bytes: Positive = 20 * 2**20
     max_pixels: Positive = 50_000_000
     min_side: Positive = 16
+    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one counts")
 
 
 class EmbeddedPolicyConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import uuid
@@ -85,6 +86,8 @@ class Calls:
             return await body(call, request), None
         except Refused as error:
             return None, error.refusal
+        except grpc.aio.InternalError as error:  # a write to a caller who has gone
+            raise asyncio.CancelledError from error
         except TimeoutError:
             return None, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing moved within the time limit", "idle")
         except Exception:
