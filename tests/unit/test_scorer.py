@@ -116,7 +116,8 @@ def make(loop: Loop, config: Config) -> Scorer:
     scorer._loop = loop
     judge: Any = Judge(loop, Eyes(), config, card.version)  # type: ignore[arg-type]
     judge.close = lambda: None
-    scorer._judge = judge
+    scorer._judge, scorer.observed = judge, []
+    scorer._observe = scorer.observed.append
     return scorer
 
 
@@ -163,6 +164,7 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Lo
     assert not reply.cached
     assert not reply.HasField("native_score")
     assert not reply.dimensions
+    assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]  # type: ignore[attr-defined]
     assert loop.pictures[0].patches.shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
