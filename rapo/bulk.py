@@ -91,7 +91,10 @@ class Bulk:
         """The stream ended with images under way: they become due again after a pause. Raises `error` to give up."""
         self._breaks += 1
         pause = self._policy.pause(error, self._breaks, self._left())
-        if pause is None and error.code in _PASSING and self._policy.attempts > 1:
+        # gRPC's asynchronous client says INTERNAL where it was about to write as the stream broke, whatever broke it. A service
+        # that means it says it again.
+        passing = error.code in _PASSING or (error.code == "INTERNAL" and self._breaks < self._policy.attempts)
+        if pause is None and passing and self._policy.attempts > 1:
             pause = self._policy.backoff(self._breaks)
         if pause is None or pause >= self._left():
             raise error

@@ -98,6 +98,15 @@ def test_a_refused_stream_is_given_up_at_once(clock: Clock, code: int) -> None:
         job(clock, 1).broken(from_status(status(code, "no", "no")))
 
 
+def test_a_stream_that_fails_inside_is_given_up_after_the_attempts(clock: Clock) -> None:
+    bulk = job(clock, 1)
+    error = from_status(status(code_pb2.INTERNAL, "no", "internal"))
+    for _ in range(4):
+        bulk.broken(error)
+    with pytest.raises(CallError, match="no"):
+        bulk.broken(error)
+
+
 def test_one_attempt_means_none_again(clock: Clock) -> None:
     bulk = job(clock, 1, attempts=1)
     (request,) = bulk.to_send()
