@@ -1,6 +1,6 @@
 """Scoring as a step of a data pipeline: a callable for Ray Data's `map_batches`, which serves `datasets.map` as well.
 
-    ds.map_batches(ScoreImages, fn_constructor_kwargs={"target": "scorer:50051", ...}, concurrency=4, batch_size=64)
+    ds.map_batches(ScoreImages, fn_constructor_args=("scorer:50051",), compute=ray.data.ActorPoolStrategy(size=4))
 
 It imports neither Ray nor NumPy: it is called with a batch as a dict of columns and gives it back with columns added.
 """
@@ -16,7 +16,8 @@ from rapo.client import ScorerClient
 from rapo.errors import ConfigError, DataError, ImageError
 from rapo.results import Image, Outcome, ScoreOptions
 
-#: The columns that are added. Where there is no score, the first two are NaN (null with `null=None`) and `error` says why.
+#: The columns that are added. Where there is no score, the first two are NaN (null with `null=None`) and `error` says why; it is
+#: empty otherwise, never null: a block of nothing but nulls has no type, and does not go into one file with the others.
 ADDED = ("aesthetic_score", "aesthetic_score_std", "error")
 
 _NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
@@ -71,10 +72,10 @@ class ScoreImages:
         added: dict[str, list[Any]] = {
             "aesthetic_score": [missing if item is None else item.score for item in results],
             "aesthetic_score_std": [missing if item is None or item.std is None else item.std for item in results],
-            "error": [None if outcome.error is None else str(outcome.error) for outcome in outcomes],
+            "error": ["" if outcome.error is None else str(outcome.error) for outcome in outcomes],
         }
         if self._options.get("rationale"):
-            added["rationale"] = [None if item is None else item.rationale for item in results]
+            added["rationale"] = ["" if item is None else item.rationale for item in results]
         if self._options.get("native_scale"):
             added["native_score"] = [
                 missing if item is None or item.native_score is None else item.native_score for item in results

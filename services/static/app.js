@@ -217,7 +217,7 @@ async function compare() {
     if (picked[0] !== left || picked[1] !== right) return; // others were chosen meanwhile
     panel.style.setProperty("--share", `${100 * preference}%`);
     const [better, chance] = preference >= 0.5 ? [left, preference] : [right, 1 - preference];
-    byId("odds-text").textContent = `${name(better)} is preferred with a probability of ${Math.round(100 * chance)} %.`;
+    byId("odds-text").textContent = `${name(better)} is preferred with a probability of ${chance > 0.995 ? "more than 99" : Math.round(100 * chance)} %.`;
   } catch (error) {
     byId("odds-text").textContent = error.message;
   }
