@@ -93,6 +93,8 @@ class Judge:
         self._eyes = eyes
         self._config = config
         self._version = model_version
+        #: Pictures whose callers went away, or ran out of time, before they were judged.
+        self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._kept: BytesLRU[Judgement] = BytesLRU(
             config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
@@ -150,6 +152,7 @@ class Judge:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            self.cancelled += 1
             self._loop.cancel(future)
             raise
         except ValueError as error:
