@@ -2,7 +2,7 @@
 
 An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The characters form a tree of
 16 nodes; with the model's probability of each next character at every node, the probability of each of the 101 answers 0.00,
-0.01, ..., 1.00 is a product along its path. Nothing is estimated: what is left out is at most `NEGLIGIBLE` per node.
+0.01, ..., 1.00 is a product along its path. Nothing is estimated; a node reached less often than `NEGLIGIBLE` is left out.
 
 An answer that goes on after its second decimal counts as its first two. Everything else that the model might write instead
 (a single decimal, a word) is the mass outside; the 101 probabilities are scaled to sum to one without it.
@@ -11,7 +11,6 @@ An answer that goes on after its second decimal counts as its first two. Everyth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +31,8 @@ ANSWERS: Floats = np.arange(101) / 100
 TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
 
 #: A node that the model reaches less often than this need not be asked: its answers count as outside. All of them together
-#: move the mean by less than float32 rounds the log-probs.
-NEGLIGIBLE = 1e-9
+#: move the mean by about as much as float32 rounds the log-probs.
+NEGLIGIBLE = 1e-7
 
 # Rounding must not decide which of two answers a quantile is.
 _SLACK = 1e-6
@@ -55,46 +54,40 @@ class AnswerTree:
     """The tree for one picture: learns log-probs node by node, and says which nodes are still missing."""
 
     def __init__(self) -> None:
-        self._next: dict[str, Floats] = {}
+        self._known: set[str] = set()
+        # Probability of each beginning of an answer; only of those whose every step is known.
+        self._reach: dict[str, float] = {"": 1.0}
 
     def learn(self, node: str, logprobs: ArrayLike) -> None:
         """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so they may sum to less than 1).
 
-        Raises `ValueError` for an unknown node, a wrong shape, or what is no log-prob.
+        Raises `ValueError` for a node that is unknown or comes before its parent, a wrong shape, or what is no log-prob.
         """
         values = np.asarray(logprobs, np.float64)
-        if node not in NODES or values.shape != (len(CHARACTERS),):
+        if node not in NODES or node not in self._reach or values.shape != (len(CHARACTERS),):
             raise ValueError(f"node {node!r} with log-probs of shape {values.shape}")
         if np.isnan(values).any() or values.max() > _SLACK:
             raise ValueError(f"not log-probs after {node!r}: {values}")
-        self._next[node] = np.exp(values)
+        self._known.add(node)
+        reach = self._reach[node] * np.exp(values)
+        self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
 
     def knows(self, node: str) -> bool:
-        return node in self._next
-
-    def reach(self, node: str) -> float:
-        """The probability that the model comes to `node`, as far as it is known: an upper bound."""
-        return math.prod(float(p) for p in self._steps(node))
+        return node in self._known
 
     def missing(self) -> list[str]:
-        """Nodes that must be learned before `expectation`. What is learned can only make the list shorter."""
-        return [node for node in NODES if node not in self._next and self.reach(node) > NEGLIGIBLE]
+        """Nodes to learn next, parents before their children: `expectation` needs them. Empty once nothing is missing."""
+        return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]
 
     def probabilities(self) -> Floats:
         """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside."""
-        return np.array([self.reach(text) if text[:-1] in self._next else 0.0 for text in TEXTS])
+        return np.array([self._reach.get(text, 0.0) for text in TEXTS])
 
     def expectation(self) -> Expectation:
         """Raises `ServiceError` where the model never writes an answer of two decimals, `ValueError` while nodes are missing."""
         if missing := self.missing():
             raise ValueError(f"log-probs are missing after {missing}")
         return expectation(self.probabilities())
-
-    def _steps(self, text: str) -> Iterator[float]:
-        for end, character in enumerate(text):
-            known = self._next.get(text[:end])
-            if known is not None:
-                yield known[CHARACTERS.index(character)]
 
 
 def expectation(probabilities: ArrayLike) -> Expectation:

@@ -51,7 +51,8 @@ class ScorerServer:
         self.config = config
         self.inner_port = 0
         self._first = Path(model_dir), model_version
-        self._secret = secrets.token_urlsafe(32)
+        #: What the gateway proves itself with to the deployments; made anew at each start.
+        self.secret = secrets.token_urlsafe(32)
         self._folders: dict[str, Path] = {}
         self._applications: dict[str, str] = {}
         self._default = model_version
@@ -152,12 +153,12 @@ class ScorerServer:
         """Start an application and wait until it is warm; enter it into the tables, but not into the gateway's routes."""
         folder = folder.resolve()
         card = replace(read_card(folder), version=version)
-        app = build_app(self.config, folder, card, self._secret)
+        app = build_app(self.config, folder, card, self.secret)
         # A number, because a version that gets another folder runs twice for a while.
         name = f"{PREFIX}-{version}-{next(self._numbers)}"
         try:
             start(app, name)
-            wait_until_ready(name, self.inner_port, self._secret, self.config.serve.start_timeout_s)
+            wait_until_ready(name, self.inner_port, self.secret, self.config.serve.start_timeout_s)
         except BaseException:
             delete(name)
             raise
@@ -178,7 +179,7 @@ class ScorerServer:
             host=settings.host,
             port=settings.port,
             upstream=f"127.0.0.1:{self.inner_port}",
-            secret=self._secret,
+            secret=self.secret,
             routes=Routes(self._default, self._applications),
             max_message_bytes=_MESSAGE_FACTOR * self.config.image.max_bytes + 2**16,
             request_timeout_s=settings.request_timeout_s,

@@ -11,7 +11,7 @@ import hmac
 import io
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ logger = logging.getLogger("ray.serve")
 #: An engine that has been at one step for so long is taken for hung, and its replica replaced.
 _HUNG_S = 120.0
 
+_OUTSIDE_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95)
+
 
 class Scorer:
     """One replica: one engine. Ready only after a warm-up of every readout."""
@@ -57,12 +59,14 @@ class Scorer:
         reader: Any = await asyncio.wrap_future(self._loop.started)
         self._judge = Judge(self._loop, reader, config, card.version)
         await self._warm_up()
+        self._observe = _observer()
 
     async def Score(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
         request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
         try:
             wanted = self._admit(request, grpc_context)
             judgement = await self._judge.judge(request.image, wanted)
+            self._observe(judgement)
             return response_of(request, judgement, wanted, request_id, self.model_version, self.scales)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
             _set_status(grpc_context, _refusal(error, request_id))
@@ -112,6 +116,10 @@ class Scorer:
             raise RuntimeError("the engine has died")
         if self._loop.step_seconds > _HUNG_S:
             raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
+
+    async def statistics(self) -> dict[str, int]:
+        """Pictures in the engine, and pictures given up because their callers went away. Through Serve's handle, not over gRPC."""
+        return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
 
     def __del__(self) -> None:
         # Serve calls this when it stops a replica.
@@ -164,6 +172,24 @@ class Scorer:
             except Refused as error:
                 if error.refusal.code != grpc.StatusCode.FAILED_PRECONDITION:
                     raise
+
+
+def _observer() -> Callable[[Judgement], None]:
+    """Reports through Ray's metrics what no response holds: how much of the model's answer is no number of two decimals. A model
+    that drifts away from the form shows there first."""
+    from ray.serve.metrics import Histogram
+
+    outside = Histogram(
+        "rapo_outside_mass",
+        description="Probability of an answer that is no number of two decimals, per picture.",
+        boundaries=list(_OUTSIDE_BOUNDS),
+    )
+
+    def observe(judgement: Judgement) -> None:
+        if judgement.outside is not None and not judgement.cached:
+            outside.observe(judgement.outside)
+
+    return observe
 
 
 def _refusal(error: Exception, request_id: str) -> Refusal:

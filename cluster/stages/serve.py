@@ -21,6 +21,9 @@ def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int],
     expected = read_parquet(folder / "evaluate" / "rapo.parquet")[: config.serve.demo_images]
     card = read_card(folder / "export")
     rows: list[dict[str, Any]] = []
+    # The evaluation's own readout: what is compared is the service, not two ways to take a score.
+    settings = config.serve.model_copy(update={"readout": "greedy"})
+    config = config.model_copy(update={"serve": settings})
     with ScorerServer(config, folder / "export", card.version) as server, ScorerClient(server.address) as client:
         began = time.perf_counter()
         for outcome, row in zip(client.score_many([Path(r["path"]) for r in expected]), expected, strict=True):

@@ -142,14 +142,16 @@ class Reader(Engine):
                 work.completions = tuple(completion_of(c) for c in completions)
                 work.open.discard("")
             return
-        completion = output.outputs[0]
+        completion, before = output.outputs[0], (work.tree is None, work.node)
         for place, token_id in enumerate(completion.token_ids):
             work.token_ids.append(token_id)
             if work.ask.tree:
                 self._follow(work, token_id, completion.logprobs[place])
         if work.ask.tell is not None:
             work.ask.tell(list(completion.token_ids))
-        if work.tree is not None:
+        if output.finished:
+            work.node = None
+        if work.tree is not None and (False, work.node) != before:
             self._ask_nodes(work)
         # Past the tree nothing that the model writes is of use any more.
         useless = work.tree is not None and work.node is None
@@ -192,10 +194,9 @@ class Reader(Engine):
         assert tree is not None
         missing = set(tree.missing()) - work.asked
         if work.node is not None:
-            # The nodes beyond the greedy answer's present one are known a token later; asked now, most would be for nothing.
-            missing = {node for node in missing if not node.startswith(work.node)}
+            missing.discard(work.node)
+        work.asked |= missing
         for node in missing:
-            work.asked.add(node)
             self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
 
     def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:

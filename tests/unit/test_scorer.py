@@ -54,6 +54,7 @@ class Loop:
         self.cancelled: list[Future[Reading]] = []
         self.alive = True
         self.step_seconds = 0.0
+        self.under_way = 0
 
     def add(self, picture: Picture, ask: Ask, seed: int) -> Future[Reading]:
         self.asks.append(ask)
@@ -116,7 +117,8 @@ def make(loop: Loop, config: Config) -> Scorer:
     scorer._loop = loop
     judge: Any = Judge(loop, Eyes(), config, card.version)  # type: ignore[arg-type]
     judge.close = lambda: None
-    scorer._judge = judge
+    scorer._judge, scorer.observed = judge, []
+    scorer._observe = scorer.observed.append
     return scorer
 
 
@@ -163,6 +165,7 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Lo
     assert not reply.cached
     assert not reply.HasField("native_score")
     assert not reply.dimensions
+    assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]  # type: ignore[attr-defined]
     assert loop.pictures[0].patches.shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
@@ -353,6 +356,7 @@ def test_a_caller_who_goes_away_takes_the_work_with_him(scorer: Scorer, loop: Lo
 
     asyncio.run(asyncio.wait_for(give_up(), 20))
     assert len(loop.cancelled) == 2
+    assert asyncio.run(scorer.statistics()) == {"under_way": 0, "cancelled": 2}
 
 
 def test_the_rationale_is_told_as_it_is_written(scorer: Scorer) -> None:
