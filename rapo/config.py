@@ -337,6 +337,12 @@ class AutoscaleConfig(Section):
     max_replicas: Positive = 1
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
 
+    @model_validator(mode="after")
+    def _ascending(self) -> AutoscaleConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}")
+        return self
+
 
 class GatewayConfig(Section):
     """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it is loopback only."""
@@ -380,6 +386,12 @@ class ServeConfig(Section):
     demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")
     gateway: GatewayConfig = GatewayConfig()
     ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
+
+    @model_validator(mode="after")
+    def _samples_allowed(self) -> ServeConfig:
+        if self.samples > self.max_samples:
+            raise ValueError(f"serve.samples {self.samples} is more than serve.max_samples {self.max_samples}")
+        return self
 
 
 class RayConfig(Section):

@@ -89,8 +89,11 @@ def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
 
 
 def delete(name: str) -> None:
-    """Take the application away; its replicas finish what they have begun."""
-    serve.delete(name)
+    """Take the application away; its replicas finish what they have begun. It is gone, or going, when this returns."""
+    try:
+        serve.delete(name)
+    except TimeoutError:
+        logger.warning("%s takes long to stop; it gets no calls any more", name)
 
 
 def _replicas(settings: ServeConfig) -> dict[str, Any]:

@@ -38,6 +38,8 @@ READOUTS = ("expected", "fast", "greedy", "sampled")
 MIN_INSIDE = 0.05
 
 _DECODERS = 2
+# Hashing more bytes than this would keep other calls waiting.
+_SMALL = 2**18
 # What one kept judgement takes beside its text, in bytes; generous.
 _OVERHEAD = 1024
 
@@ -91,6 +93,8 @@ class Judge:
         self._eyes = eyes
         self._config = config
         self._version = model_version
+        #: Pictures whose callers went away, or ran out of time, before they were judged.
+        self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._kept: BytesLRU[Judgement] = BytesLRU(
             config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
@@ -102,12 +106,13 @@ class Judge:
         Raises `Refused`: INVALID_ARGUMENT for an unusable picture, FAILED_PRECONDITION where the model gives no score,
         UNAVAILABLE where the engine is gone.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        running = asyncio.get_running_loop()
+        digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
         key = (digest, wanted, self._version)
         if (kept := self._kept.find(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0)
         started = perf_counter()
-        picture = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, data, digest)
+        picture = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
         reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
         judgement = replace(
@@ -147,6 +152,7 @@ class Judge:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            self.cancelled += 1
             self._loop.cancel(future)
             raise
         except ValueError as error:
@@ -192,6 +198,10 @@ class Judge:
         nearest = valid[int(np.abs(scores - mean).argmin())]
         low, high = (float(end) for end in np.quantile(scores, (0.05, 0.95)))
         return Judgement(mean, nearest.rationale, float(scores.std(ddof=1)), (low, high))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _rationale(text: str, finish_reason: str) -> str:

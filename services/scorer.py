@@ -117,6 +117,10 @@ class Scorer:
         if self._loop.step_seconds > _HUNG_S:
             raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
 
+    async def statistics(self) -> dict[str, int]:
+        """Pictures in the engine, and pictures given up because their callers went away. Through Serve's handle, not over gRPC."""
+        return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
+
     def __del__(self) -> None:
         # Serve calls this when it stops a replica.
         if (judge := getattr(self, "_judge", None)) is not None:

@@ -96,6 +96,11 @@ class EngineLoop(Generic[Asked, Answered]):
         return self._busy_s
 
     @property
+    def under_way(self) -> int:
+        """Requests that wait for the engine or are in it."""
+        return len(self._commands) + len(self._running)
+
+    @property
     def step_seconds(self) -> float:
         """How long the engine has been at its present step; 0 between steps and while it idles."""
         began = self._turn_began

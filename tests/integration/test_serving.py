@@ -22,6 +22,7 @@ import grpc
 import pytest
 import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ray import serve
 
 from rapo.card import Card
 from rapo.client import CallError, ScorerClient
@@ -142,6 +143,20 @@ def test_the_answer_does_not_depend_on_company_nor_on_the_replica(server: Scorer
         assert crowded == alone * 3
         kill_replica(server, "test-0")
         assert list(pool.map(lambda shade: outcome(client, jpeg(shade)), shades)) == alone
+
+
+def test_a_deadline_takes_the_work_out_of_the_engine(server: ScorerServer, stub: Any) -> None:
+    def statistics() -> dict[str, int]:
+        handle = serve.get_app_handle(server.applications[server.default])
+        return handle.statistics.remote().result(timeout_s=30)
+
+    before = statistics()["cancelled"]
+    request = scorer_pb2.ScoreRequest(image=jpeg(128), readout=scorer_pb2.READOUT_SAMPLED, samples=32)
+    calls = [stub.Score.future(request, timeout=0.1) for _ in range(8)]
+    codes = {call.exception(timeout=30).code() for call in calls}
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+    wait_for(lambda: statistics()["cancelled"] > before)
+    wait_for(lambda: statistics()["under_way"] == 0)
 
 
 def replicas(server: ScorerServer, version: str) -> list[str]:

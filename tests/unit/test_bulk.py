@@ -192,6 +192,15 @@ class TestStream:
             list(channel.stream_stream("/rapo.v1.AestheticScorer/ScoreStream")(iter([b"\xff\xff"]), timeout=5))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
+    @pytest.mark.parametrize("before", range(6))
+    def test_a_violation_between_results_is_told_too(self, stub: Stub, before: int) -> None:
+        """A status cannot overtake a result that is being written: gRPC would drop it, and the client would hang."""
+        for _ in range(10):
+            messages = [*requests(*[b"0.5"] * before), scorer_pb2.ScoreRequest(image=b"0.5")]
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub.ScoreStream(iter(messages), timeout=5))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
     def test_a_full_queue_holds_the_stream_up(self, stub: Stub, scorer: FakeScorer) -> None:
         tries = {"r0": 8}
 
@@ -221,25 +230,31 @@ class TestStream:
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert details_of(caught.value)["ErrorInfo"].reason == "idle"
 
-    def test_a_stop_finishes_what_was_read_and_says_come_again(self) -> None:
-        scorer, feed, got = FakeScorer(), Feed(), []
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_a_stop_finishes_what_was_read_and_says_whether_to_come_again(self, ended: bool) -> None:
+        scorer, feed = FakeScorer(), Feed()
         with upstream_of(scorer) as upstream:
             gateway = Gateway(settings_of(upstream, grace_s=10.0))
             gateway.start()
             with grpc.insecure_channel(gateway.address) as channel:
-                call = Stub(channel).ScoreStream(iter(feed.put(*requests(b"held:0.5", b"held:0.6"))), timeout=20)
+                feed.put(*requests(b"held:0.5", b"held:0.6"), end=ended)
+                call = Stub(channel).ScoreStream(iter(feed), timeout=20)
                 assert until(lambda: scorer.under_way == 2)
+                time.sleep(0.2)
                 stopper = threading.Thread(target=gateway.stop)
                 stopper.start()
                 time.sleep(0.2)
                 scorer.release.set()
-                got += [next(call).response.score for _ in range(2)]
-                with pytest.raises(grpc.RpcError, match="stopping") as caught:
-                    next(call)
+                assert sorted(next(call).response.score for _ in range(2)) == [0.5, 0.6]
+                if ended:
+                    assert list(call) == []
+                else:
+                    with pytest.raises(grpc.RpcError, match="stopping") as caught:
+                        next(call)
+                    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+                    assert details_of(caught.value)["RetryInfo"].retry_delay.seconds == 1
                 feed.put(end=True)
                 stopper.join(10)
-        assert sorted(got) == [0.5, 0.6]
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert not stopper.is_alive()
 
     def test_a_client_that_takes_no_results_stops_being_read(self, stub: Stub, scorer: FakeScorer) -> None:

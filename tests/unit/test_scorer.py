@@ -54,6 +54,7 @@ class Loop:
         self.cancelled: list[Future[Reading]] = []
         self.alive = True
         self.step_seconds = 0.0
+        self.under_way = 0
 
     def add(self, picture: Picture, ask: Ask, seed: int) -> Future[Reading]:
         self.asks.append(ask)
@@ -355,6 +356,7 @@ def test_a_caller_who_goes_away_takes_the_work_with_him(scorer: Scorer, loop: Lo
 
     asyncio.run(asyncio.wait_for(give_up(), 20))
     assert len(loop.cancelled) == 2
+    assert asyncio.run(scorer.statistics()) == {"under_way": 0, "cancelled": 2}
 
 
 def test_the_rationale_is_told_as_it_is_written(scorer: Scorer) -> None:
