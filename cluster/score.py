@@ -60,7 +60,11 @@ def score_paths(
                 f"{error} {done:,} of {len(images):,} images are scored and kept; the same command goes on with the rest."
             ) from error
         table.finish([str(path) for path in images])
-        return _status([table.rows[str(path)] for path in images])
+        rows = [table.rows[str(path)] for path in images]
+        bar.print(
+            f"{output}: {sum(map(_scored, rows)):,} of {len(rows):,} images have a score", highlight=False, markup=False
+        )
+        return _status(rows)
 
 
 def _status(rows: Sequence[Row]) -> int:

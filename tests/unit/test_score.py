@@ -99,7 +99,9 @@ def test_every_image_has_a_row_and_failures_a_null_score(
     client: ScorerClient, photos: Path, tmp_path: Path, suffix: str
 ) -> None:
     output = tmp_path / f"scores{suffix}"
-    assert score_paths([str(photos)], client, output, progress=console()) == 1
+    progress = console()
+    assert score_paths([str(photos)], client, output, progress=progress) == 1
+    assert "3 of 4 images have a score" in printed(progress)
     rows = read(output)
     assert all(tuple(row) == COLUMNS for row in rows)
     assert [Path(str(row["image"])).name for row in rows] == ["a.PNG", "b.jpg", "broken.jpg", "c.webp"]
