@@ -95,7 +95,7 @@ def from_status(status: status_pb2.Status, request_id: str = "") -> CallError:
 def _unreachable(details: str, target: str, *, secure: bool) -> str:
     # gRPC has no codes for what goes wrong in a handshake: only its words tell the cases apart.
     words = details.lower()
-    if secure and ("certificate_verify" in words or "verification check" in words):
+    if secure and any(sign in words for sign in ("certificate_verify", "certificate signature", "verification check")):
         return (
             f"the certificate of {target} cannot be trusted ({details}). Give the CA that signed it as `ca`, and call the "
             "server by a name that is in it (or give that as `server_name`)."
