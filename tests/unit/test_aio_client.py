@@ -104,4 +104,4 @@ def test_a_cancelled_call_ends_at_once(target: str, scorer: FakeScorer) -> None:
         with pytest.raises(CallError, match="none of 1 images"):
             _ = [outcome async for outcome in client.score_many([b"1"])]
 
-    run(target, body, timeout=0.5)
+    run(target, body, timeout=1.0)

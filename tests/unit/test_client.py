@@ -260,7 +260,7 @@ def test_many_survives_a_restart_of_the_service(scorer: FakeScorer) -> None:
 
 def test_a_service_that_is_gone_ends_a_bulk_job(scorer: FakeScorer) -> None:
     with serving(scorer) as target:
-        client = ScorerClient(target, timeout=1.0, initial_backoff=0.02, max_backoff=0.1)
+        client = ScorerClient(target, timeout=2.0, initial_backoff=0.02, max_backoff=0.1)
         stream = client.score_many(b"1" for _ in count())
         next(stream)
     with client, pytest.raises(CallError, match="no scoring service answers"):
@@ -268,8 +268,8 @@ def test_a_service_that_is_gone_ends_a_bulk_job(scorer: FakeScorer) -> None:
 
 
 def test_a_service_that_goes_silent_ends_a_bulk_job(target: str, scorer: FakeScorer) -> None:
-    scorer.delay_s = 1.0
-    with ScorerClient(target, timeout=0.3) as client, pytest.raises(CallError, match=r"none of 2 images within 0\.3 s"):
+    scorer.delay_s = 2.0
+    with ScorerClient(target, timeout=1.0) as client, pytest.raises(CallError, match="none of 2 images within 1 s"):
         list(client.score_many([b"1", b"2"]))
 
 
