@@ -92,6 +92,7 @@ async def _measure_one(judge: Any, wanted: Any, rows: list[dict[str, Any]]) -> d
         **{key: told[key] for key in ("srcc", "srcc_interval", "plcc", "plcc_interval", "mae", "n_valid", "n")},
         "distinct": len({one.score for one in judged}),
         "tokens": float(np.mean([one.tokens for one in judged])),
+        "nodes": float(np.mean([one.nodes for one in judged])),
         **costs,
         "mean_std": float(np.mean(spread)) if spread else None,
         "outside": float(np.mean(outside)) if outside else None,
@@ -136,7 +137,7 @@ def main() -> None:
     record.write_json("readouts", {"machine": machine, "versions": versions, **result}, arguments.out)
     notes = [
         f"Model {card.version}, {arguments.threads} thread(s); ms are per picture, with 1, 8 and 64 of them under way. "
-        f"sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
+        f"tokens are written one after another, nodes looked at beside them. sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
         record.describe(machine, versions),
     ]
     record.write_markdown("readouts", "Readouts on held-out pictures", rows, notes, arguments.out)
