@@ -137,7 +137,8 @@ def main() -> None:
     record.write_json("readouts", {"machine": machine, "versions": versions, **result}, arguments.out)
     notes = [
         f"Model {card.version}, {arguments.threads} thread(s); ms are per picture, with 1, 8 and 64 of them under way. "
-        f"tokens are written one after another, nodes looked at beside them. sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
+        "tokens are written one after another, nodes looked at beside them. "
+        f"sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
         record.describe(machine, versions),
     ]
     record.write_markdown("readouts", "Readouts on held-out pictures", rows, notes, arguments.out)
