@@ -39,6 +39,7 @@ def serve_until_interrupted(config: Config, model: Path | None, models: Path | N
     stop = threading.Event()
     log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
     with noise_to(log) as (out, err):
+        _log_calls()
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:
             with console.stage("start"):
@@ -53,6 +54,13 @@ def serve_until_interrupted(config: Config, model: Path | None, models: Path | N
                 if watched is not None and watched.refresh():
                     _follow(server, watched.value, console)
             console.note("stopping")
+
+
+def _log_calls() -> None:
+    """A line per call, and what the service says of itself, to the log of the libraries' output."""
+    logging.basicConfig(format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
+    for name in ("rapo", "services"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _single(model: Path | None) -> Models:

@@ -44,7 +44,7 @@ def check_structure(data: bytes, limits: ImageConfig) -> None:
             _check_webp(data, limits)
         elif data[:2] in (b"II", b"MM"):
             _check_tiff(data, limits)
-    except struct.error:
+    except (struct.error, OverflowError):  # it points outside the file, by more than an offset can hold even
         return
 
 

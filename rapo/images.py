@@ -208,9 +208,8 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
         usual = (1.0, 255.0, 65535.0) if pixels.dtype.kind == "f" else (255.0, 65535.0)
         white = next((value for value in usual if peak <= value), peak)
     result = np.empty(pixels.shape, np.uint8)
-    for top in range(0, len(pixels), _STRIP_ROWS):  # float64 takes eight times the space
-        scaled = np.nan_to_num(pixels[top : top + _STRIP_ROWS].astype(np.float64), posinf=white, neginf=0.0) * (
-            255.0 / white
-        )
-        result[top : top + _STRIP_ROWS] = np.clip(np.rint(scaled), 0, 255)
+    with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is only copied
+        for top in range(0, len(pixels), _STRIP_ROWS):  # float64 takes eight times the space
+            finite = np.nan_to_num(pixels[top : top + _STRIP_ROWS].astype(np.float64), posinf=white, neginf=0.0)
+            result[top : top + _STRIP_ROWS] = np.clip(np.rint(finite * (255.0 / white)), 0, 255)
     return result

@@ -100,7 +100,6 @@ class Bulk:
     async def _read(self, call: Call, group: asyncio.TaskGroup) -> None:
         """Start a task for each picture that comes, and read the next one only when there is room for it."""
         slots = asyncio.Semaphore(self._max_in_flight)
-        writing = asyncio.Lock()  # gRPC takes one message at a time
         under_way: set[str] = set()
 
         async def one(request: scorer_pb2.ScoreRequest) -> None:
@@ -108,8 +107,7 @@ class Bulk:
             message = result_of(request, outcome).SerializeToString()
             # The id is free once its result is on its way; the slot only when the client has room for results.
             under_way.discard(request.request_id)
-            async with writing:
-                await asyncio.wait_for(call.context.write(message), self._idle_s)
+            await call.write(message, self._idle_s)
             slots.release()
 
         stop = asyncio.ensure_future(self._stopping.wait())

@@ -21,6 +21,8 @@ from services.statuses import Refusal, Refused, abort, invalid
 Body = Callable[["Call", Any], Awaitable[bytes | None]]
 M = TypeVar("M", bound=Message)
 
+_SETTLE_S = 5.0
+
 logger = logging.getLogger("rapo.calls")
 
 
@@ -36,6 +38,22 @@ class Call:
     pictures: int = 0
     size: int = 0
     started: float = field(default_factory=monotonic)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _written: asyncio.Future[None] | None = None
+
+    async def write(self, message: bytes, limit_s: float) -> None:
+        """Send one message of a stream. Raises `TimeoutError` where the caller takes none for so long."""
+        async with self._writing:  # gRPC takes one message at a time
+            self._written = asyncio.ensure_future(self.context.write(message))
+            self._written.add_done_callback(_seen)
+            await asyncio.wait_for(asyncio.shield(self._written), limit_s)
+
+    async def settled(self) -> bool:
+        """Whether a status may follow. A message that was given up on still occupies the call: gRPC would refuse the
+        status, and the caller would wait for it until its deadline."""
+        if self._written is not None and not self._written.done():
+            await asyncio.wait({self._written}, timeout=_SETTLE_S)
+        return self._written is None or self._written.done()
 
     def parse(self, kind: type[M], message: bytes) -> M:
         """The message, or the caller's mistake: passed on, Serve would answer INTERNAL to it."""
@@ -73,6 +91,8 @@ class Calls:
                     code = "DEADLINE_EXCEEDED"
                 self._done(call, code, reason)
             if refusal is not None:
+                if not await call.settled():
+                    raise asyncio.CancelledError
                 await abort(context, refusal)
             return result
 
@@ -114,3 +134,9 @@ class Calls:
             call.size,
             1000 * seconds,
         )
+
+
+def _seen(done: asyncio.Future[None]) -> None:
+    """Whoever waited for the message may have gone; its failure is then nobody's."""
+    if not done.cancelled():
+        done.exception()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -34,8 +33,7 @@ class Single:
     async def explain(self, call: Call, message: bytes) -> None:
         async with aclosing(self._upstream.explain(self._admit(call, message), call.deadline)) as parts:
             async for part in parts:
-                # Who takes no answers holds nothing for ever.
-                await asyncio.wait_for(call.context.write(part.SerializeToString()), self._upstream.limit_s)
+                await call.write(part.SerializeToString(), self._upstream.limit_s)
 
     async def model(self, call: Call, message: bytes) -> bytes:
         request = call.parse(scorer_pb2.GetModelRequest, message)

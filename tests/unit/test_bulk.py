@@ -192,6 +192,15 @@ class TestStream:
             list(channel.stream_stream("/rapo.v1.AestheticScorer/ScoreStream")(iter([b"\xff\xff"]), timeout=5))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
+    @pytest.mark.parametrize("before", range(6))
+    def test_a_violation_between_results_is_told_too(self, stub: Stub, before: int) -> None:
+        """A status cannot overtake a result that is being written: gRPC would drop it, and the client would hang."""
+        for _ in range(10):
+            messages = [*requests(*[b"0.5"] * before), scorer_pb2.ScoreRequest(image=b"0.5")]
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub.ScoreStream(iter(messages), timeout=5))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
     def test_a_full_queue_holds_the_stream_up(self, stub: Stub, scorer: FakeScorer) -> None:
         tries = {"r0": 8}
 
