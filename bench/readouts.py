@@ -65,8 +65,10 @@ async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, 
 
 
 def gain(scores: Sequence[float | None], base: Sequence[float | None], targets: Sequence[float]) -> dict[str, Any]:
-    """How much higher the SRCC of `scores` is than that of `base` on the pictures for which both have one, with a paired bootstrap
-    interval: the two readouts err on the same pictures, so that their own intervals overlap even where one is better."""
+    """How much higher the SRCC of `scores` is than that of `base`, on the pictures for which both have one.
+
+    The bootstrap is paired: two readouts err on the same pictures, so that their own intervals overlap even where one is better.
+    """
     import numpy as np
 
     from rapo.metrics import srcc
