@@ -64,7 +64,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside` as in `rapo.readout`."""
+    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside` as in `rapo.readout`.
+    `tokens` were written, `nodes` only looked at."""
 
     score: float
     rationale: str
@@ -72,6 +73,7 @@ class Judgement:
     interval: tuple[float, float] | None = None
     outside: float | None = None
     tokens: int = 0
+    nodes: int = 0
     decode_ms: float = 0.0
     queue_ms: float = 0.0
     generate_ms: float = 0.0
@@ -110,14 +112,15 @@ class Judge:
         digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
         key = (digest, wanted, self._version)
         if (kept := self._kept.find(key)) is not None:
-            return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0)
+            return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
         started = perf_counter()
         picture = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
         reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
         judgement = replace(
             self._judgement(reading, wanted),
-            tokens=reading.tokens,
+            tokens=sum(len(completion.token_ids) for completion in reading.completions),
+            nodes=reading.nodes,
             decode_ms=decode_ms,
             queue_ms=1000 * reading.waited_s,
             generate_ms=1000 * reading.worked_s,
