@@ -7,7 +7,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test unit integration chaos lint format proto bench bench-runs clean
+.PHONY: setup demo test unit integration chaos browser lint format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ integration: setup
 # An hour or two: sixty faults instead of six, and the result compared with that of a run that was left alone.
 chaos: setup
 	RAPO_CHAOS_FAULTS=60 $(BIN)/python -m pytest tests/chaos -q
+
+# The page for people in headless Chromium; needs Debian's chromium and chromium-driver.
+browser: setup
+	$(BIN)/python -m pytest tests/browser -q
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -59,6 +59,9 @@ class SimulatedEngine:
         )
         self._requests[name] = [[max(1, round(length))] for length in lengths]
 
+    def cancel(self, name: str) -> None:
+        del self._requests[name]
+
     def step(self) -> list[tuple[str, list[Completion]]]:
         time.sleep(self._latency.engine_step)
         left, done = self._slots, []

@@ -1,16 +1,19 @@
-"""The commands. Heavy packages are imported where they are used: `rapo score` needs neither Ray nor torch."""
+"""The commands. Packages are imported where they are used: `rapo score` needs what the client needs, typer and rich."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rapo.config import Config, dump_config, load_config
 from rapo.errors import RapoError
+
+if TYPE_CHECKING:
+    from rapo.client import ScoreOptions
+    from rapo.config import Config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +26,18 @@ app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; without it the embedded CPU default is used.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; an unfinished run in it goes on.")]
+Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.")]
+Tls = Annotated[bool, typer.Option("--tls", help="TLS with publicly trusted certificates.")]
+Ca = Annotated[Path | None, typer.Option(help="TLS; PEM file of the CA of the scorer's certificate.")]
+Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")]
+Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")]
+ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if another.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, overrides the file; repeatable.")]
+
+
+#: Packages whose absence means that only the client is installed.
+_FULL = frozenset({"numpy", "PIL", "pydantic", "ray", "scipy", "starlette", "tomli_w", "torch", "uvicorn", "vllm"})
 
 
 def main() -> None:
@@ -32,6 +46,14 @@ def main() -> None:
         app()
     except RapoError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _FULL:
+            raise
+        sys.stderr.write(
+            f"error: this command needs the full installation ({error.name} is missing): install rapo[cpu] or rapo[gpu]. The "
+            "light one has `rapo score` and the client.\n"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
@@ -54,6 +76,7 @@ def _resolve(config: Config) -> Config:
 def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stages: tuple[str, ...] | None) -> None:
     from cluster.check import problems, warnings
     from cluster.ray_session import prepare_environment
+    from rapo.config import load_config
 
     config = _resolve(load_config(config_path, overrides or ()))
     prepare_environment(config)
@@ -105,33 +128,122 @@ _stage_command("export", ("export",), "The trained model as a folder for transfo
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model folder, such as DIR/export of a run.")],
+    model: Annotated[Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.")] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Instead of MODEL: a TOML file of model versions, followed while serving.")
+    ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="A page for people as well, on loopback.")] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""
+    if (model is None) == (models is None):
+        raise typer.BadParameter("give a model folder, or --models FILE")
     from cluster.ray_session import prepare_environment
+    from rapo.config import load_config
 
     loaded = load_config(config, set_ or ())
     prepare_environment(loaded)
     from cluster.serve_command import serve_until_interrupted
 
-    serve_until_interrupted(loaded, model)
+    serve_until_interrupted(loaded, model, models, page=ui)
+
+
+@app.command()
+def token(client: Annotated[str, typer.Argument(help="Name of the caller, for logs and limits.")]) -> None:
+    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens file."""
+    from cluster.token_command import token_for
+
+    typer.echo(token_for(client))
 
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(help="Images, folders, or globs.")],
-    server: Annotated[str, typer.Option(help="host:port of a scorer.")] = "127.0.0.1:50051",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256)] = 8,
+    paths: Annotated[list[str], typer.Argument(help="Images, folders or globs; - for a list on stdin, one a line.")],
+    server: Server = "127.0.0.1:50051",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet; the same again goes on.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what the output holds already.")] = False,
+    readout: Annotated[str | None, typer.Option(help="expected, fast, greedy or sampled.")] = None,
+    rationale: Annotated[bool, typer.Option(help="Ask for the rationale as well.")] = True,
+    native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model's.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="The version that is to answer.")] = None,
+    token_file: TokenFile = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
+    in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images under way at a time.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="The longest silence of the scorer, in seconds.")] = 120.0,
+    model: Annotated[Path | None, typer.Option(help="No server: run this model folder here, for this call.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="With --model: TOML file.")] = None,
+    set_: Set = None,
 ) -> None:
-    """Score images with a running scorer: a row per image, with an error in place of a score where it fails."""
+    """Score images: a row per image, with an error in place of a score where it fails."""
+    from contextlib import ExitStack
+
     from rich.console import Console
 
     from cluster.score import score_paths
+    from rapo.client import ScorerClient
 
-    raise typer.Exit(score_paths(paths, server, output, concurrency, Console()))
+    options: ScoreOptions = {"rationale": rationale}
+    if readout is not None:
+        options["readout"] = readout
+    if native_scale is not None:
+        options["native_scale"] = native_scale
+    if model_version is not None:
+        options["model_version"] = model_version
+    console, progress = Console(), Console(stderr=True)
+    with ExitStack() as stack:
+        if model is not None:
+            from cluster.score_local import local_scorer
+
+            server, out, err = stack.enter_context(local_scorer(model, config, set_ or ()))
+            console, progress = Console(file=out), Console(file=err)
+        client = stack.enter_context(
+            ScorerClient(
+                server,
+                timeout,
+                tls=tls,
+                ca=ca,
+                certificate=cert,
+                key=key,
+                server_name=server_name,
+                token_file=token_file,
+            )
+        )
+        status = score_paths(
+            paths, client, output, options, in_flight=in_flight, fresh=fresh, console=console, progress=progress
+        )
+    raise typer.Exit(status)
+
+
+@app.command()
+def ui(
+    server: Server = "127.0.0.1:50051",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on loopback; 0: any.")] = 8501,
+    model: Annotated[Path | None, typer.Option(help="The scorer's model folder, to show what the model saw.")] = None,
+    token_file: TokenFile = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
+) -> None:
+    """A page for people in front of a scorer that runs elsewhere, on loopback, until interrupted."""
+    from cluster.page_command import page_until_interrupted
+    from rapo.aio_client import AsyncScorerClient
+
+    def client() -> AsyncScorerClient:
+        return AsyncScorerClient(
+            server, tls=tls, ca=ca, certificate=cert, key=key, server_name=server_name, token_file=token_file
+        )
+
+    client()  # what cannot work is told now
+    page_until_interrupted(client, model, port, typer.echo)
 
 
 @app.command()
@@ -168,6 +280,7 @@ def check(
     """Say what would run, and what is wrong, without starting anything."""
     from cluster.check import describe, problems, warnings
     from cluster.pipeline import STAGES
+    from rapo.config import dump_config, load_config
 
     loaded = _resolve(load_config(config, set_ or ()))
     for line in describe(loaded):
@@ -199,6 +312,7 @@ def scenes(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Render the embedded scenes with simulated raters' votes."""
+    from rapo.config import load_config
     from rapo.datasets.scenes import write_scenes
 
     config = load_config(None, set_ or ())

@@ -1,6 +1,6 @@
 """rapo: teaches a vision-language model to judge the beauty of a picture.
 
-Importing this package pulls in neither torch, Ray nor vLLM, so that a client can install it bare.
+Importing this package pulls in neither torch, Ray nor vLLM, and its clients need grpcio and protobuf only.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["ScorerClient", "__version__"]
+__all__ = ["AsyncScorerClient", "CallError", "ScorerClient", "__version__"]
 
 if TYPE_CHECKING:
+    from rapo.aio_client import AsyncScorerClient
+    from rapo.call_error import CallError
     from rapo.client import ScorerClient
 
 
@@ -19,4 +21,12 @@ def __getattr__(name: str) -> Any:
         from rapo.client import ScorerClient
 
         return ScorerClient
+    if name == "AsyncScorerClient":
+        from rapo.aio_client import AsyncScorerClient
+
+        return AsyncScorerClient
+    if name == "CallError":
+        from rapo.call_error import CallError
+
+        return CallError
     raise AttributeError(f"module 'rapo' has no attribute {name!r}")

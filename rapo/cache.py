@@ -26,15 +26,28 @@ class BytesLRU(Generic[T]):
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of `key`, made now unless it is still here. An error of `make` passes through and nothing is kept."""
-        if key in self._items:
-            self._items.move_to_end(key)
-            return self._items[key]
+        if (kept := self.find(key)) is not None:
+            return kept
         value = make()
-        size = self._size_of(value)
-        if size <= self._limit:
-            self._items[key] = value
-            self.nbytes += size
-            while self.nbytes > self._limit:
-                _, dropped = self._items.popitem(last=False)
-                self.nbytes -= self._size_of(dropped)
+        self.put(key, value)
         return value
+
+    def find(self, key: Hashable) -> T | None:
+        """The value of `key` if it is still here."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key]
+
+    def put(self, key: Hashable, value: T) -> None:
+        """Keep `value`, in the place of another of this key if there is one."""
+        size = self._size_of(value)
+        if size > self._limit:
+            return
+        if key in self._items:
+            self.nbytes -= self._size_of(self._items.pop(key))
+        self._items[key] = value
+        self.nbytes += size
+        while self.nbytes > self._limit:
+            _, dropped = self._items.popitem(last=False)
+            self.nbytes -= self._size_of(dropped)

@@ -3,99 +3,68 @@
     with ScorerClient("127.0.0.1:50051") as client:
         print(client.score("photo.jpg").score)
 
-Calls that find the service busy or restarting (RESOURCE_EXHAUSTED, UNAVAILABLE) are repeated by gRPC itself with
-growing pauses, which is safe because scoring changes nothing on the server. One client may be used by many threads.
+One client may be used by many threads. `rapo.aio_client` has its twin for asyncio.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import queue
+import threading
+import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import count
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 
-from rapo.errors import ImageError, RapoError, ServiceError
+from rapo.bulk import Bulk, ended_early
+from rapo.call_error import CallError, FieldViolation, from_rpc
+from rapo.connection import DEFAULT_TARGET, Connection, Pem, RetryPolicy
+from rapo.errors import ImageError
+from rapo.results import (
+    Dimension,
+    Image,
+    Interval,
+    ModelInfo,
+    NativeScale,
+    Outcome,
+    Ranking,
+    ScoreOptions,
+    ScoreResult,
+    batch_request,
+    batch_results,
+    check_message_size,
+    model_info,
+    outcome,
+    rank_request,
+    ranking,
+    read_image,
+    score_request,
+    score_result,
+)
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 
-DEFAULT_TARGET = "127.0.0.1:50051"
+__all__ = ["DEFAULT_TARGET", "CallError", "Dimension", "FieldViolation", "Image", "Interval", "ModelInfo", "NativeScale",
+           "Outcome", "Ranking", "ScoreOptions", "ScoreResult", "ScorerClient"]  # fmt: skip
 
-#: An image to score: encoded bytes, or the path of a file that is read here and sent as bytes.
-Image = bytes | str | os.PathLike[str]
-
-# gRPC keeps a message for a repeat only up to this size; its own default of 256 KiB would turn retries off for
-# nearly every photograph, without a word.
-_RETRY_BUFFER_BYTES = 256 * 2**20
-
-
-class CallError(ServiceError):
-    """A call that the service refused or that never reached it. `code` is the gRPC status name, such as UNAVAILABLE;
-    `reason` is the service's one-word reason where it gave one; `request_id` finds the call in the service's log."""
-
-    def __init__(self, message: str, *, code: str, reason: str | None = None, request_id: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.request_id = request_id
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _call_error, (str(self), self.code, self.reason, self.request_id)
-
-
-def _call_error(message: str, code: str, reason: str | None, request_id: str) -> CallError:
-    return CallError(message, code=code, reason=reason, request_id=request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreResult:
-    """One answer: `score` in [0, 1], and where the server's time went, in milliseconds."""
-
-    score: float
-    rationale: str
-    model_version: str
-    readout: str
-    request_id: str
-    decode_ms: float
-    queue_ms: float
-    generate_ms: float
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one image of many: exactly one of `result` and `error` is set."""
-
-    image: Path
-    result: ScoreResult | None = None
-    error: RapoError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Which model answers, the readouts it offers (the default first), the range of its scores, and its limits."""
-
-    model_version: str
-    readouts: tuple[str, ...]
-    score_range: tuple[float, float]
-    max_image_bytes: int
-    max_image_pixels: int
-    min_image_side: int
-    max_completion_tokens: int
+#: Images under way in a bulk job where neither the caller nor the service sets a number.
+IN_FLIGHT = 32
 
 
 class ScorerClient:
-    """A client of one scoring service.
+    """A client of one scoring service. Connections are made at the first call.
 
-    `timeout` is the limit of one call in seconds, its repeats included. `attempts` counts the first try too (1: no
-    repeats; gRPC caps it at 5); pauses grow from `initial_backoff` to `max_backoff` seconds, each with random jitter.
-    The connection is made at the first call.
+    `timeout` is the limit of one call in seconds, repeats included; of a bulk job it is the longest silence. The address,
+    TLS and token arguments are those of `rapo.connection.Connection`, which says who repeats what; `attempts` counts the
+    first try too, up to 5, and 1 turns every repeat off. `channels` is the number of connections that calls take in turn:
+    one is enough unless many large images travel at once.
+
+    Raises `ConfigError` for arguments that cannot work. Every call raises `CallError` with the service's words where it
+    refuses or cannot be reached, and `ImageError` where a path cannot be read.
     """
 
     def __init__(
@@ -103,84 +72,142 @@ class ScorerClient:
         target: str = DEFAULT_TARGET,
         timeout: float = 60.0,
         *,
+        tls: bool = False,
+        ca: Pem | None = None,
+        certificate: Pem | None = None,
+        key: Pem | None = None,
+        server_name: str | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
         attempts: int = 5,
         initial_backoff: float = 0.2,
         max_backoff: float = 5.0,
+        channels: int = 1,
     ) -> None:
-        if not 1 <= attempts <= 5:
-            raise ValueError(f"attempts must be 1 to 5, not {attempts}")
+        policy = RetryPolicy(attempts, initial_backoff, max_backoff)
+        self._connection = Connection(target, policy, tls, ca, certificate, key, server_name, token, token_file)
         self.target = target
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=_options(attempts, initial_backoff, max_backoff))
-        self._stub = scorer_pb2_grpc.AestheticScorerStub(self._channel)
+        credentials = self._connection.credentials()
+        self._channels = [_open(self._connection, credentials, number) for number in range(max(1, channels))]
+        self._stubs = [scorer_pb2_grpc.AestheticScorerStub(channel) for channel in self._channels]
+        self._turn = count()
 
-    def score(self, image: Image, *, rationale: bool = True, request_id: str = "") -> ScoreResult:
+    def score(
+        self, image: Image, *, request_id: str = "", timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> ScoreResult:
         """Score one image.
 
-        Raises `ImageError` where a path cannot be read, and `CallError` with the server's words where the service
-        refuses: INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the model's answer held no score.
+        The error's code is INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the model's answer held no score.
         """
-        data = image if isinstance(image, bytes) else _read(Path(image))
         request_id = request_id or uuid.uuid4().hex
-        request = scorer_pb2.ScoreRequest(image=data, request_id=request_id, omit_rationale=not rationale)
-        reply = self._call(self._stub.Score, request, request_id)
-        return ScoreResult(
-            score=reply.score,
-            rationale=reply.rationale,
-            model_version=reply.model_version,
-            readout=_readout(reply.readout),
-            request_id=reply.request_id,
-            decode_ms=reply.timings.decode_ms,
-            queue_ms=reply.timings.queue_ms,
-            generate_ms=reply.timings.generate_ms,
-            completion_tokens=reply.timings.completion_tokens,
-        )
+        request = score_request(read_image(image), request_id, **options)
+        return score_result(self._call("Score", request, request_id, timeout))
+
+    def score_batch(
+        self, images: Sequence[Image], *, timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> tuple[Outcome, ...]:
+        """Score a few images in one call, at most `ModelInfo.max_batch`; an outcome for each, in their order.
+
+        Images that the service asks to send again later are, as far as the time limit allows.
+        """
+        limit = timeout if timeout is not None else self.timeout
+        deadline = time.monotonic() + limit
+        request_id = uuid.uuid4().hex
+        outcomes, request = batch_request(images, request_id, options)
+        tries = 0
+        while request.requests:
+            reply = self._call("ScoreBatch", request, request_id, deadline - time.monotonic())
+            tries += 1
+            again = batch_results(outcomes, images, request, reply)
+            pauses = [
+                self._connection.policy.pause(error, tries, deadline - time.monotonic()) for error in again.values()
+            ]
+            if not pauses or None in pauses:
+                break
+            time.sleep(max(pause for pause in pauses if pause is not None))
+            request = scorer_pb2.ScoreBatchRequest(requests=[r for r in request.requests if r.request_id in again])
+        return tuple(outcomes[index] for index in range(len(images)))
 
     def score_many(
-        self, paths: Iterable[str | os.PathLike[str]], concurrency: int = 8, *, rationale: bool = True
+        self, images: Iterable[Image], in_flight: int | None = None, **options: Unpack[ScoreOptions]
     ) -> Generator[Outcome, None, None]:
-        """Score files, `concurrency` at a time, and yield an outcome per file in the order of `paths`.
+        """Score any number of images over one stream, and yield an outcome per image in the order of `images`.
 
-        A file that fails never stops the others. `paths` may be endless: at most twice `concurrency` are ahead of
-        what was yielded.
+        As `stream`, but for the order: an image that takes long holds back those after it, of which at most four times
+        `in_flight` are kept. `images` may be endless.
         """
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        ready: dict[int, Outcome] = {}
+        head = 0
+        with closing(self._bulk(images, in_flight, lambda window: len(ready) < 4 * window, options)) as outcomes:
+            for item in outcomes:
+                ready[item.index] = item
+                while head in ready:
+                    yield ready.pop(head)
+                    head += 1
 
-        def outcome(path: Path) -> Outcome:
+    def stream(
+        self, images: Iterable[Image], in_flight: int | None = None, **options: Unpack[ScoreOptions]
+    ) -> Generator[Outcome, None, None]:
+        """Score any number of images over one stream, and yield an outcome for each as it is ready, in any order.
+
+        An image that fails never stops the others. At most `in_flight` are read and under way at a time (default: as many as
+        the service takes); nothing is sent while the caller does not take outcomes. Where the stream breaks, what is
+        unanswered is sent again over a new one; no image is yielded twice. Raises `CallError` where the service refuses the
+        stream, or answers nothing for `timeout` seconds.
+        """
+        return self._bulk(images, in_flight, lambda window: True, options)
+
+    def rank(
+        self,
+        images: Sequence[Image],
+        *,
+        readout: str | None = None,
+        model_version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Ranking:
+        """Order 2 to `ModelInfo.max_batch` images from best to worst, with the probability that each is preferred to each."""
+        request_id = request_id or uuid.uuid4().hex
+        request = rank_request(images, request_id, readout, model_version)
+        return ranking(self._call("Rank", request, request_id, timeout), images)
+
+    def explain(
+        self, image: Image, *, request_id: str = "", timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> Generator[str | ScoreResult, None, None]:
+        """Yield the rationale piece by piece while the model writes it, then the `ScoreResult`, always last."""
+        request_id = request_id or uuid.uuid4().hex
+        request = score_request(read_image(image), request_id, **options)
+        limit = timeout if timeout is not None else self.timeout
+        deadline = time.monotonic() + limit
+        for tries in count(1):
+            begun = False
+            call = self._stub.Explain(request, timeout=max(0.0, deadline - time.monotonic()), metadata=self._metadata())
             try:
-                return Outcome(path, result=self.score(path, rationale=rationale))
-            except RapoError as error:
-                return Outcome(path, error=error)
+                for part in call:
+                    begun = True
+                    if part.WhichOneof("part") == "response":
+                        yield score_result(part.response)
+                        return
+                    yield part.rationale_delta
+                raise ended_early()
+            except grpc.RpcError as error:
+                failure = self._translate(error, limit, request_id)
+                pause = None if begun else self._connection.policy.pause(failure, tries, deadline - time.monotonic())
+                if pause is None:
+                    raise failure from error
+                time.sleep(pause)
+            finally:
+                call.cancel()
 
-        pending: deque[Future[Outcome]] = deque()
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="rapo-client")
-        try:
-            for path in paths:
-                pending.append(pool.submit(outcome, Path(path)))
-                if len(pending) >= 2 * concurrency:
-                    yield pending.popleft().result()  # bounded: every call has a time limit
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def model(self) -> ModelInfo:
-        """Ask which model answers. Raises `CallError` where the service cannot be reached."""
-        reply = self._call(self._stub.GetModel, scorer_pb2.GetModelRequest(), "")
-        return ModelInfo(
-            model_version=reply.model_version,
-            readouts=tuple(_readout(value) for value in reply.readouts),
-            score_range=(reply.min_score, reply.max_score),
-            max_image_bytes=reply.max_image_bytes,
-            max_image_pixels=reply.max_image_pixels,
-            min_image_side=reply.min_image_side,
-            max_completion_tokens=reply.max_completion_tokens,
-        )
+    def model(self, version: str = "", *, timeout: float | None = None) -> ModelInfo:
+        """Ask which model answers (the default, or `version`), and what it takes."""
+        return model_info(self._call("GetModel", scorer_pb2.GetModelRequest(model_version=version), "", timeout))
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        self._channel.close()
+        """Close the connections; calls under way are cancelled."""
+        for channel in self._channels:
+            channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,53 +217,118 @@ class ScorerClient:
     ) -> None:
         self.close()
 
-    def _call(self, method: Callable[..., Any], request: Any, request_id: str) -> Any:
+    @property
+    def _stub(self) -> Any:
+        return self._stubs[next(self._turn) % len(self._stubs)]
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._connection.metadata()
+
+    def _translate(self, error: grpc.RpcError, limit: float, request_id: str = "") -> CallError:
+        return from_rpc(error, self.target, limit, request_id, secure=self._connection.secure)
+
+    def _call(self, method: str, request: Any, request_id: str, timeout: float | None) -> Any:
+        limit = timeout if timeout is not None else self.timeout
+        deadline = time.monotonic() + limit
+        for tries in count(1):
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return getattr(self._stub, method)(request, timeout=left, metadata=self._metadata())
+            except grpc.RpcError as error:
+                failure = self._translate(error, limit, request_id)
+                pause = self._connection.policy.pause(failure, tries, deadline - time.monotonic())
+                if pause is None:
+                    raise failure from error
+            time.sleep(pause)
+        raise AssertionError("count never ends")
+
+    def _bulk(
+        self, images: Iterable[Image], in_flight: int | None, may_send: Callable[[int], bool], options: ScoreOptions
+    ) -> Generator[Outcome, None, None]:
+        if in_flight is not None and in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        score_request(b"", "", **options)  # a wrong option is told now, once
+        limits = self.model(options.get("model_version", ""))
+        window = in_flight or limits.max_stream_in_flight or IN_FLIGHT
+        source = enumerate(images)
+        more = True
+        bulk = Bulk(self._connection.policy, self.timeout)
+        line: _Line | None = None
         try:
-            return method(request, timeout=self.timeout)
+            while True:
+                while more and len(bulk) < window and may_send(window):
+                    index, image = next(source, (-1, b""))
+                    more = index >= 0
+                    if not more:
+                        break
+                    try:
+                        data = read_image(image)
+                        check_message_size(data, image, limits)
+                    except ImageError as error:
+                        yield outcome(index, image, error)
+                    else:
+                        bulk.admit(index, image, score_request(data, "", **options))
+                if not more and not len(bulk):
+                    return
+                for request in bulk.to_send():
+                    line = line or _Line(self._stub.ScoreStream, self._metadata())
+                    line.send(request)
+                bulk.check(self.target)
+                if line is None:
+                    time.sleep(bulk.patience())
+                    continue
+                event = line.next(bulk.patience())
+                if isinstance(event, scorer_pb2.ScoreResult):
+                    if (item := bulk.take(event)) is not None:
+                        yield item
+                elif event is not None:
+                    line.close()
+                    line = None
+                    failed = isinstance(event, grpc.RpcError)
+                    bulk.broken(self._translate(event, self.timeout) if failed else ended_early())
+        finally:
+            if line is not None:
+                line.close()
+
+
+def _open(connection: Connection, credentials: grpc.ChannelCredentials | None, number: int) -> grpc.Channel:
+    options = connection.options(number)
+    if credentials is None:
+        return grpc.insecure_channel(connection.target, options=options)
+    return grpc.secure_channel(connection.target, credentials, options=options)
+
+
+class _End:
+    """The service closed the stream without a fault."""
+
+
+class _Line:
+    """One ScoreStream call. gRPC's blocking iterator has no time limit, so a thread turns it into a queue that has."""
+
+    def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._outbox: queue.SimpleQueue[scorer_pb2.ScoreRequest | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[scorer_pb2.ScoreResult | grpc.RpcError | _End] = queue.SimpleQueue()
+        self._call = method(iter(self._outbox.get, None), metadata=metadata)
+        threading.Thread(target=self._read, name="rapo-client-stream", daemon=True).start()
+
+    def send(self, request: scorer_pb2.ScoreRequest) -> None:
+        self._outbox.put(request)
+
+    def next(self, timeout: float) -> scorer_pb2.ScoreResult | grpc.RpcError | _End | None:
+        """The next event; None where there is none within `timeout` seconds."""
+        try:
+            return self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        self._call.cancel()
+
+    def _read(self) -> None:
+        try:
+            for reply in self._call:
+                self._events.put(reply)
+            self._events.put(_End())
         except grpc.RpcError as error:
-            raise _translate(error, self.target, self.timeout, request_id) from error
-
-
-def _options(attempts: int, initial_backoff: float, max_backoff: float) -> list[tuple[str, Any]]:
-    method: dict[str, Any] = {"name": [{"service": "rapo.v1.AestheticScorer"}]}
-    if attempts > 1:
-        method["retryPolicy"] = {
-            "maxAttempts": attempts,
-            "initialBackoff": f"{initial_backoff:.3f}s",
-            "maxBackoff": f"{max_backoff:.3f}s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-        }
-    return [
-        ("grpc.service_config", json.dumps({"methodConfig": [method]})),
-        ("grpc.enable_retries", 1),
-        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
-    ]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}", reason="unreadable") from error
-
-
-def _readout(value: int) -> str:
-    # A newer server may know readouts that this client does not.
-    names = scorer_pb2.Readout.DESCRIPTOR.values_by_number
-    return names[value].name.removeprefix("READOUT_").lower() if value in names else f"readout-{value}"
-
-
-def _translate(error: grpc.RpcError, target: str, timeout: float, request_id: str) -> CallError:
-    code: str = error.code().name
-    details = error.details() or "no details"
-    reason = next((value for key, value in error.trailing_metadata() or () if key == "rapo-reason"), None)
-    if code == "UNAVAILABLE":
-        message = (
-            f"no scoring service answers at {target} ({details}). Start one with `rapo serve`, or give its address."
-        )
-    elif code == "DEADLINE_EXCEEDED":
-        message = f"{target} gave no answer within {timeout:g} s ({details}). Allow more time, or fewer calls at once."
-    else:
-        message = f"{details} ({code})"
-    return CallError(message, code=code, reason=reason, request_id=request_id)
+            self._events.put(error)

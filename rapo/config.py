@@ -67,6 +67,7 @@ class ImageConfig(Section):
     max_bytes: Positive = 20 * 2**20
     max_pixels: Positive = 50_000_000
     min_side: Positive = 16
+    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one counts")
 
 
 class EmbeddedPolicyConfig(Section):
@@ -373,6 +374,12 @@ class AutoscaleConfig(Section):
     max_replicas: Positive = 1
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
 
+    @model_validator(mode="after")
+    def _ascending(self) -> AutoscaleConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}")
+        return self
+
 
 class GatewayConfig(Section):
     """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it is loopback only."""
@@ -381,9 +388,12 @@ class GatewayConfig(Section):
     key: Path | None = Field(None, description="PEM private key of `certificate`")
     client_ca: Path | None = Field(None, description="PEM of the CA whose client certificates are asked for (mTLS)")
     tokens: Path | None = Field(None, description="file of `client = sha256 of its token`; read again when it changes")
+    health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
     reflection: bool = False
+    max_calls: Positive = Field(2048, description="calls under way, of all clients together")
     max_batch: Positive = Field(64, description="pictures of one ScoreBatch or Rank")
     max_stream_in_flight: Positive = Field(32, description="pictures under way in one ScoreStream")
+    stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
     rate: Amount = Field(0.0, description="pictures per second and client; 0: no limit")
     burst: Positive = Field(256, description="pictures that a client may send at once on top of `rate`")
     grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")
@@ -413,6 +423,12 @@ class ServeConfig(Section):
     demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")
     gateway: GatewayConfig = GatewayConfig()
     ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
+
+    @model_validator(mode="after")
+    def _samples_allowed(self) -> ServeConfig:
+        if self.samples > self.max_samples:
+            raise ValueError(f"serve.samples {self.samples} is more than serve.max_samples {self.max_samples}")
+        return self
 
 
 class TelemetryConfig(Section):

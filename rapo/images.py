@@ -18,6 +18,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
+from rapo.image_structure import check_frames, check_structure
 from rapo.records import ImageRecord
 
 #: Pillow's names of the formats that are accepted. A JPEG that holds several pictures (MPO) counts as JPEG.
@@ -25,10 +26,12 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 #: Stable words for counting, see `ImageError.reason`.
 REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_format", "too_many_pixels", "too_small",
-                            "too_elongated", "truncated")  # fmt: skip
+                            "too_elongated", "too_many_frames", "too_complex", "truncated")  # fmt: skip
 
 #: Qwen2.5-VL's processor refuses a picture whose sides differ by more than this factor.
 MAX_ASPECT = 200
+
+_STRIP_ROWS = 256
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -46,16 +49,18 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # What Pillow's plugins raise on damaged input; they have no common base.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
-                  RuntimeError, struct.error, zlib.error)  # fmt: skip
+                  RuntimeError, AssertionError, struct.error, zlib.error)  # fmt: skip
 
 
 def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Image:
     """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
 
-    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not applied.
+    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not applied. What
+    follows the picture in the file is ignored; what stands before it makes it a file of an unknown format.
     Raises `ImageError` with one of `REASONS`.
     """
     _check_size(len(data), limits)
+    check_structure(data, limits)
     with _open(io.BytesIO(data), limits) as image:
         return _decode(image)
 
@@ -125,7 +130,7 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
         # Pillow's own ceiling (about 179 million pixels) stays in force above ours.
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except _DECODE_ERRORS as error:
-        raise ImageError(f"the image header is truncated or damaged: {error}", reason="truncated") from error
+        raise ImageError(f"the image header is truncated or damaged{_why(error)}", reason="truncated") from error
     width, height = image.size
     if width * height > limits.max_pixels:
         raise ImageError(
@@ -142,7 +147,15 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
             f"the image has {width} x {height} pixels; its sides may differ by a factor of {MAX_ASPECT}",
             reason="too_elongated",
         )
+    if image.format != "TIFF":  # whose pages would be walked for it; `check_structure` has done so
+        check_frames(getattr(image, "n_frames", 1), limits)
     return image
+
+
+def _why(error: Exception) -> str:
+    """What a decoder says, as one short line: it may quote the file, or an object's address."""
+    words = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(error).split("\n")[0])
+    return f": {words[:120]}" if words and " at 0x" not in words else ""
 
 
 def _decode(image: Image.Image) -> Image.Image:
@@ -151,8 +164,10 @@ def _decode(image: Image.Image) -> Image.Image:
         rgb = _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
+    except MemoryError as error:
+        raise ImageError("the image needs more memory than there is to decode it", reason="too_complex") from error
     except _DECODE_ERRORS as error:
-        raise ImageError(f"the image is truncated or damaged: {error}", reason="truncated") from error
+        raise ImageError(f"the image is truncated or damaged{_why(error)}", reason="truncated") from error
     turn = _ORIENTATIONS.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -168,11 +183,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _on_white(image)
     # `convert` returns a copy, so the result never holds on to the file's bytes.
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Composited strip by strip: whole copies of a large picture with alpha would take a gigabyte."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return result
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
@@ -180,8 +204,12 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.itemsize == 2:
         white = 65535.0
     else:
-        peak = float(np.nanmax(pixels))
+        peak = float(np.max(pixels, initial=0, where=np.isfinite(pixels)))
         usual = (1.0, 255.0, 65535.0) if pixels.dtype.kind == "f" else (255.0, 65535.0)
         white = next((value for value in usual if peak <= value), peak)
-    scaled = np.nan_to_num(pixels.astype(np.float64)) * (255.0 / white)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    result = np.empty(pixels.shape, np.uint8)
+    with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is only copied
+        for top in range(0, len(pixels), _STRIP_ROWS):  # float64 takes eight times the space
+            finite = np.nan_to_num(pixels[top : top + _STRIP_ROWS].astype(np.float64), posinf=white, neginf=0.0)
+            result[top : top + _STRIP_ROWS] = np.clip(np.rint(finite * (255.0 / white)), 0, 255)
+    return result

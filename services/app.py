@@ -1,144 +1,197 @@
-"""The service as a whole: Serve, the scorer's replicas and the gateway, started together and stopped together."""
+"""The service as a whole: Serve, the gateway, and a Serve application for each model version.
+
+Versions come and go while it runs. A new one is started and warmed up beside the others before anybody is sent there; one that
+goes gets no new calls, finishes those it has, and is stopped. So a roll-out fails no request.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+import itertools
 import logging
+import re
 import secrets
 import socket
+import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-from rapo.client import CallError, ScorerClient
+from rapo.card import read_card
 from rapo.config import Config, ServeConfig
-from rapo.errors import ConfigError, ResourceError, RoleError
-from rapo.model_folder import check_model_folder
+from rapo.errors import ConfigError, ResourceError
+from services.access import check_access
+from services.deployment import PREFIX, build_app, delete, start, wait_until_ready
 from services.gateway import Gateway, GatewaySettings
-from services.scorer import Scorer
+from services.routes import Routes
 
-APPLICATION = "rapo-scorer"
-
-_POLL_S = 0.5
-_LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Twice the largest image: what is somewhat too large should be told so in words rather than cut off by gRPC.
 _MESSAGE_FACTOR = 2
+_POLL_S = 0.2
 
 logger = logging.getLogger(__name__)
-
-
-def build_app(config: Config, model_dir: str | Path, model_version: str, secret: str) -> serve.Application:
-    """The Serve application: `serve.replicas` scorers that answer only to who knows `secret`.
-
-    Raises `ModelError` where `model_dir` is no model folder of a supported kind.
-    """
-    check_model_folder(model_dir)
-    # Not at the top: it imports transformers, which the gateway and its tests need not wait for.
-    from rapo.inference.engine import engine_environment
-
-    settings = config.serve
-    environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
-    options: dict[str, Any] = {
-        "num_cpus": settings.cpus,
-        "num_gpus": settings.gpus,
-        "runtime_env": {"env_vars": environment},
-    }
-    deployment = serve.deployment(
-        name="Scorer",
-        num_replicas=settings.replicas,
-        ray_actor_options=options,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        max_queued_requests=settings.max_queued_requests,
-        graceful_shutdown_timeout_s=min(settings.request_timeout_s, 20.0),
-        max_constructor_retry_count=1,
-    )
-    return deployment(Scorer).bind(config, str(model_dir), model_version, secret)
 
 
 class ScorerServer:
     """A running service; use it as a context manager. Ray must be initialised, on the cluster's head node.
 
-    Entering takes as long as the engine takes to start, at most `serve.start_timeout_s` seconds. It raises
-    `ConfigError` for an address that may not be served, `ResourceError` where the port is taken or the cluster serves
-    something else already, and `RoleError` where a replica does not start. Leaving stops all that was started.
+    It starts with one version, the default. Entering takes as long as the engine takes to start, at most `serve.start_timeout_s`
+    seconds. It raises `ConfigError` for an address that may not be served, `ResourceError` where the port is taken or the
+    cluster serves something else already, and `RoleError` where a replica does not start. Leaving stops all that was started.
     """
 
     def __init__(self, config: Config, model_dir: str | Path, model_version: str) -> None:
         self.config = config
-        self.model_dir = Path(model_dir).resolve()
-        self.model_version = model_version
         self.inner_port = 0
+        self._first = Path(model_dir), model_version
+        #: What the gateway proves itself with to the deployments; made anew at each start.
+        self.secret = secrets.token_urlsafe(32)
+        self._folders: dict[str, Path] = {}
+        self._applications: dict[str, str] = {}
+        self._default = model_version
+        self._numbers = itertools.count(1)
+        self._changing = threading.Lock()
         self._gateway: Gateway | None = None
         self._exit = ExitStack()
 
     @property
     def address(self) -> str:
         """Where clients connect, as `host:port`."""
-        if self._gateway is None:
-            raise RuntimeError("the server is not running")
-        return self._gateway.address
+        return self._running().address
+
+    @property
+    def versions(self) -> dict[str, Path]:
+        """The versions that are served, with their model folders."""
+        return dict(self._folders)
+
+    @property
+    def applications(self) -> dict[str, str]:
+        """The versions with the names of their Serve applications."""
+        return dict(self._applications)
+
+    @property
+    def default(self) -> str:
+        return self._default
 
     def __enter__(self) -> Self:
         settings = self.config.serve
         check_address(settings)
+        folder, version = self._first
+        _check_version(version)
         if not ray.is_initialized():
             raise RuntimeError("ScorerServer needs an initialised Ray")
         if serve.status().proxies:
             raise ResourceError("this Ray cluster runs Ray Serve already. Stop that service, or use another cluster.")
-        secret = secrets.token_urlsafe(32)
-        app = build_app(self.config, self.model_dir, self.model_version, secret)
         self.inner_port = _free_port()
         with ExitStack() as stack:
             stack.callback(serve.shutdown)
             _start_serve(settings, self.inner_port)
-            # Without a route Serve's gRPC proxy does not find the application either. Over HTTP there is nothing to
-            # call behind it: the deployment has no `__call__`.
-            target = serve.RunTarget(target=app, name=APPLICATION, route_prefix=f"/{APPLICATION}")
-            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-            deadline = monotonic() + settings.start_timeout_s
-            _wait_until_running(deadline, settings.start_timeout_s)
-            self._gateway = stack.enter_context(Gateway(self._gateway_settings(secret)))
-            _wait_until_answering(self._gateway.address, deadline)
+            self._start(folder, version)
+            self._gateway = stack.enter_context(Gateway(self._gateway_settings()))
             self._exit = stack.pop_all()
-        logger.info("scorer %s answers at %s", self.model_version, self.address)
+        logger.info("scorer %s answers at %s", version, self.address)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._gateway = None
         self._exit.close()
+        self._gateway = None
 
-    def _gateway_settings(self, secret: str) -> GatewaySettings:
+    def add(self, model_dir: str | Path, version: str) -> None:
+        """Serve one more version beside the others; returns when it is warm and callers may ask for it.
+
+        A version that is served already gets the new folder's model in the place of its own, with no call failing. Raises
+        `ModelError`, `ConfigError` or `RoleError`, and then nothing has changed.
+        """
+        _check_version(version)
+        with self._changing:
+            gateway = self._running()
+            old = self._applications.get(version)
+            self._start(Path(model_dir), version)
+            gateway.routes.replace(self._default, self._applications)
+            logger.info("version %s is served from %s", version, model_dir)
+            if old is not None:
+                self._stop(gateway, old)
+
+    def set_default(self, version: str) -> None:
+        """Let calls that name no version go to this one from now on. Raises `ConfigError` where it is not served."""
+        with self._changing:
+            if version not in self._applications:
+                raise ConfigError(f"version {version!r} is not served; served are {', '.join(self._applications)}")
+            self._running().routes.replace(version, self._applications)
+            self._default = version
+            logger.info("version %s is the default", version)
+
+    def remove(self, version: str) -> None:
+        """Stop serving a version once its calls have ended. Raises `ConfigError` for the default and for one not served."""
+        with self._changing:
+            if version == self._default:
+                raise ConfigError(f"version {version!r} is the default; make another one the default first")
+            if version not in self._applications:
+                raise ConfigError(f"version {version!r} is not served; served are {', '.join(self._applications)}")
+            gateway = self._running()
+            application = self._applications.pop(version)
+            self._folders.pop(version)
+            gateway.routes.replace(self._default, self._applications)
+            self._stop(gateway, application)
+            logger.info("version %s is no longer served", version)
+
+    def _running(self) -> Gateway:
+        if self._gateway is None:
+            raise RuntimeError("the server is not running")
+        return self._gateway
+
+    def _start(self, folder: Path, version: str) -> None:
+        """Start an application and wait until it is warm; enter it into the tables, but not into the gateway's routes."""
+        folder = folder.resolve()
+        card = replace(read_card(folder), version=version)
+        app = build_app(self.config, folder, card, self.secret)
+        # A number, because a version that gets another folder runs twice for a while.
+        name = f"{PREFIX}-{version}-{next(self._numbers)}"
+        try:
+            start(app, name)
+            wait_until_ready(name, self.inner_port, self.secret, self.config.serve.start_timeout_s)
+        except BaseException:
+            delete(name)
+            raise
+        self._applications[version] = name
+        self._folders[version] = folder
+
+    def _stop(self, gateway: Gateway, application: str) -> None:
+        """Wait for an application's last calls, which came before its route was taken away; then stop it."""
+        deadline = monotonic() + self.config.serve.request_timeout_s
+        sleep(_POLL_S)
+        while gateway.under_way(application) and monotonic() < deadline:
+            sleep(_POLL_S)
+        delete(application)
+
+    def _gateway_settings(self) -> GatewaySettings:
         settings = self.config.serve
         return GatewaySettings(
             host=settings.host,
             port=settings.port,
             upstream=f"127.0.0.1:{self.inner_port}",
-            secret=secret,
-            application=APPLICATION,
+            secret=self.secret,
+            routes=Routes(self._default, self._applications),
             max_message_bytes=_MESSAGE_FACTOR * self.config.image.max_bytes + 2**16,
             request_timeout_s=settings.request_timeout_s,
+            options=settings.gateway,
+            gamma=self.config.rapo.reward.gamma,
+            max_samples=settings.max_samples,
         )
 
 
 def check_address(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for a host that is not loopback, `ResourceError` for a port that is taken."""
-    try:
-        loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError as error:
-        raise ConfigError(f"serve.host = {settings.host!r}: give an IP address or localhost") from error
-    if not loopback:
-        raise ConfigError(
-            f"serve.host = {settings.host!r} would open the scorer to the network. That needs TLS and a token file, "
-            "which this version does not have; use 127.0.0.1, and a tunnel or a proxy with TLS in front of it."
-        )
+    """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that is taken."""
+    check_access(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free enough
@@ -149,6 +202,13 @@ def check_address(settings: ServeConfig) -> None:
                 f"port {settings.port} on {settings.host} is in use ({error.strerror}). Stop what listens there, or "
                 "choose another port with --set serve.port=..."
             ) from error
+
+
+def _check_version(version: str) -> None:
+    if not _VERSION.fullmatch(version):
+        raise ConfigError(
+            f"{version!r} is no name for a model version: up to 64 letters, digits, dots, hyphens and underscores"
+        )
 
 
 def _free_port() -> int:
@@ -169,41 +229,3 @@ def _start_serve(settings: ServeConfig, port: int) -> None:
             enable_reflection=False,
         ),
     )
-
-
-def _wait_until_running(deadline: float, limit_s: float) -> None:
-    while True:
-        overview = serve.status().applications.get(APPLICATION)
-        state = overview.status.value if overview is not None else "NOT_STARTED"
-        if state == "RUNNING":
-            return
-        said = _cause(overview) or "no word from it."
-        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise RoleError(f"the scorer did not start ({state}): {said} The whole story is in {_LOGS}.")
-        if monotonic() > deadline:
-            raise RoleError(
-                f"the scorer was not ready within {limit_s:g} s ({state}): {said} Check that the cluster has "
-                "serve.cpus and serve.gpus free for each of serve.replicas, allow more with --set "
-                f"serve.start_timeout_s=..., or see {_LOGS}."
-            )
-        sleep(_POLL_S)
-
-
-def _wait_until_answering(address: str, deadline: float) -> None:
-    """Serve's proxy learns of a running application a moment later; nobody should be sent there before."""
-    with ScorerClient(address, timeout=10.0, attempts=1) as client:
-        while True:
-            try:
-                client.model()
-                return
-            except CallError as error:
-                if monotonic() > deadline:
-                    raise RoleError(f"the scorer runs but does not answer through its gateway: {error}") from error
-            sleep(_POLL_S)
-
-
-def _cause(overview: Any) -> str:
-    """The last line of what Serve says about the deployment: of a replica's traceback, that is the error itself."""
-    deployments = overview.deployments.values() if overview is not None else ()
-    lines = [line.strip() for deployment in deployments for line in deployment.message.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

@@ -1,8 +1,7 @@
 """The scorer: a Serve deployment around one vLLM engine. Method names are the RPC names of `AestheticScorer`.
 
-What holds: decoding is greedy, so that a picture's score does not depend on what else is in the batch; a score is
-never made up (see the status codes in scorer.proto); a call without the gateway's secret learns nothing; neither
-tracebacks nor paths nor anything of a picture reach a caller or the log.
+What holds: a call without the gateway's secret learns nothing; neither tracebacks nor paths nor anything of a picture reach a
+caller or the log. What is done with a picture is in `services.judging`.
 """
 
 from __future__ import annotations
@@ -11,203 +10,199 @@ import asyncio
 import hmac
 import io
 import logging
-import re
 import uuid
-from dataclasses import dataclass
-from time import perf_counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import numpy as np
 from PIL import Image
 
-from rapo.answer import Answer, parse_answer
+from rapo.card import Card
 from rapo.config import Config
-from rapo.errors import ImageError
-from rapo.images import decode_image
+from rapo.rationale_stream import RationaleStream
 from rapo.v1 import scorer_pb2
-from services.gateway import REASON_KEY, SECRET_KEY
+from services.judging import READOUTS, Judge, Judgement, Wanted
+from services.requests import NUMBERS, response_of, wanted_of
+from services.statuses import Refusal, Refused
+from services.wire import FIELD_KEY, REASON_KEY, REQUEST_ID, SECRET_KEY
 
 if TYPE_CHECKING:
     from ray.serve.grpc_util import RayServegRPCContext
 
 logger = logging.getLogger("ray.serve")
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_BANNED = -100.0  # added to a logit: the same mask as in training
+#: An engine that has been at one step for so long is taken for hung, and its replica replaced.
+_HUNG_S = 120.0
 
-_WHY = {
-    "truncated": "it reached the token limit",
-    "no_think": "it has no rationale",
-    "no_answer": "it has no answer",
-    "repeated_tag": "a tag occurs twice",
-    "extra_text": "there is text outside the tags",
-    "not_a_number": "its answer is not a number",
-    "out_of_range": "its answer is outside 0 to 1",
-}
-
-
-class Refusal(Exception):
-    """A status that the caller is to see: `code`, words for people, and one word for machines."""
-
-    def __init__(self, code: grpc.StatusCode, details: str, reason: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One greedy completion: its parsed answer, its tokens, and the engine's times in milliseconds."""
-
-    answer: Answer
-    tokens: int
-    queue_ms: float
-    generate_ms: float
+_OUTSIDE_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95)
 
 
 class Scorer:
-    """One replica: one engine. Ready only after a warm-up generation."""
+    """One replica: one engine. Ready only after a warm-up of every readout."""
 
-    # Serve awaits the constructor; the engine must be made inside the replica's event loop.
-    async def __init__(self, config: Config, model_dir: str, model_version: str, secret: str) -> None:  # type: ignore[misc]
+    # Serve awaits the constructor.
+    async def __init__(self, config: Config, model_dir: str, card: Card, secret: str) -> None:  # type: ignore[misc]
         self.config = config
-        self.model_version = model_version
+        self.model_version = card.version
+        self.scales = {scale.name: scale for scale in card.scales}
         self._secret = secret.encode()
         # Here and not above: whoever deploys this class needs none of it. The environment that vLLM and torch read
-        # when they are imported is set by the actor's runtime environment, see `services.app`.
-        from vllm import AsyncEngineArgs, SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.engine.exceptions import EngineDeadError
+        # when they are imported is set by the actor's runtime environment, see `services.deployment`.
+        from rapo.inference.loop import EngineLoop
+        from rapo.inference.reader import Ask, Reader, Reading
 
-        from rapo.inference.engine import engine_arguments
-        from rapo.policy.processing import PolicyProcessor
-
-        self._engine_dead: type[Exception] = EngineDeadError
-        self._processor = PolicyProcessor(model_dir)
-        self._sampling = SamplingParams(
-            temperature=0.0,
-            max_tokens=config.policy.max_completion_tokens,
-            stop_token_ids=self._processor.stop_token_ids,
-            logit_bias=dict.fromkeys(self._processor.banned_token_ids, _BANNED),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+        self._loop: EngineLoop[Ask, Reading] = EngineLoop(
+            lambda: Reader(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
+            linger_s=0.0,
         )
-        arguments = engine_arguments(
-            model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed, worker_extension=False
-        )
-        # Request timings come from the engine's statistics.
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | {"disable_log_stats": False})))
+        reader: Any = await asyncio.wrap_future(self._loop.started)
+        self._judge = Judge(self._loop, reader, config, card.version)
         await self._warm_up()
+        self._observe = _observer()
 
     async def Score(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
-        request_id = request.request_id if _REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
         try:
-            self._admit(grpc_context)
-            return await self._score(request, request_id)
-        except Refusal as refusal:
-            _set_status(grpc_context, refusal)
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            words = f"the scorer failed; its log has the details of request {request_id}"
-            _set_status(grpc_context, Refusal(grpc.StatusCode.INTERNAL, words, "internal"))
+            wanted = self._admit(request, grpc_context)
+            judgement = await self._judge.judge(request.image, wanted)
+            self._observe(judgement)
+            return response_of(request, judgement, wanted, request_id, self.model_version, self.scales)
+        except Exception as error:  # noqa: BLE001 - becomes the call's status
+            _set_status(grpc_context, _refusal(error, request_id))
         return scorer_pb2.ScoreResponse()
+
+    async def Explain(self, request: Any, grpc_context: RayServegRPCContext) -> AsyncGenerator[Any, None]:
+        """Where it fails, the last message has no part: Serve lets a status of our own out only with a message."""
+        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+        try:
+            wanted = self._admit(request, grpc_context)
+            async with aclosing(self._explain(request.image, wanted)) as parts:
+                async for part in parts:
+                    if isinstance(part, str):
+                        yield scorer_pb2.ExplainResponse(rationale_delta=part)
+                    else:
+                        response = response_of(request, part, wanted, request_id, self.model_version, self.scales)
+                        yield scorer_pb2.ExplainResponse(response=response)
+        except Exception as error:  # noqa: BLE001 - becomes the call's status
+            _set_status(grpc_context, _refusal(error, request_id))
+            yield scorer_pb2.ExplainResponse()
 
     async def GetModel(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
         try:
-            self._admit(grpc_context)
-        except Refusal as refusal:
-            _set_status(grpc_context, refusal)
+            self._check_secret(grpc_context)
+        except Refused as error:
+            _set_status(grpc_context, error.refusal)
             return scorer_pb2.GetModelResponse()
-        limits = self.config.image
+        limits, settings = self.config.image, self.config.serve
+        others = [name for name in READOUTS if name != settings.readout]
         return scorer_pb2.GetModelResponse(
             model_version=self.model_version,
-            readouts=[scorer_pb2.READOUT_GREEDY],
+            readouts=[NUMBERS[name] for name in (settings.readout, *others)],
             min_score=0.0,
             max_score=1.0,
             max_image_bytes=limits.max_bytes,
             max_image_pixels=limits.max_pixels,
             min_image_side=limits.min_side,
             max_completion_tokens=self.config.policy.max_completion_tokens,
+            native_scales=[scorer_pb2.NativeScale(name=s.name, min=s.low, max=s.high) for s in self.scales.values()],
+            models=[self.model_version],
+            limits=scorer_pb2.Limits(max_samples=settings.max_samples),
         )
 
     async def check_health(self) -> None:
         """Serve's own probe; where it raises, Serve replaces the replica."""
-        await self._engine.check_health()
+        if not self._loop.alive:
+            raise RuntimeError("the engine has died")
+        if self._loop.step_seconds > _HUNG_S:
+            raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
+
+    async def statistics(self) -> dict[str, int]:
+        """Pictures in the engine, and pictures whose callers went away. Through Serve's handle, not over gRPC."""
+        return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
 
     def __del__(self) -> None:
-        # Serve calls this when it stops a replica; the engine has a process of its own that must go too.
-        if (engine := getattr(self, "_engine", None)) is not None:
-            engine.shutdown()
+        # Serve calls this when it stops a replica.
+        if (judge := getattr(self, "_judge", None)) is not None:
+            judge.close()
 
-    def _admit(self, context: RayServegRPCContext) -> None:
+    def _admit(self, request: Any, context: RayServegRPCContext) -> Wanted:
+        self._check_secret(context)
+        return wanted_of(request, self.config.serve, self.model_version, self.scales)
+
+    def _check_secret(self, context: RayServegRPCContext) -> None:
         given = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
         given = given if isinstance(given, bytes) else given.encode()
         if not hmac.compare_digest(given, self._secret):
-            raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "calls must come through the gateway", "not_gateway")
+            words = "calls must come through the gateway"
+            raise Refused(Refusal(grpc.StatusCode.PERMISSION_DENIED, words, "not_gateway"))
 
-    async def _score(self, request: Any, request_id: str) -> Any:
-        started = perf_counter()
-        try:
-            # In a thread: a large picture takes longer than a decoding step of the engine.
-            image = await asyncio.to_thread(decode_image, request.image, self.config.image)
-        except ImageError as error:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, str(error), error.reason) from error
-        decode_ms = 1000 * (perf_counter() - started)
-        generated = await self._generate(image, request_id)
-        answer = generated.answer
-        if answer.score is None:
-            reason = answer.reason or "no_answer"
-            raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"the model's answer holds no score: {_WHY[reason]} ({reason})",
-                reason,
-            )
-        return scorer_pb2.ScoreResponse(
-            score=answer.score,
-            rationale="" if request.omit_rationale else answer.rationale,
-            model_version=self.model_version,
-            readout=scorer_pb2.READOUT_GREEDY,
-            request_id=request_id,
-            timings=scorer_pb2.Timings(
-                decode_ms=decode_ms,
-                queue_ms=generated.queue_ms,
-                generate_ms=generated.generate_ms,
-                completion_tokens=generated.tokens,
-            ),
-        )
+    async def _explain(self, data: bytes, wanted: Wanted) -> AsyncGenerator[str | Judgement, None]:
+        """Pieces of the rationale while it is written, then the judgement. What comes whole is one piece."""
+        loop = asyncio.get_running_loop()
+        written: asyncio.Queue[list[int] | None] = asyncio.Queue()
 
-    async def _generate(self, image: Image.Image, request_id: str) -> Generated:
-        prompt = {"prompt_token_ids": self._processor.prompt_token_ids, "multi_modal_data": {"image": image}}
-        # Callers may repeat an id while its first call is still running; the engine wants each one once.
-        engine_id = f"{request_id}-{uuid.uuid4().hex}"
-        started, final = perf_counter(), None
+        def tell(token_ids: list[int] | None) -> None:
+            loop.call_soon_threadsafe(written.put_nowait, token_ids)
+
+        judging = asyncio.create_task(self._judge.judge(data, wanted, tell))
+        judging.add_done_callback(lambda _: tell(None))
         try:
-            async for output in self._engine.generate(prompt, self._sampling, engine_id):
-                final = output
-        except self._engine_dead as error:
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, "the engine is restarting; try again", "engine_dead") from error
-        total_ms = 1000 * (perf_counter() - started)
-        if final is None:
-            raise RuntimeError("the engine ended a request without an output")
-        completion = final.outputs[0]
-        text = self._processor.decode(np.asarray(completion.token_ids, dtype=np.int32))
-        answer = parse_answer(text, truncated=completion.finish_reason == "length")
-        stats = final.metrics
-        generate_ms = 1000 * (stats.last_token_ts - stats.scheduled_ts) if stats is not None else total_ms
-        return Generated(answer, len(completion.token_ids), max(total_ms - generate_ms, 0.0), generate_ms)
+            stream, ids, told = RationaleStream(), list[int](), ""
+            while (new := await written.get()) is not None:
+                ids += new
+                if piece := stream.take(self._judge.text(ids)):
+                    told += piece
+                    yield piece
+            judgement = await judging
+            if rest := judgement.rationale.removeprefix(told):
+                yield rest
+            yield judgement
+        finally:
+            judging.cancel()
 
     async def _warm_up(self) -> None:
-        """One generation through the whole path, so that the first caller does not wait for lazy set-up."""
+        """Every readout once, so that the first caller does not wait for lazy set-up. What the model says does not matter."""
         side = max(self.config.image.min_side, 84)
         buffer = io.BytesIO()
         Image.new("RGB", (side, side), (120, 130, 140)).save(buffer, "PNG")
-        await self._generate(decode_image(buffer.getvalue(), self.config.image), "warm-up")
+        for readout in READOUTS:
+            try:
+                await self._judge.judge(buffer.getvalue(), Wanted(readout, self.config.serve.samples))
+            except Refused as error:
+                if error.refusal.code != grpc.StatusCode.FAILED_PRECONDITION:
+                    raise
+
+
+def _observer() -> Callable[[Judgement], None]:
+    """Reports through Ray's metrics what no response holds: how much of the model's answer is no number of two decimals. A model
+    that drifts away from the form shows there first."""
+    from ray.serve.metrics import Histogram
+
+    outside = Histogram(
+        "rapo_outside_mass",
+        description="Probability of an answer that is no number of two decimals, per picture.",
+        boundaries=list(_OUTSIDE_BOUNDS),
+    )
+
+    def observe(judgement: Judgement) -> None:
+        if judgement.outside is not None and not judgement.cached:
+            outside.observe(judgement.outside)
+
+    return observe
+
+
+def _refusal(error: Exception, request_id: str) -> Refusal:
+    if isinstance(error, Refused):
+        return error.refusal
+    logger.error("request %s failed", request_id, exc_info=error)
+    words = f"the scorer failed; its log has the details of request {request_id}"
+    return Refusal(grpc.StatusCode.INTERNAL, words, "internal")
 
 
 def _set_status(context: RayServegRPCContext, refusal: Refusal) -> None:
     # Setting a status and returning an empty message keeps Serve from logging every refusal as a failed call.
     context.set_code(refusal.code)
-    context.set_details(str(refusal))
-    context.set_trailing_metadata([(REASON_KEY, refusal.reason)])
+    context.set_details(refusal.words)
+    field = [(FIELD_KEY, refusal.field)] if refusal.field else []
+    context.set_trailing_metadata([(REASON_KEY, refusal.reason), *field])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from cluster.files import write_json
+from rapo.card import CARD, weights_version
 from rapo.config import Config
 from rapo.model_folder import check_model_folder
 from rapo.whole import whole_folder
-
-CARD = "rapo.json"
 
 
 def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) 
     with whole_folder(out) as aside:
         shutil.copytree(model, aside)
         card = {
-            "version": model_version(aside),
+            "version": weights_version(aside),
             "score_range": [0.0, 1.0],
             "seed": config.run.seed,
             "engine": {
@@ -33,13 +31,3 @@ def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) 
         }
         write_json(aside / CARD, card)
     return card
-
-
-def model_version(folder: Path) -> str:
-    """A short name for exactly these weights: the first 12 hex digits of the SHA-256 over all safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()[:12]

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.files import read_json
 from cluster.parquet import read_parquet, write_parquet
 from cluster.run_folder import RunFolder
-from cluster.stages.export import CARD
+from rapo.card import read_card
 from rapo.config import Config
 
 
@@ -20,9 +19,12 @@ def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int],
     from services.app import ScorerServer
 
     expected = read_parquet(folder / "evaluate" / "rapo.parquet")[: config.serve.demo_images]
-    card = read_json(folder / "export" / CARD)
+    card = read_card(folder / "export")
     rows: list[dict[str, Any]] = []
-    with ScorerServer(config, folder / "export", card["version"]) as server, ScorerClient(server.address) as client:
+    # The evaluation's own readout: what is compared is the service, not two ways to take a score.
+    settings = config.serve.model_copy(update={"readout": "greedy"})
+    config = config.model_copy(update={"serve": settings})
+    with ScorerServer(config, folder / "export", card.version) as server, ScorerClient(server.address) as client:
         began = time.perf_counter()
         for outcome, row in zip(client.score_many([Path(r["path"]) for r in expected]), expected, strict=True):
             score = outcome.result.score if outcome.result is not None else None

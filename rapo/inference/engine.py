@@ -8,42 +8,18 @@ when. Every wait for it is the caller's, who holds an actor handle and a limit.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.config import EngineConfig
+from rapo.inference.asking import Completion, Sampling
 from rapo.inference.environment import engine_environment, set_engine_environment
 from rapo.policy.processing import PolicyProcessor
 
 __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`. With `ignore_stop` every
-    completion has `max_tokens` tokens, which benchmarks want."""
-
-    completions: int
-    temperature: float
-    max_tokens: int
-    logprobs: bool = True
-    ignore_stop: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop or length), and the weight
-    version that drew each token."""
-
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32] | None
-    finish_reason: str
-    versions: NDArray[np.int32]
 
 
 def engine_arguments(
@@ -76,10 +52,13 @@ def engine_arguments(
 
 
 class Engine:
-    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it."""
+    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it.
+
+    `more` goes to vLLM as it is.
+    """
 
     def __init__(
-        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0
+        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0, **more: Any
     ) -> None:
         from vllm import LLM
 
@@ -87,6 +66,7 @@ class Engine:
         self._llm = LLM(
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
+            **more,
         )
         self._engine = self._llm.llm_engine
         self._in_many_processes = settings.tensor_parallel_size > 1
@@ -108,25 +88,14 @@ class Engine:
 
         Raises `ValueError` for a prompt that the engine refuses (too long, say); nothing is then added.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        parameters = SamplingParams(
-            n=sampling.completions,
-            temperature=sampling.temperature,
-            seed=seed,
-            max_tokens=sampling.max_tokens,
-            logprobs=0 if sampling.logprobs else None,
-            flat_logprobs=sampling.logprobs,
-            logit_bias=self._bias,
-            stop_token_ids=[] if sampling.ignore_stop else self.processor.stop_token_ids,
-            ignore_eos=sampling.ignore_stop,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        prompt = {"prompt_token_ids": self.processor.prompt_token_ids, "multi_modal_data": {"image": image}}
-        self._engine.add_request(name, prompt, parameters)
+        self._engine.add_request(name, self._prompt(image), self._parameters(sampling, seed))
         self._added.add(name)
+
+    def cancel(self, name: str) -> None:
+        """Stop a request and free what it holds; `step` gives nothing under its name any more. Unknown names are nothing."""
+        if name in self._added:
+            self._added.discard(name)
+            self._engine.abort_request([name])
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         """Advance every running request by a token; `(name, completions)` of the requests that this finished."""
@@ -135,7 +104,7 @@ class Engine:
             if output.finished:
                 self._added.discard(output.request_id)
                 completions = sorted(output.outputs, key=lambda completion: completion.index)
-                finished.append((output.request_id, [_completion(completion) for completion in completions]))
+                finished.append((output.request_id, [completion_of(completion) for completion in completions]))
         return finished
 
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
@@ -159,6 +128,29 @@ class Engine:
         self._hold(version)
         return int(assigned[0])
 
+    def _prompt(self, image: Image.Image) -> dict[str, Any]:
+        return {"prompt_token_ids": self.processor.prompt_token_ids, "multi_modal_data": {"image": image}}
+
+    def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
+        """vLLM's `SamplingParams`; `more` goes over what follows from `sampling`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        fields: dict[str, Any] = {
+            "n": sampling.completions,
+            "temperature": sampling.temperature,
+            "seed": seed,
+            "max_tokens": sampling.max_tokens,
+            "logprobs": 0 if sampling.logprobs else None,
+            "flat_logprobs": sampling.logprobs,
+            "logit_bias": self._bias,
+            "stop_token_ids": [] if sampling.ignore_stop else self.processor.stop_token_ids,
+            "ignore_eos": sampling.ignore_stop,
+            "detokenize": False,
+            "output_kind": RequestOutputKind.FINAL_ONLY,
+        }
+        return SamplingParams(**(fields | more))
+
     def _keep_pictures(self) -> None:
         """Give the workers the pixels of requests under way once more.
 
@@ -170,7 +162,8 @@ class Engine:
         self._llm.collective_rpc("rapo_keep_pictures", args=(features,))
 
 
-def _completion(output: Any) -> Completion:
+def completion_of(output: Any) -> Completion:
+    """Of one of vLLM's `CompletionOutput`s."""
     token_ids = np.asarray(output.token_ids, dtype=np.int32)
     logprobs = None
     if output.logprobs is not None:

@@ -5,6 +5,8 @@ newer one is skipped. With `continue_over_update` a load happens at once and req
 otherwise they finish on theirs first, and what was asked after the load waits for it.
 
 A load that failed leaves the engine without weights: every request is then refused until a load succeeds.
+
+A request may be cancelled at any time; the engine then drops it between two steps.
 """
 
 from __future__ import annotations
@@ -12,39 +14,44 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from PIL import Image
+from typing import Any, Generic, Protocol, TypeVar
 
 from rapo.errors import RapoError, WeightError
-from rapo.inference.engine import Completion, Sampling
 
 #: A step costs nearly the same for one request as for many. An idle engine therefore waits this long after a request for the next
 #: one of the same burst, and for a burst at most so long.
 _LINGER_S, _GATHER_S = 0.004, 0.1
 
 
-class EngineLike(Protocol):
-    """What the loop needs of an engine (see `rapo.inference.engine.Engine`)."""
+#: What is asked of the engine about an image, and what it answers: `Sampling` and completions, or `Ask` and `Reading`.
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+_AskedIn = TypeVar("_AskedIn", contravariant=True)
+_AnsweredOut = TypeVar("_AnsweredOut", covariant=True)
+
+
+class EngineLike(Protocol[_AskedIn, _AnsweredOut]):
+    """What the loop needs of an engine (see `rapo.inference.engine.Engine` and `rapo.inference.reader.Reader`)."""
 
     version: int | None
 
     @property
     def busy(self) -> bool: ...
-    def add(self, name: str, image: Image.Image, sampling: Sampling, seed: int) -> None: ...
-    def step(self) -> list[tuple[str, list[Completion]]]: ...
+    def add(self, name: str, image: Any, sampling: _AskedIn, seed: int, /) -> None: ...
+    def cancel(self, name: str) -> None: ...
+    def step(self) -> Sequence[tuple[str, _AnsweredOut]]: ...
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int: ...
 
 
 @dataclass(slots=True)
-class _Add:
-    image: Image.Image
-    sampling: Sampling
+class _Add(Generic[Asked, Answered]):
+    image: Any
+    asked: Asked
     seed: int
-    future: Future[list[Completion]] = field(default_factory=Future)
+    future: Future[Answered] = field(default_factory=Future)
 
 
 @dataclass(slots=True)
@@ -54,20 +61,32 @@ class _Load:
     future: Future[int] = field(default_factory=Future)
 
 
-class EngineLoop:
-    """Runs `make()`'s engine in a thread of its own. `add` and `load` return futures and may be called from any thread."""
+class EngineLoop(Generic[Asked, Answered]):
+    """Runs `make()`'s engine in a thread of its own. `add`, `cancel` and `load` may be called from any thread.
 
-    def __init__(self, make: Callable[[], EngineLike], *, continue_over_update: bool = False) -> None:
+    An idle engine waits up to `linger_s` for more of the same burst before it starts; 0 starts at once.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], EngineLike[Asked, Answered]],
+        *,
+        continue_over_update: bool = False,
+        linger_s: float = _LINGER_S,
+    ) -> None:
         self._make = make
         self._continue = continue_over_update
+        self._linger_s = linger_s
         self._wake = threading.Condition()
-        self._commands: deque[_Add | _Load] = deque()
-        self._running: dict[str, Future[list[Completion]]] = {}
+        self._commands: deque[_Add[Asked, Answered] | _Load] = deque()
+        self._cancelled: deque[Future[Answered]] = deque()
+        self._running: dict[str, Future[Answered]] = {}
         self._closed = False
         self._names = 0
         self._busy_s = 0.0
+        self._turn_began: float | None = None
         self._died: Exception | None = None
-        self.started: Future[EngineLike] = Future()
+        self.started: Future[EngineLike[Asked, Answered]] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -76,9 +95,33 @@ class EngineLoop:
         """How long the engine has worked, all in all."""
         return self._busy_s
 
-    def add(self, image: Image.Image, sampling: Sampling, seed: int) -> Future[list[Completion]]:
-        command = _Add(image, sampling, seed)
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for the engine or are in it."""
+        return len(self._commands) + len(self._running)
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the engine has been at its present step; 0 between steps and while it idles."""
+        began = self._turn_began
+        return time.perf_counter() - began if began is not None else 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine takes requests: it is starting or running."""
+        return self._died is None
+
+    def add(self, image: Any, asked: Asked, seed: int) -> Future[Answered]:
+        command: _Add[Asked, Answered] = _Add(image, asked, seed)
         return self._enqueue(command, command.future)
+
+    def cancel(self, future: Future[Answered]) -> None:
+        """Stop the work for a future of `add`, which then ends with `CancelledError`. What is done already stays done."""
+        if future.cancel() or future.done():
+            return
+        with self._wake:
+            self._cancelled.append(future)
+            self._wake.notify()
 
     def load(self, weights: Callable[[], Iterable[tuple[str, Any]]], version: int) -> Future[int]:
         """The future holds the version that the engine then has: `version`, or a newer one that overtook it."""
@@ -92,7 +135,7 @@ class EngineLoop:
             self._wake.notify()
         self._thread.join(timeout=60.0)
 
-    def _enqueue(self, command: _Add | _Load, future: Future[Any]) -> Future[Any]:
+    def _enqueue(self, command: _Add[Asked, Answered] | _Load, future: Future[Any]) -> Future[Any]:
         with self._wake:
             if self._died is not None:
                 future.set_exception(self._died)
@@ -127,34 +170,44 @@ class EngineLoop:
             if not future.cancelled():
                 future.set_exception(error)
 
-    def _turn(self, engine: EngineLike) -> bool:
+    def _turn(self, engine: EngineLike[Asked, Answered]) -> bool:
         """Carry out what can be carried out now, then one step; False once closed."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closed or self._commands or engine.busy)
+            self._wake.wait_for(lambda: self._closed or self._commands or self._cancelled or engine.busy)
             if self._closed:
                 return False
         began, idle = time.perf_counter(), not engine.busy
+        self._turn_began = began
+        self._drop_cancelled(engine)
         self._carry_out(engine)
-        while idle and engine.busy and time.perf_counter() - began < _GATHER_S:
+        while self._linger_s and idle and engine.busy and time.perf_counter() - began < _GATHER_S:
             with self._wake:
                 # What is still there is a load that waits for the engine to be idle.
-                if self._commands or not self._wake.wait_for(lambda: self._commands, timeout=_LINGER_S):
+                if self._commands or not self._wake.wait_for(lambda: self._commands, timeout=self._linger_s):
                     break
             self._carry_out(engine)
         if engine.busy:
-            for name, completions in engine.step():
-                self._running.pop(name).set_result(completions)
+            for name, answered in engine.step():
+                self._running.pop(name).set_result(answered)
+        self._turn_began = None
         self._busy_s += time.perf_counter() - began
         return True
 
-    def _carry_out(self, engine: EngineLike) -> None:
+    def _drop_cancelled(self, engine: EngineLike[Asked, Answered]) -> None:
+        with self._wake:
+            cancelled, self._cancelled = set(self._cancelled), deque()
+        for name in [name for name, future in self._running.items() if future in cancelled]:
+            engine.cancel(name)
+            self._running.pop(name).set_exception(CancelledError())
+
+    def _carry_out(self, engine: EngineLike[Asked, Answered]) -> None:
         while (command := self._next(engine)) is not None:
             if isinstance(command, _Load):
                 self._carry_out_load(engine, command)
             else:
                 self._carry_out_add(engine, command)
 
-    def _next(self, engine: EngineLike) -> _Add | _Load | None:
+    def _next(self, engine: EngineLike[Asked, Answered]) -> _Add[Asked, Answered] | _Load | None:
         with self._wake:
             if not self._commands:
                 return None
@@ -170,7 +223,7 @@ class EngineLoop:
                 newest.future.add_done_callback(_passes_on_to(load.future))
         return newest
 
-    def _carry_out_load(self, engine: EngineLike, command: _Load) -> None:
+    def _carry_out_load(self, engine: EngineLike[Asked, Answered], command: _Load) -> None:
         wanted = command.future.set_running_or_notify_cancel()  # a load is done in any case
         try:
             engine.load(command.weights(), command.version)
@@ -183,7 +236,7 @@ class EngineLoop:
         if wanted:
             command.future.set_result(command.version)
 
-    def _carry_out_add(self, engine: EngineLike, command: _Add) -> None:
+    def _carry_out_add(self, engine: EngineLike[Asked, Answered], command: _Add[Asked, Answered]) -> None:
         if not command.future.set_running_or_notify_cancel():
             return
         if engine.version is None:
@@ -192,7 +245,7 @@ class EngineLoop:
         self._names += 1
         name = str(self._names)
         try:
-            engine.add(name, command.image, command.sampling, command.seed)
+            engine.add(name, command.image, command.asked, command.seed)
         except Exception as error:
             command.future.set_exception(error)
             if isinstance(error, ValueError):  # this request alone is at fault; anything else is a broken engine

@@ -91,10 +91,14 @@ class PolicyProcessor:
         """Pixels, grid and prompt ids for one RGB image."""
         features = self.processor.image_processor(images=[image], return_tensors="np")
         grid = np.asarray(features["image_grid_thw"][0], dtype=np.int64)
-        pads = int(grid.prod()) // self._merge**2
-        at = self.prompt_token_ids.index(self.image_token_id)
-        ids = [*self.prompt_token_ids[:at], *[self.image_token_id] * pads, *self.prompt_token_ids[at + 1 :]]
+        ids = self.widened_prompt(int(grid.prod()))
         return Prepared(np.asarray(features["pixel_values"], dtype=np.float32), grid, np.asarray(ids, dtype=np.int64))
+
+    def widened_prompt(self, patches: int) -> list[int]:
+        """The prompt's token ids with a pad for each feature of an image of so many patches."""
+        at = self.prompt_token_ids.index(self.image_token_id)
+        pads = [self.image_token_id] * (patches // self._merge**2)
+        return [*self.prompt_token_ids[:at], *pads, *self.prompt_token_ids[at + 1 :]]
 
     def prompt_length(self, image: Image.Image) -> int:
         """Number of prompt tokens for an image, its features included, without processing its pixels."""

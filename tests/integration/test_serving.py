@@ -6,91 +6,41 @@ that every path has a picture that takes it.
 
 from __future__ import annotations
 
+import asyncio
 import io
-import random
+import itertools
+import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from PIL import Image
+from ray import serve
 
+from bench.fuzz_gateway import Tally, attack
+from rapo.card import Card
 from rapo.client import CallError, ScorerClient
 from rapo.config import Config, load_config
-from rapo.errors import ConfigError, ModelError, ResourceError
+from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
+from tests.integration.conftest import picture
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
-
-
-MAX_STEPS = 300
-LESSONS = {
-    20: "<think>a dark mood</think><answer>0.21</answer>",
-    230: "<think>soft light</think><answer>0.87</answer>",
-    128: "<think>strong colors</think> no number",
-}
 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
     changes = ["port=0", "threads=1", "max_ongoing_requests=4", "max_queued_requests=24"]
     return load_config(overrides=[*(f"serve.{change}" for change in changes), "policy.max_completion_tokens=32"])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
-    from rapo.policy.embedded import build_embedded
-
-    folder = tmp_path_factory.mktemp("model")
-    build_embedded(folder, config.policy.embedded, seed=0, clauses=["soft light", "a dark mood", "strong colors"])
-    teach(folder)
-    return folder
-
-
-def teach(folder: Path) -> None:
-    """Fit the lessons by plain gradient descent and save over the random weights."""
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    from rapo.policy.processing import PolicyProcessor
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small only wait for a second thread, for ever on a busy machine
-    processor = PolicyProcessor(folder)
-    policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
-    draw = random.Random(0)
-    targets = [torch.from_numpy(processor.encode_completion(text)) for text in LESSONS.values()]
-    answers = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-    for _ in range(MAX_STEPS):
-        shades = [shade + draw.randint(-15, 15) for shade in LESSONS]
-        prepared = [processor.prepare(picture(shade)) for shade in shades]
-        prompts = torch.stack([torch.from_numpy(item.prompt_ids) for item in prepared])
-        ids = torch.cat([prompts, answers.clamp(min=0)], dim=1)
-        loss = policy(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == processor.image_token_id).int(),
-            pixel_values=torch.cat([torch.from_numpy(item.pixels) for item in prepared]),
-            image_grid_thw=torch.stack([torch.from_numpy(item.grid) for item in prepared]),
-            labels=torch.cat([torch.full_like(prompts, -100), answers], dim=1),
-        ).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if loss.item() < 0.02:
-            break
-    assert loss.item() < 0.02, "the test's model did not learn its lessons"
-    policy.save_pretrained(folder)
-    torch.set_num_threads(threads)
-
-
-def picture(shade: int, side: int = 84) -> Image.Image:
-    return Image.new("RGB", (side, side), (shade, shade, shade))
 
 
 def jpeg(shade: int, side: int = 84) -> bytes:
@@ -100,9 +50,15 @@ def jpeg(shade: int, side: int = 84) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(config: Config, model: Path, local_ray: None) -> Iterator[ScorerServer]:
-    with ScorerServer(config, model, "test-0") as server:
+def server(config: Config, taught_model: Path, local_ray: None) -> Iterator[ScorerServer]:
+    with ScorerServer(config, taught_model, "test-0") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def stub(server: ScorerServer) -> Iterator[Any]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield scorer_pb2_grpc.AestheticScorerStub(channel)
 
 
 @pytest.fixture
@@ -113,7 +69,8 @@ def client(server: ScorerServer) -> Iterator[ScorerClient]:
 
 def test_the_model_is_described(client: ScorerClient) -> None:
     model = client.model()
-    assert (model.model_version, model.readouts) == ("test-0", ("greedy",))
+    assert model.model_version == "test-0"
+    assert model.readouts == ("expected", "fast", "greedy", "sampled")
     assert model.max_completion_tokens == 32
 
 
@@ -126,11 +83,51 @@ def test_health_is_serving(server: ScorerServer) -> None:
 @pytest.mark.parametrize(("shade", "score", "rationale"), [(20, 0.21, "a dark mood"), (230, 0.87, "soft light")])
 def test_an_image_gets_its_score_and_why(client: ScorerClient, shade: int, score: float, rationale: str) -> None:
     result = client.score(jpeg(shade), request_id="mine")
-    assert (result.score, result.rationale, result.model_version) == (score, rationale, "test-0")
-    assert (result.readout, result.request_id) == ("greedy", "mine")
+    assert result.score == pytest.approx(score, abs=0.02)
+    assert (result.rationale, result.model_version) == (rationale, "test-0")
+    assert (result.readout, result.request_id) == ("expected", "mine")
     assert result.decode_ms > 0
     assert result.generate_ms > 0
     assert 0 < result.completion_tokens <= 32
+
+
+def test_every_readout_reads_the_same_answer(stub: Any) -> None:
+    def ask(readout: Any, **fields: Any) -> scorer_pb2.ScoreResponse:
+        return stub.Score(scorer_pb2.ScoreRequest(image=jpeg(20), readout=readout, **fields), timeout=60)
+
+    greedy, expected = ask(scorer_pb2.READOUT_GREEDY), ask(scorer_pb2.READOUT_EXPECTED)
+    assert greedy.score == 0.21
+    assert not greedy.HasField("std")
+    assert expected.score == pytest.approx(0.21, abs=0.02)
+    assert 0 < expected.std < 0.1
+    assert expected.interval.low <= 0.21 <= expected.interval.high
+    first, second = (ask(scorer_pb2.READOUT_SAMPLED, samples=4) for _ in range(2))
+    assert first.score == second.score == pytest.approx(0.21, abs=0.1)
+    assert first.timings.completion_tokens > 2 * greedy.timings.completion_tokens
+    fast = ask(scorer_pb2.READOUT_FAST)
+    assert (fast.rationale, fast.readout) == ("", scorer_pb2.READOUT_FAST)
+    assert fast.score == ask(scorer_pb2.READOUT_FAST).score
+
+
+def test_the_rationale_is_streamed_and_then_the_score(stub: Any) -> None:
+    *deltas, last = stub.Explain(scorer_pb2.ScoreRequest(image=jpeg(230), request_id="mine"), timeout=60)
+    assert "".join(part.rationale_delta for part in deltas) == last.response.rationale == "soft light"
+    assert last.response.request_id == "mine"
+    assert last.response.score == stub.Score(scorer_pb2.ScoreRequest(image=jpeg(230)), timeout=60).score
+
+
+def test_an_explanation_without_a_score_says_so(stub: Any) -> None:
+    told: list[str] = []
+
+    def listen() -> None:
+        for part in stub.Explain(scorer_pb2.ScoreRequest(image=jpeg(128)), timeout=60):
+            told.append(part.rationale_delta)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        listen()
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert dict(caught.value.trailing_metadata())["rapo-reason"] == "no_answer"
+    assert "".join(told) == "strong colors"
 
 
 def test_an_answer_without_a_number_is_no_score(client: ScorerClient) -> None:
@@ -139,13 +136,112 @@ def test_an_answer_without_a_number_is_no_score(client: ScorerClient) -> None:
     assert (caught.value.code, caught.value.reason) == ("FAILED_PRECONDITION", "no_answer")
 
 
-def test_the_answer_does_not_depend_on_company(client: ScorerClient) -> None:
-    shades = list(range(5, 250, 9))
+def test_the_answer_does_not_depend_on_company_nor_on_the_replica(server: ScorerServer, client: ScorerClient) -> None:
+    shades = list(range(5, 250, 20))
     alone = [outcome(client, jpeg(shade)) for shade in shades]
-    assert len({told[0] for told in alone}) > 2
+    assert len({told[0] for told in alone}) > len(shades) / 2
     with futures.ThreadPoolExecutor(16) as pool:
         crowded = list(pool.map(lambda shade: outcome(client, jpeg(shade)), shades * 3))
-    assert crowded == alone * 3
+        assert crowded == alone * 3
+        kill_replica(server, "test-0")
+        assert list(pool.map(lambda shade: outcome(client, jpeg(shade)), shades)) == alone
+
+
+def test_a_deadline_takes_the_work_out_of_the_engine(server: ScorerServer, stub: Any) -> None:
+    def statistics() -> dict[str, int]:
+        handle = serve.get_app_handle(server.applications[server.default])
+        return handle.statistics.remote().result(timeout_s=30)
+
+    before = statistics()["cancelled"]
+    request = scorer_pb2.ScoreRequest(image=jpeg(128), readout=scorer_pb2.READOUT_SAMPLED, samples=32)
+    calls = [stub.Score.future(request, timeout=0.1) for _ in range(8)]
+    codes = {call.exception(timeout=30).code() for call in calls}
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+    wait_for(lambda: statistics()["cancelled"] > before)
+    wait_for(lambda: statistics()["under_way"] == 0)
+
+
+def replicas(server: ScorerServer, version: str) -> list[str]:
+    start = f"SERVE_REPLICA::{server.applications[version]}#"
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in named if actor["name"].startswith(start)]
+
+
+def kill_replica(server: ScorerServer, version: str) -> None:
+    (name,) = replicas(server, version)
+    ray.kill(ray.get_actor(name, namespace="serve"))
+
+
+@contextmanager
+def callers(server: ScorerServer, count: int) -> Iterator[list[tuple[str, object]]]:
+    """Callers with the shipped retry policy who never stop asking; `(request id, outcome)` of each call that has ended."""
+    ended: list[tuple[str, object]] = []
+    stop, numbers = threading.Event(), itertools.count()
+
+    def call() -> None:
+        with ScorerClient(server.address, timeout=90) as client:
+            while not stop.is_set():
+                request_id = f"caller-{next(numbers)}"
+                try:
+                    result = client.score(jpeg(20), request_id=request_id)
+                    ended.append((request_id, (result.request_id, result.score)))
+                except CallError as error:
+                    ended.append((request_id, error))
+
+    with futures.ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(call) for _ in range(count)]
+        try:
+            yield ended
+        finally:
+            stop.set()
+        for one in running:
+            one.result(120)
+
+
+def wait_for(condition: Any, limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to it in time"
+        time.sleep(0.1)
+
+
+def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
+    server: ScorerServer, client: ScorerClient, taught_model: Path
+) -> None:
+    score = client.score(jpeg(20)).score
+    with callers(server, 6) as ended:
+        wait_for(lambda: len(ended) > 20)
+        kill_replica(server, "test-0")
+        count = len(ended)
+        wait_for(lambda: len(ended) > count + 50)
+        server.add(taught_model, "test-1")
+        assert client.model().model_version == "test-0"
+        server.set_default("test-1")
+        server.remove("test-0")
+        count = len(ended)
+        wait_for(lambda: len(ended) > count + 50)
+    ids = [request_id for request_id, _ in ended]
+    assert len(set(ids)) == len(ids)
+    assert [one for one in ended if one[1] != (one[0], score)] == []
+    assert client.model().model_version == client.score(jpeg(20)).model_version == "test-1"
+    assert list(server.versions) == ["test-1"]
+
+
+def test_a_version_that_does_not_start_changes_nothing(
+    server: ScorerServer, client: ScorerClient, taught_model: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(taught_model, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    before = server.versions
+    with pytest.raises(RoleError, match="did not start"):
+        server.add(broken, "broken")
+    assert server.versions == before
+    with pytest.raises(ConfigError, match="is not served"):
+        server.set_default("broken")
+    with pytest.raises(ConfigError, match="is the default"):
+        server.remove(server.default)
+    assert client.score(jpeg(20)).model_version == server.default
 
 
 def outcome(client: ScorerClient, image: bytes) -> tuple[object, ...]:
@@ -156,11 +252,42 @@ def outcome(client: ScorerClient, image: bytes) -> tuple[object, ...]:
     return result.score, result.rationale
 
 
+def test_the_bulk_calls_agree_with_the_single_one(stub: Any, client: ScorerClient) -> None:
+    shades = [20, 230, 128, *range(60, 110, 4)]
+    alone = [outcome(client, jpeg(shade))[0] for shade in shades]
+    requests = [scorer_pb2.ScoreRequest(image=jpeg(shade), request_id=f"r{shade}") for shade in shades]
+    batch = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests), timeout=60).results
+    streamed = {result.request_id: told(result) for result in stub.ScoreStream(iter(requests), timeout=60)}
+    assert [told(result) for result in batch] == [streamed[request.request_id] for request in requests] == alone
+    images = [jpeg(shade) for shade in (20, 128, 230)]
+    ranked = stub.Rank(scorer_pb2.RankRequest(images=images, readout=scorer_pb2.READOUT_EXPECTED), timeout=60)
+    assert [place.index for place in ranked.ranking] == [2, 0, 1]
+    assert ranked.preference[2 * 3 + 0] > 0.9
+    assert ranked.preference[0 * 3 + 2] == pytest.approx(1 - ranked.preference[2 * 3 + 0])
+
+
+def told(result: Any) -> object:
+    return result.response.score if result.HasField("response") else grpc_name(result.error.code)
+
+
+def grpc_name(number: int) -> str:
+    return next(code.name for code in grpc.StatusCode if code.value[0] == number)
+
+
+def test_malformed_requests_get_their_status_from_the_real_thing(server: ScorerServer, client: ScorerClient) -> None:
+    tally = Tally()
+    asyncio.run(attack(server.address, 150, seed=11, tally=tally, lenient=True))
+    assert tally.wrong == []
+    assert {"OK", "INVALID_ARGUMENT"} <= tally.codes.keys()
+    assert outcome(client, jpeg(20))[0] == pytest.approx(0.21, abs=0.02)
+
+
 def test_too_many_at_once_are_told_to_come_back(server: ScorerServer, client: ScorerClient) -> None:
+    score, _ = outcome(client, jpeg(20))
     with ScorerClient(server.address, attempts=1) as hasty, futures.ThreadPoolExecutor(100) as pool:
         told = [code for code, *_ in pool.map(lambda _: outcome(hasty, jpeg(20)), range(400))]
-    assert set(told) == {0.21, "RESOURCE_EXHAUSTED"}
-    assert outcome(client, jpeg(20))[0] == 0.21
+    assert set(told) == {score, "RESOURCE_EXHAUSTED"}
+    assert outcome(client, jpeg(20))[0] == score
 
 
 @pytest.mark.parametrize("image", [jpeg(0)[:400], b"", b"text", jpeg(0, side=8)])
@@ -176,7 +303,10 @@ def test_serve_own_port_refuses_whoever_lacks_the_secret(server: ScorerServer) -
     for secret in ("", "guess"):
         with grpc.insecure_channel(f"127.0.0.1:{server.inner_port}") as channel:
             stub = scorer_pb2_grpc.AestheticScorerStub(channel)
-            metadata = (("application", "rapo-scorer"), *((("x-rapo-gateway", secret),) if secret else ()))
+            metadata = (
+                ("application", server.applications[server.default]),
+                *((("x-rapo-gateway", secret),) if secret else ()),
+            )
             for call, request in (
                 (stub.Score, scorer_pb2.ScoreRequest(image=jpeg(0))),
                 (stub.GetModel, scorer_pb2.GetModelRequest()),
@@ -193,13 +323,13 @@ def test_reflection_is_off_everywhere(server: ScorerServer) -> None:
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_second_service_on_the_cluster_is_refused(server: ScorerServer, config: Config, model: Path) -> None:
+def test_a_second_service_on_the_cluster_is_refused(server: ScorerServer, config: Config, taught_model: Path) -> None:
     with pytest.raises(ResourceError, match="already"):
-        ScorerServer(config, model, "other").__enter__()
+        ScorerServer(config, taught_model, "other").__enter__()
 
 
 def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="TLS and a token file"):
+    with pytest.raises(ConfigError, match="without TLS and a token file or client CA"):
         ScorerServer(load_config(overrides=["serve.host=0.0.0.0"]), tmp_path, "v").__enter__()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -210,7 +340,7 @@ def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    from services.app import build_app
+    from services.deployment import build_app
 
     with pytest.raises(ModelError, match=str(tmp_path)):
-        build_app(Config(), tmp_path, "v", "secret")
+        build_app(Config(), tmp_path, Card("v"), "secret")

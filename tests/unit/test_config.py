@@ -132,3 +132,16 @@ def test_the_light_modules_pull_in_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("serve.samples=40", "more than serve.max_samples"),
+        ("serve.autoscale={min_replicas = 3, max_replicas = 2}", "more than max_replicas"),
+    ],
+)
+def test_limits_of_serving_must_fit_each_other(override, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, [override])
+    assert load_config(None, ["serve.autoscale={max_replicas = 2}"]).serve.autoscale.min_replicas == 1

@@ -14,10 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rapo.client import CallError, ScorerClient
+from rapo.config import GatewayConfig
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services import gateway as module
 from services.gateway import REASON_KEY, SECRET_KEY, Gateway, GatewaySettings
+from services.routes import Routes
 
 
 class Upstream(scorer_pb2_grpc.AestheticScorerServicer):
@@ -64,10 +66,10 @@ def settings(upstream: Upstream) -> Iterator[GatewaySettings]:
         port=0,
         upstream=f"127.0.0.1:{port}",
         secret="the-secret",
-        application="app",
+        routes=Routes("v7", {"v7": "app"}),
         max_message_bytes=100_000,
         request_timeout_s=20.0,
-        grace_s=1.0,
+        options=GatewayConfig(grace_s=1.0),
     )
     server.stop(0).wait(5)
 

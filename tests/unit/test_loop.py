@@ -38,6 +38,10 @@ class CountingEngine:
             raise ValueError("refused")
         self.tokens[name], self.wanted[name] = [], sampling.max_tokens
 
+    def cancel(self, name: str) -> None:
+        self.threads.add(threading.get_ident())
+        del self.tokens[name]
+
     def step(self) -> list[tuple[str, list[Completion]]]:
         self.threads.add(threading.get_ident())
         assert self.gate.acquire(timeout=LIMIT)
@@ -80,7 +84,7 @@ def loop(engine):
     made.close()
 
 
-def ask(loop: EngineLoop, tokens: int, seed: int = 0) -> Future[list[Completion]]:
+def ask(loop: EngineLoop[Sampling, list[Completion]], tokens: int, seed: int = 0) -> Future[list[Completion]]:
     return loop.add(picture(), Sampling(1, 1.0, tokens), seed)
 
 
@@ -160,6 +164,45 @@ def test_a_request_that_nobody_waits_for_any_more_is_not_begun(engine, loop):
     engine.gate.release(10)
     assert versions(first) == [0, 0]
     assert versions(ask(loop, 1)) == [0]
+
+
+def test_a_cancelled_request_leaves_the_engine_and_the_others_go_on(engine, loop):
+    first, second = ask(loop, 4), ask(loop, 1000)
+    engine.steps(1)
+    loop.cancel(second)
+    engine.gate.release(1)  # the step that may have begun already
+    with pytest.raises(CancelledError):
+        second.result(LIMIT)
+    engine.gate.release(10)
+    assert versions(first) == [0, 0, 0, 0]
+    assert not engine.tokens
+    assert len(engine.threads) == 1
+
+
+def test_cancelling_what_is_done_or_not_begun_changes_nothing(engine, loop):
+    done = ask(loop, 1)
+    engine.steps(1)
+    assert versions(done) == [0]
+    running = ask(loop, 2)
+    engine.steps(1)
+    waiting = ask(loop, 1)
+    loop.cancel(done)
+    loop.cancel(waiting)
+    engine.gate.release(10)
+    assert versions(running) == [0, 0]
+    assert versions(done) == [0]
+    with pytest.raises(CancelledError):
+        waiting.result(LIMIT)
+
+
+def test_without_lingering_an_idle_engine_starts_at_once(engine):
+    loop = EngineLoop(lambda: engine, linger_s=0.0)
+    try:
+        first = ask(loop, 1)
+        engine.steps(1)
+        assert versions(first) == [0]
+    finally:
+        loop.close()
 
 
 def test_a_refused_request_fails_alone(engine, loop):

@@ -6,42 +6,31 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from concurrent import futures
 from io import StringIO
 from pathlib import Path
 
-import grpc
 import pytest
+from fake_scorer import FakeScorer, serving
 from rich.console import Console
 
-from cluster.score import COLUMNS, find_images, score_paths
+from cluster.score import score_paths
+from cluster.score_inputs import find_images
+from cluster.score_table import COLUMNS, ScoreTable
+from rapo.client import ScorerClient
 from rapo.errors import DataError, ServiceError
-from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-
-
-class Servicer(scorer_pb2_grpc.AestheticScorerServicer):
-    """Scores an image that holds a number as that number; refuses any other."""
-
-    def Score(self, request, context):
-        try:
-            score = float(request.image)
-        except ValueError:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, 'not an image, "really"')
-        return scorer_pb2.ScoreResponse(score=score, rationale="soft, [bold]warm[/bold]\nlight", model_version="v7")
-
-    def GetModel(self, request, context):
-        return scorer_pb2.GetModelResponse(model_version="v7")
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    scorer_pb2_grpc.add_AestheticScorerServicer_to_server(Servicer(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(0).wait(5)
+def scorer() -> FakeScorer:
+    return FakeScorer()
+
+
+@pytest.fixture
+def client(scorer: FakeScorer) -> Iterator[ScorerClient]:
+    with serving(scorer) as target, ScorerClient(target, timeout=10, initial_backoff=0.01, max_backoff=0.05) as client:
+        yield client
 
 
 @pytest.fixture
@@ -49,12 +38,12 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "deep" / "er").mkdir(parents=True)
     for name, content in {
-        "b.jpg": "0.25",
-        "a.PNG": "0.75",
-        "deep/er/c.webp": "0.5",
+        "b.jpg": "25",
+        "a.PNG": "75",
+        "deep/er/c.webp": "50",
         "broken.jpg": "x",
-        "notes.txt": "0.1",
-        ".hidden.jpg": "0.1",
+        "notes.txt": "10",
+        ".hidden.jpg": "10",
     }.items():
         (folder / name).write_text(content)
     return folder
@@ -107,51 +96,165 @@ def read(path: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_image_has_a_row_and_failures_a_null_score(
-    server: str, photos: Path, tmp_path: Path, suffix: str
+    client: ScorerClient, photos: Path, tmp_path: Path, suffix: str
 ) -> None:
     output = tmp_path / f"scores{suffix}"
-    assert score_paths([str(photos)], server, output, 2, console()) == 1
+    progress = console()
+    assert score_paths([str(photos)], client, output, progress=progress) == 1
+    assert "3 of 4 images have a score" in printed(progress)
     rows = read(output)
     assert all(tuple(row) == COLUMNS for row in rows)
     assert [Path(str(row["image"])).name for row in rows] == ["a.PNG", "b.jpg", "broken.jpg", "c.webp"]
-    scores = [row["aesthetic_score"] for row in rows]
-    assert [None if score is None else float(str(score)) for score in scores] == [0.75, 0.25, None, 0.5]
+    assert numbers(rows, "aesthetic_score") == [0.75, 0.25, None, 0.5]
+    assert numbers(rows, "aesthetic_score_std") == [0.1, 0.1, None, 0.1]
     assert [row["model_version"] for row in rows] == ["v7", "v7", None, "v7"]
-    assert rows[0]["rationale"] == "soft, [bold]warm[/bold]\nlight"
+    assert [row["readout"] for row in rows] == ["expected", "expected", None, "expected"]
+    assert rows[0]["rationale"] == "soft light"
     assert "not an image" in str(rows[2]["error"])
     assert rows[0]["error"] is None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [output.name]
 
 
-def test_a_parquet_file_of_failures_alone_keeps_its_types(server: str, photos: Path, tmp_path: Path) -> None:
+def numbers(rows: list[dict[str, object]], name: str) -> list[float | None]:
+    return [None if row[name] is None else float(str(row[name])) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_again_scores_only_what_is_missing_or_failed(
+    client: ScorerClient, scorer: FakeScorer, photos: Path, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"scores{suffix}"
+    score_paths([str(photos)], client, output, progress=console())
+    before = read(output)
+    (photos / "broken.jpg").write_text("33")
+    (photos / "d.jpg").write_text("99")
+    scorer.requests.clear()
+    assert score_paths([str(photos)], client, output, progress=console()) == 0
+    assert sorted(bytes(request.image) for request in scorer.requests) == [b"33", b"99"]
+    after = read(output)
+    assert [row for row in after if row["image"] in {row["image"] for row in before if not row["error"]}] == [
+        row for row in before if not row["error"]
+    ]
+    assert numbers(after, "aesthetic_score") == [0.75, 0.25, 0.33, 0.99, 0.5]
+    scorer.requests.clear()
+    assert score_paths([str(photos)], client, output, progress=console()) == 0
+    assert not scorer.requests
+    assert score_paths([str(photos)], client, output, fresh=True, progress=console()) == 0
+    assert len(scorer.requests) == 5
+
+
+def test_a_crash_loses_no_row(client: ScorerClient, scorer: FakeScorer, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    for number in range(30):
+        (photos / f"e{number:02}.jpg").write_text(str(number))
+    scorer.delay_s = 0.02
+    command = [sys.executable, "-m", "cluster.cli", "score", str(photos), "-o", str(output), "--server", client.target]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "scores.csv.partial.jsonl"
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.read_text().count("\n") >= 5):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait(10)
+    assert not output.exists()
+    with partial.open("a") as file:
+        file.write('{"image": "torn')
+    known = partial.read_text().count("\n")
+    scorer.requests.clear()
+    scorer.delay_s = 0
+    assert score_paths([str(photos)], client, output, progress=console()) == 1
+    assert len(scorer.requests) <= 34 - known + 1  # the one that failed is tried again
+    rows = read(output)
+    assert len(rows) == 34
+    assert sum(row["aesthetic_score"] is not None for row in rows) == 33
+    assert not partial.exists()
+
+
+def test_a_service_that_dies_leaves_what_is_scored(scorer: FakeScorer, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    scorer.breaks = [2]
+    with serving(scorer) as target, ScorerClient(target, timeout=10, attempts=1) as client:
+        with pytest.raises(ServiceError, match="2 of 4 images are scored"):
+            score_paths([str(photos / name) for name in ("a.PNG", "b.jpg", "deep", "notes.txt")], client, output)
+        assert score_paths([str(photos)], client, output, progress=console()) == 1
+    names = [Path(str(row["image"])).name for row in read(output)]
+    assert names == ["notes.txt", "a.PNG", "b.jpg", "broken.jpg", "c.webp"][-len(names) :]
+
+
+def test_scores_of_two_kinds_do_not_mix(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    one = [str(photos / "b.jpg")]
+    assert score_paths(one, client, output, progress=console()) == 0
+    for options in ({"readout": "greedy"}, {"model_version": "v6"}, {"native_scale": "ava"}):
+        with pytest.raises(DataError, match="--fresh"):
+            score_paths(one, client, output, options)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [output.name]
+    assert score_paths(one, client, output, {"native_scale": "ava", "rationale": False}, fresh=True) == 0
+    (row,) = read(output)
+    assert (row["native_score"], row["native_scale"], row["rationale"]) == ("3.25", "ava", None)
+
+
+def test_another_file_is_not_taken_for_a_table(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    output.write_text("name,age\nx,3\n")
+    with pytest.raises(DataError, match="no table"):
+        score_paths([str(photos)], client, output)
+    assert output.read_text().startswith("name,age")
+
+
+def test_two_at_once_do_not_write_one_output(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    with ScoreTable(output, COLUMNS), pytest.raises(DataError, match="another"):
+        score_paths([str(photos)], client, output)
+
+
+def test_a_listed_file_that_is_gone_gets_a_row(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    listed = [f"{photos / 'b.jpg'}\n", "\n", f"{photos / 'gone.jpg'}\n", str(photos / "deep")]
+    assert score_paths(["-"], client, output, listed=listed, progress=console()) == 1
+    rows = read(output)
+    assert numbers(rows, "aesthetic_score") == [0.25, None, 0.5]
+    assert "cannot read" in str(rows[1]["error"])
+
+
+def test_a_parquet_file_of_failures_alone_keeps_its_types(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     output = tmp_path / "scores.parquet"
-    assert score_paths([str(photos / "broken.jpg")], server, output, 2, console()) == 1
+    assert score_paths([str(photos / "broken.jpg")], client, output, progress=console()) == 1
     assert str(pq.read_schema(output).field("aesthetic_score").type) == "double"
 
 
-def test_without_an_output_the_table_is_sorted_and_literal(server: str, photos: Path) -> None:
+def test_without_an_output_the_table_is_sorted_and_literal(client: ScorerClient, photos: Path) -> None:
     shown = console()
-    assert score_paths([str(photos / "b.jpg"), str(photos / "a.PNG")], server, None, 2, shown) == 0
+    odd = photos / "[bold]odd[/bold].jpg"
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_text("50")
+    paths = [str(photos / "b.jpg"), str(photos / "a.PNG"), str(odd)]
+    assert score_paths(paths, client, None, console=shown, progress=console()) == 0
     text = printed(shown)
-    assert text.index("0.75") < text.index("0.25")
-    assert "[bold]warm[/bold]" in text
+    assert text.index("0.75 ± 0.10") < text.index("0.25")
+    assert "[bold]odd[/bold].jpg" in text
 
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "no/such/folder/scores.csv"])
 def test_a_bad_output_is_told_before_anything_is_scored(photos: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot write"):
-        score_paths([str(photos)], "127.0.0.1:1", tmp_path / name, 2, console())
+        score_paths([str(photos)], ScorerClient("127.0.0.1:1"), tmp_path / name)
 
 
 def test_no_service_is_one_error(photos: Path) -> None:
+    client = ScorerClient("127.0.0.1:1", attempts=1)
     with pytest.raises(ServiceError, match="rapo serve"):
-        score_paths([str(photos)], "127.0.0.1:1", None, 2, console())
+        score_paths([str(photos)], client, progress=console())
 
 
-def test_neither_ray_nor_torch_is_imported() -> None:
-    heavy = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
-    code = f"import sys, cluster.score; sys.exit(','.join(m for m in {heavy} if m in sys.modules) or 0)"
+def test_the_command_needs_only_the_light_installation() -> None:
+    heavy = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy", "PIL", "pydantic", "tomli_w")
+    code = (
+        "import sys, cluster.cli, cluster.score, cluster.score_local; "
+        f"sys.exit(','.join(m for m in {heavy} if m in sys.modules) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

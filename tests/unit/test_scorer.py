@@ -1,49 +1,89 @@
-"""The deployment's own logic, with a scripted engine in the place of vLLM and no Ray."""
+"""The deployment's own logic, with a scripted engine loop in the place of vLLM and no Ray."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 
-from rapo.config import Config
+from rapo.card import Card, Scale
+from rapo.config import Config, load_config
+from rapo.inference.asking import Ask, Completion, Picture, Reading
+from rapo.readout import NODES, AnswerTree
 from rapo.v1 import scorer_pb2
-from services.scorer import REASON_KEY, SECRET_KEY, Scorer
+from services.judging import Judge
+from services.scorer import Scorer
+from services.wire import FIELD_KEY, REASON_KEY, SECRET_KEY
 
 GOOD = "<think>calm light</think><answer>0.61</answer>"
 
 
-class EngineDead(Exception):
-    pass
+def completion(text: str, finish: str = "stop") -> Completion:
+    ids = np.array([ord(character) for character in text], np.int32)
+    return Completion(ids, None, finish, np.zeros(len(ids), np.int32))
 
 
-class Engine:
-    """Answers each request with `text`, or raises `failure`."""
+def tree_of(inside: float = 1.0) -> AnswerTree:
+    """Half 0.60, half 0.70, with this probability at all."""
+    tree = AnswerTree()
+    sure = {"": {"0": inside}, "0": {".": 1.0}, "0.": {"6": 0.5, "7": 0.5}, "0.6": {"0": 1.0}, "0.7": {"0": 1.0}}
+    for node in NODES:
+        chances = sure.get(node, {})
+        tree.learn(node, np.log([chances.get(character, 1e-300) for character in "0123456789."]))
+    return tree
+
+
+class Loop:
+    """Answers each ask with `texts` (as many as samples are wanted) and `tree`, or with `failure`; or waits for ever."""
 
     def __init__(self) -> None:
-        self.text, self.finish = GOOD, "stop"
+        self.texts, self.finish = [GOOD], "stop"
+        self.tree: AnswerTree | None = tree_of()
         self.failure: Exception | None = None
-        self.prompts: list[dict[str, Any]] = []
-        self.ids: list[str] = []
+        self.waits = False
+        self.asks: list[Ask] = []
+        self.pictures: list[Picture] = []
+        self.seeds: list[int] = []
+        self.cancelled: list[Future[Reading]] = []
+        self.alive = True
+        self.step_seconds = 0.0
+        self.under_way = 0
 
-    async def generate(self, prompt: dict[str, Any], sampling: object, request_id: str) -> AsyncIterator[Any]:
-        self.prompts.append(prompt)
-        self.ids.append(request_id)
+    def add(self, picture: Picture, ask: Ask, seed: int) -> Future[Reading]:
+        self.asks.append(ask)
+        self.pictures.append(picture)
+        self.seeds.append(seed)
+        future: Future[Reading] = Future()
+        if self.waits:
+            return future
         if self.failure is not None:
-            raise self.failure
-        completion = SimpleNamespace(token_ids=[ord(c) for c in self.text], finish_reason=self.finish)
-        stats = SimpleNamespace(scheduled_ts=1.0, last_token_ts=1.5)
-        yield SimpleNamespace(outputs=[completion], metrics=stats)
+            future.set_exception(self.failure)
+            return future
+        if ask.tell is not None:
+            for character in self.texts[0]:
+                ask.tell([ord(character)])
+        texts = [self.texts[k % len(self.texts)] for k in range(ask.sampling.completions)]
+        drawn = tuple(completion(text, self.finish) for text in texts)
+        future.set_result(Reading(drawn, self.tree if ask.tree else None, 12, 0.25, 0.5))
+        return future
 
-    def shutdown(self) -> None:
-        pass
+    def cancel(self, future: Future[Reading]) -> None:
+        self.cancelled.append(future)
+
+
+class Eyes:
+    def picture(self, image: Image.Image, key: str) -> Picture:
+        return Picture(np.asarray(image), np.array([1, *image.size]), [1, 2], key)
+
+    def text(self, token_ids: Any) -> str:
+        return "".join(map(chr, token_ids))
 
 
 class Context:
@@ -52,7 +92,7 @@ class Context:
     def __init__(self, secret: str | bytes | None = "s3cret") -> None:
         self.metadata = [("user-agent", "x"), *([(SECRET_KEY, secret)] if secret is not None else [])]
         self.code: grpc.StatusCode | None = None
-        self.details = self.reason = ""
+        self.details = self.reason = self.field = ""
 
     def invocation_metadata(self) -> list[tuple[str, Any]]:
         return self.metadata
@@ -64,30 +104,36 @@ class Context:
         self.details = details
 
     def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None:
-        self.reason = dict(metadata)[REASON_KEY]
+        self.reason, self.field = dict(metadata)[REASON_KEY], dict(metadata).get(FIELD_KEY, "")
 
 
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
-@pytest.fixture
-def scorer(engine: Engine) -> Scorer:
+def make(loop: Loop, config: Config) -> Scorer:
     scorer: Any = Scorer.__new__(Scorer)  # the constructor starts vLLM
-    scorer.config = Config()
-    scorer.model_version = "v7"
+    scorer.config = config
+    card = Card("v7", (Scale("ava", 1.0, 10.0),))
+    scorer.model_version, scorer.scales = card.version, {scale.name: scale for scale in card.scales}
     scorer._secret = b"s3cret"
-    scorer._engine_dead = EngineDead
-    scorer._engine = engine
-    scorer._sampling = None
-    scorer._processor = SimpleNamespace(prompt_token_ids=[1, 2], decode=lambda ids: "".join(map(chr, ids)))
+    scorer._loop = loop
+    judge: Any = Judge(loop, Eyes(), config, card.version)  # type: ignore[arg-type]
+    judge.close = lambda: None
+    scorer._judge, scorer.observed = judge, []
+    scorer._observe = scorer.observed.append
     return scorer
 
 
-def png(side: int = 32) -> bytes:
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def scorer(loop: Loop) -> Scorer:
+    return make(loop, Config())
+
+
+def png(side: int = 32, red: int = 200) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (200, 20, 20)).save(buffer, "PNG")
+    Image.new("RGB", (side, side), (red, 20, 20)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -96,22 +142,113 @@ def score(scorer: Scorer, context: Context, image: bytes | None = None, **fields
     return asyncio.run(scorer.Score(request, context))
 
 
-def test_a_good_answer_is_a_full_response(scorer: Scorer, engine: Engine) -> None:
+def explain(scorer: Scorer, context: Context, **fields: Any) -> list[Any]:
+    async def collect() -> list[Any]:
+        request = scorer_pb2.ScoreRequest(image=png(), **fields)
+        return [part async for part in scorer.Explain(request, context)]
+
+    return asyncio.run(collect())
+
+
+def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Loop) -> None:
     context = Context()
     reply = score(scorer, context, request_id="mine")
     assert context.code is None
-    assert (reply.score, reply.rationale, reply.model_version) == (0.61, "calm light", "v7")
-    assert (reply.readout, reply.request_id) == (scorer_pb2.READOUT_GREEDY, "mine")
-    assert reply.timings.generate_ms == pytest.approx(500)
+    assert (reply.rationale, reply.model_version, reply.request_id) == ("calm light", "v7", "mine")
+    assert reply.score == pytest.approx(0.65)
+    assert reply.std == pytest.approx(0.05)
+    assert (reply.interval.low, reply.interval.high) == (0.6, 0.7)
+    assert reply.readout == scorer_pb2.READOUT_EXPECTED
+    assert (reply.timings.queue_ms, reply.timings.generate_ms) == (250, 500)
     assert reply.timings.completion_tokens == len(GOOD)
-    assert engine.prompts[0]["multi_modal_data"]["image"].size == (32, 32)
+    assert not reply.cached
+    assert not reply.HasField("native_score")
+    assert not reply.dimensions
+    assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]  # type: ignore[attr-defined]
+    assert loop.pictures[0].patches.shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
 
-def test_the_same_id_twice_is_two_requests_for_the_engine(scorer: Scorer, engine: Engine) -> None:
-    for _ in range(2):
-        score(scorer, Context(), request_id="mine")
-    assert len(set(engine.ids)) == 2
+def test_greedy_is_the_number_that_was_written(scorer: Scorer) -> None:
+    reply = score(scorer, Context(), readout=scorer_pb2.READOUT_GREEDY)
+    assert (reply.score, reply.rationale, reply.readout) == (0.61, "calm light", scorer_pb2.READOUT_GREEDY)
+    assert not reply.HasField("std")
+    assert not reply.HasField("interval")
+
+
+def test_fast_has_no_rationale(scorer: Scorer, loop: Loop) -> None:
+    loop.texts = ["0.61"]
+    reply = score(scorer, Context(), readout=scorer_pb2.READOUT_FAST)
+    assert reply.score == pytest.approx(0.65)
+    assert (reply.rationale, loop.asks[0].rationale, loop.asks[0].tree) == ("", False, True)
+
+
+def test_sampled_is_the_mean_over_what_has_a_score(scorer: Scorer, loop: Loop) -> None:
+    loop.texts = [f"<think>{word}</think><answer>{word}</answer>" for word in ("0.2", "0.5", "0.9", "none")]
+    reply = score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=4)
+    assert reply.score == pytest.approx((0.2 + 0.5 + 0.9) / 3)
+    assert reply.std == pytest.approx(np.std([0.2, 0.5, 0.9], ddof=1))
+    assert reply.rationale == "0.5"
+    assert 0.2 <= reply.interval.low < 0.5 < reply.interval.high <= 0.9
+    assert loop.asks[0].sampling.completions == 4
+    score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED)
+    assert loop.asks[1].sampling.completions == Config().serve.samples
+
+
+def test_seeds_come_from_the_picture(scorer: Scorer, loop: Loop) -> None:
+    for image in (png(), png(), png(red=1)):
+        score(scorer, Context(), image, readout=scorer_pb2.READOUT_SAMPLED, request_id="x")
+    assert loop.seeds[0] == loop.seeds[1] != loop.seeds[2]
+
+
+def test_one_sample_with_a_score_is_no_spread(scorer: Scorer, loop: Loop) -> None:
+    loop.texts = [GOOD, "no tags"]
+    context = Context()
+    score(scorer, context, readout=scorer_pb2.READOUT_SAMPLED, samples=2)
+    assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "no_think")
+
+
+def test_native_scale_and_dimensions_where_asked_for(scorer: Scorer) -> None:
+    reply = score(scorer, Context(), native_scale="ava", with_dimensions=True)
+    assert reply.native_score == pytest.approx(1 + 9 * 0.65)
+    assert [(part.name, part.text) for part in reply.dimensions] == [("light and shadow", "calm light")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"readout": 99}, "readout", "unknown_readout"),
+        ({"samples": 4}, "samples", "unused_samples"),
+        ({"readout": scorer_pb2.READOUT_SAMPLED, "samples": 1}, "samples", "samples_out_of_range"),
+        ({"readout": scorer_pb2.READOUT_SAMPLED, "samples": 1000}, "samples", "samples_out_of_range"),
+        ({"native_scale": "kg"}, "native_scale", "unknown_scale"),
+        ({"image": b""}, "image", "empty"),
+        ({"image": b"no image"}, "image", "unknown_format"),
+        ({"image": png(8)}, "image", "too_small"),
+    ],
+)
+def test_the_field_at_fault_is_named(
+    scorer: Scorer, loop: Loop, fields: dict[str, Any], field: str, reason: str
+) -> None:
+    context = Context()
+    score(scorer, context, **fields)
+    assert (context.code, context.field, context.reason) == (grpc.StatusCode.INVALID_ARGUMENT, field, reason)
+    assert context.details
+    assert loop.asks == []
+
+
+def test_another_version_is_not_found(scorer: Scorer, loop: Loop) -> None:
+    context = Context()
+    score(scorer, context, model_version="v8")
+    assert (context.code, context.reason) == (grpc.StatusCode.NOT_FOUND, "unknown_version")
+    assert score(scorer, Context(), model_version="v7").model_version == "v7"
+
+
+def test_a_picture_that_the_model_does_not_take_is_an_invalid_argument(scorer: Scorer, loop: Loop) -> None:
+    loop.failure = ValueError("too long")
+    context = Context()
+    score(scorer, context)
+    assert (context.code, context.field) == (grpc.StatusCode.INVALID_ARGUMENT, "image")
 
 
 @pytest.mark.parametrize("request_id", ["", "two words", "line\nbreak", "x" * 129, "é"])
@@ -122,7 +259,7 @@ def test_an_unfit_request_id_is_replaced(scorer: Scorer, request_id: str) -> Non
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", "s3cret ", b"\xff\xfe", "ß"])
-def test_without_the_secret_nothing_is_done(scorer: Scorer, engine: Engine, secret: str | bytes | None) -> None:
+def test_without_the_secret_nothing_is_done(scorer: Scorer, loop: Loop, secret: str | bytes | None) -> None:
     for call in (
         lambda context: scorer.Score(scorer_pb2.ScoreRequest(image=png()), context),
         lambda context: scorer.GetModel(scorer_pb2.GetModelRequest(), context),
@@ -131,41 +268,51 @@ def test_without_the_secret_nothing_is_done(scorer: Scorer, engine: Engine, secr
         reply = asyncio.run(call(context))
         assert context.code == grpc.StatusCode.PERMISSION_DENIED
         assert reply == type(reply)()
-    assert engine.prompts == []
+    assert loop.asks == []
 
 
-@pytest.mark.parametrize(
-    ("image", "reason"), [(b"", "empty"), (b"no image", "unknown_format"), (png(8), "too_small"), (png()[:60], None)]
-)
-def test_a_bad_image_is_an_invalid_argument(scorer: Scorer, engine: Engine, image: bytes, reason: str | None) -> None:
+@pytest.mark.parametrize("secret", [None, "wrong"])
+def test_nor_is_anything_explained(scorer: Scorer, loop: Loop, secret: str | None) -> None:
     context = Context()
-    score(scorer, context, image)
-    assert context.code == grpc.StatusCode.INVALID_ARGUMENT
-    assert context.details
-    assert reason is None or context.reason == reason
-    assert engine.prompts == []
+    context.metadata = [(SECRET_KEY, secret)] if secret else []
+    assert explain(scorer, context) == [scorer_pb2.ExplainResponse()]
+    assert context.code == grpc.StatusCode.PERMISSION_DENIED
+    assert loop.asks == []
 
 
+@pytest.mark.parametrize("readout", [scorer_pb2.READOUT_GREEDY, scorer_pb2.READOUT_EXPECTED])
 @pytest.mark.parametrize(
     ("text", "finish", "reason"),
     [
         ("no tags", "stop", "no_think"),
-        (GOOD, "length", "truncated"),
-        (GOOD.replace("0.61", "7"), "stop", "out_of_range"),
+        ("<think>calm", "length", "truncated"),
+        ("<think>calm</think> text <answer>0.6</answer>", "stop", "extra_text"),
+        ("<think>calm</think>", "stop", "no_answer"),
     ],
 )
 def test_an_answer_without_a_score_is_a_status_not_a_score(
-    scorer: Scorer, engine: Engine, text: str, finish: str, reason: str
+    scorer: Scorer, loop: Loop, readout: Any, text: str, finish: str, reason: str
 ) -> None:
-    engine.text, engine.finish = text, finish
+    loop.texts, loop.finish = [text], finish
+    if "<answer>" not in text:
+        loop.tree = None
     context = Context()
-    reply = score(scorer, context)
+    reply = score(scorer, context, readout=readout)
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
     assert reply == scorer_pb2.ScoreResponse()
 
 
-def test_a_defect_is_told_without_its_details(scorer: Scorer, engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    engine.failure = KeyError("/srv/model/secret.bin")
+def test_a_number_that_the_model_hardly_ever_writes_is_no_score(scorer: Scorer, loop: Loop) -> None:
+    loop.tree = tree_of(inside=0.04)
+    context = Context()
+    score(scorer, context)
+    assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "not_a_number")
+    loop.tree = tree_of(inside=0.06)
+    assert score(scorer, Context()).score == pytest.approx(0.65)
+
+
+def test_a_defect_is_told_without_its_details(scorer: Scorer, loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    loop.failure = KeyError("/srv/model/secret.bin")
     context = Context()
     with caplog.at_level(logging.ERROR, logger="ray.serve"):
         score(scorer, context, request_id="mine")
@@ -175,15 +322,106 @@ def test_a_defect_is_told_without_its_details(scorer: Scorer, engine: Engine, ca
     assert "KeyError" in caplog.text
 
 
-def test_a_dead_engine_is_unavailable(scorer: Scorer, engine: Engine) -> None:
-    engine.failure = EngineDead()
+def test_a_dead_engine_is_unavailable_and_unwell(scorer: Scorer, loop: Loop) -> None:
+    asyncio.run(scorer.check_health())
+    loop.failure, loop.alive = RuntimeError("gone"), False
     context = Context()
     score(scorer, context)
-    assert context.code == grpc.StatusCode.UNAVAILABLE
+    assert (context.code, context.reason) == (grpc.StatusCode.UNAVAILABLE, "engine_dead")
+    with pytest.raises(RuntimeError, match="died"):
+        asyncio.run(scorer.check_health())
+
+
+def test_a_hung_engine_is_unwell(scorer: Scorer, loop: Loop) -> None:
+    loop.step_seconds = 1000.0
+    with pytest.raises(RuntimeError, match="one step"):
+        asyncio.run(scorer.check_health())
+
+
+def test_a_caller_who_goes_away_takes_the_work_with_him(scorer: Scorer, loop: Loop) -> None:
+    loop.waits = True
+
+    async def give_up() -> None:
+        request = scorer_pb2.ScoreRequest(image=png())
+        calls = [scorer.Score(request, Context()), anext(aiter(scorer.Explain(request, Context())))]
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        while len(loop.asks) < len(tasks):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+        await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(give_up(), 20))
+    assert len(loop.cancelled) == 2
+    assert asyncio.run(scorer.statistics()) == {"under_way": 0, "cancelled": 2}
+
+
+def test_the_rationale_is_told_as_it_is_written(scorer: Scorer) -> None:
+    *deltas, last = explain(scorer, Context(), request_id="mine")
+    pieces = [part.rationale_delta for part in deltas]
+    assert "".join(pieces) == "calm light"
+    assert len(pieces) > 3
+    assert last.response.score == pytest.approx(0.65)
+    assert (last.response.rationale, last.response.request_id) == ("calm light", "mine")
+
+
+def test_a_rationale_that_comes_whole_is_told_whole(scorer: Scorer) -> None:
+    delta, last = explain(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED)
+    assert delta.rationale_delta == last.response.rationale == "calm light"
+    (only,) = explain(make(Loop(), Config()), Context(), readout=scorer_pb2.READOUT_FAST)
+    assert only.WhichOneof("part") == "response"
+
+
+def test_an_explanation_that_fails_ends_with_a_status(scorer: Scorer, loop: Loop) -> None:
+    loop.texts, loop.tree = ["<think>calm</think> and no more"], None
+    context = Context()
+    *deltas, last = explain(scorer, context)
+    assert "".join(part.rationale_delta for part in deltas) == "calm"
+    assert last == scorer_pb2.ExplainResponse()
+    assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "no_answer")
+
+
+def test_the_cache_knows_picture_and_readout(loop: Loop) -> None:
+    scorer = make(loop, load_config(overrides=["serve.cache_mib=1"]))
+    first = score(scorer, Context(), request_id="a")
+    again = score(scorer, Context(), request_id="b", native_scale="ava", omit_rationale=True)
+    assert (first.cached, again.cached) == (False, True)
+    assert (again.score, again.std, again.request_id, again.rationale) == (first.score, first.std, "b", "")
+    assert again.HasField("native_score")
+    assert len(loop.asks) == 1
+    score(scorer, Context(), readout=scorer_pb2.READOUT_GREEDY)
+    score(scorer, Context(), png(red=3))
+    score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=3)
+    score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=4)
+    assert len(loop.asks) == 5
+    delta, last = explain(scorer, Context())
+    assert (delta.rationale_delta, last.response.cached) == ("calm light", True)
+
+
+def test_without_a_cache_every_call_is_work(scorer: Scorer, loop: Loop) -> None:
+    for _ in range(2):
+        assert not score(scorer, Context()).cached
+    assert len(loop.asks) == 2
+
+
+def test_a_failure_is_not_kept(loop: Loop) -> None:
+    scorer = make(loop, load_config(overrides=["serve.cache_mib=1"]))
+    loop.failure = KeyError("once")
+    score(scorer, Context())
+    loop.failure = None
+    assert score(scorer, Context()).score == pytest.approx(0.65)
 
 
 def test_the_model_is_described(scorer: Scorer) -> None:
     reply = asyncio.run(scorer.GetModel(scorer_pb2.GetModelRequest(), Context()))
-    assert (reply.model_version, list(reply.readouts)) == ("v7", [scorer_pb2.READOUT_GREEDY])
+    assert reply.model_version == "v7"
+    assert reply.readouts[0] == scorer_pb2.READOUT_EXPECTED
+    assert sorted(reply.readouts) == [1, 2, 3, 4]
     assert (reply.min_score, reply.max_score, reply.max_image_bytes) == (0.0, 1.0, 20 * 2**20)
-    assert (reply.min_image_side, reply.max_completion_tokens) == (16, 64)
+    assert (reply.min_image_side, reply.max_completion_tokens, reply.limits.max_samples) == (16, 64, 32)
+    assert [(scale.name, scale.min, scale.max) for scale in reply.native_scales] == [("ava", 1.0, 10.0)]
+    greedy = make(Loop(), load_config(overrides=["serve.readout=greedy"]))
+    reply = asyncio.run(greedy.GetModel(scorer_pb2.GetModelRequest(), Context()))
+    assert reply.readouts[0] == scorer_pb2.READOUT_GREEDY

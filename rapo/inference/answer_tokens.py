@@ -1,0 +1,58 @@
+"""How a tokenizer writes answers: which token each character of an answer is. The readout `expected` rests on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rapo.errors import ModelError
+from rapo.readout import CHARACTERS, TEXTS
+
+#: What stands before the number; the tag that ends it must not change how the number is tokenized.
+OPEN, CLOSE = "<answer>", "</answer>"
+#: What the model is taken to have written where it is asked for a score without a rationale.
+NO_RATIONALE = f"<think></think>{OPEN}"
+
+_BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft light.</think>\n{OPEN}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """`characters`: the token ids of `CHARACTERS`, in their order. `no_rationale`: those of `NO_RATIONALE`."""
+
+    characters: tuple[int, ...]
+    no_rationale: tuple[int, ...]
+
+    def ids(self, node: str) -> list[int]:
+        """The token ids of an answer's beginning."""
+        return [self.characters[CHARACTERS.index(character)] for character in node]
+
+    def character(self, token_id: int) -> str | None:
+        return CHARACTERS[self.characters.index(token_id)] if token_id in self.characters else None
+
+
+def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
+    """Find the tokens and check that all 101 answers are written with them, whatever stands before and after.
+
+    Raises `ModelError` where an answer is written otherwise: its probability would then not be the product along its path.
+    """
+    characters = []
+    for character in CHARACTERS:
+        ids = tokenize(character)
+        if len(ids) != 1:
+            raise _unfit(f"{character!r} is {len(ids)} tokens")
+        characters.append(ids[0])
+    tokens = AnswerTokens(tuple(characters), tuple(tokenize(NO_RATIONALE)))
+    for before in _BEFORE:
+        prefix = list(tokenize(before))
+        for text in TEXTS:
+            if list(tokenize(f"{before}{text}{CLOSE}"))[: len(prefix) + len(text)] != prefix + tokens.ids(text):
+                raise _unfit(f"{before}{text} is not written one token per character")
+    return tokens
+
+
+def _unfit(why: str) -> ModelError:
+    return ModelError(
+        f"the tokenizer of this model does not write answers digit by digit ({why}), so the readouts expected and fast "
+        "are not defined for it. Qwen2.5-VL's tokenizer does."
+    )

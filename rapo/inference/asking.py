@@ -1,0 +1,76 @@
+"""What an engine is asked and what it answers. Plain data: neither torch nor vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rapo.readout import AnswerTree
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`. With `ignore_stop` every
+    completion has `max_tokens` tokens, which benchmarks want."""
+
+    completions: int
+    temperature: float
+    max_tokens: int
+    logprobs: bool = True
+    ignore_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop or length), and the weight
+    version that drew each token."""
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32] | None
+    finish_reason: str
+    versions: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`patches` uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` with one pad per feature. Equal keys mean equal
+    pictures: vLLM's caches go by them."""
+
+    patches: NDArray[np.uint8]
+    grid: NDArray[np.int64]
+    prompt_ids: list[int]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is wanted of a picture.
+
+    `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by `sampling`, which then holds how
+    many. `rationale` false: start from an empty one (fast). `tell` gets the token ids of a greedy
+    rationale and answer as they are written, in the engine's thread.
+    """
+
+    sampling: Sampling
+    tree: bool = False
+    rationale: bool = True
+    tell: Callable[[list[int]], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the model said of a picture.
+
+    `completions` are whole, except that with a `tree` there is one, which may end with the answer's digits. `tree` is None where
+    none was asked for and where the model began no answer; `nodes` is the number of its nodes that were requests of their own.
+    `waited_s` and `worked_s`: until the engine first ran it, and from there to its end.
+    """
+
+    completions: tuple[Completion, ...]
+    tree: AnswerTree | None
+    nodes: int
+    waited_s: float
+    worked_s: float

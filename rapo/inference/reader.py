@@ -1,0 +1,234 @@
+"""An engine whose requests are readouts: one picture in, one reading out, however many requests of vLLM's that takes.
+
+For `expected` the rationale is written greedily, with the log-probs of the answer's characters at each token. When the answer
+begins, the greedy answer's own path through the tree of answers comes for free; every other node that the model could reach
+becomes a request of one token, whose prompt lies in the prefix cache but for its last few tokens. They run in the same steps as
+the rest of the answer, so that the reading is complete with its last digit; closing tags are not waited for. `fast` is the same
+from an empty rationale on. All of it happens between steps of the engine, in the thread that owns it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rapo.config import EngineConfig
+from rapo.inference.answer_tokens import OPEN, answer_tokens
+from rapo.inference.asking import Ask, Completion, Picture, Reading, Sampling
+from rapo.inference.engine import Engine, completion_of
+from rapo.inference.pictures import features_of, picture_of
+from rapo.readout import NODES, AnswerTree
+
+#: The longest way to an answer's end once it has begun: four characters.
+_ANSWER_TOKENS = 4
+
+
+@dataclass(slots=True)
+class _Work:
+    name: str
+    ask: Ask
+    picture: Picture
+    features: list[Any]
+    asked_at: float
+    began_at: float | None = None
+    token_ids: list[int] = field(default_factory=list)
+    tail: str = ""
+    # Where the greedy answer stands in the tree; None before it has begun and after it has left the tree.
+    node: str | None = None
+    tree: AnswerTree | None = None
+    prefix: tuple[int, ...] = ()
+    asked: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+    nodes: int = 0
+    completions: tuple[Completion, ...] = ()
+
+
+class Reader(Engine):
+    """An `Engine` that takes an `Ask` for a `Sampling` and gives a `Reading` for completions. Not thread-safe either.
+
+    Raises `ModelError` where the model's tokenizer does not write answers digit by digit.
+    """
+
+    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
+        # vLLM's cache of processed pictures would grow to gigabytes, and never see the same picture twice.
+        super().__init__(model_dir, settings, dtype=dtype, seed=seed, mm_processor_cache_gb=0)
+        tokenizer = self.processor.tokenizer
+        self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+        from vllm.sampling_params import RequestOutputKind
+
+        self._delta = RequestOutputKind.DELTA
+        self._max_length = settings.max_model_len
+        one_token = Sampling(1, 0.0, 1, logprobs=False)
+        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
+        self._pieces: dict[int, str] = {}
+        self._works: dict[str, _Work] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._works)
+
+    def picture(self, image: Image.Image, key: str) -> Picture:
+        """What `add` takes, of an RGB image of any size; equal keys mean equal images. From any thread."""
+        return picture_of(self.processor, image, key)
+
+    def text(self, token_ids: NDArray[np.int32]) -> str:
+        """The text of a completion. From any thread."""
+        return self.processor.decode(token_ids)
+
+    def add(self, name: str, picture: Picture, ask: Ask, seed: int) -> None:  # type: ignore[override]
+        """Raises `ValueError` for a prompt that is too long; nothing is then added. `name` must hold no slash."""
+        sampling = ask.sampling
+        work = _Work(name, ask, picture, features_of(picture, self.processor.image_token_id), time.perf_counter())
+        more: dict[str, Any] = {}
+        if sampling.completions == 1:
+            more["output_kind"] = self._delta
+        if ask.tree:
+            more |= {"logprob_token_ids": list(self.tokens.characters), "logprobs": None, "flat_logprobs": False}
+            if not ask.rationale:
+                work.prefix, work.node, work.tree = self.tokens.no_rationale, "", AnswerTree()
+                more["max_tokens"] = _ANSWER_TOKENS
+        length = len(picture.prompt_ids) + len(work.prefix)
+        if length + _ANSWER_TOKENS > self._max_length:
+            raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
+        self._send(work, "", self._parameters(sampling, seed, **more))
+        self._works[name] = work
+
+    def cancel(self, name: str) -> None:
+        if (work := self._works.pop(name, None)) is not None:
+            self._abort(work)
+
+    def step(self) -> list[tuple[str, Reading]]:  # type: ignore[override]
+        """Advance by a token; `(name, reading)` of the asks that this finished."""
+        began = time.perf_counter()
+        outputs = self._engine.step()
+        finished = []
+        for output in outputs:
+            name, _, node = output.request_id.partition("/")
+            work = self._works.get(name)
+            if work is None:
+                continue
+            if work.began_at is None:
+                work.began_at = began
+            if node:
+                self._learn_node(work, node, output)
+            else:
+                self._advance(work, output)
+            if not work.open:
+                finished.append((name, self._reading(work)))
+                del self._works[name]
+        return finished
+
+    def _learn_node(self, work: _Work, request: str, output: Any) -> None:
+        if not output.finished:
+            return
+        work.open.discard(request)
+        work.nodes += 1
+        assert work.tree is not None
+        work.tree.learn(request[1:], self._logprobs(output.outputs[0].logprobs[-1]))
+        self._ask_nodes(work)
+
+    def _advance(self, work: _Work, output: Any) -> None:
+        """Take in what the main request wrote in this step."""
+        if work.ask.sampling.completions > 1:
+            if output.finished:
+                completions = sorted(output.outputs, key=lambda completion: completion.index)
+                work.completions = tuple(completion_of(c) for c in completions)
+                work.open.discard("")
+            return
+        completion, before = output.outputs[0], (work.tree is None, work.node)
+        for place, token_id in enumerate(completion.token_ids):
+            work.token_ids.append(token_id)
+            if work.ask.tree:
+                self._follow(work, token_id, completion.logprobs[place])
+        if work.ask.tell is not None:
+            work.ask.tell(list(completion.token_ids))
+        if output.finished:
+            work.node = None
+        if work.tree is not None and (False, work.node) != before:
+            self._ask_nodes(work)
+        # Past the tree nothing that the model writes is of use any more.
+        useless = work.tree is not None and work.node is None
+        if output.finished or useless:
+            work.open.discard("")
+            if not output.finished:
+                self._engine.abort_request([f"{work.name}/"])
+            self._complete(work, completion.finish_reason if output.finished else "stop")
+
+    def _complete(self, work: _Work, reason: str) -> None:
+        ids = np.asarray(work.token_ids, np.int32)
+        work.completions = (Completion(ids, None, reason, np.full(len(ids), self.version, np.int32)),)
+
+    def _follow(self, work: _Work, token_id: int, logprobs: Any) -> None:
+        """Keep track of whether the answer has begun, and where in the tree the greedy answer is."""
+        if work.tree is None:
+            work.tail = (work.tail + self._piece(token_id))[-2 * len(OPEN) :]
+            if OPEN in work.tail:
+                work.prefix = self._up_to_answer(work)
+                if len(work.picture.prompt_ids) + len(work.prefix) + _ANSWER_TOKENS <= self._max_length:
+                    work.tree = AnswerTree()
+                    work.node = "" if work.tail.endswith(OPEN) else None
+        elif work.node is not None:
+            work.tree.learn(work.node, self._logprobs(logprobs))
+            character = self.tokens.character(token_id)
+            after = work.node + (character or "?")
+            work.node = after if after in NODES else None
+
+    def _up_to_answer(self, work: _Work) -> tuple[int, ...]:
+        """The tokens before the answer. Where one token holds the tag's end and more, the text is tokenized anew."""
+        if work.tail.endswith(OPEN):
+            return tuple(work.token_ids)
+        text = self.processor.decode(np.asarray(work.token_ids, np.int32))
+        before = text[: text.index(OPEN) + len(OPEN)]
+        return tuple(self.processor.tokenizer(before, add_special_tokens=False)["input_ids"])
+
+    def _ask_nodes(self, work: _Work) -> None:
+        """Ask for each node that is still missing, unless the greedy answer is about to tell it."""
+        tree = work.tree
+        assert tree is not None
+        missing = set(tree.missing()) - work.asked
+        if work.node is not None:
+            missing.discard(work.node)
+        work.asked |= missing
+        for node in missing:
+            self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
+
+    def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
+        from vllm.v1.engine import EngineCoreRequest
+
+        sent = EngineCoreRequest(
+            request_id=f"{work.name}/{request}",
+            prompt_token_ids=[*work.picture.prompt_ids, *(work.prefix if suffix is None else suffix)],
+            mm_features=work.features,
+            sampling_params=parameters,
+            pooling_params=None,
+            arrival_time=time.time(),
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        self._engine.add_request(sent.request_id, sent, parameters)
+        work.open.add(request)
+
+    def _abort(self, work: _Work) -> None:
+        self._engine.abort_request([f"{work.name}/{request}" for request in work.open])
+        work.open.clear()
+
+    def _logprobs(self, told: Any) -> NDArray[np.float64]:
+        return np.array([min(told[token_id].logprob, 0.0) for token_id in self.tokens.characters])
+
+    def _piece(self, token_id: int) -> str:
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self.processor.decode(np.asarray([token_id], np.int32))
+        return self._pieces[token_id]
+
+    def _reading(self, work: _Work) -> Reading:
+        now = time.perf_counter()
+        began = work.began_at if work.began_at is not None else now
+        return Reading(work.completions, work.tree, work.nodes, began - work.asked_at, now - began)

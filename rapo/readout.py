@@ -1,0 +1,108 @@
+"""The readout `expected`: mean, spread and quantiles of the answer that the model would write, without drawing one.
+
+An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The characters form a tree of
+16 nodes; with the model's probability of each next character at every node, the probability of each of the 101 answers 0.00,
+0.01, ..., 1.00 is a product along its path. Nothing is estimated; a node reached less often than `NEGLIGIBLE` is left out.
+
+An answer that goes on after its second decimal counts as its first two. Everything else that the model might write instead
+(a single decimal, a word) is the mass outside; the 101 probabilities are scaled to sum to one without it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rapo.errors import ServiceError
+
+Floats = NDArray[np.float64]
+
+#: The characters of an answer, in the order in which a node's log-probs are given.
+CHARACTERS = "0123456789."
+
+#: What may stand before the next character: the inner nodes of the tree, parents first.
+NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for digit in range(10)))
+
+#: The answers, ascending, as numbers and as they are written.
+ANSWERS: Floats = np.arange(101) / 100
+TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
+
+#: A node that the model reaches less often than this need not be asked: its answers count as outside. All of them together
+#: move the mean by about as much as float32 rounds the log-probs.
+NEGLIGIBLE = 1e-7
+
+# Rounding must not decide which of two answers a quantile is.
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Mean, standard deviation, and 5th and 95th percentile of the answer, all in [0, 1]; `outside` is the probability of
+    everything that is no answer of two decimals."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    outside: float
+
+
+class AnswerTree:
+    """The tree for one picture: learns log-probs node by node, and says which nodes are still missing."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        # Probability of each beginning of an answer; only of those whose every step is known.
+        self._reach: dict[str, float] = {"": 1.0}
+
+    def learn(self, node: str, logprobs: ArrayLike) -> None:
+        """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so they may sum to less than 1).
+
+        Raises `ValueError` for a node that is unknown or comes before its parent, a wrong shape, or what is no log-prob.
+        """
+        values = np.asarray(logprobs, np.float64)
+        if node not in NODES or node not in self._reach or values.shape != (len(CHARACTERS),):
+            raise ValueError(f"node {node!r} with log-probs of shape {values.shape}")
+        if np.isnan(values).any() or values.max() > _SLACK:
+            raise ValueError(f"not log-probs after {node!r}: {values}")
+        self._known.add(node)
+        reach = self._reach[node] * np.exp(values)
+        self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
+
+    def knows(self, node: str) -> bool:
+        return node in self._known
+
+    def missing(self) -> list[str]:
+        """Nodes to learn next, parents before their children: `expectation` needs them. Empty once nothing is missing."""
+        return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]
+
+    def probabilities(self) -> Floats:
+        """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside."""
+        return np.array([self._reach.get(text, 0.0) for text in TEXTS])
+
+    def expectation(self) -> Expectation:
+        """Raises `ServiceError` where the model never writes an answer of two decimals, `ValueError` while nodes are missing."""
+        if missing := self.missing():
+            raise ValueError(f"log-probs are missing after {missing}")
+        return expectation(self.probabilities())
+
+
+def expectation(probabilities: ArrayLike) -> Expectation:
+    """The readout of probabilities `(101,)` of `ANSWERS`, which need not sum to one."""
+    mass = np.asarray(probabilities, np.float64)
+    inside = float(mass.sum())
+    if inside <= 0.0:
+        raise ServiceError("the model gives no answer of two decimals any probability")
+    share = mass / inside
+    mean = float(share @ ANSWERS)
+    std = math.sqrt(max(float(share @ np.square(ANSWERS - mean)), 0.0))
+    low, high = (_quantile(share, level) for level in (0.05, 0.95))
+    return Expectation(min(max(mean, 0.0), 1.0), std, low, high, max(1.0 - inside, 0.0))
+
+
+def _quantile(share: Floats, level: float) -> float:
+    """The lowest answer that is reached with probability `level`."""
+    return float(ANSWERS[int(np.searchsorted(np.cumsum(share), level - _SLACK))])

@@ -1,0 +1,99 @@
+"""Prometheus metrics of the gateway. Labels hold no caller's text: methods, codes and reasons are from fixed sets."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from rapo.errors import ResourceError
+from rapo.v1 import scorer_pb2
+from services.statuses import Refusal
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_TWENTIETHS = tuple(round(0.05 * step, 2) for step in range(1, 21))
+_STAGES = ("decode", "queue", "generate", "outside")
+
+
+class Metrics:
+    """Counters of one gateway, in a registry of its own, so that several in one process do not mix."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.calls = Counter(
+            "rapo_calls", "Calls that ended, by method and status code.", ["method", "code"], registry=registry
+        )
+        self.call_seconds = Histogram(
+            "rapo_call_seconds", "Duration of a call in the gateway.", ["method"], buckets=_SECONDS, registry=registry
+        )
+        self.calls_under_way = Gauge("rapo_calls_under_way", "Calls that are open.", ["method"], registry=registry)
+        self.pictures_under_way = Gauge(
+            "rapo_pictures_under_way", "Pictures that were passed on and have no outcome yet.", registry=registry
+        )
+        self.pictures = Counter("rapo_pictures", "Outcomes of pictures, by status code.", ["code"], registry=registry)
+        self.client_pictures = Counter(
+            "rapo_client_pictures", "Pictures that a client sent, refused ones too.", ["client"], registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "rapo_stage_seconds",
+            "Time of a scored picture by stage; outside: network, Serve and its queue.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.tokens = Counter("rapo_completion_tokens", "Tokens that the model wrote.", registry=registry)
+        self.cached = Counter("rapo_cache_hits", "Pictures answered from the cache.", registry=registry)
+        self.parse_failures = Counter(
+            "rapo_parse_failures", "Answers of the model that hold no score, by reason.", ["reason"], registry=registry
+        )
+        self.scores = Histogram(
+            "rapo_score", "Scores given, to see drift.", ["model_version"], buckets=_TWENTIETHS, registry=registry
+        )
+        self.refusals = Counter(
+            "rapo_refusals", "Pictures and calls without a score, by reason.", ["reason"], registry=registry
+        )
+        self.retries = Counter(
+            "rapo_bulk_retries", "Pictures of bulk calls that were passed on again.", registry=registry
+        )
+        self.serving = Gauge("rapo_serving", "Whether the scorer behind the gateway answers.", registry=registry)
+        self.reload_failures = Counter(
+            "rapo_reload_failures", "Changed files that could not be used.", ["file"], registry=registry
+        )
+        for file in ("tokens", "certificates"):
+            self.reload_failures.labels(file)
+
+    def scored(self, response: scorer_pb2.ScoreResponse, seconds: float) -> None:
+        """Count a picture that got its score `seconds` after it was passed on."""
+        self.pictures.labels("OK").inc()
+        timings = response.timings
+        inside = (timings.decode_ms, timings.queue_ms, timings.generate_ms)
+        outside = max(seconds - sum(inside) / 1000, 0.0)
+        for stage, value in zip(_STAGES, (*(ms / 1000 for ms in inside), outside), strict=True):
+            self.stage_seconds.labels(stage).observe(value)
+        self.tokens.inc(timings.completion_tokens)
+        self.cached.inc(int(response.cached))
+        self.scores.labels(response.model_version).observe(response.score)
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a picture that got none."""
+        self.pictures.labels(refusal.code.name).inc()
+        self.refusals.labels(refusal.reason).inc()
+        if refusal.code.name == "FAILED_PRECONDITION":
+            self.parse_failures.labels(refusal.reason).inc()
+
+
+class MetricsPage:
+    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` where the port is taken; `port` 0 takes a free one."""
+
+    def __init__(self, metrics: Metrics, port: int) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+        except OSError as error:
+            raise ResourceError(
+                f"port {port} on 127.0.0.1 is in use ({error.strerror}). Choose another with "
+                "--set serve.gateway.metrics_port=..."
+            ) from error
+        self.port = int(self._server.server_address[1])
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5)

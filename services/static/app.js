@@ -1,0 +1,305 @@
+// The page for people. Pictures stay in the browser; each is sent to the scorer when it is its turn.
+
+const AT_ONCE = 4; // pictures under way: enough to keep a scorer busy, few enough to see them come
+
+const byId = (id) => document.getElementById(id);
+const pictures = new Map(); // id -> picture, in the order in which they came
+let model = null;
+let next = 0;
+let underWay = 0;
+let picked = [];
+
+// ---- the scorer -------------------------------------------------------------------------------------------------
+
+async function fail(response) {
+  let words = `${response.status} ${response.statusText}`;
+  try {
+    words = (await response.json()).error || words;
+  } catch {
+    // not ours: the status has to do
+  }
+  throw new Error(words);
+}
+
+async function post(path, body, signal) {
+  const response = await fetch(path, { method: "POST", body, signal, headers: { "Content-Type": "application/octet-stream" } });
+  return response.ok ? response : fail(response);
+}
+
+const query = () => (byId("readout").value ? `?readout=${encodeURIComponent(byId("readout").value)}` : "?");
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      const lines = text.slice(0, end).split("\n");
+      text = text.slice(end + 2);
+      const field = (name) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+      yield { name: field("event"), data: JSON.parse(field("data") ?? "null") };
+    }
+  }
+}
+
+async function ask(picture) {
+  picture.state = "writing";
+  picture.text = "";
+  picture.stop = new AbortController();
+  paint(picture);
+  try {
+    const response = await post(`/api/explain${query()}`, picture.file, picture.stop.signal);
+    for await (const { name, data } of events(response)) {
+      if (name === "piece") picture.text += data;
+      if (name === "error") throw new Error(data.error);
+      if (name === "result") {
+        picture.result = data;
+        picture.text = data.rationale || picture.text;
+        picture.state = "done";
+      }
+      paint(picture);
+    }
+    if (picture.state !== "done") throw new Error("the scorer stopped before it had answered");
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    picture.state = "failed";
+    picture.text = error instanceof TypeError ? "the page lost its server" : error.message;
+    paint(picture);
+  }
+}
+
+function work() {
+  for (const picture of pictures.values()) {
+    if (underWay >= AT_ONCE) break;
+    if (picture.state !== "waiting") continue;
+    underWay += 1;
+    ask(picture).finally(() => {
+      underWay -= 1;
+      arrange();
+      work();
+    });
+  }
+  tell();
+}
+
+// ---- the pictures -----------------------------------------------------------------------------------------------
+
+function add(files) {
+  const images = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
+  for (const file of images) {
+    const id = next++;
+    const card = byId("card").content.firstElementChild.cloneNode(true);
+    const picture = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null, size: null };
+    const thumb = card.querySelector(".thumb");
+    thumb.src = picture.url;
+    thumb.addEventListener("load", () => { picture.size = [thumb.naturalWidth, thumb.naturalHeight]; });
+    card.querySelector(".name").textContent = file.name || "pasted picture";
+    card.querySelector(".pick").addEventListener("click", () => pick(picture));
+    card.querySelector(".view").addEventListener("click", () => look(picture));
+    card.querySelector(".view").hidden = !model?.view;
+    card.querySelector(".remove").addEventListener("click", () => remove(picture));
+    card.querySelector(".again").addEventListener("click", () => { restart(picture); work(); });
+    pictures.set(id, picture);
+    paint(picture);
+  }
+  const left = files.length - images.length;
+  arrange();
+  work();
+  if (left) byId("status").textContent = `${left} of ${files.length} files are no pictures and were left out.`;
+}
+
+function restart(picture) {
+  picture.stop?.abort();
+  picture.state = "waiting";
+  picture.result = null;
+  picture.text = "";
+  paint(picture);
+}
+
+function remove(picture) {
+  const after = picture.card.nextElementSibling ?? picture.card.previousElementSibling;
+  picture.stop?.abort();
+  URL.revokeObjectURL(picture.url);
+  picture.card.remove();
+  pictures.delete(picture.id);
+  picked = picked.filter((other) => other !== picture);
+  compare();
+  arrange();
+  tell();
+  (after?.querySelector(".remove") ?? byId("files")).focus(); // or a keyboard would start again at the top
+}
+
+function paint(picture) {
+  const { card, result, state } = picture;
+  const score = card.querySelector(".score");
+  score.textContent = result ? result.score.toFixed(2) : { waiting: "…", writing: "…", failed: "no score" }[state];
+  if (result?.std != null) {
+    const spread = document.createElement("small");
+    spread.textContent = ` ± ${result.std.toFixed(2)}`;
+    score.append(spread);
+  }
+  const scale = card.querySelector(".scale");
+  scale.hidden = card.querySelector(".ticks").hidden = !result;
+  if (result) {
+    const low = result.interval?.low ?? result.score;
+    const high = result.interval?.high ?? result.score;
+    scale.style.setProperty("--at", `${100 * result.score}%`);
+    scale.style.setProperty("--low", `${100 * low}%`);
+    scale.style.setProperty("--width", `${100 * (high - low)}%`);
+    const range = result.interval ? `, most likely from ${low.toFixed(2)} to ${high.toFixed(2)}` : "";
+    scale.setAttribute("aria-label", `Score ${result.score.toFixed(2)} of 1${range}`);
+    scale.title = scale.getAttribute("aria-label");
+  }
+  const text = card.querySelector(".rationale");
+  text.textContent = picture.text || { waiting: "Waiting for its turn", done: "This readout has no rationale." }[state] || "";
+  text.classList.toggle("writing", state === "writing");
+  text.classList.toggle("wrong", state === "failed");
+  card.querySelector(".pick").disabled = state !== "done";
+  card.querySelector(".pick").setAttribute("aria-pressed", String(picked.includes(picture)));
+  card.querySelector(".again").hidden = state !== "failed";
+}
+
+function arrange() {
+  const key = (picture) => (picture.result ? -picture.result.score : picture.state === "failed" ? 3 : 2);
+  const sorted = [...pictures.values()].sort((a, b) => key(a) - key(b) || a.id - b.id);
+  const list = byId("ranking");
+  const focused = document.activeElement;
+  sorted.forEach((picture, place) => {
+    picture.card.querySelector(".place").textContent = picture.result ? place + 1 : "–";
+    if (list.children[place] !== picture.card) list.insertBefore(picture.card, list.children[place] ?? null);
+  });
+  if (focused instanceof HTMLElement && focused !== document.activeElement && list.contains(focused)) focused.focus();
+  byId("clear").disabled = !pictures.size;
+  byId("empty").hidden = Boolean(pictures.size);
+  byId("ranking-title").hidden = !pictures.size;
+}
+
+function tell() {
+  const states = [...pictures.values()].map((picture) => picture.state);
+  const count = (state) => states.filter((other) => other === state).length;
+  const left = count("waiting") + count("writing");
+  const failed = count("failed");
+  const parts = [];
+  if (states.length) parts.push(left ? `${states.length - left} of ${states.length} answered` : `${states.length === 1 ? "The picture is" : `All ${states.length} pictures are`} answered`);
+  if (failed) parts.push(`${failed} without a score`);
+  byId("status").textContent = parts.length ? `${parts.join(", ")}.` : "";
+}
+
+// ---- two side by side -------------------------------------------------------------------------------------------
+
+function pick(picture) {
+  picked = picked.includes(picture) ? picked.filter((other) => other !== picture) : [...picked, picture].slice(-2);
+  for (const other of pictures.values()) paint(other);
+  compare();
+}
+
+async function compare() {
+  const panel = byId("compare");
+  panel.hidden = picked.length < 2;
+  if (picked.length < 2) {
+    if (picked.length === 1) byId("status").textContent = "Choose a second picture to compare with.";
+    return;
+  }
+  tell();
+  const [left, right] = picked;
+  for (const [side, picture] of [["left", left], ["right", right]]) {
+    byId(`${side}-image`).src = picture.url;
+    byId(`${side}-image`).alt = name(picture);
+    byId(`${side}-name`).textContent = `${name(picture)}: ${picture.result.score.toFixed(2)}`;
+  }
+  panel.scrollIntoView({ block: "nearest" });
+  byId("odds-text").textContent = "Asking which is preferred …";
+  try {
+    const response = await post(`/api/compare${query()}&first=${left.file.size}`, new Blob([left.file, right.file]));
+    const { preference } = await response.json();
+    if (picked[0] !== left || picked[1] !== right) return; // others were chosen meanwhile
+    panel.style.setProperty("--share", `${100 * preference}%`);
+    const [better, chance] = preference >= 0.5 ? [left, preference] : [right, 1 - preference];
+    byId("odds-text").textContent = `${name(better)} is preferred with a probability of ${chance > 0.995 ? "more than 99" : Math.round(100 * chance)} %.`;
+  } catch (error) {
+    byId("odds-text").textContent = error.message;
+  }
+}
+
+const name = (picture) => picture.file.name || "pasted picture";
+
+// ---- what the model saw -----------------------------------------------------------------------------------------
+
+async function look(picture) {
+  const dialog = byId("seen");
+  byId("seen-original").src = picture.url;
+  byId("seen-original-size").textContent = name(picture);
+  byId("seen-model").removeAttribute("src");
+  byId("seen-model-size").textContent = "…";
+  byId("seen-note").textContent = "";
+  dialog.showModal();
+  try {
+    const response = await post("/api/seen", picture.file);
+    const url = URL.createObjectURL(await response.blob());
+    byId("seen-model").onload = () => URL.revokeObjectURL(url);
+    byId("seen-model").src = url;
+    const pixels = (header) => response.headers.get(header).replace("x", " × ");
+    byId("seen-original-size").textContent = `As given, upright: ${pixels("X-Original")} pixels`;
+    byId("seen-model-size").textContent = `As the model sees it: ${pixels("X-Size")} pixels`;
+    byId("seen-note").textContent = "All that is judged is in the picture on the right.";
+  } catch (error) {
+    byId("seen-model-size").textContent = "";
+    byId("seen-note").textContent = error.message;
+  }
+}
+
+// ---- the page itself --------------------------------------------------------------------------------------------
+
+async function start() {
+  try {
+    const response = await fetch("/api/model");
+    model = await (response.ok ? response : fail(response)).json();
+    byId("model").textContent = `Model ${model.model_version}; scores from ${model.score_range[0]} to ${model.score_range[1]}`;
+    for (const readout of model.readouts) byId("readout").append(new Option(readout, readout));
+    for (const picture of pictures.values()) picture.card.querySelector(".view").hidden = !model.view;
+  } catch (error) {
+    byId("model").textContent = `The scorer does not answer: ${error.message}`;
+  }
+}
+
+byId("files").addEventListener("change", (event) => {
+  add(event.target.files);
+  event.target.value = ""; // so that the same file can be chosen again
+});
+byId("readout").addEventListener("change", () => {
+  for (const picture of pictures.values()) restart(picture);
+  picked = [];
+  compare();
+  arrange();
+  work();
+});
+byId("clear").addEventListener("click", () => {
+  for (const picture of [...pictures.values()]) remove(picture);
+});
+byId("compare-close").addEventListener("click", () => {
+  picked = [];
+  for (const picture of pictures.values()) paint(picture);
+  compare();
+  byId("files").focus();
+});
+byId("seen-close").addEventListener("click", () => byId("seen").close());
+addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) add(event.clipboardData.files);
+});
+for (const kind of ["dragenter", "dragover"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    byId("drop").classList.add("over");
+  });
+}
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) byId("drop").classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault(); // or the browser would leave the page for the picture
+  byId("drop").classList.remove("over");
+  add(event.dataTransfer.files);
+});
+await start();

@@ -1,0 +1,100 @@
+"""Statuses as callers see them: a gRPC code, words, and google.rpc details that say the same to machines.
+
+Every status carries ErrorInfo (and the same word in the trailing metadata `rapo-reason`); INVALID_ARGUMENT names the
+field in BadRequest; what may be tried again says when in RetryInfo. Only words of the deployment or the gateway come
+out: what Ray or gRPC say (tracebacks, paths, addresses) goes to the log and is replaced here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from services.wire import DOMAIN, FIELD_KEY, REASON_KEY
+
+#: Trailing metadata: keys with text, or with bytes where they end in `-bin`.
+Trailing = tuple[tuple[str, str | bytes], ...]
+
+#: What a caller is told to wait where nothing better is known, in seconds.
+RETRY_S = {grpc.StatusCode.UNAVAILABLE: 1.0, grpc.StatusCode.RESOURCE_EXHAUSTED: 0.5}
+
+# What a caller reads where the status was set by Ray or gRPC rather than by the deployment.
+_OWN_WORDS: dict[grpc.StatusCode, tuple[str, str]] = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ("the queue is full; try again later", "queue_full"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: ("no answer within the time limit", "deadline"),
+    grpc.StatusCode.CANCELLED: ("the call was cancelled", "cancelled"),
+}
+
+# Headers have a limit of their own (8 KiB by default), and a status stands in them twice.
+_MAX_WORDS = 400
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no answer. `field` is the request's field at fault; `retry_s` None where no delay is known."""
+
+    code: grpc.StatusCode
+    words: str
+    reason: str
+    field: str = ""
+    retry_s: float | None = None
+
+    def status(self) -> status_pb2.Status:
+        """As google.rpc.Status, with its details."""
+        words = self.words[:_MAX_WORDS]
+        status = status_pb2.Status(code=code_pb2.Code.Value(self.code.name), message=words)
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN))
+        if self.code == grpc.StatusCode.INVALID_ARGUMENT:
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=self.field, description=words, reason=self.reason
+            )
+            status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        if (delay := self.retry_s if self.retry_s is not None else RETRY_S.get(self.code)) is not None:
+            whole = math.floor(delay)
+            pause = Duration(seconds=whole, nanos=int((delay - whole) * 1e9))
+            status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=pause))
+        return status
+
+    def trailing(self) -> Trailing:
+        """As the trailing metadata of a call that fails with it."""
+        return ((REASON_KEY, self.reason), *rpc_status.to_status(self.status()).trailing_metadata)
+
+
+class Refused(Exception):
+    """Raised on the way to a picture's outcome; becomes the call's status or the picture's error."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.words)
+        self.refusal = refusal
+
+
+def invalid(field: str, words: str, reason: str) -> Refused:
+    """The caller's mistake, in the field of the request that `field` names."""
+    return Refused(Refusal(grpc.StatusCode.INVALID_ARGUMENT, words, reason, field))
+
+
+def outward(error: grpc.aio.AioRpcError) -> Refusal:
+    """What a caller may see of an upstream's status."""
+    marks = {key: str(value) for key, value in error.trailing_metadata() or ()}
+    code = error.code()
+    if REASON_KEY in marks:
+        return Refusal(code, error.details() or "", marks[REASON_KEY], marks.get(FIELD_KEY, ""))
+    if code in _OWN_WORDS:
+        return Refusal(code, *_OWN_WORDS[code])
+    # The deployment marks every status of its own. What is left is Serve's: no replica yet, or one that died under
+    # the call; both pass, and scoring may be repeated, so the caller is told to.
+    logger.warning("upstream answered %s: %s", code.name, error.details())
+    return Refusal(grpc.StatusCode.UNAVAILABLE, "the scorer is starting or restarting; try again", "restarting")
+
+
+async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> None:
+    """End the call with this status. Never returns."""
+    await context.abort(refusal.code, refusal.words[:_MAX_WORDS], refusal.trailing())

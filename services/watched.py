@@ -1,0 +1,69 @@
+"""Files that may change while the service runs: read again when they do, and kept as they were when they are broken."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from rapo.errors import ConfigError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Watched(Generic[T]):
+    """What `read` makes of some files. `read` raises `ConfigError` for what it cannot use: so does the constructor.
+
+    `refresh` may be called from any thread, and as often as one likes: it reads only what has changed.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        self._paths = tuple(paths)
+        self._read = read
+        self._lock = threading.Lock()
+        self._seen = self._marks()
+        self.value = read()
+        self.failures = 0
+
+    def refresh(self) -> bool:
+        """Read again if a file changed; whether there is a new value. A broken file is logged once per change."""
+        with self._lock:
+            marks = self._marks()
+            if marks == self._seen:
+                return False
+            self._seen = marks
+            try:
+                self.value = self._read()
+            except ConfigError as error:
+                self.failures += 1
+                logger.error("the old content stays in force: %s", error)
+                return False
+            logger.info("read again: %s", ", ".join(path.name for path in self._paths))
+            return True
+
+    def _marks(self) -> tuple[object, ...]:
+        """Changes when a file is written, replaced or, behind a link, exchanged."""
+        marks: list[object] = []
+        for path in self._paths:
+            try:
+                found = path.stat()
+                marks.append((found.st_mtime_ns, found.st_size, found.st_ino))
+            except OSError as error:
+                marks.append(error.errno)
+        return tuple(marks)
+
+
+def read_small(path: Path, what: str, limit: int = 2**20) -> bytes:
+    """The bytes of a file; `ConfigError` with `what` (the setting's name) where it cannot be read or is no such file."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"{what} = {path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > limit:
+        raise ConfigError(f"{what} = {path}: more than {limit:,} bytes; this is another file")
+    return data

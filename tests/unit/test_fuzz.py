@@ -1,0 +1,113 @@
+"""A few hundred requests of the long fuzz run, and free-form ones by hypothesis; `bench/fuzz_gateway.py` has the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import replace
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import details_of, settings_for
+
+from bench.fuzz_gateway import Decoding, Tally, attack
+from bench.malformed import LIMITS, METHODS, Case, cases, picture, verdict
+from rapo.config import ImageConfig
+from rapo.errors import ImageError
+from rapo.images import REASONS, decode_image
+from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from services.gateway import Gateway
+
+# pytest puts its own warning filters in place of `rapo.images`'.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+
+MAX_MESSAGE_BYTES = 2 * 2**20
+TINY = ImageConfig(max_bytes=100_000, max_pixels=100_000, min_side=1)
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    scorer_pb2_grpc.add_AestheticScorerServicer_to_server(Decoding(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Gateway(replace(settings_for(f"127.0.0.1:{port}"), max_message_bytes=MAX_MESSAGE_BYTES)) as gateway:
+        yield gateway
+    server.stop(0).wait(5)
+
+
+def test_every_malformed_request_gets_the_right_status(gateway: Gateway) -> None:
+    tally = Tally()
+    asyncio.run(attack(gateway.address, 300, seed=3, tally=tally))
+    assert tally.wrong == []
+    assert tally.done == 300
+    assert len(tally.kinds) > 10
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"} <= tally.codes.keys()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(METHODS), st.lists(st.binary(max_size=200), min_size=1, max_size=3))
+def test_any_bytes_are_answered_with_details(gateway: Gateway, method: str, messages: list[bytes]) -> None:
+    with grpc.insecure_channel(gateway.address) as channel:
+        call = channel.stream_stream(f"/rapo.v1.AestheticScorer/{method}")(iter(messages), timeout=10)
+        with contextlib.suppress(grpc.RpcError):
+            list(call)
+        code = call.code()
+        # UNIMPLEMENTED: gRPC's own word for several messages where the method takes one.
+        own = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+        assert code in own | {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED}
+        assert code not in own or details_of(call)["ErrorInfo"].domain == "rapo.v1"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(
+        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8X", b"BM", b"II*\0", b"MM\0*", b"II+\0", b""]
+    ),
+    st.binary(max_size=300),
+)
+def test_any_bytes_are_an_image_or_an_image_error(magic: bytes, body: bytes) -> None:
+    image, words, reason = None, "", "missing"
+    try:
+        image = decode_image(magic + body, TINY)
+    except ImageError as error:
+        words, reason = str(error), error.reason
+    assert reason in REASONS
+    assert words.isascii()
+    assert words.isprintable()
+    assert image is None or (image.mode == "RGB" and image.width * image.height <= TINY.max_pixels)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_damaged_pictures_are_an_image_or_an_image_error(rng) -> None:
+    data = picture(rng)
+    found = verdict(data)
+    assert found is True or found in REASONS
+    assert verdict(data) == found
+
+
+def test_cases_are_a_function_of_the_seed() -> None:
+    def first(seed: int) -> list[Case]:
+        stream = cases(seed, MAX_MESSAGE_BYTES)
+        return [next(stream) for _ in range(50)]
+
+    assert first(1) == first(1) != first(2)
+    assert ImageConfig() == LIMITS
+    assert all(isinstance(message, bytes) for case in first(1) for message in case.messages)
+
+
+def test_a_wrong_status_would_be_noticed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tally itself: an upstream that accepts what cannot be decoded."""
+
+    def accepting(self: Decoding, request: scorer_pb2.ScoreRequest, context: grpc.ServicerContext) -> object:
+        return scorer_pb2.ScoreResponse(score=0.5, model_version="fuzz", request_id=request.request_id)
+
+    monkeypatch.setattr(Decoding, "Score", accepting)
+    tally = Tally()
+    asyncio.run(attack(gateway.address, 60, seed=3, tally=tally))
+    assert len(tally.wrong) > 5

@@ -1,0 +1,275 @@
+"""The reader's way through the tree of answers, with a scripted model in the place of vLLM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rapo.errors import ModelError
+from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
+from rapo.inference.asking import Ask, Picture, Reading, Sampling
+from rapo.inference.reader import Reader
+from rapo.readout import CHARACTERS, TEXTS, expectation
+
+STOP = 0
+#: Tokens of several characters; every other token is one character, its id the character's code.
+PIECES = {
+    1000: "<think>",
+    1001: "calm",
+    1002: "</think>",
+    1003: "<answer>",
+    1004: "</answer>",
+    1005: ">0",
+    1006: "<answer",
+}
+BEFORE = "<think>calm</think><answer>"
+
+#: The probability of each next piece after a text.
+Model = Callable[[str], dict[str, float]]
+
+
+def text_of(ids: Any) -> str:
+    return "".join(PIECES.get(int(i), chr(int(i))) for i in ids if int(i) != STOP)
+
+
+def id_of(piece: str) -> int:
+    return STOP if piece == "" else next((i for i, text in PIECES.items() if text == piece), 0) or ord(piece)
+
+
+class ScriptedEngine:
+    """One token for every request in a step, the likeliest; log-probs of the tokens that a request names."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.requests: dict[str, SimpleNamespace] = {}
+        self.sent: list[str] = []
+        self.steps = 0
+
+    def send(self, name: str, prompt: list[int], parameters: SimpleNamespace) -> None:
+        self.sent.append(name)
+        self.requests[name] = SimpleNamespace(ids=list(prompt), wrote=[], told=[], parameters=parameters)
+
+    def abort_request(self, names: list[str]) -> None:
+        for name in names:
+            self.requests.pop(name, None)
+
+    def step(self) -> list[Any]:
+        self.steps += 1
+        outputs = []
+        for name, request in list(self.requests.items()):
+            chances = self.model(text_of(request.ids))
+            by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
+            token = max(by_id, key=lambda i: by_id[i])
+            told = {i: SimpleNamespace(logprob=by_id.get(i, -100.0)) for i in [token, *map(ord, CHARACTERS)]}
+            request.ids.append(token)
+            request.wrote.append(token)
+            request.told.append(told)
+            ended = token == STOP or len(request.wrote) == request.parameters.max_tokens
+            reason = ("stop" if token == STOP else "length") if ended else None
+            if ended:
+                del self.requests[name]
+            if name.endswith("/"):
+                outputs.append(_output(name, [token], [told], ended, reason))
+            elif ended:
+                outputs.append(_output(name, request.wrote, request.told, ended, reason))
+        return outputs
+
+
+def _output(name: str, ids: list[int], told: list[Any], ended: bool, reason: str | None) -> Any:
+    completion = SimpleNamespace(token_ids=ids, logprobs=told, finish_reason=reason, index=0)
+    return SimpleNamespace(request_id=name, outputs=[completion], finished=ended)
+
+
+class ScriptedReader(Reader):
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine  # type: ignore[assignment]
+        self.version = 0
+        self.tokens = AnswerTokens(tuple(map(ord, CHARACTERS)), (1000, 1002, 1003))
+        self._pieces, self._works = {}, {}
+        self._max_length, self._delta = 200, None
+        self._node_parameters = SimpleNamespace(max_tokens=1)
+
+        def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            assert text == BEFORE
+            return {"input_ids": [1000, 1001, 1002, 1003]}
+
+        self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=7)  # type: ignore[assignment]
+
+    def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
+        return SimpleNamespace(**({"max_tokens": sampling.max_tokens} | more))
+
+    def _send(self, work: Any, request: str, parameters: Any, suffix: Any = None) -> None:
+        written = work.prefix if suffix is None else suffix
+        self._engine.send(f"{work.name}/{request}", list(written), parameters)  # type: ignore[attr-defined]
+        work.open.add(request)
+
+
+@pytest.fixture(autouse=True)
+def no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rapo.inference.reader.features_of", lambda *_: [])
+
+
+def model(answers: dict[str, dict[str, float]], opening: tuple[str, ...] = ("<answer>",)) -> Model:
+    """Writes the rationale, opens the answer, goes on as `answers` says (0.05 for each digit where it says nothing) and stops."""
+    script = ["<think>", "calm", "</think>", *opening]
+
+    def following(text: str) -> dict[str, float]:
+        written = ""
+        for piece in script:
+            if text == written:
+                return {piece: 1.0}
+            written += piece
+        answer = text[text.index("<answer>") + len("<answer>") :]
+        if "</answer>" in text:
+            return {"": 1.0}
+        if len(answer) >= 4:
+            return {"</answer>": 1.0}
+        return answers.get(answer, {**dict.fromkeys("0123456789", 0.05), ".": 0.3, "</answer>": 0.2})
+
+    return following
+
+
+def expected(script: Model, before: str = BEFORE) -> np.ndarray:
+    return np.array([math.prod(script(before + text[:i]).get(text[i], 0.0) for i in range(4)) for text in TEXTS])
+
+
+def read(engine: ScriptedEngine, *, limit: int = 32, rationale: bool = True) -> Reading:
+    reader = ScriptedReader(engine)
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7, 7], "key")
+    reader.add("a", picture, Ask(Sampling(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0)
+    found: list[tuple[str, Reading]] = []
+    while reader.busy:
+        found += reader.step()
+        assert engine.steps < 50
+    assert not engine.requests, "something is left in the engine"
+    return found[0][1]
+
+
+USUAL = {"": {"0": 0.9, "1": 0.06, "x": 0.04}, "0": {".": 1.0}, "0.": {"5": 0.6, "6": 0.4}, "1.": {"0": 1.0}}
+SCRIPTS = {
+    "usual": USUAL,
+    "nothing likely": {},
+    "one": {"": {"1": 0.7, "0": 0.3}, "1": {".": 0.9, "0": 0.1}, "1.": {"0": 1.0}, "1.0": {"0": 0.8, "5": 0.2}},
+    "one goes astray": {"": {"0": 0.8, "1": 0.2}, "1": {"5": 0.9, ".": 0.1}},
+    "a word": {"": {"x": 0.7, "0": 0.3}},
+    "one decimal": {"0.5": {"</answer>": 0.8, "5": 0.2}},
+    "certain": {"": {"0": 1.0}, "0": {".": 1.0}, "0.": {"7": 1.0}, "0.7": {"3": 1.0}},
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_tree_is_complete_whatever_the_greedy_answer_is(name: str) -> None:
+    script = model(SCRIPTS[name])
+    reading = read(ScriptedEngine(script))
+    assert reading.tree is not None
+    wanted = expectation(expected(script))
+    told = reading.tree.expectation()
+    assert (told.mean, told.std, told.outside) == pytest.approx((wanted.mean, wanted.std, wanted.outside), abs=1e-7)
+
+
+def test_without_a_rationale_it_starts_at_the_answer() -> None:
+    script = model(USUAL)
+
+    def hurried(text: str) -> dict[str, float]:
+        return script(BEFORE + text.removeprefix("<think></think><answer>"))
+
+    reading = read(ScriptedEngine(hurried), rationale=False)
+    assert reading.tree is not None
+    assert reading.tree.expectation().mean == pytest.approx(expectation(expected(script)).mean, abs=1e-7)
+
+
+def test_the_reading_is_complete_with_the_last_digit() -> None:
+    engine = ScriptedEngine(model(USUAL))
+    reading = read(engine)
+    assert engine.steps == 4 + 4
+    assert text_of(reading.completions[0].token_ids)[:-1] == BEFORE + "0.5"
+    # Besides the main request: what comes after a 1, step by step, and the one other digit that can come.
+    assert engine.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(engine.sent[-2:]) == [
+        "a/=0.6",
+        "a/=1.0",
+    ]
+
+
+def test_only_what_can_be_reached_is_asked() -> None:
+    engine = ScriptedEngine(model(SCRIPTS["certain"]))
+    read(engine)
+    assert engine.sent == ["a/"]
+
+
+def test_a_token_over_the_end_of_the_tag_is_taken_apart() -> None:
+    script = model(USUAL, opening=("<answer", ">0"))
+    whole = model(USUAL)
+    reading = read(ScriptedEngine(lambda text: whole(text) if text.startswith(BEFORE) else script(text)))
+    assert reading.tree is not None
+    assert reading.tree.expectation().mean == pytest.approx(expectation(expected(whole)).mean, abs=1e-7)
+
+
+def test_a_limit_in_the_midst_of_the_answer_leaves_no_node_out() -> None:
+    for limit in (5, 6, 7):
+        reading = read(ScriptedEngine(model(USUAL)), limit=limit)
+        assert reading.tree is not None
+        assert reading.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
+
+
+def test_without_an_answer_there_is_no_tree() -> None:
+    reading = read(ScriptedEngine(model(USUAL)), limit=3)
+    assert reading.tree is None
+    assert reading.completions[0].finish_reason == "length"
+    assert text_of(reading.completions[0].token_ids) == "<think>calm</think>"
+
+
+def test_a_prompt_that_is_too_long_is_refused() -> None:
+    reader = ScriptedReader(ScriptedEngine(model({})))
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7] * 198, "key")
+    with pytest.raises(ValueError, match="198 tokens"):
+        reader.add("a", picture, Ask(Sampling(1, 0.0, 8)), 0)
+    assert not reader.busy
+
+
+def test_cancelling_takes_the_nodes_along() -> None:
+    engine = ScriptedEngine(model({}))
+    reader = ScriptedReader(engine)
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+    for name in ("a", "b"):
+        reader.add(name, picture, Ask(Sampling(1, 0.0, 32), tree=True), 0)
+    for _ in range(5):
+        reader.step()
+    assert len(engine.requests) > 2
+    reader.cancel("a")
+    reader.cancel("never heard of")
+    assert {name.partition("/")[0] for name in engine.requests} == {"b"}
+
+
+def test_tokens_are_told_as_they_come() -> None:
+    told: list[int] = []
+    reader = ScriptedReader(ScriptedEngine(model(USUAL)))
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+    reader.add("a", picture, Ask(Sampling(1, 0.0, 32), tree=True, tell=told.extend), 0)
+    reader.step()
+    reader.step()
+    assert text_of(told) == "<think>calm"
+
+
+def test_a_tokenizer_that_joins_digits_is_refused() -> None:
+    def pairs(text: str) -> list[str]:
+        return [text[i : i + 2] for i in range(0, len(text), 2)]
+
+    with pytest.raises(ModelError, match="digit by digit"):
+        answer_tokens(pairs)  # type: ignore[arg-type]
+    assert answer_tokens(lambda text: [ord(c) for c in text]).ids("0.5") == [48, 46, 53]
+    with pytest.raises(ModelError, match="2 tokens"):
+        answer_tokens(lambda text: [1, 2])
+
+
+def test_the_embedded_tokenizer_writes_digit_by_digit() -> None:
+    from rapo.aescot.writer import phrases
+    from rapo.policy.embedded import _build_tokenizer
+
+    tokenizer = _build_tokenizer(1024, phrases())
+    tokens = answer_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    assert len(set(tokens.characters)) == len(CHARACTERS)

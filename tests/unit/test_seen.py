@@ -1,0 +1,58 @@
+"""What people are shown as the model's view must be at the model's own size, and nearly its own pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rapo.config import ImageConfig
+from rapo.errors import ImageError, ModelError
+from rapo.seen import ModelView
+
+if TYPE_CHECKING:
+    from rapo.policy.processing import PolicyProcessor
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8))
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [(84, 84), (640, 480), (30, 20), (300, 17), (17, 300), (1000, 90), (56, 57)])
+def test_it_is_what_the_processor_makes(tiny_model: Path, processor: PolicyProcessor, size: tuple[int, int]) -> None:
+    image = gradient(*size)
+    fitted = processor.fit(image)
+    seen = ModelView.of(tiny_model).render(encoded(image), ImageConfig())
+    assert (seen.size, seen.original) == (fitted.size, size)
+    shown = np.asarray(Image.open(io.BytesIO(seen.png)), dtype=np.int16)
+    assert np.abs(shown - np.asarray(fitted, dtype=np.int16)).max() <= 2
+
+
+def test_a_picture_is_upright(tiny_model: Path) -> None:
+    image = gradient(120, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif)
+    assert ModelView.of(tiny_model).render(buffer.getvalue(), ImageConfig()).original == (60, 120)
+
+
+def test_what_is_no_picture_and_no_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageError):
+        ModelView.of(tiny_model).render(b"nonsense", ImageConfig())
+    with pytest.raises(ModelError, match="no image processor"):
+        ModelView.of(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {}}')
+    with pytest.raises(ModelError, match="does not describe"):
+        ModelView.of(tmp_path)
