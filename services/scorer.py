@@ -118,7 +118,7 @@ class Scorer:
             raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
 
     async def statistics(self) -> dict[str, int]:
-        """Pictures in the engine, and pictures given up because their callers went away. Through Serve's handle, not over gRPC."""
+        """Pictures in the engine, and pictures whose callers went away. Through Serve's handle, not over gRPC."""
         return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
 
     def __del__(self) -> None:

@@ -65,12 +65,12 @@ class Reading:
     """What the model said of a picture.
 
     `completions` are whole, except that with a `tree` there is one, which may end with the answer's digits. `tree` is None where
-    none was asked for and where the model began no answer. `tokens` counts what was computed token by token, nodes included.
+    none was asked for and where the model began no answer; `nodes` is the number of its nodes that were requests of their own.
     `waited_s` and `worked_s`: until the engine first ran it, and from there to its end.
     """
 
     completions: tuple[Completion, ...]
     tree: AnswerTree | None
-    tokens: int
+    nodes: int
     waited_s: float
     worked_s: float

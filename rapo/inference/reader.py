@@ -46,7 +46,7 @@ class _Work:
     prefix: tuple[int, ...] = ()
     asked: set[str] = field(default_factory=set)
     open: set[str] = field(default_factory=set)
-    extra_tokens: int = 0
+    nodes: int = 0
     completions: tuple[Completion, ...] = ()
 
 
@@ -129,7 +129,7 @@ class Reader(Engine):
         if not output.finished:
             return
         work.open.discard(request)
-        work.extra_tokens += 1
+        work.nodes += 1
         assert work.tree is not None
         work.tree.learn(request[1:], self._logprobs(output.outputs[0].logprobs[-1]))
         self._ask_nodes(work)
@@ -231,5 +231,4 @@ class Reader(Engine):
     def _reading(self, work: _Work) -> Reading:
         now = time.perf_counter()
         began = work.began_at if work.began_at is not None else now
-        tokens = sum(len(c.token_ids) for c in work.completions) + work.extra_tokens
-        return Reading(work.completions, work.tree, tokens, began - work.asked_at, now - began)
+        return Reading(work.completions, work.tree, work.nodes, began - work.asked_at, now - began)

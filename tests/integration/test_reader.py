@@ -63,7 +63,7 @@ class Laboratory:
         return same
 
     def read(self, images: list[bytes], *, together: bool, **ask: Any) -> list[tuple[str, float, int]]:
-        """`(text, mean, tokens)` of each image's tree."""
+        """`(text, mean, nodes)` of each image's tree."""
         reader, found, names = self._reader, {}, []
         for data in images:
             self._number += 1
@@ -75,7 +75,7 @@ class Laboratory:
         while reader.busy:
             found |= dict(reader.step())
         return [
-            (reader.text(one.completions[0].token_ids), one.tree.expectation().mean, one.tokens)
+            (reader.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes)
             for one in (found[name] for name in names)
         ]
 

@@ -123,3 +123,14 @@ def test_a_version_that_does_not_start_takes_the_others_back(folders: Path) -> N
         roll_out(server, read_models(write(folders, "two", "two", "three")))
     assert server.did == ["add two", "add three", "remove two"]
     assert (server.default, server.versions) == ("one", {"one": folders / "one"})
+
+
+@pytest.mark.parametrize("arguments", [[], ["export", "--models", "models.toml"]])
+def test_the_command_takes_a_folder_or_a_file(arguments: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from cluster.cli import app
+
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert result.exit_code == 2
+    assert "--models FILE" in result.output
