@@ -90,15 +90,16 @@ class Bulk:
         """The body of ScoreStream."""
         try:
             async with asyncio.TaskGroup() as group:
-                await self._read(call, group)
+                whole = await self._read(call, group)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors  # the group has ended what was under way
-        if self._stopping.is_set():
+        if not whole:
             words = "the server is stopping; send what has no result yet to another stream"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "stopping"))
 
-    async def _read(self, call: Call, group: asyncio.TaskGroup) -> None:
-        """Start a task for each picture that comes, and read the next one only when there is room for it."""
+    async def _read(self, call: Call, group: asyncio.TaskGroup) -> bool:
+        """Start a task for each picture that comes, and read the next one only when there is room for it. Whether the
+        client sent all that it had; False where the server stops."""
         slots = asyncio.Semaphore(self._max_in_flight)
         under_way: set[str] = set()
 
@@ -116,7 +117,9 @@ class Bulk:
                 await slots.acquire()
                 message = await self._next(call, stop, under_way)
                 if message is None:
-                    return
+                    return False
+                if message is grpc.aio.EOF:
+                    return True
                 request = call.parse(scorer_pb2.ScoreRequest, message)
                 call.pictures += 1
                 self._check_id(request.request_id, under_way)
@@ -126,16 +129,15 @@ class Bulk:
         finally:
             stop.cancel()
 
-    async def _next(self, call: Call, stop: asyncio.Future[Any], under_way: set[str]) -> bytes | None:
-        """The next message; None at the stream's end or when the server stops. A client that is silent while results
+    async def _next(self, call: Call, stop: asyncio.Future[Any], under_way: set[str]) -> Any:
+        """The next message, `EOF` after the last one, None when the server stops. A client that is silent while results
         are still to come is not idle."""
         read = asyncio.ensure_future(call.context.read())
         try:
             while True:
                 done, _ = await asyncio.wait({read, stop}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
                 if read in done:
-                    message = read.result()
-                    return None if message is grpc.aio.EOF else message
+                    return read.result()
                 if stop in done:
                     return None
                 if not under_way:

@@ -46,7 +46,9 @@ class Call:
         async with self._writing:  # gRPC takes one message at a time
             self._written = asyncio.ensure_future(self.context.write(message))
             self._written.add_done_callback(_seen)
-            await asyncio.wait_for(asyncio.shield(self._written), limit_s)
+            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the result.
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(self._written)
 
     async def settled(self) -> bool:
         """Whether a status may follow. A message that was given up on still occupies the call: gRPC would refuse the

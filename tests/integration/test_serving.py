@@ -6,6 +6,7 @@ that every path has a picture that takes it.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import shutil
@@ -24,6 +25,7 @@ import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 
+from bench.fuzz_gateway import Tally, attack
 from rapo.card import Card
 from rapo.client import CallError, ScorerClient
 from rapo.config import Config, load_config
@@ -248,6 +250,36 @@ def outcome(client: ScorerClient, image: bytes) -> tuple[object, ...]:
     except CallError as error:
         return error.code, error.reason
     return result.score, result.rationale
+
+
+def test_the_bulk_calls_agree_with_the_single_one(stub: Any, client: ScorerClient) -> None:
+    shades = [20, 230, 128, *range(60, 110, 4)]
+    alone = [outcome(client, jpeg(shade))[0] for shade in shades]
+    requests = [scorer_pb2.ScoreRequest(image=jpeg(shade), request_id=f"r{shade}") for shade in shades]
+    batch = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests), timeout=60).results
+    streamed = {result.request_id: told(result) for result in stub.ScoreStream(iter(requests), timeout=60)}
+    assert [told(result) for result in batch] == [streamed[request.request_id] for request in requests] == alone
+    images = [jpeg(shade) for shade in (20, 128, 230)]
+    ranked = stub.Rank(scorer_pb2.RankRequest(images=images, readout=scorer_pb2.READOUT_EXPECTED), timeout=60)
+    assert [place.index for place in ranked.ranking] == [2, 0, 1]
+    assert ranked.preference[2 * 3 + 0] > 0.9
+    assert ranked.preference[0 * 3 + 2] == pytest.approx(1 - ranked.preference[2 * 3 + 0])
+
+
+def told(result: Any) -> object:
+    return result.response.score if result.HasField("response") else grpc_name(result.error.code)
+
+
+def grpc_name(number: int) -> str:
+    return next(code.name for code in grpc.StatusCode if code.value[0] == number)
+
+
+def test_malformed_requests_get_their_status_from_the_real_thing(server: ScorerServer, client: ScorerClient) -> None:
+    tally = Tally()
+    asyncio.run(attack(server.address, 150, seed=11, tally=tally, lenient=True))
+    assert tally.wrong == []
+    assert {"OK", "INVALID_ARGUMENT"} <= tally.codes.keys()
+    assert outcome(client, jpeg(20))[0] == pytest.approx(0.21, abs=0.02)
 
 
 def test_too_many_at_once_are_told_to_come_back(server: ScorerServer, client: ScorerClient) -> None:
