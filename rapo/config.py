@@ -416,8 +416,8 @@ class ServeConfig(Section):
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 2
-    max_ongoing_requests: Positive = 64
-    max_queued_requests: Positive = 256
+    max_ongoing_requests: Positive = Field(64, description="pictures in the engine at once, per replica")
+    max_queued_requests: Positive = Field(128, description="pictures that wait, per replica; more are refused")
     request_timeout_s: Seconds = 60.0
     start_timeout_s: Seconds = 300.0
     demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")

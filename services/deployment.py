@@ -25,6 +25,8 @@ PREFIX = "rapo-scorer"
 _POLL_S = 0.5
 # How long a replica that is to stop may finish what it has begun; what waits in Serve's queue has been drained before.
 _GRACE_S = 20.0
+# Calls at a replica beyond those that it works on and that wait there: for GetModel, and to be refused.
+_SPARE = 64
 _LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,9 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     deployment = serve.deployment(
         name="Scorer",
         ray_actor_options=options,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        max_queued_requests=settings.max_queued_requests,
+        # A replica keeps its own queue (`services.judging`); Serve's is for the time in which there is no replica.
+        max_ongoing_requests=settings.max_ongoing_requests + settings.max_queued_requests + _SPARE,
+        max_queued_requests=settings.max_ongoing_requests + settings.max_queued_requests,
         graceful_shutdown_timeout_s=min(settings.request_timeout_s, _GRACE_S),
         max_constructor_retry_count=1,
         **_replicas(settings),

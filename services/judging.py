@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
@@ -95,6 +96,8 @@ class Judge:
         self._eyes = eyes
         self._config = config
         self._version = model_version
+        self._gate = asyncio.Semaphore(config.serve.max_ongoing_requests)
+        self._waiting = 0
         #: Pictures whose callers went away, or ran out of time, before they were judged.
         self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
@@ -106,18 +109,49 @@ class Judge:
         """Judge an encoded picture; `tell` gets the token ids of a greedy answer as they come, in the engine's thread.
 
         Raises `Refused`: INVALID_ARGUMENT for an unusable picture, FAILED_PRECONDITION where the model gives no score,
-        UNAVAILABLE where the engine is gone.
+        UNAVAILABLE where the engine is gone, RESOURCE_EXHAUSTED where too many pictures wait already.
         """
         running = asyncio.get_running_loop()
         digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
         key = (digest, wanted, self._version)
         if (kept := self._kept.find(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
+        async with self._place() as queue_ms:
+            judgement = await self._judge_now(data, digest, wanted, tell)
+        judgement = replace(judgement, queue_ms=judgement.queue_ms + queue_ms)
+        self._kept.put(key, judgement)
+        return judgement
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[float]:
+        """A place among the pictures under way, and the milliseconds that it took to get it. Raises `Refused` where too many
+        wait.
+
+        Serve could queue as well, but asks a full replica again only after a pause that grows to half a second, in which the
+        engine runs dry; and behind its queue not even `GetModel` is answered.
+        """
+        if self._gate.locked() and self._waiting >= self._config.serve.max_queued_requests:
+            words = "the queue is full; try again later"
+            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "queue_full"))
         started = perf_counter()
+        self._waiting += 1
+        try:
+            await self._gate.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield 1000 * (perf_counter() - started)
+        finally:
+            self._gate.release()
+
+    async def _judge_now(
+        self, data: bytes, digest: str, wanted: Wanted, tell: Callable[[list[int]], None] | None
+    ) -> Judgement:
+        running, started = asyncio.get_running_loop(), perf_counter()
         picture = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
         reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
-        judgement = replace(
+        return replace(
             self._judgement(reading, wanted),
             tokens=sum(len(completion.token_ids) for completion in reading.completions),
             nodes=reading.nodes,
@@ -125,8 +159,6 @@ class Judge:
             queue_ms=1000 * reading.waited_s,
             generate_ms=1000 * reading.worked_s,
         )
-        self._kept.put(key, judgement)
-        return judgement
 
     def text(self, token_ids: list[int]) -> str:
         return self._eyes.text(np.asarray(token_ids, np.int32))

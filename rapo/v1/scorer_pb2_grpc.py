@@ -124,7 +124,8 @@ class AestheticScorerServicer:
 
     def ScoreStream(self, request_iterator, context):
         """Scores pictures as they come, for bulk work. Results come as each is ready, in any order, under the request ids
-        that the client chose (`ScoreResult.request_id`; each must be set, and unique among those under way). The server
+        that the client chose (`ScoreResult.request_id`; each must be set, and unique among those under way: otherwise the
+        call ends with INVALID_ARGUMENT, because a result could only be given to the wrong picture). The server
         reads on only while fewer than `Limits.max_stream_in_flight` pictures are under way: a client that sends faster is
         held up by gRPC's flow control, not refused.
         """

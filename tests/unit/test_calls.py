@@ -1,0 +1,103 @@
+"""What surrounds a call, with a context of the test's own that notices what gRPC would refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from services import calls as module
+from services.calls import Call, Calls
+from services.metrics import Metrics
+from services.statuses import Refusal, Refused
+
+VIOLATION = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no", "repeated_id", "request_id")
+
+
+class Context:
+    """One message takes `seconds`; a status in the middle of it is an error, as it is in gRPC."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.writing = False
+        self.aborted: grpc.StatusCode | None = None
+
+    def time_remaining(self) -> None:
+        return None
+
+    def auth_context(self) -> dict[str, Any]:
+        return {}
+
+    async def write(self, message: bytes) -> None:
+        assert not self.writing
+        self.writing = True
+        await asyncio.sleep(self.seconds)
+        self.writing = False
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: object) -> None:
+        assert not self.writing, "a status overtook a message"
+        self.aborted = code
+
+
+async def violating(call: Call, _: object) -> None:
+    """A body that gives up on a message under way and refuses the call."""
+    writing = asyncio.create_task(call.write(b"result", limit_s=10))
+    await asyncio.sleep(0.01)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    raise Refused(VIOLATION)
+
+
+def handled(context: Context) -> Any:
+    return Calls(Metrics(), 10).handler("ScoreStream", violating, lambda handle: handle)(None, context)
+
+
+def test_a_status_waits_for_the_message_on_its_way() -> None:
+    context = Context(0.1)
+    asyncio.run(handled(context))
+    assert context.aborted == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_caller_who_takes_nothing_gets_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SETTLE_S", 0.05)
+    context = Context(30)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(handled(context))
+    assert context.aborted is None
+
+
+def test_a_message_has_a_time_limit() -> None:
+    async def slow() -> None:
+        await Call("Explain", Context(30), "web", 0.0).write(b"x", limit_s=0.02)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(slow())
+
+
+@pytest.mark.parametrize("together", range(6))
+def test_a_cancellation_that_meets_the_end_of_a_message_counts(together: int) -> None:
+    """`asyncio.wait_for` of Python 3.11 would return the result and forget it."""
+
+    async def cancelled() -> bool:
+        context = Context(0.0)
+        task = asyncio.create_task(Call("Explain", context, "web", 0.0).write(b"x", limit_s=10))
+        for _ in range(together):
+            await asyncio.sleep(0)
+        if task.done():
+            return True
+        task.cancel()
+        return (await asyncio.gather(task, return_exceptions=True))[0] is not None
+
+    assert asyncio.run(cancelled())
+
+
+def test_what_nobody_foresaw_is_internal_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(call: Call, _: object) -> None:
+        raise LookupError("/srv/secret")
+
+    context = Context(0.0)
+    asyncio.run(Calls(Metrics(), 10).handler("Score", broken, lambda handle: handle)(None, context))
+    assert context.aborted == grpc.StatusCode.INTERNAL
+    assert "/srv/secret" in caplog.text  # for us only
