@@ -232,7 +232,7 @@ class PolicyTrainer:
         if version in self._snapshots:
             yield from pack(self._snapshots[version], version, chunk_bytes)
             return
-        if version != self.version:
+        if version < self.version:
             raise WeightError(f"weight version {version} is gone, this learner is at {self.version}")
         tensors = model_tensors(self.engine.module.model)
         if torch.distributed.get_rank() == 0:

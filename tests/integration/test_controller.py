@@ -117,7 +117,12 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
     }
     used = Counter(uid for row in rows for uid in row["groups"])
     assert set(used.values()) == {1}
-    rows, notes = autoscaled(tmp_path, "idle", "rollout.workers=3", "rapo.steps=14")
+    slow = dataclasses.replace(LATENCY, engine_step=0.002, learner_step=1.0)
+    ray.get(board.write.remote(slow), timeout=30)
+    try:
+        rows, notes = autoscaled(tmp_path, "idle", "rollout.workers=3", "rapo.steps=10")
+    finally:
+        ray.get(board.write.remote(LATENCY), timeout=30)
     assert [row["workers"] for row in rows][:1] == [3]
     assert rows[-1]["workers"] == 1
     assert "rollout workers: 3 -> 2" in notes[0]
