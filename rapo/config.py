@@ -290,10 +290,7 @@ class RolloutAutoscaleConfig(Section):
 
 class RolloutConfig(Section):
     workers: Positive = 2
-    max_workers: Positive | None = Field(
-        None,
-        description="the most that `rapo scale` and autoscaling may ask for; default: 8, or `workers` if that is more",
-    )
+    max_workers: Positive = Field(8, description="the most that `rapo scale` and autoscaling may ask for, or `workers`")
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
@@ -312,7 +309,7 @@ class RolloutConfig(Section):
     @property
     def most(self) -> int:
         """The most workers that there may be."""
-        return max(self.workers, self.max_workers or 8)
+        return max(self.workers, self.max_workers)
 
 
 LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
