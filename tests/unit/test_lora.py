@@ -30,7 +30,7 @@ def parameters(made):
 
 
 def published(made):
-    *chunks, manifest = made.publish(1)
+    *chunks, manifest = made.publish(made.version)
     return dict(unpack(manifest, chunks))
 
 
