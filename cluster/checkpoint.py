@@ -87,8 +87,11 @@ class Checkpoints:
             )
         return None
 
-    def clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @property
+    def newest(self) -> int:
+        """The step of the newest state, verified or not; 0 where there is none."""
+        folders = self._folders()
+        return int(folders[-1].name.removeprefix("step-")) if folders else 0
 
     def _folders(self) -> list[Path]:
         found = self._folder.glob("step-*") if self._folder.is_dir() else ()

@@ -25,7 +25,7 @@ from rapo.datasets import Dataset
 from rapo.errors import RoleError
 from rapo.policy.state import to_universal
 
-#: How often a run goes back to its last checkpoint because the learner's state was lost, before it ends.
+#: How often a run goes back to the same checkpoint because the learner's state was lost, before it ends.
 _RESTARTS = 3
 
 
@@ -40,12 +40,16 @@ def train_rapo(
 ) -> dict[str, Any]:
     """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json` says of the result."""
     out.mkdir(parents=True, exist_ok=True)
-    for attempt in range(_RESTARTS + 1):
+    checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
+    in_vain, reached = 0, -1
+    while True:
         try:
             outcome = _train(config, dataset, start_dir, out, fleet, progress, note)
             break
         except RoleError as error:
-            if error.kind != "state lost" or attempt == _RESTARTS:
+            in_vain = 0 if checkpoints.newest > reached else in_vain + 1
+            reached = checkpoints.newest
+            if error.kind != "state lost" or in_vain == _RESTARTS:
                 raise
             note(f"{error}; the run goes back to its last checkpoint")
     busier = min(outcome.idle, key=lambda side: outcome.idle[side])
