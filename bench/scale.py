@@ -98,23 +98,26 @@ class Meter:
             self._storm()
 
 
-def measure(workers: int, steps: int, rate: float, scenario: str, profile: Path | None = None) -> dict[str, Any]:
+def measure(
+    board: Any, workers: int, steps: int, rate: float, scenario: str, profile: Path | None = None
+) -> dict[str, Any]:
+    """One run of the loop; `board` tells the learners how long they take."""
+    import ray
+
     from bench.hosted import HostedWorkers, hosted_handles
-    from bench.simulated import Latency, LatencyBoard, SimulatedLearner
+    from bench.simulated import Latency, SimulatedLearner
     from cluster.controller import Hooks
     from cluster.loop import running_loop
 
     config = settings(workers, steps)
     timing = timing_of(scenario, workers, rate)
-    hosted = HostedWorkers(timing, _PER_HOST)
+    hosted = HostedWorkers(timing, min(_PER_HOST, -(-workers // 2)))  # two hosts at least, so that half of them can go
     step_s = config.rapo.images_per_step / rate
     latency = Latency(engine_step=0.0, learner_step=step_s / 2, load=0.0, publish=0.05, tokens=0.0)
-    board = LatencyBoard.options(name="latency").remote(latency)  # type: ignore[attr-defined]
+    ray.get(board.write.remote(latency), timeout=60)
     meter = Meter((lambda: hosted.preempt(0.5)) if scenario == "storm" else None)
     meter.profile = cProfile.Profile() if profile is not None else None
     faults: list[Any] = []
-    import ray
-
     with tempfile.TemporaryDirectory() as temporary, hosted_handles():
         out = Path(temporary)
         hooks = Hooks(step=meter.step, fault=faults.append)
@@ -123,7 +126,6 @@ def measure(workers: int, steps: int, rate: float, scenario: str, profile: Path 
                 controller.run(images(2 * config.rapo.images_per_step), [])
         finally:
             hosted.close()
-            ray.kill(board)
     if meter.profile is not None and profile is not None:
         meter.profile.disable()
         meter.profile.dump_stats(profile)
@@ -167,9 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [(workers, "plain") for workers in options.workers if "plain" in options.scenarios]
     runs += [(largest, scenario) for scenario in options.scenarios if scenario != "plain"]
     with ray_session(settings(1, 1)):
+        from bench.simulated import Latency, LatencyBoard
+
+        board = LatencyBoard.options(name="latency").remote(Latency(0, 0, 0, 0, 0))  # type: ignore[attr-defined]
         for workers, scenario in runs:
             profile = options.profile if (workers, scenario) == (largest, "plain") else None
-            rows.append(measure(workers, options.steps, options.rate, scenario, profile))
+            rows.append(measure(board, workers, options.steps, options.rate, scenario, profile))
             sys.stdout.write(record.markdown_table(rows[-1:]) + "\n")
             sys.stdout.flush()
     machine, versions = record.machine(), record.versions(_PACKAGES)

@@ -49,6 +49,20 @@ def test_sampler_and_learner_agree(finished: Path) -> None:
     assert len({row["grad_norm"] for row in steps}) > 1
 
 
+def test_the_run_was_watched(finished: Path) -> None:
+    status = json.loads(rapo("status", str(finished), "--json").stdout)
+    assert status["driver"]["state"] == "finished"
+    assert {stage["state"] for stage in status["stages"]} == {"finished"}
+    assert (status["rapo"]["step"], len(status["rapo"]["validation"])) == (4, 1)
+    events = json.loads((finished / "rapo" / "trace.json").read_text())["traceEvents"]
+    roles = {event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert {"controller", "reward actor", "learner ranks"} <= roles
+    log = [json.loads(line) for line in (finished / "rapo" / "log.jsonl").read_text().splitlines()]
+    assert (log[0]["message"], log[-1]["message"]) == ("begins", "ends")
+    assert any((finished / "rapo" / "tensorboard").iterdir())
+    assert "gets no" not in (finished / "driver.log").read_text()
+
+
 def test_served_scores_equal_the_evaluated_ones(finished: Path) -> None:
     import pyarrow.parquet as pq
 
