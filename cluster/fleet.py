@@ -456,29 +456,13 @@ class Fleet:
 
     def _check(self, member: Member, now: float) -> None:
         """Lose a worker that is late with anything; ask it now and then whether it is there."""
-        limits = self._limits
-        if member.deadline < now:
-            self._late(member, f"did not start within {limits.start_timeout_s:.0f} s (rollout.start_timeout_s)")
-        elif member.loading is not None and member.loading[1] < now:
-            self._late(
-                member, f"did not load its weights within {limits.load_timeout_s:.0f} s (rollout.load_timeout_s)"
-            )
-        elif member.calls and (oldest := next(iter(member.calls.items())))[1] < now:
-            what = oldest[0].item.work.what
-            self._late(
-                member, f"did not finish {what} within {limits.generate_timeout_s:.0f} s (rollout.generate_timeout_s)"
-            )
-        elif member.state is State.PENDING:
-            return
-        elif member.asked is None:
-            if now - member.answered >= limits.heartbeat_s:
-                member.asked = now
-                self._events.watch(member.actor.ping.remote(), (self._answered, member, None))
-        elif now - member.asked > limits.hang_timeout_s:
-            self._late(member, f"did not answer for {limits.hang_timeout_s:.0f} s (rollout.hang_timeout_s)", "hung")
-
-    def _late(self, member: Member, cause: str, kind: str = "late") -> None:
-        self._lose(member, RoleError(f"{member.name} {cause}. Logs: {log_folder()}", kind=kind))
+        overdue = member.overdue(now, self._limits)
+        if overdue is not None:
+            cause, kind = overdue
+            self._lose(member, RoleError(f"{member.name} {cause}. Logs: {log_folder()}", kind=kind))
+        elif member.to_be_asked(now, self._limits.heartbeat_s):
+            member.asked = now
+            self._events.watch(member.actor.ping.remote(), (self._answered, member, None))
 
     def _lose(self, member: Member, error: Exception) -> None:
         """A worker is of no use any more: give its work to others and replace it."""

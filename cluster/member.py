@@ -90,6 +90,23 @@ class Member:
         ]
         return {name: end - begin for name, begin, end in known if begin is not None and end is not None}
 
+    def overdue(self, now: float, limits: RolloutConfig) -> tuple[str, str] | None:
+        """What it is late with, and the kind of fault that this is; None where it is late with nothing."""
+        if self.deadline < now:
+            return f"did not start within {limits.start_timeout_s:.0f} s (rollout.start_timeout_s)", "late"
+        if self.loading is not None and self.loading[1] < now:
+            return f"did not load its weights within {limits.load_timeout_s:.0f} s (rollout.load_timeout_s)", "late"
+        if self.calls and (oldest := next(iter(self.calls.items())))[1] < now:
+            what, limit = oldest[0].item.work.what, limits.generate_timeout_s
+            return f"did not finish {what} within {limit:.0f} s (rollout.generate_timeout_s)", "late"
+        if self.asked is not None and now - self.asked > limits.hang_timeout_s:
+            return f"did not answer for {limits.hang_timeout_s:.0f} s (rollout.hang_timeout_s)", "hung"
+        return None
+
+    def to_be_asked(self, now: float, every_s: float) -> bool:
+        """Whether it is time to ask it whether it is there."""
+        return self.state is not State.PENDING and self.asked is None and now - self.answered >= every_s
+
     def end(self) -> None:
         """Kill the actor and give its place back."""
         ray.kill(self.actor)
