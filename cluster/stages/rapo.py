@@ -103,7 +103,7 @@ def _begin(config: Config, out: Path, note: Callable[[str], None]) -> Checkpoint
     checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
     found = checkpoints.latest(note)
     if found is None:
-        for name in (METRICS, LEDGER, FINDINGS, FAULTS):
+        for name in (METRICS, LEDGER, FINDINGS):  # what was survived stays written
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return None
