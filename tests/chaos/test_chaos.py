@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 FAULTS = int(os.environ.get("RAPO_CHAOS_FAULTS", "6"))
 LONG = FAULTS > 12
-STEPS = 24 if not LONG else 12 * FAULTS
+STEPS = 4 * FAULTS
 BATCH, NODE_CPUS = 8, 2
 LIMIT_S = 420 if not LONG else 240 * FAULTS
 #: Seconds after a fault in which the run has to make a step again.
