@@ -120,7 +120,9 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
     slow = dataclasses.replace(LATENCY, engine_step=0.002, learner_step=1.0)
     ray.get(board.write.remote(slow), timeout=30)
     try:
-        rows, notes = autoscaled(tmp_path, "idle", "rollout.workers=3", "rapo.steps=10")
+        rows, notes = autoscaled(
+            tmp_path, "idle", "rollout.workers=3", "rapo.steps=10", "rollout.autoscale.learner_idle=0.6"
+        )
     finally:
         ray.get(board.write.remote(LATENCY), timeout=30)
     assert [row["workers"] for row in rows][:1] == [3]
