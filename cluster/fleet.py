@@ -316,9 +316,10 @@ class Fleet:
             self._lose(member, error)
             return
         member.node, member.pid = facts["node"], facts["pid"]
-        member.deadline = time.monotonic() + self._limits.start_timeout_s
         member.answered = time.monotonic()
-        member.move(State.CREATING)
+        if member.state is State.PENDING:  # calls of an actor may end in any order: its engine may be up already
+            member.deadline = time.monotonic() + self._limits.start_timeout_s
+            member.move(State.CREATING)
 
     def _started(self, member: Member, serial: int, _: Any, error: Exception | None) -> None:
         if error is not None:

@@ -92,7 +92,7 @@ class Workers:
 
     def remote(self, name: str, config: Any) -> Actor:
         actor = Actor(len(self.made))
-        actor.answers |= self._answers
+        actor.answers = {name: say for name, say in (actor.answers | self._answers).items() if say is not None}
         self.made.append(actor)
         return actor
 
@@ -140,6 +140,17 @@ def states(fleet: Fleet) -> list[str]:
 
 def died() -> Exception:
     return ActorDiedError()
+
+
+def test_a_greeting_that_comes_after_the_engine_is_up_takes_nothing_back():
+    fleet, workers, _ = made("rollout.workers=1", hello=None)
+    (actor,) = workers.made
+    fleet.ready()
+    (greeting,) = actor.under_way("hello")
+    greeting.ok({"node": "n0", "pid": 100})
+    turns(fleet)
+    assert states(fleet) == ["ready"]
+    assert fleet.rows()[0]["node"] == "n0"
 
 
 def test_work_goes_to_whoever_has_least_and_comes_back_once():
