@@ -25,6 +25,7 @@ from ray.exceptions import RayTaskError
 
 from actors.rollout import RolloutWorker
 from cluster.capacity import request_capacity
+from cluster.dispatch import assign
 from cluster.events import Ended, Events
 from cluster.faults import Fault, Report, cause_of, is_data_loss, kind_of, said
 from cluster.member import COMING, Member, State, create
@@ -249,7 +250,6 @@ class Fleet:
                 if one is not None:
                     self._handle(one)
             if ended or left <= _TEND_S:
-                self._tend()
                 return
 
     def _tend(self) -> None:
@@ -270,19 +270,9 @@ class Fleet:
             )
 
     def _dispatch(self) -> None:
-        kept: deque[Item] = deque()
-        free = [m for m in self._members if m.state is State.READY and len(m.calls) < self._most]
-        while self._queue and free:
-            item = self._queue.popleft()
-            able = [m for m in free if self._may(m, item.work)]
-            if not able:
-                kept.append(item)
-                continue
-            member = min(able, key=lambda m: len(m.calls))
-            self._send(member, item)
-            if len(member.calls) >= self._most:
-                free.remove(member)
-        self._queue.extendleft(reversed(kept))
+        if self._queue:
+            free = (m for m in self._members if m.state is State.READY and len(m.calls) < self._most)
+            assign(self._queue, free, self._most, self._may, self._send)
 
     def _may(self, member: Member, work: Task | Piece) -> bool:
         if member.held is None or member.serial < self._base:

@@ -13,6 +13,7 @@ A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,10 @@ class Window:
         self._again: list[int] = []
         self._running: set[int] = set()
         self._ready: dict[int, Ready] = {}
+        # `sweep` and `take` are called whenever a group comes, with thousands of them ready: neither may look at all each time.
+        self._counts: Counter[str] = Counter()
+        self._swept: int | None = None
+        self._unswept: list[int] = []
         self._used = 0
         self.dropped = 0
 
@@ -63,7 +68,7 @@ class Window:
         if ready.ticket not in self._running:
             raise ValueError(f"ticket {ready.ticket} is not under way")
         self._running.remove(ready.ticket)
-        self._ready[ready.ticket] = ready
+        self._add(ready)
 
     def lost(self, ticket: int) -> None:
         """A group that was taken can't be had any more: draw it again."""
@@ -73,7 +78,15 @@ class Window:
     def put_back(self, ready: Ready) -> None:
         """A group that was taken was not used after all."""
         self._used -= 1
+        self._add(ready)
+
+    def _add(self, ready: Ready) -> None:
         self._ready[ready.ticket] = ready
+        self._counts[ready.dataset] += 1
+        self._unswept.append(ready.ticket)
+
+    def _remove(self, ticket: int) -> None:
+        self._counts[self._ready.pop(ticket).dataset] -= 1
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: counts and tickets. Groups under way are to be drawn again."""
@@ -90,7 +103,7 @@ class Window:
         self._next, self._used, self.dropped = state["next"], state["used"], state["dropped"]
         self._again = sorted(state["again"])
         for key, (version, dataset) in state["ready"].items():
-            self._ready[int(key)] = Ready(int(key), groups[int(key)], version, dataset)
+            self._add(Ready(int(key), groups[int(key)], version, dataset))
 
     @property
     def ready(self) -> list[Ready]:
@@ -102,11 +115,14 @@ class Window:
 
     def sweep(self, step: int) -> list[int]:
         """Drop what is too old to be used at `step`; their tickets, which `admit` gives out again."""
-        old = sorted(ticket for ticket, ready in self._ready.items() if step - ready.version > self._eta)
-        for ticket in old:
-            del self._ready[ticket]
-        self._again = sorted(self._again + old)
-        self.dropped += len(old)
+        looked_at = self._ready if step != self._swept else [t for t in self._unswept if t in self._ready]
+        old = sorted(ticket for ticket in looked_at if step - self._ready[ticket].version > self._eta)
+        self._swept, self._unswept = step, []
+        if old:
+            for ticket in old:
+                self._remove(ticket)
+            self._again = sorted(self._again + old)
+            self.dropped += len(old)
         return old
 
     def take(self, step: int) -> list[Ready] | None:
@@ -115,14 +131,16 @@ class Window:
         What was admitted first is taken first, but a group that is still being drawn holds nobody up (unless eta is 0, where
         a step has its own groups only). Call `sweep` before.
         """
-        ready = [self._ready[ticket] for ticket in sorted(self._ready)]
+        if max(self._counts.values(), default=0) < self.batch:
+            return None
+        ready = self.ready
         if self._eta == 0:
             ready = [r for r in ready if r.ticket // self.batch == step]
         for dataset in dict.fromkeys(r.dataset for r in ready):
             picked = [r for r in ready if r.dataset == dataset][: self.batch]
             if len(picked) == self.batch:
                 for r in picked:
-                    del self._ready[r.ticket]
+                    self._remove(r.ticket)
                 self._used += len(picked)
                 return picked
         return None
