@@ -376,6 +376,7 @@ class Fleet:
             return
         member.calls.pop(call)
         member.worked = True
+        member.answered = time.monotonic()  # who works need not be asked whether it is there
         self._failed_starts = 0
         work = call.item.work
         if not call.item.wanted:
