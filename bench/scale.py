@@ -69,8 +69,8 @@ def timing_of(scenario: str, workers: int, rate: float) -> Any:
     from bench.hosted import Timing
 
     plain = Timing(group=_IN_FLIGHT * workers / rate, load=0.1, network=0.001)
-    if scenario == "stragglers":  # the slowest of a thousand takes some forty times the median
-        return dataclasses.replace(plain, spread=1.2)
+    if scenario == "stragglers":  # the slowest of a thousand takes some twelve times the median
+        return dataclasses.replace(plain, spread=0.8)
     if scenario == "slow network":
         return dataclasses.replace(plain, load=1.0, network=0.01)
     return plain
