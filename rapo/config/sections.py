@@ -1,31 +1,14 @@
-"""One typed configuration: TOML in, resolved TOML out. Unknown keys fail; every default is written here.
-
-`load_config` reads a file, applies `section.key=value` overrides and validates. Errors name the key, what it holds and
-what it may hold. No torch, Ray or vLLM is imported.
-"""
+"""The sections of the configuration and what they hold. Every default is written here."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rapo.errors import ConfigError
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(gt=0.0)]
-Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from rapo.config.serving import ServeConfig
+from rapo.config.types import Amount, Fraction, Positive, Seconds, Section
 
 
 class RunConfig(Section):
@@ -364,70 +347,6 @@ class EvaluateConfig(Section):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 
 
-class AutoscaleConfig(Section):
-    """Replicas between `min_replicas` and `max_replicas`, by the requests under way. Off where both are the same."""
-
-    min_replicas: Positive = 1
-    max_replicas: Positive = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
-
-    @model_validator(mode="after")
-    def _ascending(self) -> AutoscaleConfig:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}")
-        return self
-
-
-class GatewayConfig(Section):
-    """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it is loopback only."""
-
-    certificate: Path | None = Field(None, description="PEM chain of the server; with `key` it turns TLS on")
-    key: Path | None = Field(None, description="PEM private key of `certificate`")
-    client_ca: Path | None = Field(None, description="PEM of the CA whose client certificates are asked for (mTLS)")
-    tokens: Path | None = Field(None, description="file of `client = sha256 of its token`; read again when it changes")
-    health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
-    reflection: bool = False
-    max_calls: Positive = Field(2048, description="calls under way, of all clients together")
-    max_batch: Positive = Field(64, description="pictures of one ScoreBatch or Rank")
-    max_stream_in_flight: Positive = Field(32, description="pictures under way in one ScoreStream")
-    stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
-    rate: Amount = Field(0.0, description="pictures per second and client; 0: no limit")
-    burst: Positive = Field(256, description="pictures that a client may send at once on top of `rate`")
-    grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None, description="Prometheus metrics over HTTP on loopback; none where not set"
-    )
-
-
-class ServeConfig(Section):
-    """The gRPC scorer; docs/serving.md."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    readout: Literal["expected", "fast", "greedy", "sampled"] = Field("expected", description="where none is asked for")
-    samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
-    max_samples: Annotated[int, Field(ge=2)] = 32
-    cache_mib: Annotated[int, Field(ge=0)] = Field(0, description="answers kept by image content and version; 0: none")
-    replicas: Positive = 1
-    autoscale: AutoscaleConfig | None = Field(None, description="instead of a fixed number of `replicas`")
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
-    threads: Positive = 2
-    max_ongoing_requests: Positive = Field(64, description="pictures in the engine at once, per replica")
-    max_queued_requests: Positive = Field(128, description="pictures that wait, per replica; more are refused")
-    request_timeout_s: Seconds = 60.0
-    start_timeout_s: Seconds = 300.0
-    demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")
-    gateway: GatewayConfig = GatewayConfig()
-    ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
-
-    @model_validator(mode="after")
-    def _samples_allowed(self) -> ServeConfig:
-        if self.samples > self.max_samples:
-            raise ValueError(f"serve.samples {self.samples} is more than serve.max_samples {self.max_samples}")
-        return self
-
-
 class TelemetryConfig(Section):
     """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that fails stops nothing."""
 
@@ -465,95 +384,3 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     ray: RayConfig = RayConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
-
-
-def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Read `path` (None: the embedded `cpu.toml`), apply `section.key=value` overrides, validate.
-
-    Raises `ConfigError` for a missing or unreadable file, an unknown key, or a value out of range.
-    """
-    if path is None:
-        text, source = resources.files("configs").joinpath("cpu.toml").read_text(encoding="utf-8"), "cpu.toml"
-    else:
-        path = Path(path)
-        if not path.is_file():
-            raise ConfigError(f"config file not found: {path}. Give a TOML file, for example configs/cpu.toml.")
-        try:
-            text, source = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
-    for override in overrides:
-        _apply(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
-
-
-def dump_config(config: Config) -> str:
-    """The resolved configuration as TOML. Keys without a value are left out, as TOML has no null."""
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
-
-
-def diff_config(old: Config, new: Config, *, ignore: Sequence[str] = ()) -> list[str]:
-    """The dotted keys in which two configurations differ, as `key: old -> new`, without the `ignore`d prefixes."""
-    a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    return [
-        f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not any(key == p or key.startswith(p + ".") for p in ignore)
-    ]
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, raw = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set takes section.key=value, not {override!r}")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()  # bare words are strings, so that paths need no quotes on the command line
-    node = tree
-    for part in parts[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: {part!r} is a value, not a section")
-    node[parts[-1]] = value
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"][:-1]), n=1)
-            lines.append(f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-        else:
-            lines.append(f"'{key}' = {item['input']!r}: {item['msg']}")
-    return f"{source}: " + "; ".join(lines)
-
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in loc:
-        model = getattr(model.model_fields.get(part), "annotation", None) if hasattr(model, "model_fields") else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
-
-
-def _without_none(value: Any) -> Any:
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

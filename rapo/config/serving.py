@@ -1,0 +1,74 @@
+"""The section `serve`: the scorer, its replicas, and the gateway in front of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rapo.config.types import Amount, Positive, Seconds, Section
+
+
+class AutoscaleConfig(Section):
+    """Replicas between `min_replicas` and `max_replicas`, by the requests under way. Off where both are the same."""
+
+    min_replicas: Positive = 1
+    max_replicas: Positive = 1
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
+
+    @model_validator(mode="after")
+    def _ascending(self) -> AutoscaleConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}")
+        return self
+
+
+class GatewayConfig(Section):
+    """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it is loopback only."""
+
+    certificate: Path | None = Field(None, description="PEM chain of the server; with `key` it turns TLS on")
+    key: Path | None = Field(None, description="PEM private key of `certificate`")
+    client_ca: Path | None = Field(None, description="PEM of the CA whose client certificates are asked for (mTLS)")
+    tokens: Path | None = Field(None, description="file of `client = sha256 of its token`; read again when it changes")
+    health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
+    reflection: bool = False
+    max_calls: Positive = Field(2048, description="calls under way, of all clients together")
+    max_batch: Positive = Field(64, description="pictures of one ScoreBatch or Rank")
+    max_stream_in_flight: Positive = Field(32, description="pictures under way in one ScoreStream")
+    stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
+    rate: Amount = Field(0.0, description="pictures per second and client; 0: no limit")
+    burst: Positive = Field(256, description="pictures that a client may send at once on top of `rate`")
+    grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None, description="Prometheus metrics over HTTP on loopback; none where not set"
+    )
+
+
+class ServeConfig(Section):
+    """The gRPC scorer; docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    readout: Literal["expected", "fast", "greedy", "sampled"] = Field("expected", description="where none is asked for")
+    samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
+    max_samples: Annotated[int, Field(ge=2)] = 32
+    cache_mib: Annotated[int, Field(ge=0)] = Field(0, description="answers kept by image content and version; 0: none")
+    replicas: Positive = 1
+    autoscale: AutoscaleConfig | None = Field(None, description="instead of a fixed number of `replicas`")
+    cpus: Amount = 1.0
+    gpus: Amount = 0.0
+    threads: Positive = 2
+    max_ongoing_requests: Positive = Field(64, description="pictures in the engine at once, per replica")
+    max_queued_requests: Positive = Field(128, description="pictures that wait, per replica; more are refused")
+    request_timeout_s: Seconds = 60.0
+    start_timeout_s: Seconds = 300.0
+    demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end")
+    gateway: GatewayConfig = GatewayConfig()
+    ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
+
+    @model_validator(mode="after")
+    def _samples_allowed(self) -> ServeConfig:
+        if self.samples > self.max_samples:
+            raise ValueError(f"serve.samples {self.samples} is more than serve.max_samples {self.max_samples}")
+        return self
