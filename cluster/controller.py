@@ -62,12 +62,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Hooks:
-    """Who is told what: `note` a line for the user, `progress` a step and some figures, `fault` what was survived, `step` each
-    step's row, `state` that something is new about the run's state (`Controller.status`)."""
+    """Who is told what: `note` a line for the user, `progress` a step and some figures, `fault` what was survived, `drawn`
+    each group that came, `step` each step's row, `state` that something is new about the run (`Controller.status`)."""
 
     note: Callable[[str], None] = lambda text: None
     progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     fault: Report = lambda fault: None
+    drawn: Callable[[Drawn], None] = lambda drawn: None
     step: Callable[[dict[str, Any]], None] = lambda row: None
     state: Callable[[], None] = lambda: None
 
@@ -258,6 +259,7 @@ class Controller:
     def _poll(self, others: Sequence[Any]) -> None:
         for one in self._fleet.poll(_POLL_S, others):
             self._drawn[one.task.ticket] = one
+            self._hooks.drawn(one)
             record = one.task.record
             self._window.put(Ready(one.task.ticket, one.group, one.receipt["version"], record.dataset))
         asked = self._requests.take()

@@ -153,7 +153,7 @@ class DurableLearners:
         """Do `work`. When ranks fail, rebuild them, `prepare`, and do it again; where what they were given is lost,
         `prepare` gives it anew."""
         failed: RoleError | None = None
-        for _ in range(self._config.learner.max_failures + 1):
+        for left in range(self._config.learner.max_failures, -1, -1):
             try:
                 if failed is not None and failed.kind != "data lost":
                     self._rebuild(meanwhile)
@@ -161,14 +161,14 @@ class DurableLearners:
                     prepare(self._group)
                 return work(self._group)
             except RoleError as error:
-                if error.kind == "state lost" or (error.kind == "data lost" and prepare is None):
+                if not left or error.kind == "state lost" or (error.kind == "data lost" and prepare is None):
                     raise
                 failed = error
-                self.report(
-                    Fault("learner", "", error.kind, str(error), "the ranks go on from the last copy of their state")
-                )
-        assert failed is not None
-        raise failed
+                action = "the ranks go on from the last copy of their state"
+                if error.kind == "data lost":
+                    action = "published again"
+                self.report(Fault("learner", "", error.kind, str(error), action))
+        raise AssertionError  # the last attempt returns or raises
 
     def _rebuild(self, meanwhile: Meanwhile | None) -> None:
         """New ranks in the state in which the last step left the old ones."""

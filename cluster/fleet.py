@@ -340,6 +340,7 @@ class Fleet:
         if serial >= self._base:
             member.held = held
             self._join(member)
+        self.journal("loaded", member)
         self._sync(member)
 
     def _load_failed(self, member: Member, source: Source, error: Exception) -> None:
@@ -444,6 +445,7 @@ class Fleet:
         member.loading = (self._serial, time.monotonic() + limit)
         if member.held is None:
             member.move(State.SYNCING)
+        member.times["load"] = time.time()
         self._events.watch(self._source.pull(member.actor), (self._loaded, member, self._source))
 
     def _check(self, member: Member, now: float) -> None:

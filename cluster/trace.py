@@ -7,8 +7,7 @@ clock: what a role reports as a duration is placed so that it ends when the driv
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,6 @@ class Trace:
         """Note what ends now and took `seconds`."""
         if self.active:
             self.span(role, name, time.time() - seconds, seconds, **facts)
-
-    @contextmanager
-    def timed(self, role: str, name: str, **facts: Any) -> Iterator[None]:
-        """Note the block, also where it fails."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.ended(role, name, time.perf_counter() - began, **facts)
 
     def end_step(self) -> None:
         """A step is over: write what there is. After the last one nothing more is collected."""

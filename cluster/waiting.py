@@ -66,14 +66,6 @@ def wait_each(
     return [values[ref] for ref in refs]
 
 
-def get_each(refs: Sequence[Any], *, roles: Sequence[str], timeout_s: float) -> list[Any]:
-    """The values of refs that are ready, one for each of `roles`, in one call."""
-    try:
-        return ray.get(list(refs), timeout=timeout_s)
-    except (GetTimeoutError, RayError):  # one of them failed: ask each, to say which
-        return [wait(ref, role=role, timeout_s=timeout_s) for ref, role in zip(refs, roles, strict=True)]
-
-
 def _culprit(pending: Sequence[Any], role_of: Mapping[Any, str]) -> RapoError | None:
     """The death among the other calls that made this one fail: the peers of a dead rank fail as well, and often sooner."""
     done, _ = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S) if pending else ([], [])

@@ -72,9 +72,6 @@ class AnswerTree:
         reach = self._reach[node] * np.exp(values)
         self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
 
-    def knows(self, node: str) -> bool:
-        return node in self._known
-
     def missing(self) -> list[str]:
         """Nodes to learn next, parents before their children: `expectation` needs them. Empty once nothing is missing."""
         return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]

@@ -87,7 +87,9 @@ def _train(
             _take_over(config, learners, checkpoint, out)
         return checkpoint
 
-    hooks = Hooks(note=note, progress=progress, fault=survived, step=observer.step, state=live.write)
+    hooks = Hooks(
+        note=note, progress=progress, fault=survived, drawn=observer.drawn, step=observer.step, state=live.write
+    )
     with (
         observer,
         live,

@@ -56,7 +56,10 @@ def test_the_run_was_watched(finished: Path) -> None:
     assert (status["rapo"]["step"], len(status["rapo"]["validation"])) == (4, 1)
     events = json.loads((finished / "rapo" / "trace.json").read_text())["traceEvents"]
     roles = {event["args"]["name"] for event in events if event["name"] == "process_name"}
-    assert {"controller", "reward actor", "learner ranks"} <= roles
+    assert {"controller", "reward actor", "learner ranks", "rollout-0", "rollout-1"} <= roles
+    spans = [event["name"] for event in events if event["ph"] == "X"]
+    assert sum(name.startswith("load version") for name in spans) >= 4
+    assert sum("version" in event["args"] for event in events if event["ph"] == "X") >= 4 * 8, "a span for each group"
     log = [json.loads(line) for line in (finished / "rapo" / "log.jsonl").read_text().splitlines()]
     assert (log[0]["message"], log[-1]["message"]) == ("begins", "ends")
     assert any((finished / "rapo" / "tensorboard").iterdir())

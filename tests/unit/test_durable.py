@@ -126,10 +126,11 @@ def test_deaths_in_a_row_and_during_the_rebuilding():
 
 def test_ranks_that_die_again_and_again_end_the_run():
     plan = {number: {"step": [died()]} for number in range(9)}
-    made, groups, _ = learners(plan, "learner.max_failures=2")
+    made, groups, faults = learners(plan, "learner.max_failures=2")
     with pytest.raises(RoleError, match="rank 1 on n2 died"):
         made.step(["a"], [{}])
     assert len(groups) == 3
+    assert len(faults) == 2, "what ends the run is not a fault that it survived"
 
 
 def test_what_is_not_the_ranks_fault_is_not_repeated():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from cluster.trace import Span, Trace, chrome_trace
 
 
@@ -44,12 +42,3 @@ def test_no_steps_leave_no_file(tmp_path: Path) -> None:
     trace.ended("a", "b", 1.0)
     trace.end_step()
     assert not (tmp_path / "trace.json").exists()
-
-
-def test_a_block_is_noted_though_it_fails(tmp_path: Path) -> None:
-    trace = Trace(tmp_path / "trace.json", 1)
-    with pytest.raises(ZeroDivisionError), trace.timed("controller", "publish", version=3):
-        1 / 0  # noqa: B018
-    trace.end_step()
-    (event,) = _events(tmp_path / "trace.json")
-    assert (event["name"], event["args"]) == ("publish", {"version": 3})
