@@ -25,6 +25,7 @@ from rapo.manifest import Entries, damage, entries_of
 from rapo.whole import whole_folder
 
 _MANIFEST, _STATE, _GROUPS, _LEARNER = "manifest.json", "state.json", "groups.pkl", "learner"
+_CONVERTED = "converted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,14 @@ class Checkpoints:
             write_json(aside / _STATE, {"step": step, **state})
             entries |= entries_of(aside, [aside / _GROUPS, aside / _STATE])
             write_json(aside / _MANIFEST, entries)
-        for old in self._folders()[: -self._keep]:
+        for old in (*self._folders()[: -self._keep], *self._folder.glob(f"{_CONVERTED}-*")):
             shutil.rmtree(old, ignore_errors=True)
+
+    def converted(self, checkpoint: Checkpoint) -> Path:
+        """Where a state that is rewritten for another number of ranks goes, until the next one is written; nothing is there."""
+        folder = self._folder / f"{_CONVERTED}-{checkpoint.folder.name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """What the controller saved in each state that is kept."""

@@ -79,9 +79,10 @@ class DurableLearners:
         return self._group.ready(started)
 
     def load_state(self, folder: Path, *, universal: bool) -> int:
-        """Go on from a saved state, which must stay where it is for as long as the run goes on."""
+        """Go on from a saved state, which must stay where it is until the next step has ended."""
         self._resume = (folder, universal)
         self._steps = self._group.load_state(folder, universal=universal)
+        self._copies.append(_Copy(self._group.states()))
         return self._steps
 
     def step(

@@ -44,7 +44,7 @@ def train_rapo(
     in_vain, reached = 0, -1
     while True:
         try:
-            outcome = _train(config, dataset, start_dir, out, fleet, progress, note)
+            outcome = _train(config, dataset, start_dir, out, checkpoints, fleet, progress, note)
             break
         except RoleError as error:
             in_vain = 0 if checkpoints.newest > reached else in_vain + 1
@@ -69,11 +69,12 @@ def _train(
     dataset: Dataset,
     start_dir: Path,
     out: Path,
+    checkpoints: Checkpoints,
     fleet: Fleet,
     progress: Callable[[int, dict[str, float]], None],
     note: Callable[[str], None],
 ) -> Outcome:
-    checkpoint = _begin(config, out, note)
+    checkpoint = _begin(checkpoints, out, note)
     observer = Observer(config, out.parent, 0 if checkpoint is None else checkpoint.step, note)
     live = LiveState(out, observer.state)
 
@@ -84,7 +85,7 @@ def _train(
 
     def resume(learners: DurableLearners) -> Checkpoint | None:
         if checkpoint is not None:
-            _take_over(config, learners, checkpoint, out)
+            _take_over(config, learners, checkpoint, checkpoints)
         return checkpoint
 
     hooks = Hooks(
@@ -100,9 +101,8 @@ def _train(
         return controller.run(dataset.split("train"), dataset.split("validation"))
 
 
-def _begin(config: Config, out: Path, note: Callable[[str], None]) -> Checkpoint | None:
+def _begin(checkpoints: Checkpoints, out: Path, note: Callable[[str], None]) -> Checkpoint | None:
     """The state to go on from. Without one the stage starts over; what an unfinished attempt wrote is removed."""
-    checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
     found = checkpoints.latest(note)
     if found is None:
         for name in (METRICS, LEDGER, FINDINGS):  # what was survived stays written
@@ -115,13 +115,12 @@ def _begin(config: Config, out: Path, note: Callable[[str], None]) -> Checkpoint
     return found
 
 
-def _take_over(config: Config, learners: DurableLearners, checkpoint: Checkpoint, out: Path) -> None:
+def _take_over(config: Config, learners: DurableLearners, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
     """Have the ranks go on from a state, which is converted where there are more or fewer of them than wrote it."""
     ranks = config.learner.workers
     if checkpoint.state["ranks"] == ranks:
         learners.load_state(checkpoint.learner, universal=False)
         return
-    converted = out / "state" / f"converted-{checkpoint.folder.name}"
-    shutil.rmtree(converted, ignore_errors=True)
+    converted = checkpoints.converted(checkpoint)
     to_universal(checkpoint.learner, converted, timeout_s=config.learner.step_timeout_s)
     learners.load_state(converted, universal=True)

@@ -40,6 +40,16 @@ def test_only_the_last_ones_are_kept(tmp_path):
     assert [state["step"] for state in checkpoints.kept()] == [100, 1000]
 
 
+def test_what_was_converted_goes_with_the_next_state(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    write(checkpoints, 5)
+    folder = checkpoints.converted(checkpoints.latest(print))
+    folder.mkdir()
+    assert checkpoints.latest(print).step == 5, "it is no state of the run"
+    write(checkpoints, 10)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000005", "step-000010"}
+
+
 def tear(folder):
     (folder / "learner" / "rank0.pt").write_text("weights")
 

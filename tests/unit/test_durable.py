@@ -173,6 +173,15 @@ def test_a_resumed_run_begins_with_the_saved_state():
     assert made.load_state("folder", universal=False) == 1
     run(made, "b")
     assert groups[-1].applied == ["saved", "b"]
+    made, groups, _ = learners({0: {"step": [None, died()]}})
+    made.load_state("folder", universal=False)
+    run(made, "b")
+    Group.load_state, kept = None, Group.load_state  # by now the folder may be gone
+    try:
+        run(made, "c")
+    finally:
+        Group.load_state = kept
+    assert groups[-1].applied == ["saved", "b", "c"]
 
 
 def test_a_version_that_was_not_published_is_published_again():
