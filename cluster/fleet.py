@@ -32,13 +32,11 @@ from cluster.member import COMING, Member, State, create
 from cluster.ray_session import log_folder
 from cluster.waiting import explain
 from cluster.weights import Folder, Source, WeightVersion
-from cluster.work import Call, Drawn, Item, Piece, Task
+from cluster.work import Call, Drawn, Item, Piece, Task, split
 from rapo.config import Config
 from rapo.errors import RapoError, RoleError, WeightError
 from rapo.records import ImageRecord, Prediction
 
-#: Images that a worker decodes at once: a whole test set of photographs would not fit into its memory.
-_PIECE = 256
 #: Work that was lost with so many workers one after the other is taken to be what they die of.
 _POISON = 5
 #: Workers that may fail one after the other on the way to their first group before the cause is taken to be a common one.
@@ -219,11 +217,7 @@ class Fleet:
 
     def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records, in order, from the weights that were asked for last."""
-        size = max(1, min(_PIECE, math.ceil(len(records) / max(1, len(self)))))
-        pieces = [
-            Piece(place, records[start : start + size], self._serial)
-            for place, start in enumerate(range(0, len(records), size))
-        ]
+        pieces = split(records, self._sharing, self._serial)
         self._predicted = {}
         self._queue.extendleft(Item(piece) for piece in reversed(pieces))
         while len(self._predicted) < len(pieces):
@@ -270,9 +264,19 @@ class Fleet:
             )
 
     def _dispatch(self) -> None:
-        if self._queue:
-            free = (m for m in self._members if m.state is State.READY and len(m.calls) < self._most)
-            assign(self._queue, free, self._most, self._may, self._send)
+        if not self._queue:
+            return
+        # Nobody gets more than a fair share, or after an update the first to have loaded would take everything. As work gets
+        # done the shares of what is left move on to whoever works, so that a worker which stays away holds up nothing.
+        outstanding = len(self._queue) + sum(len(m.calls) for m in self._members)
+        most = min(self._most, math.ceil(outstanding / max(1, self._sharing)))
+        free = (m for m in self._members if m.state is State.READY and len(m.calls) < most)
+        assign(self._queue, free, most, self._may, self._send)
+
+    @property
+    def _sharing(self) -> int:
+        """How many workers can work now or as soon as they have loaded."""
+        return sum(member.state in (State.HEALTHY, State.SYNCING, State.READY) for member in self._members)
 
     def _may(self, member: Member, work: Task | Piece) -> bool:
         if member.held is None or member.serial < self._base:

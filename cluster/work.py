@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rapo.records import ImageRecord
+
+#: Images that a worker decodes at once: a whole test set of photographs would not fit into its memory.
+_MOST_IMAGES = 256
 
 #: What a worker says of a group that it drew, see `RolloutWorker.generate`.
 Receipt = dict[str, Any]
@@ -48,6 +52,13 @@ class Piece:
     @property
     def what(self) -> str:
         return f"predictions of {len(self.records)} images from {self.records[0].uid} on"
+
+
+def split(records: Sequence[ImageRecord], parts: int, serial: int) -> list[Piece]:
+    """`records` in order, in pieces for `parts` workers or, where those would be too large, in more."""
+    size = max(1, min(_MOST_IMAGES, math.ceil(len(records) / max(1, parts))))
+    starts = range(0, len(records), size)
+    return [Piece(place, records[start : start + size], serial) for place, start in enumerate(starts)]
 
 
 @dataclass(eq=False, slots=True)

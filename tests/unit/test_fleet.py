@@ -234,6 +234,32 @@ def test_groups_wait_for_weights_that_are_new_enough():
     assert not actors[0].tickets()
 
 
+def test_the_first_to_have_loaded_leaves_the_others_their_share_and_waits_for_nobody():
+    fleet, actors, _ = ready("rollout.max_groups=16")
+    fleet.load(WeightVersion(1, None, ()))
+    for ticket in range(8):
+        fleet.submit(task(ticket, needs=1))
+    actors[0].under_way("load")[0].ok(1)
+    turns(fleet)
+    assert len(actors[0].tickets()) == 4
+    drawn = []
+    for _ in range(8):  # the other one never comes
+        for ref in actors[0].under_way("generate"):
+            ref.ok(receipt(1))
+        drawn += turns(fleet, 0.05)
+    assert len(drawn) == 8
+    assert not actors[1].tickets()
+
+
+def test_predictions_are_shared_by_those_that_are_still_loading():
+    fleet, actors, _ = ready()
+    fleet.load_folder(Path("/other"), 0)
+    for actor in actors:
+        actor.answers["predict"] = lambda records: [r.uid for r in records]
+    assert fleet.predictions([task(i).record for i in range(6)]) == [str(i) for i in range(6)]
+    assert [sum(name == "predict" for name, _, _ in actor.calls) for actor in actors] == [1, 1]
+
+
 def test_a_slow_worker_loads_the_newest_version_next():
     fleet, actors, _ = ready()
     for version in (1, 2, 3):
