@@ -187,11 +187,13 @@ class DurableLearners:
         )
 
     def _take_over(self, copy: _Copy, meanwhile: Meanwhile | None) -> bool:
-        """Whether the copy could still be had."""
+        """Whether the copy could still be had. Ranks that died while they made it have left their error in its place."""
         if copy.states is None:
             if self._resume is not None:
                 self._group.load_state(self._resume[0], universal=self._resume[1])
             return True
+        if copy.made() is not None:
+            return False
         try:
             self._group.restore([files for _, files in copy.states], meanwhile)
         except RoleError as error:

@@ -204,3 +204,13 @@ def test_a_model_whose_weights_are_gone_is_saved_from_new_ones():
     made.save_model("folder", "source", made.publish(1))
     assert groups[-1].applied == ["a"]
     assert len(groups) == 2
+
+
+def test_ranks_that_die_while_they_copy_their_state_go_on_from_the_copy_before():
+    made, groups, faults = learners({0: {"step": [None, None, died()]}})
+    run(made, "ab")
+    error = ray.exceptions.RayTaskError("state", "", RuntimeError("the peer is gone"))
+    made._copies[-1].states = [(error, error)]
+    run(made, "c")
+    assert groups[1].applied == list("abc")
+    assert [fault.kind for fault in faults] == ["died"]
