@@ -52,11 +52,24 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
             probe(config)
         except RapoError as error:
             found.append(str(error))
-    if "serve" in stages and config.serve.port and port_taken(config.serve.host, config.serve.port):
-        found.append(
-            f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
-        )
+    if "serve" in stages:
+        found += _serving(config)
     return found
+
+
+def _serving(config: Config) -> list[str]:
+    """Not where it may not listen, nor where something else does."""
+    from services.access import check_access
+
+    try:
+        check_access(config.serve)
+    except RapoError as error:
+        return [str(error)]
+    if config.serve.port and port_taken(config.serve.host, config.serve.port):
+        return [
+            f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
+        ]
+    return []
 
 
 def warnings(config: Config) -> list[str]:
