@@ -108,6 +108,8 @@ def _replicas(settings: ServeConfig) -> dict[str, Any]:
             min_replicas=scale.min_replicas,
             max_replicas=scale.max_replicas,
             target_ongoing_requests=scale.target_ongoing_requests,
+            upscale_delay_s=scale.upscale_delay_s,
+            downscale_delay_s=scale.downscale_delay_s,
         )
     }
 

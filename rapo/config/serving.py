@@ -16,6 +16,8 @@ class AutoscaleConfig(Section):
     min_replicas: Positive = 1
     max_replicas: Positive = 1
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
+    upscale_delay_s: Seconds = Field(10.0, description="how long there must be too few before one more is started")
+    downscale_delay_s: Seconds = Field(600.0, description="how long there must be too many before one is stopped")
 
     @model_validator(mode="after")
     def _ascending(self) -> AutoscaleConfig:
