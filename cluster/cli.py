@@ -81,6 +81,7 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
     config = _resolve(load_config(config_path, overrides or ()))
     prepare_environment(config)
     from cluster.console import Console
+    from cluster.last_word import last_word
     from cluster.noise import noise_to
     from cluster.pipeline import STAGES, Pipeline
     from cluster.run_folder import RunFolder
@@ -91,7 +92,11 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
     if wrong:
         raise RapoError("; ".join(wrong))
     log = folder / "driver.log"
-    with folder.open(config), noise_to(log) as (stdout, stderr):
+    words = (
+        "error: the run ended without a word: its process was killed, or the Ray node that it ran on is gone. What "
+        f"libraries printed is in {log}. The same command goes on after what is finished."
+    )
+    with folder.open(config), noise_to(log) as (stdout, stderr), last_word(words, stderr):
         console = Console(stdout=stdout, stderr=stderr)
         for line in warnings(config):
             console.warn(line)

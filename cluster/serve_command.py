@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.console import Console
+from cluster.last_word import last_word
 from cluster.models_file import Models, roll_out, watch_models
 from cluster.noise import noise_to
 from cluster.page_command import check_page, page_of
@@ -47,7 +48,11 @@ def serve_until_interrupted(
     config = _with_room(config, len(wanted.folders))
     stop = threading.Event()
     log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
-    with noise_to(log) as (out, err):
+    words = (
+        "error: the service ended without a word: its process was killed, or the Ray node that it ran on is gone. What "
+        f"libraries printed is in {log}."
+    )
+    with noise_to(log) as (out, err), last_word(words, err):
         _log_calls()
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:

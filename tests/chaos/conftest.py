@@ -1,3 +1,39 @@
-"""Prepares the environment before any test module imports ray, as the integration tests do."""
+"""A run up to its cold start, and clusters of several raylets on this machine."""
 
-import tests.integration.conftest  # noqa: F401
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.plan import OVERRIDES
+from tests.integration.conftest import rapo, settings  # it prepares the environment before the first import of ray
+
+import ray  # isort: skip
+from ray.cluster_utils import Cluster  # isort: skip
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder up to its cold start."""
+    out = tmp_path_factory.mktemp("chaos") / "base"
+    for stage in ("aescot", "coldstart"):
+        done = rapo(stage, "--out", str(out), *settings(*OVERRIDES))
+        assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def a_cluster() -> Cluster:
+    """A head that holds what is asked for without a GPU or a node of its own."""
+    return Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 256 * 2**20})
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """To which nodes can be added, and from which they can be taken."""
+    made = a_cluster()
+    yield made
+    if ray.is_initialized():
+        ray.shutdown()
+    made.shutdown()

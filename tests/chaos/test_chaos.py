@@ -8,62 +8,19 @@ that was left alone.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from tests.chaos.monkey import Monkey, Run
+from tests.chaos.plan import BATCH, FAULTS, LIMIT_S, LONG, NODE_CPUS, OVERRIDES, STEP_LIMIT_S, STEPS
 from tests.integration.conftest import rapo, settings
 
-pytestmark = pytest.mark.integration
-
-FAULTS = int(os.environ.get("RAPO_CHAOS_FAULTS", "6"))
-LONG = FAULTS > 12
-STEPS = 4 * FAULTS
-BATCH, NODE_CPUS = 8, 2
-LIMIT_S = 420 if not LONG else 240 * FAULTS
-#: Seconds after a fault in which the run has to make a step again.
-STEP_LIMIT_S = 180
-
-OVERRIDES = (
-    f"rapo.steps={STEPS}",
-    "rapo.max_staleness=1",
-    "rapo.checkpoint_every=3",
-    f"rapo.evaluate_every={STEPS}",
-    "rapo.select=last",
-    "rapo.learning_rate=1e-4",
-    "rollout.workers=2",
-    "rollout.heartbeat_s=1",
-    "rollout.hang_timeout_s=15",
-    "learner.cpus=0.5",
-)
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder up to its cold start."""
-    out = tmp_path_factory.mktemp("chaos") / "base"
-    for stage in ("aescot", "coldstart"):
-        done = rapo(stage, "--out", str(out), *settings(*OVERRIDES))
-        assert done.returncode == 0, done.stdout + done.stderr
-    return out
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head that holds what is asked for without a GPU or a node of its own, and nodes that come and go."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 256 * 2**20})
-    yield made
-    if ray.is_initialized():
-        ray.shutdown()
-    made.shutdown()
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(2 * LIMIT_S)]
 
 
 def test_every_group_is_used_once_whatever_dies(started: Path, cluster: Cluster, tmp_path: Path) -> None:
