@@ -27,13 +27,11 @@ from rapo.card import read_card
 from rapo.config import Config, ServeConfig
 from rapo.errors import ConfigError, ResourceError
 from services.access import check_access
-from services.deployment import PREFIX, build_app, delete, start, wait_until_ready
+from services.deployment import PREFIX, build_app, delete, message_limit, start, wait_until_ready
 from services.gateway import Gateway, GatewaySettings
 from services.routes import Routes
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Twice the largest image: what is somewhat too large should be told so in words rather than cut off by gRPC.
-_MESSAGE_FACTOR = 2
 _POLL_S = 0.2
 
 logger = logging.getLogger(__name__)
@@ -181,7 +179,7 @@ class ScorerServer:
             upstream=f"127.0.0.1:{self.inner_port}",
             secret=self.secret,
             routes=Routes(self._default, self._applications),
-            max_message_bytes=_MESSAGE_FACTOR * self.config.image.max_bytes + 2**16,
+            max_message_bytes=message_limit(self.config),
             request_timeout_s=settings.request_timeout_s,
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,

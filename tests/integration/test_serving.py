@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 from ray import serve
 
 from bench.fuzz_gateway import Tally, attack
@@ -297,6 +299,18 @@ def test_a_bad_image_is_an_invalid_argument(client: ScorerClient, image: bytes) 
     assert caught.value.code == "INVALID_ARGUMENT"
     assert caught.value.reason
     assert "/" not in str(caught.value)
+
+
+def test_a_picture_of_many_bytes_comes_through(config: Config, client: ScorerClient) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG", compress_level=0)
+    assert buffer.tell() > 6 * 2**20
+    answered = outcome(client, buffer.getvalue())
+    assert isinstance(answered[0], float) or answered[0] == "FAILED_PRECONDITION", "it was judged"
+    with pytest.raises(CallError, match="image.max_bytes allows") as caught:
+        client.score(bytes(config.image.max_bytes + 1))
+    assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "too_many_bytes")
 
 
 def test_serve_own_port_refuses_whoever_lacks_the_secret(server: ScorerServer) -> None:
