@@ -1,10 +1,11 @@
 """The service under load against plain vLLM's own OpenAI server: same model, prompt, pictures and greedy answers, on one
-machine, in one run, one after the other.
+machine, in one run, both up all the time and asked in turn, because a machine is not equally fast in every minute.
 
-    python -m bench.serving_load --model DIR/export [--seconds 20] [--replicas 1]
+    python -m bench.serving_load --model DIR/export [--seconds 10] [--rounds 3] [--replicas 1]
 
-Closed loop with 1, 8 and 64 callers; then open loop up to twice the saturation point, where goodput should stay near its peak and
-the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against calls past it to Serve's own port.
+Closed loop with 1, 8 and 64 callers, medians over the rounds; then open loop up to twice the saturation point, where goodput
+should stay near its peak and the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against calls
+past it to Serve's own port.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,29 +99,62 @@ def scorer_server(model: Path, config: Config) -> Iterator[Any]:
         yield server
 
 
-def closed(client: Client, target: str, *options: str) -> list[dict[str, Any]]:
-    client(target, "--closed", "8", *options, seconds=_WARM_UP_S)
-    return [client(target, "--closed", str(callers), *options) for callers in CALLERS]
+def in_turn(
+    client: Client, targets: dict[str, tuple[str, ...]], callers: int, rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Closed loop against each target, `rounds` times, in turn: so that a slow minute is nobody's alone."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
+    for number in range(rounds):
+        order = list(targets) if number % 2 == 0 else list(reversed(targets))
+        for name in order:
+            rows[name].append(client(*targets[name], "--closed", str(callers)))
+    return rows
 
 
-def measure(model: Path, config: Config, client: Client, scratch: Path) -> dict[str, Any]:
+def middle(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of several rows' figures; calls and statuses are sums."""
+    statuses: Counter[str] = Counter()
+    for row in rows:
+        statuses.update(row["statuses"])
+    figures = {
+        key: statistics.median(row[key] for row in rows) for key in ("goodput_per_s", "p50_ms", "p99_ms", "tokens")
+    }
+    return {**rows[0], "calls": sum(row["calls"] for row in rows), "statuses": dict(statuses), **figures}
+
+
+def ratios(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each round: our goodput over vLLM's, and our p99 over its."""
+    pairs = list(zip(ours, plain, strict=True))
+    return {
+        "callers": plain[0]["callers"],
+        "goodput": [one["goodput_per_s"] / other["goodput_per_s"] for one, other in pairs],
+        "p99": [one["p99_ms"] / other["p99_ms"] for one, other in pairs],
+    }
+
+
+def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: int) -> dict[str, Any]:
     pressure = record.CpuPressure()
-    with vllm_server(model, config, scratch) as address:
-        plain = closed(client, address)
-    with scorer_server(model, config) as server:
-        target = f"grpc://{server.address}"
-        ours = {readout: closed(client, target, "--readout", readout) for readout in ("greedy", "expected")}
+    with vllm_server(model, config, scratch) as address, scorer_server(model, config) as server:
+        ours = f"grpc://{server.address}"
+        targets = {
+            "vllm": (address,),
+            "greedy": (ours, "--readout", "greedy"),
+            "expected": (ours, "--readout", "expected"),
+        }
+        for target in targets.values():
+            client(*target, "--closed", "8", seconds=_WARM_UP_S)
+        closed = [in_turn(client, targets, callers, rounds) for callers in CALLERS]
         inner = ("--metadata", f"application={server.applications[server.default]}",
                  "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
-        past = client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner)
-        through = client(target, "--closed", "1")
-        saturation = max(row["goodput_per_s"] for row in ours["greedy"])
-        curve = [client(target, "--rate", str(saturation * fraction)) for fraction in FRACTIONS]
+        ways = {"past": (f"grpc://127.0.0.1:{server.inner_port}", *inner), "through": (ours,)}
+        one = {name: middle(rows)["p50_ms"] for name, rows in in_turn(client, ways, 1, rounds).items()}
+        saturation = middle(closed[-1]["greedy"])["goodput_per_s"]
+        curve = [client(ours, "--readout", "greedy", "--rate", str(saturation * fraction)) for fraction in FRACTIONS]
     peak = max(row["goodput_per_s"] for row in curve)
     return {
-        "vllm": plain,
-        **ours,
-        "gateway_added_p50_ms": through["p50_ms"] - past["p50_ms"],
+        **{name: [middle(rows[name]) for rows in closed] for name in targets},
+        "ratios": [ratios(rows["greedy"], rows["vllm"]) for rows in closed],
+        "gateway_added_p50_ms": one["through"] - one["past"],
         "saturation_per_s": saturation,
         "curve": curve,
         "goodput_at_twice_over_peak": curve[-1]["goodput_per_s"] / peak,
@@ -137,6 +173,14 @@ def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "statuses": ", ".join(f"{status} {count}" for status, count in row["statuses"].items())}
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    said = []
+    for row in rows:
+        goodput, p99 = (", ".join(f"{value:.2f}" for value in row[key]) for key in ("goodput", "p99"))
+        said.append(f"{row['callers']} callers: pictures/s {goodput}, p99 {p99}")
+    return "; ".join(said)
 
 
 def _free_port() -> int:
@@ -160,8 +204,9 @@ def _wait_for_http(url: str, server: subprocess.Popen[Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an exported model")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
-    parser.add_argument("--images", type=int, default=6000, help="different pictures; more than are sent is best")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of the closed loop; their medians count")
+    parser.add_argument("--images", type=int, default=12000, help="different pictures; more than are sent is best")
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_load.json and .md")
@@ -175,13 +220,19 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         make_images(Path(temporary), arguments.images)
-        result = measure(model, config, Client(Path(temporary), arguments.seconds), arguments.out)
+        result = measure(model, config, Client(Path(temporary), arguments.seconds), arguments.out, arguments.rounds)
     machine, versions = record.machine(), record.versions(_PACKAGES)
-    settings = {"seconds": arguments.seconds, "threads": arguments.threads, "replicas": arguments.replicas}
+    settings = {
+        "seconds": arguments.seconds,
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "replicas": arguments.replicas,
+    }
     record.write_json("serving_load", {"machine": machine, "versions": versions, **settings, **result}, arguments.out)
     rows = rows_of(result)
     notes = [
-        f"{arguments.seconds:g} s each, {arguments.threads} thread(s) per engine, {arguments.replicas} replica(s). "
+        f"{arguments.seconds:g} s each, medians of {arguments.rounds} rounds of the closed loop, {arguments.threads} thread(s) "
+        f"per engine, {arguments.replicas} replica(s). Greedy over vLLM, by round: {_listed(result['ratios'])}. "
         f"The gateway adds {result['gateway_added_p50_ms']:.2f} ms to the p50 of one caller. Saturation: "
         f"{result['saturation_per_s']:.1f} pictures/s; at twice that, goodput is "
         f"{result['goodput_at_twice_over_peak']:.2f} of its peak. CPU pressure: {result['cpu_pressure']}.",

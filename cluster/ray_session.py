@@ -51,8 +51,7 @@ def logical_cpus(config: Config) -> int:
         config.aescot.teacher.actors * config.aescot.teacher.cpus
         + config.aescot.judge.actors * config.aescot.judge.cpus
     )
-    scorers = config.serve.autoscale.max_replicas if config.serve.autoscale else config.serve.replicas
-    serving = scorers * config.serve.cpus + 2
+    serving = config.serve.most_replicas * config.serve.cpus + 2
     return int(-(-max(training, coldstart, critiques + 1, serving) // 1)) + 1
 
 

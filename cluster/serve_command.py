@@ -104,8 +104,7 @@ def _with_room(config: Config, versions: int) -> Config:
     """A local Ray needs permits for all versions, and for one more while one takes another's place."""
     if config.ray.cpus is not None:
         return config
-    scorers = config.serve.autoscale.max_replicas if config.serve.autoscale else config.serve.replicas
-    room = int(-(-(versions + 1) * scorers * config.serve.cpus // 1)) + 3
+    room = int(-(-(versions + 1) * config.serve.most_replicas * config.serve.cpus // 1)) + 3
     return config.model_copy(update={"ray": config.ray.model_copy(update={"cpus": max(room, logical_cpus(config))})})
 
 

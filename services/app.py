@@ -184,6 +184,7 @@ class ScorerServer:
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,
             max_samples=settings.max_samples,
+            max_under_way=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
         )
 
 

@@ -33,13 +33,20 @@ _OPTIONS = [
 
 
 class Upstream:
-    """Serve, as the gateway sees it. To be made and used in one event loop; times are in seconds."""
+    """Serve, as the gateway sees it. To be made and used in one event loop; times are in seconds.
 
-    def __init__(self, address: str, secret: str, routes: Routes, metrics: Metrics, limit_s: float) -> None:
+    `most` is how many pictures the replicas of one application work on and queue; 0: it is not known. More are refused here,
+    where a refusal costs least: who is overloaded needs his time for pictures.
+    """
+
+    def __init__(
+        self, address: str, secret: str, routes: Routes, metrics: Metrics, limit_s: float, most: int = 0
+    ) -> None:
         self.routes = routes
         self.metrics = metrics
         self.limit_s = limit_s
         self._secret = secret
+        self._most = most
         self._under_way: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._score = self._channel.unary_unary(
@@ -73,6 +80,10 @@ class Upstream:
         """How many calls this application has not answered yet. From any thread."""
         return self._under_way[application]
 
+    def _check_room(self, application: str) -> None:
+        if 0 < self._most <= self._under_way[application]:
+            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full"))
+
     @contextmanager
     def _counted(self, application: str) -> Iterator[None]:
         self._under_way[application] += 1
@@ -92,6 +103,7 @@ class Upstream:
         self.metrics.pictures_under_way.inc()
         try:
             target = application or self.application(request.model_version)
+            self._check_room(target)
             with self._counted(target):
                 response = await self._score(
                     request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
@@ -114,6 +126,7 @@ class Upstream:
         """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the work."""
         started = monotonic()
         application = self.application(request.model_version)
+        self._check_room(application)
         call = self._explain(
             request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
         )

@@ -59,7 +59,8 @@ logger = logging.getLogger(__name__)
 class GatewaySettings:
     """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in seconds.
 
-    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel.
+    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_under_way` is how many pictures one
+    application works on and queues, 0 where that is not known.
     """
 
     host: str
@@ -72,6 +73,7 @@ class GatewaySettings:
     options: GatewayConfig = field(default_factory=GatewayConfig)
     gamma: float = RewardSettings().gamma
     max_samples: int = 0
+    max_under_way: int = 0
 
 
 class Gateway:
@@ -174,7 +176,12 @@ class Gateway:
         settings = self.settings
         async with AsyncExitStack() as stack:
             upstream = Upstream(
-                settings.upstream, settings.secret, settings.routes, self.metrics, settings.request_timeout_s
+                settings.upstream,
+                settings.secret,
+                settings.routes,
+                self.metrics,
+                settings.request_timeout_s,
+                settings.max_under_way,
             )
             stack.push_async_callback(upstream.close)
             door = Door(self._tokens, self.metrics, health_open=settings.options.health_without_token)

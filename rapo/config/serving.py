@@ -69,6 +69,11 @@ class ServeConfig(Section):
     gateway: GatewayConfig = GatewayConfig()
     ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
 
+    @property
+    def most_replicas(self) -> int:
+        """How many there may be at a time, of one version."""
+        return self.replicas if self.autoscale is None else self.autoscale.max_replicas
+
     @model_validator(mode="after")
     def _samples_allowed(self) -> ServeConfig:
         if self.samples > self.max_samples:

@@ -111,7 +111,7 @@ def upstream_of(servicer: FakeScorer) -> Iterator[str]:
         server.stop(0).wait(5)
 
 
-def settings_for(upstream: str, **options: Any) -> GatewaySettings:
+def settings_for(upstream: str, *, max_under_way: int = 0, **options: Any) -> GatewaySettings:
     """Settings of a gateway on loopback; `options` are those of `GatewayConfig`."""
     return GatewaySettings(
         host="127.0.0.1",
@@ -123,6 +123,7 @@ def settings_for(upstream: str, **options: Any) -> GatewaySettings:
         request_timeout_s=10.0,
         options=GatewayConfig(**{"grace_s": 1.0, **options}),
         max_samples=32,
+        max_under_way=max_under_way,
     )
 
 

@@ -331,3 +331,29 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
         scorer.release.set()
         assert [call.result(5).score for call in held] == [0.5, 0.5]
         assert score(channel) == 0.5
+
+
+def test_what_the_replicas_could_not_even_queue_is_not_passed_on() -> None:
+    scorer = FakeScorer()
+    with gateway_on(scorer, max_under_way=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
+        stub = scorer_pb2_grpc.AestheticScorerStub(channel)
+        held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
+        assert until(lambda: scorer.under_way == 2)
+        for call in (
+            lambda: score(channel),
+            lambda: list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5)),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert details_of(caught.value)["ErrorInfo"].reason == "queue_full"
+            assert details_of(caught.value)["RetryInfo"].retry_delay.ToTimedelta().total_seconds() > 0
+        other = scorer_pb2.ScoreRequest(image=b"0.4", model_version="v6")
+        batch = scorer_pb2.ScoreBatchRequest(requests=[scorer_pb2.ScoreRequest(image=b"0.5"), other])
+        refused, taken = stub.ScoreBatch(batch, timeout=5).results
+        assert refused.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        assert taken.response.score == pytest.approx(0.4), "another version has a queue of its own"
+        assert len(scorer.seen) == 3
+        scorer.release.set()
+        assert [call.result(5).score for call in held] == [0.5, 0.5]
+        assert score(channel) == 0.5
