@@ -1,11 +1,12 @@
 """The service under load against plain vLLM's own OpenAI server: same model, prompt, pictures and greedy answers, on one
-machine, in one run, both up all the time and asked in turn, because a machine is not equally fast in every minute.
+machine, in one run. Each round starts one, asks it, stops it, and does the same with the other, because a machine is not
+equally fast in every minute, and because a server that idles beside the one that is asked slows it down.
 
     python -m bench.serving_load --model DIR/export [--seconds 10] [--rounds 3] [--replicas 1]
 
-Closed loop with 1, 8 and 64 callers, medians over the rounds; then open loop up to twice the saturation point, where goodput
-should stay near its peak and the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against calls
-past it to Serve's own port.
+Closed loop with 1, 8 and 64 callers, medians over the rounds; in the last round open loop up to twice the saturation point, where
+goodput should stay near its peak and the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against
+calls past it to Serve's own port.
 """
 
 from __future__ import annotations
@@ -99,16 +100,9 @@ def scorer_server(model: Path, config: Config) -> Iterator[Any]:
         yield server
 
 
-def in_turn(
-    client: Client, targets: dict[str, tuple[str, ...]], callers: int, rounds: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Closed loop against each target, `rounds` times, in turn: so that a slow minute is nobody's alone."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
-    for number in range(rounds):
-        order = list(targets) if number % 2 == 0 else list(reversed(targets))
-        for name in order:
-            rows[name].append(client(*targets[name], "--closed", str(callers)))
-    return rows
+def closed(client: Client, target: str, *options: str) -> list[dict[str, Any]]:
+    client(target, "--closed", "8", *options, seconds=_WARM_UP_S)
+    return [client(target, "--closed", str(callers), *options) for callers in CALLERS]
 
 
 def middle(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,31 +128,50 @@ def ratios(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str,
 
 def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: int) -> dict[str, Any]:
     pressure = record.CpuPressure()
-    with vllm_server(model, config, scratch) as address, scorer_server(model, config) as server:
-        ours = f"grpc://{server.address}"
-        targets = {
-            "vllm": (address,),
-            "greedy": (ours, "--readout", "greedy"),
-            "expected": (ours, "--readout", "expected"),
-        }
-        for target in targets.values():
-            client(*target, "--closed", "8", seconds=_WARM_UP_S)
-        closed = [in_turn(client, targets, callers, rounds) for callers in CALLERS]
-        inner = ("--metadata", f"application={server.applications[server.default]}",
-                 "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
-        ways = {"past": (f"grpc://127.0.0.1:{server.inner_port}", *inner), "through": (ours,)}
-        one = {name: middle(rows)["p50_ms"] for name, rows in in_turn(client, ways, 1, rounds).items()}
-        saturation = middle(closed[-1]["greedy"])["goodput_per_s"]
-        curve = [client(ours, "--readout", "greedy", "--rate", str(saturation * fraction)) for fraction in FRACTIONS]
+    #: Of each server, a list of rows (one for each number of callers) for each round.
+    told: dict[str, list[list[dict[str, Any]]]] = {"vllm": [], "greedy": [], "expected": []}
+    more: dict[str, Any] = {}
+    for number in range(rounds):
+        with vllm_server(model, config, scratch) as address:
+            told["vllm"].append(closed(client, address))
+        with scorer_server(model, config) as server:
+            target = f"grpc://{server.address}"
+            for readout in ("greedy", "expected"):
+                told[readout].append(closed(client, target, "--readout", readout))
+            if number == rounds - 1:
+                saturation = told["greedy"][-1][-1]["goodput_per_s"]
+                more = {
+                    "gateway_added_p50_ms": added_by_gateway(client, server),
+                    **overload(client, target, saturation),
+                }
+    by_callers = {name: list(zip(*rows, strict=True)) for name, rows in told.items()}
+    return {
+        **{name: [middle(list(rows)) for rows in each] for name, each in by_callers.items()},
+        "ratios": [ratios(list(a), list(b)) for a, b in zip(by_callers["greedy"], by_callers["vllm"], strict=True)],
+        **more,
+        "cpu_pressure": pressure.share(),
+    }
+
+
+def added_by_gateway(client: Client, server: Any) -> float:
+    """Milliseconds at the median of one caller, against calls past it; each three times, in turn."""
+    inner = ("--metadata", f"application={server.applications[server.default]}",
+             "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
+    past, through = [], []
+    for _ in range(3):
+        past.append(client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner)["p50_ms"])
+        through.append(client(f"grpc://{server.address}", "--closed", "1")["p50_ms"])
+    return statistics.median(through) - statistics.median(past)
+
+
+def overload(client: Client, target: str, saturation: float) -> dict[str, Any]:
+    """Open loop up to twice the saturation."""
+    curve = [client(target, "--readout", "greedy", "--rate", str(saturation * fraction)) for fraction in FRACTIONS]
     peak = max(row["goodput_per_s"] for row in curve)
     return {
-        **{name: [middle(rows[name]) for rows in closed] for name in targets},
-        "ratios": [ratios(rows["greedy"], rows["vllm"]) for rows in closed],
-        "gateway_added_p50_ms": one["through"] - one["past"],
         "saturation_per_s": saturation,
         "curve": curve,
         "goodput_at_twice_over_peak": curve[-1]["goodput_per_s"] / peak,
-        "cpu_pressure": pressure.share(),
     }
 
 
