@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -308,7 +309,7 @@ def test_a_picture_of_many_bytes_comes_through(config: Config, client: ScorerCli
     assert buffer.tell() > 6 * 2**20
     answered = outcome(client, buffer.getvalue())
     assert isinstance(answered[0], float) or answered[0] == "FAILED_PRECONDITION", "it was judged"
-    with pytest.raises(CallError, match="image.max_bytes allows") as caught:
+    with pytest.raises(CallError, match="max_bytes allows") as caught:
         client.score(bytes(config.image.max_bytes + 1))
     assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "too_many_bytes")
 
@@ -328,6 +329,19 @@ def test_serve_own_port_refuses_whoever_lacks_the_secret(server: ScorerServer) -
                 with pytest.raises(grpc.RpcError) as caught:
                     call(request, metadata=metadata, timeout=30)
                 assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_replicas_own_port_refuses_whoever_lacks_rays_token(server: ScorerServer) -> None:
+    """It unpickles what it is sent: whoever gets in there can run code."""
+    title = f"ray::ServeReplica:{server.applications[server.default]}:"
+    (replica,) = [one for one in psutil.Process().children(recursive=True) if "".join(one.cmdline()).startswith(title)]
+    ports = {c.laddr.port for c in replica.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    codes = []
+    for port in ports:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=10)
+        codes.append(caught.value.code())
+    assert grpc.StatusCode.UNAUTHENTICATED in codes
 
 
 def test_reflection_is_off_everywhere(server: ScorerServer) -> None:
