@@ -29,10 +29,10 @@ lint: setup
 	$(BIN)/python protos/generate.py --check
 
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n auto --maxprocesses 8 --dist loadfile
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration tests/chaos -q
+	$(BIN)/python -m pytest tests/integration tests/chaos -q --durations=15
 
 # An hour or two: sixty faults instead of six, and the result compared with that of a run that was left alone.
 chaos: setup
