@@ -106,6 +106,7 @@ class Controller:
         self._checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
         self._weights: WeightVersion | None = None
         self._publishing: WeightVersion | None = None
+        self._lost: int | None = None
         self._validation: list[dict[str, Any]] = []
         self._requests = Requests(out)
         self._autoscaler = Autoscaler(config.rollout.autoscale, config.rollout.most)
@@ -229,6 +230,7 @@ class Controller:
             taken = self._window.take(step)
             if taken is not None:
                 return [self._drawn.pop(ready.ticket) for ready in taken]
+            self._renew()
             self._poll(())
 
     def _task(self, ticket: int, record: ImageRecord, step: int) -> Task:
@@ -282,14 +284,23 @@ class Controller:
         if held is not weights:  # the ranks died while they published
             self._weights = held
             self._fleet.load(held)
+            self._lost = None
 
-    def _weights_lost(self, version: int) -> None:
-        """A worker could not pull a version. If it is still the newest, it is published anew."""
-        if self._publishing is None and self._weights is not None and self._weights.version == version:
-            again = self._learners.publish_again(version)
-            if again is not None:
-                self._weights = again
-                self._fleet.load(again)
+    def _weights_lost(self, version: int) -> bool:
+        """A worker could not pull a version: it was damaged, or lost with whoever published it. Told in the midst of the
+        fleet's work, so that it is only noted here; the worker waits for the next."""
+        self._lost = version
+        return True
+
+    def _renew(self) -> None:
+        """Publish anew what workers could not pull, if it is still the newest; while a step is trained the next one comes by
+        itself."""
+        version, self._lost = self._lost, None
+        if version is not None and self._weights is not None and self._weights.version == version:
+            self._publishing = None
+            self._weights = self._learners.publish_again(version, self._meanwhile)
+            self._fleet.load(self._weights)
+            self._lost = None  # what was told meanwhile was of the old one
 
     # Validation, scaling, state.
 
@@ -298,7 +309,7 @@ class Controller:
         if not records:
             return
         began = time.perf_counter()
-        result = evaluate_predictions(self._fleet.predictions(records), bootstrap=0, seed=0)
+        result = evaluate_predictions(self._fleet.predictions(records, self._renew), bootstrap=0, seed=0)
         row = {"step": self.step, "validation": result, "seconds": {"validation": time.perf_counter() - began}}
         append_jsonl(self._out / METRICS, row)
         self._validation.append({"step": self.step, **result})

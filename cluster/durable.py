@@ -111,11 +111,18 @@ class DurableLearners:
     def publish(self, version: int) -> WeightVersion:
         return self._group.publish(version)
 
-    def publish_again(self, version: int) -> WeightVersion | None:
-        """A version whose data were lost, once more; None where the ranks have gone on since."""
-        return (
-            self._group.publish(version, beside=self._config.rapo.max_staleness > 0) if version == self._steps else None
-        )
+    def publish_again(self, version: int, meanwhile: Meanwhile | None = None) -> WeightVersion:
+        """The newest version, which somebody could not pull, once more; all of it is in the object store then."""
+        if version != self._steps:
+            raise ValueError(f"version {version} is not the newest, the ranks are at {self._steps}")
+        held: list[WeightVersion] = []
+
+        def work(group: LearnerGroup) -> None:
+            held[:] = [group.publish(version, beside=False)]
+            group.published(held[0], meanwhile)
+
+        self._surviving(work, meanwhile, lambda group: None)
+        return held[0]
 
     def published(self, weights: WeightVersion, meanwhile: Meanwhile | None = None) -> WeightVersion:
         """Wait until all of a version is in the object store; the version as it is there in the end."""

@@ -53,7 +53,8 @@ Journal = Callable[[str, Member], None]
 
 class Fleet:
     """Rollout workers as Ray actors of the class `worker`. `report` is told of faults, `journal` of who joined and
-    left, `lost` of a weight version that can't be pulled any more. `close` ends all."""
+    left, `lost` of a weight version that can't be pulled, and says whether workers are to wait for the next `load`
+    rather than try that one again. `close` ends all."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Fleet:
         self._numbers = 0
         self._start: tuple[str, int] | None = None
         self._source: Source | None = None
+        self._withdrawn: Source | None = None
         self._serial = self._base = 0
         self._queue: deque[Item] = deque()
         self._drawn: list[Drawn] = []
@@ -84,13 +86,13 @@ class Fleet:
         self._tended, self._placed = 0.0, time.monotonic()
         self.report = report
         self.journal: Journal = lambda event, member: None
-        self.lost: Callable[[int], None] = lambda version: None
+        self.lost: Callable[[int], bool] = lambda version: False
 
     def disown(self) -> None:
         """Nobody is told of anything any more, and of what was asked for nothing is wanted."""
         self.report = lambda fault: None
         self.journal = lambda event, member: None
-        self.lost = lambda version: None
+        self.lost = lambda version: False
         self.forget()
 
     # Who is there.
@@ -215,12 +217,16 @@ class Fleet:
         drawn, self._drawn = self._drawn, []
         return drawn
 
-    def predictions(self, records: Sequence[ImageRecord]) -> list[Prediction]:
-        """Greedy predictions for records, in order, from the weights that were asked for last."""
+    def predictions(
+        self, records: Sequence[ImageRecord], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Prediction]:
+        """Greedy predictions for records, in order, from the weights that were asked for last. `meanwhile` is called again
+        and again until they are there."""
         pieces = split(records, self._sharing, self._serial)
         self._predicted = {}
         self._queue.extendleft(Item(piece) for piece in reversed(pieces))
         while len(self._predicted) < len(pieces):
+            meanwhile()
             self._turn(_POLL_S)
         return [prediction for place in range(len(pieces)) for prediction in self._predicted[place]]
 
@@ -367,7 +373,8 @@ class Fleet:
             self._lose(member, error)  # others could
             return
         self._fault(member, error, "it loads again")
-        self.lost(source.version)
+        if self.lost(source.version):
+            self._withdrawn = source
         self._sync(member)
 
     def _worked(self, member: Member, call: Call, value: Any, error: Exception | None) -> None:
@@ -441,7 +448,9 @@ class Fleet:
     def _sync(self, member: Member) -> None:
         """Have a worker load the newest weights, unless it has them, is at it, or can't yet."""
         up = member.state in (State.HEALTHY, State.SYNCING, State.READY)
-        if not up or member.loading is not None or member.serial >= self._serial or self._source is None:
+        if not up or member.loading is not None or member.serial >= self._serial:
+            return
+        if self._source is None or self._source is self._withdrawn:
             return
         limit = self._limits.load_timeout_s
         if member.calls:  # they may have to finish first

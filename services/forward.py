@@ -82,7 +82,9 @@ class Upstream:
 
     def _check_room(self, application: str) -> None:
         if 0 < self._most <= self._under_way[application]:
-            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full"))
+            raise Refused(
+                Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full")
+            )
 
     @contextmanager
     def _counted(self, application: str) -> Iterator[None]:

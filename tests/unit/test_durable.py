@@ -193,8 +193,17 @@ def test_a_version_that_was_not_published_is_published_again():
     assert held == WeightVersion(1, (1, False), ())
     assert groups[-1].applied == ["a"]
     assert made.published(WeightVersion(0, None, ())).version == 0, "an old one is nobody's concern any more"
-    assert made.publish_again(0) is None
-    assert made.publish_again(1).version == 1
+
+
+def test_the_newest_version_is_published_again_whatever_happens_to_the_ranks_meanwhile():
+    lost = RoleError("chunks lost", kind="data lost")
+    made, groups, faults = learners({0: {"published": [died()]}, 1: {"published": [lost]}})
+    run(made, "ab")
+    assert made.publish_again(2) == WeightVersion(2, (1, False), ())
+    assert groups[-1].applied == ["a", "b"], "in the state in which the old ones were"
+    assert [fault.kind for fault in faults] == ["died", "data lost"]
+    with pytest.raises(ValueError, match="not the newest"):
+        made.publish_again(1)
 
 
 def test_a_model_whose_weights_are_gone_is_saved_from_new_ones():

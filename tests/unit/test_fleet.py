@@ -409,6 +409,23 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
     assert not any(a.tickets() for a in actors), "nobody works without verified weights"
 
 
+def test_a_version_that_is_to_come_anew_is_waited_for():
+    fleet, actors, _ = ready()
+    asked = []
+    fleet.lost = lambda version: asked.append(version) is None
+    first = WeightVersion(1, None, ())
+    fleet.load(first)
+    for actor in actors:
+        for ref in actor.under_way("load"):
+            ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
+    for _ in range(50):
+        fleet.poll(0.01)
+    assert asked == [1] * len(actors), "each told it once and did not try again"
+    assert not any(actor.under_way("load") for actor in actors)
+    fleet.load(WeightVersion(1, None, ()))
+    assert all(actor.under_way("load") for actor in actors)
+
+
 def test_predictions_survive_a_death_and_come_in_order():
     fleet, actors, _ = ready()
     records = [task(i).record for i in range(6)]
