@@ -139,15 +139,13 @@ def test_an_answer_without_a_number_is_no_score(client: ScorerClient) -> None:
     assert (caught.value.code, caught.value.reason) == ("FAILED_PRECONDITION", "no_answer")
 
 
-def test_the_answer_does_not_depend_on_company_nor_on_the_replica(server: ScorerServer, client: ScorerClient) -> None:
+def test_the_answer_does_not_depend_on_company(client: ScorerClient) -> None:
     shades = list(range(5, 250, 20))
     alone = [outcome(client, jpeg(shade)) for shade in shades]
     assert len({told[0] for told in alone}) > len(shades) / 2
     with futures.ThreadPoolExecutor(16) as pool:
         crowded = list(pool.map(lambda shade: outcome(client, jpeg(shade)), shades * 3))
         assert crowded == alone * 3
-        kill_replica(server, "test-0")
-        assert list(pool.map(lambda shade: outcome(client, jpeg(shade)), shades)) == alone
 
 
 def test_a_deadline_takes_the_work_out_of_the_engine(server: ScorerServer, stub: Any) -> None:
@@ -211,12 +209,15 @@ def wait_for(condition: Any, limit_s: float = 60.0) -> None:
 def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
     server: ScorerServer, client: ScorerClient, taught_model: Path
 ) -> None:
+    shades = list(range(5, 250, 40))
+    alone = [outcome(client, jpeg(shade)) for shade in shades]
     score = client.score(jpeg(20)).score
     with callers(server, 6) as ended:
         wait_for(lambda: len(ended) > 20)
         kill_replica(server, "test-0")
         count = len(ended)
         wait_for(lambda: len(ended) > count + 50)
+        assert [outcome(client, jpeg(shade)) for shade in shades] == alone, "another replica says the same"
         server.add(taught_model, "test-1")
         assert client.model().model_version == "test-0"
         server.set_default("test-1")
