@@ -63,8 +63,9 @@ def test_every_group_is_used_once_whatever_dies(started: Path, cluster: Cluster,
         shutil.copytree(started, undisturbed)
         done = rapo("train", "--out", str(undisturbed), *settings(*OVERRIDES), timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
-        results = [last_validation(folder)["srcc"] for folder in (out, undisturbed)]
-        assert abs(results[0] - results[1]) < 0.1, results
+        struck_srcc, other_srcc = (last_validation(folder)["srcc"] for folder in (out, undisturbed))
+        # Seeds alone move it by .02.
+        assert abs(struck_srcc - other_srcc) < 0.05, (struck_srcc, other_srcc)
 
 
 def last_validation(out: Path) -> dict[str, float]:
