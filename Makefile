@@ -34,7 +34,7 @@ unit: setup
 integration: setup
 	$(BIN)/python -m pytest tests/integration tests/chaos -q --durations=15
 
-# An hour or two: sixty faults instead of six, and the result compared with that of a run that was left alone.
+# Half an hour: sixty faults instead of six, on a run that learns, compared with one that was left alone.
 chaos: setup
 	RAPO_CHAOS_FAULTS=60 $(BIN)/python -m pytest tests/chaos -q
 
