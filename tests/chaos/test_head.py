@@ -44,7 +44,7 @@ def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(started: Path, clus
         assert run.code is None, run.said()
         assert time.monotonic() < deadline, run.said()
         time.sleep(0.1)
-    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
     assert ended(run) != 0
     time.sleep(0.5)  # what looks on speaks after the end
     assert "the Ray node that it ran on is gone" in run.said()

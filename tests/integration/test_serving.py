@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -337,11 +337,10 @@ def test_a_replicas_own_port_refuses_whoever_lacks_rays_token(server: ScorerServ
     title = f"ray::ServeReplica:{server.applications[server.default]}:"
     (replica,) = [one for one in psutil.Process().children(recursive=True) if "".join(one.cmdline()).startswith(title)]
     ports = {c.laddr.port for c in replica.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    codes = []
-    for port in ports:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=10)
-        codes.append(caught.value.code())
+    with ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}")) for port in ports]
+        calls = [c.unary_unary("/ray.serve.ASGIService/HandleRequest").future(b"", timeout=5) for c in channels]
+        codes = {call.exception(timeout=30).code() for call in calls}
     assert grpc.StatusCode.UNAUTHENTICATED in codes
 
 
