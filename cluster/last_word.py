@@ -39,4 +39,4 @@ def last_word(words: str, err: TextIO) -> Iterator[None]:
             looker.communicate(_ENDED, timeout=_LIMIT_S)
         except (OSError, subprocess.TimeoutExpired):
             looker.kill()
-            looker.wait()
+            looker.wait(_LIMIT_S)
