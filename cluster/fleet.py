@@ -4,9 +4,9 @@ Every worker goes through the states of `cluster.member.State`. What holds:
 - A worker gets work only with weights that it has verified, and only groups that its version is new enough for.
 - Work whose worker is lost is given to another. A group may be drawn more than once, and is handed out exactly once.
 - A worker that leaves finishes what it has first. The oldest one is never sent away.
-- One load at a time goes on at each worker, and when it ends the newest weights are loaded next: a slow worker holds
-up nobody,
-  and keeps at most one old version alive.
+- One load at a time goes on at each worker, and when it ends the newest weights are loaded next: a slow worker holds up
+  nobody, and keeps at most one old version alive.
+- A version that a worker could not pull is waited for where it is to come anew.
 - A worker that does not start, load, draw or answer within its limit is replaced. So is one that dies, or whose node goes.
 
 Weights are known by a serial number here: the versions of model folders say nothing of their order. One thread uses a fleet.
