@@ -27,6 +27,7 @@ Outcome = scorer_pb2.ScoreResponse | Refusal
 _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
+_LEAST_S = 0.02  # a picture with less time left than this is not begun: nobody would see its score
 _BATCH_ATTEMPTS = 5
 _STREAM_ATTEMPTS = 1000  # in effect, until the picture's time limit
 
@@ -163,6 +164,8 @@ class Bulk:
         self, call: Call, request: scorer_pb2.ScoreRequest, attempts: int, application: str | None
     ) -> Outcome:
         named(request)
+        if call.deadline - monotonic() < _LEAST_S:
+            return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time was over before its turn came", "deadline")
         deadline = min(call.deadline, monotonic() + self._upstream.limit_s)
         pause = _FIRST_PAUSE_S
         for attempt in range(1, attempts + 1):
