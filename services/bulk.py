@@ -165,7 +165,9 @@ class Bulk:
     ) -> Outcome:
         named(request)
         if call.deadline - monotonic() < _LEAST_S:
-            return Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time was over before its turn came", "deadline")
+            return Refusal(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time was over before its turn came", "deadline"
+            )
         deadline = min(call.deadline, monotonic() + self._upstream.limit_s)
         pause = _FIRST_PAUSE_S
         for attempt in range(1, attempts + 1):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rapo.config import load_config
-from tests.integration.conftest import SMALL
+from tests.small import SMALL
 
 _DEMO = Path(__file__).resolve().parents[2] / "configs" / "cpu.toml"
 

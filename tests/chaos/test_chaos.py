@@ -18,14 +18,14 @@ from ray.cluster_utils import Cluster
 
 from tests.chaos.monkey import Monkey, Run
 from tests.chaos.plan import BATCH, FAULTS, LIMIT_S, LONG, NODE_CPUS, OVERRIDES, STEP_LIMIT_S, STEPS
-from tests.integration.conftest import rapo, settings
+from tests.small import rapo, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(2 * LIMIT_S)]
 
 
-def test_every_group_is_used_once_whatever_dies(started: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "struck"
-    shutil.copytree(started, out)
+    shutil.copytree(begun, out)
     address = ("ray.address=" + json.dumps(cluster.address),)
     run = Run(out, settings(*OVERRIDES, *address))
     monkey = Monkey(run, cluster, NODE_CPUS, seed=7)
@@ -60,7 +60,7 @@ def test_every_group_is_used_once_whatever_dies(started: Path, cluster: Cluster,
     assert run.starts == 1 + struck["driver"]
     if LONG:
         undisturbed = tmp_path / "undisturbed"
-        shutil.copytree(started, undisturbed)
+        shutil.copytree(begun, undisturbed)
         done = rapo("train", "--out", str(undisturbed), *settings(*OVERRIDES), timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
         struck_srcc, other_srcc = (last_validation(folder)["srcc"] for folder in (out, undisturbed))

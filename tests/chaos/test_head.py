@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from tests.chaos.conftest import a_cluster
 from tests.chaos.monkey import Run
 from tests.chaos.plan import BATCH, NODE_CPUS, OVERRIDES, STEPS
-from tests.integration.conftest import settings
+from tests.small import settings
 
 pytestmark = pytest.mark.integration
 
@@ -33,9 +33,9 @@ def ended(run: Run) -> int:
     return run.code
 
 
-def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(started: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(begun: Path, cluster: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    shutil.copytree(started, out)
+    shutil.copytree(begun, out)
     cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
     run = Run(out, on(cluster))
     run.start()

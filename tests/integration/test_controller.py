@@ -21,7 +21,7 @@ from cluster.loop import running_loop
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
-from tests.integration.conftest import SMALL
+from tests.small import SMALL
 
 pytestmark = pytest.mark.integration
 

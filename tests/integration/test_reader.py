@@ -14,7 +14,7 @@ from PIL import Image
 
 from rapo.config import Config, load_config
 from rapo.readout import ANSWERS, TEXTS
-from tests.integration.conftest import SMALL
+from tests.small import SMALL
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

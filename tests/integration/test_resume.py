@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rapo.config import dump_config, load_config
-from tests.integration.conftest import SMALL, rapo, settings
+from tests.small import branch, rapo, settings
 
 pytestmark = pytest.mark.integration
 
@@ -31,16 +29,6 @@ OVERRIDES = (
     "rapo.select=last",
     "rapo.learning_rate=3e-4",
 )
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder up to its cold start."""
-    out = tmp_path_factory.mktemp("run") / "base"
-    for stage in ("aescot", "coldstart"):
-        done = rapo(stage, "--out", str(out), *settings(*OVERRIDES))
-        assert done.returncode == 0, done.stdout + done.stderr
-    return out
 
 
 def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -72,9 +60,7 @@ def model_of(out: Path) -> dict[str, np.ndarray]:
 
 
 def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(started: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for out in (whole, broken):
-        shutil.copytree(started, out)
+    whole, broken = (branch(started, tmp_path / name, *OVERRIDES) for name in ("whole", "broken"))
     done = rapo("train", "--out", str(whole), *settings(*OVERRIDES))
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -107,11 +93,8 @@ def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(started:
 
 def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started: Path, tmp_path: Path) -> None:
     """From one rollout worker to three and back, then a kill, and on with one learner rank instead of two: every group once."""
-    out = tmp_path / "scaled"
-    shutil.copytree(started, out)
     asynchronous = ("rapo.max_staleness=1", "rapo.steps=60", "rapo.checkpoint_every=5")
-    # Up to here it makes no difference.
-    (out / "config.toml").write_text(dump_config(load_config(None, (*SMALL, *OVERRIDES, *asynchronous))))
+    out = branch(started, tmp_path / "scaled", *OVERRIDES, *asynchronous)
     refused = rapo("scale", str(out), "--rollouts", "3")
     assert refused.returncode == 2
     assert "no run is working" in refused.stderr

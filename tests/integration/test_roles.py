@@ -26,7 +26,7 @@ from rapo.errors import WeightError
 from rapo.images import decode_image
 from rapo.policy.embedded import build_embedded
 from rapo.records import ImageRecord, ScoredGroup
-from tests.integration.conftest import SMALL
+from tests.small import SMALL
 
 pytestmark = pytest.mark.integration
 

@@ -10,19 +10,9 @@ import pytest
 from PIL import Image
 
 from rapo.datasets.scenes import render_scene
-from tests.integration.conftest import rapo, settings
+from tests.small import rapo, settings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run from nothing to a served scorer."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    done = rapo("run", "--out", str(out), *settings())
-    assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
-    assert "Where the time went" in done.stdout
-    return out
 
 
 def test_report_holds_what_the_design_names(finished: Path) -> None:

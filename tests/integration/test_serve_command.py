@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from rapo.client import CallError, ScorerClient
-from tests.integration.conftest import picture, rapo
+from tests.integration.conftest import picture
+from tests.small import rapo
 from tests.unit.serving import Authority
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]

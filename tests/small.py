@@ -1,0 +1,72 @@
+"""A small run of the real parts through the command line, shared by the integration and the chaos tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rapo.config import dump_config, load_config
+
+#: Small enough for a test, large enough that every role has work.
+SMALL = (
+    "data.scenes.train=96",
+    "data.scenes.validation=16",
+    "data.scenes.test=24",
+    "aescot.images=64",
+    "coldstart.steps=60",
+    "rapo.steps=4",
+    "rapo.images_per_step=8",
+    "rapo.completions=4",
+    "rapo.evaluate_every=2",
+    "serve.port=0",
+    "serve.demo_images=6",
+)
+
+
+def rapo(*arguments: str, cwd: Path | None = None, timeout: float = 540.0) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    environment = {**os.environ, "CI": "true"}
+    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+    )
+
+
+def settings(*overrides: str) -> list[str]:
+    """`--set` arguments for the small configuration and what differs from it."""
+    return [part for item in (*SMALL, *overrides) for part in ("--set", item)]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run from nothing to a served scorer."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = rapo("run", "--out", str(out), *settings())
+    assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
+    assert "Where the time went" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="session")
+def started(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run up to its cold start, to be taken further by `branch`."""
+    out = tmp_path_factory.mktemp("started") / "base"
+    out.mkdir()
+    for stage in ("data", "aescot", "coldstart"):
+        shutil.copytree(finished / stage, out / stage)
+    for file in finished.iterdir():
+        if file.is_file() and not file.name.startswith("report"):
+            shutil.copy(file, out)
+    return out
+
+
+def branch(started: Path, out: Path, *overrides: str) -> Path:
+    """A copy of a started run under other settings, of which none concerns a stage that is behind it."""
+    shutil.copytree(started, out)
+    (out / "config.toml").write_text(dump_config(load_config(None, (*SMALL, *overrides))))
+    return out
