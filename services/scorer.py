@@ -47,6 +47,8 @@ class Scorer:
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
         self._secret = secret.encode()
+        # The environment keeps vLLM from setting this itself (`services.deployment`); its CPU build warns once per request.
+        logging.getLogger("vllm").setLevel(logging.ERROR)
         # Here and not above: whoever deploys this class needs none of it. The environment that vLLM and torch read
         # when they are imported is set by the actor's runtime environment, see `services.deployment`.
         from rapo.inference.loop import EngineLoop

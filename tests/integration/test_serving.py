@@ -29,6 +29,7 @@ from PIL import Image
 from ray import serve
 
 from bench.fuzz_gateway import Tally, attack
+from cluster.ray_session import log_folder
 from rapo.card import Card
 from rapo.client import CallError, ScorerClient
 from rapo.config import Config, load_config
@@ -292,6 +293,22 @@ def test_too_many_at_once_are_told_to_come_back(server: ScorerServer, client: Sc
         told = [code for code, *_ in pool.map(lambda _: outcome(hasty, jpeg(20)), range(400))]
     assert set(told) == {score, "RESOURCE_EXHAUSTED"}
     assert outcome(client, jpeg(20))[0] == score
+
+
+def test_a_replica_writes_its_log_rather_than_keeping_it(server: ScorerServer, client: ScorerClient) -> None:
+    logs = Path(log_folder()) / "serve"
+    name = f"replica_{server.applications[server.default]}_*.log"
+
+    def lines() -> int:
+        return sum(path.read_text().count("Score") for path in logs.glob(name))
+
+    before, calls = lines(), 250
+    for number in range(calls):
+        assert outcome(client, b"no picture %d" % number)[0] == "INVALID_ARGUMENT"
+    deadline = time.monotonic() + 10
+    while lines() - before < calls - 100 and time.monotonic() < deadline:  # it writes a hundred at a time
+        time.sleep(0.1)
+    assert lines() - before >= calls - 100
 
 
 @pytest.mark.parametrize("image", [jpeg(0)[:400], b"", b"text", jpeg(0, side=8)])
