@@ -1,8 +1,9 @@
 """Malformed and fuzzed requests against a gateway: no crash, no hang, no growth of memory, always the right status.
 
-`python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own, and behind it, in
-another, an upstream that decodes pictures with `rapo.images` as the deployment does but has no model. `--server
-HOST:PORT` takes a running service instead. Writes `bench/results/fuzz_gateway.json`; exit code 1 where anything was wrong.
+`python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own, and behind it, in another, an
+upstream that decodes pictures with `rapo.images` as the deployment does but has no model. `--server HOST:PORT` takes a running
+service instead; `--watch PID`, as often as wanted, notes the memory of its processes. Writes `bench/results/fuzz_gateway.json`;
+exit code 1 where anything was wrong.
 """
 
 from __future__ import annotations
@@ -238,11 +239,17 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--server", help="host:port of a running service, in place of one started here")
+    parser.add_argument("--watch", type=int, action="append", default=[], metavar="PID", help="with --server")
     arguments = parser.parse_args()
     tally, began = Tally(), monotonic()
     if arguments.server:
-        asyncio.run(attack(arguments.server, arguments.cases, arguments.seed, tally, lenient=True))
-        memory: dict[str, list[float]] = {}
+        memory: dict[str, list[float]] = {str(pid): [] for pid in arguments.watch}
+
+        def measure(done: int) -> None:
+            for pid in arguments.watch:
+                memory[str(pid)].append(round(_rss_mib(pid), 1))
+
+        asyncio.run(attack(arguments.server, arguments.cases, arguments.seed, tally, lenient=True, measure=measure))
     else:
         memory = _against_own(arguments.cases, arguments.seed, tally)
     result = {
