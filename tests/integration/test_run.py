@@ -66,6 +66,20 @@ def test_served_scores_equal_the_evaluated_ones(finished: Path) -> None:
     assert all((row["error"] is None) == (row["evaluated"] is not None) for row in rows)
 
 
+def test_without_a_service_the_scores_are_the_same(finished: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    served = pq.read_table(finished / "serve" / "scores.parquet").to_pylist()
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    images, table = [str(tmp_path / "broken.jpg"), *(row["image"] for row in served)], tmp_path / "scores.parquet"
+    done = rapo("score", *images, "--model", str(finished / "export"), "--readout", "greedy", "-o", str(table))
+    assert done.returncode == 1, done.stdout + done.stderr  # one picture has no score
+    broken, *rows = pq.read_table(table).to_pylist()
+    assert broken["aesthetic_score"] is None
+    assert "INVALID_ARGUMENT" in broken["error"]
+    assert [row["aesthetic_score"] for row in rows] == [row["aesthetic_score"] for row in served]
+
+
 def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(finished: Path) -> None:
     import pyarrow.parquet as pq
     import torch

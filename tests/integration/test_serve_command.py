@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from rapo.client import CallError, ScorerClient
@@ -30,7 +31,7 @@ class Service:
     """The command in a process of its own, and what it has said so far."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "cluster.cli", "serve", *arguments]
+        command = [sys.executable, "-m", "cluster.cli", *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "true"}
         )
@@ -103,7 +104,7 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
         "serve.gateway.tokens": str(tokens),
     }
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
-    with service("--models", str(models), *settings) as running:
+    with service("serve", "--models", str(models), *settings) as running:
         address = running.hears(r"answers at (\S+?);", _START_S)[1]
         with ScorerClient(address, ca=authority.path, token=token) as client:
             assert client.score(image).model_version == "v1"
@@ -116,6 +117,9 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             scored = rapo("score", str(image), *asked, "-o", str(table))
             assert scored.returncode == 0, scored.stdout + scored.stderr
             assert ",v2," in table.read_text()
+
+            with service("ui", *asked, "--port", "0", "--model", str(taught_model)) as page:
+                look_at(page.hears(r"page for people is (\S+?);", 60.0)[1], image)
 
             # Another token takes this one's place: whoever has the old one is out.
             other = write_token(tokens, "batch")
@@ -159,6 +163,21 @@ def roll_out(running: Service, client: ScorerClient, models: Path, image: Path, 
     assert versions[0] == "v1"
     assert versions[-1] == "v2"
     assert sorted(versions) == versions, "nobody is sent back"
+
+
+def look_at(page: str, image: Path) -> None:
+    """What the page's script asks for: the model, a picture's words and score, and what the model saw of it."""
+    with httpx2.Client(base_url=page, timeout=60, headers={"Origin": page.rstrip("/")}) as browser:
+        assert "<title>" in browser.get("/").text
+        assert browser.get("/api/model").json()["model_version"] == "v2"
+        told = browser.post("/api/explain", content=image.read_bytes())
+        assert told.status_code == 200, told.text
+        *_, (kind, data) = re.findall(r"event: (\w+)\ndata: (.*)\n", told.text)
+        assert kind == "result"
+        assert json.loads(data)["score"] == pytest.approx(0.21, abs=0.02)
+        seen = browser.post("/api/seen", content=image.read_bytes())
+        assert seen.headers["content-type"] == "image/png"
+        assert seen.content.startswith(b"\x89PNG")
 
 
 def refused(client: ScorerClient, image: Path) -> str | None:
