@@ -28,6 +28,9 @@ _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _LEAST_S = 0.02  # a picture with less time left than this is not begun: nobody would see its score
+_TIME_OVER = Refusal(
+    grpc.StatusCode.DEADLINE_EXCEEDED, "the time of the call was over before all were answered", "deadline"
+)
 _BATCH_ATTEMPTS = 5
 _STREAM_ATTEMPTS = 1000  # in effect, until the picture's time limit
 
@@ -72,7 +75,7 @@ class Bulk:
         self, call: Call, requests: Sequence[scorer_pb2.ScoreRequest], application: str | None = None
     ) -> list[Outcome]:
         """One for each request, in their order. Raises `Refused` where the service took none of them: then the whole
-        call may be tried again."""
+        call may be tried again; and where the call's time ran out."""
         slots = asyncio.Semaphore(self._max_in_flight)
 
         async def one(request: scorer_pb2.ScoreRequest) -> Outcome:
@@ -82,6 +85,10 @@ class Bulk:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(request)) for request in requests]
         outcomes = [task.result() for task in tasks]
+        if call.deadline - monotonic() < _LEAST_S and any(
+            isinstance(outcome, Refusal) and outcome.code == _TIME_OVER.code for outcome in outcomes
+        ):
+            raise Refused(_TIME_OVER)  # and not OK, or the deadline, whichever comes first
         first = outcomes[0]
         if isinstance(first, Refusal) and all(isinstance(o, Refusal) and o.code in _RETRIED for o in outcomes):
             raise Refused(first)
