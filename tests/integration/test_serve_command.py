@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +68,12 @@ def service(*arguments: str) -> Iterator[Service]:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
             running.process.wait(60)
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(shade).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def write_token(path: Path, client: str) -> str:
@@ -124,11 +132,17 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             # Another token takes this one's place: whoever has the old one is out.
             other = write_token(tokens, "batch")
             until(lambda: refused(client, image) == "UNAUTHENTICATED", 10.0)
-        with ScorerClient(address, ca=authority.path, token=other) as client:
-            assert client.score(image).model_version == "v2"
         with ScorerClient(address, timeout=5, attempts=1) as plain:
             assert refused(plain, image) == "UNAVAILABLE", "nobody comes in without TLS"
-        running.process.send_signal(signal.SIGTERM)
+        with ScorerClient(address, ca=authority.path, token=other) as client, ThreadPoolExecutor(1) as pool:
+            assert client.score(image).model_version == "v2"
+            # What is under way when the service is told to go gets its answer.
+            dark = [jpeg(shade) for shade in range(5, 37)]
+            batch = pool.submit(client.score_batch, dark, readout="sampled", samples=32)
+            time.sleep(0.5)
+            assert not batch.done()
+            running.process.send_signal(signal.SIGTERM)
+            assert [outcome.error for outcome in batch.result(60)] == [None] * len(dark)
         assert running.process.wait(60) == 0, running.said
         assert token not in running.said
         assert other not in running.said
