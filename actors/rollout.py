@@ -88,9 +88,9 @@ class RolloutWorker:
         began = time.perf_counter()
         sampler = self._sampler
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
-        image = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.image, record)
-        drawn = await asyncio.wrap_future(self._loop.add(image, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, image, drawn)
+        picture = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.picture, record)
+        drawn = await asyncio.wrap_future(self._loop.add(picture, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, picture, drawn)
         receipt = {
             "version": group.weight_version,
             "tokens": sum(len(ids) for ids in group.token_ids),
@@ -103,8 +103,8 @@ class RolloutWorker:
     async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records."""
         sampler, loop = self._sampler, asyncio.get_running_loop()
-        images = [await loop.run_in_executor(self._decoder, sampler.image, record) for record in records]
-        drawn = [asyncio.wrap_future(self._loop.add(image, sampler.greedy, 0)) for image in images]
+        pictures = [await loop.run_in_executor(self._decoder, sampler.picture, record) for record in records]
+        drawn = [asyncio.wrap_future(self._loop.add(picture, sampler.greedy, 0)) for picture in pictures]
         return [sampler.prediction(r, c[0]) for r, c in zip(records, await asyncio.gather(*drawn), strict=True)]
 
 

@@ -93,13 +93,13 @@ class SimulatedSampler:
     def __init__(self, config: Config) -> None:
         self.training = Sampling(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
 
-    def image(self, record: ImageRecord) -> None:
+    def picture(self, record: ImageRecord) -> None:
         return None
 
     def seed(self, record: ImageRecord, step: int) -> int:
         return abs(hash((record.uid, step))) % 2**32
 
-    def group(self, record: ImageRecord, step: int, image: None, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, picture: None, completions: list[Completion]) -> Group:
         rng = np.random.default_rng(self.seed(record, step))
         versions = tuple(c.versions for c in completions)
         return Group(

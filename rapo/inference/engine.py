@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from rapo.config import EngineConfig
-from rapo.inference.asking import Completion, Sampling
+from rapo.inference.asking import Completion, Picture, Sampling
 from rapo.inference.environment import engine_environment, set_engine_environment
+from rapo.inference.pictures import features_of, picture_of, request_of
 from rapo.policy.processing import PolicyProcessor
 
 __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
@@ -52,13 +53,10 @@ def engine_arguments(
 
 
 class Engine:
-    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it.
-
-    `more` goes to vLLM as it is.
-    """
+    """A vLLM engine on one model folder, holding weight version `version`. Not thread-safe: one thread uses it."""
 
     def __init__(
-        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0, **more: Any
+        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int | None = 0
     ) -> None:
         from vllm import LLM
 
@@ -66,10 +64,12 @@ class Engine:
         self._llm = LLM(
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
-            **more,
+            # It would keep what vLLM itself makes of pictures; they come made already (`rapo.inference.pictures`).
+            mm_processor_cache_gb=0,
         )
         self._engine = self._llm.llm_engine
         self._in_many_processes = settings.tensor_parallel_size > 1
+        self._max_length = settings.max_model_len
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
         self._added: set[str] = set()
         self._hold(version)
@@ -83,12 +83,20 @@ class Engine:
         """Whether requests are unfinished."""
         return bool(self._added)
 
-    def add(self, name: str, image: Image.Image, sampling: Sampling, seed: int) -> None:
+    def picture(self, image: Image.Image, key: str) -> Picture:
+        """What `add` takes, of an RGB image of any size; equal keys mean equal images. From any thread."""
+        return picture_of(self.processor, image, key)
+
+    def add(self, name: str, picture: Picture, sampling: Sampling, seed: int) -> None:
         """Put a request into the continuous batch; `step` gives its completions under `name`.
 
-        Raises `ValueError` for a prompt that the engine refuses (too long, say); nothing is then added.
+        Raises `ValueError` for a prompt that leaves no room for an answer; nothing is then added.
         """
-        self._engine.add_request(name, self._prompt(image), self._parameters(sampling, seed))
+        if (length := len(picture.prompt_ids)) >= self._max_length:
+            raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
+        parameters = self._parameters(sampling, seed)
+        features = features_of(picture, self.processor.image_token_id)
+        self._engine.add_request(name, request_of(name, picture.prompt_ids, features, parameters), parameters)
         self._added.add(name)
 
     def cancel(self, name: str) -> None:
@@ -127,9 +135,6 @@ class Engine:
         self._engine.reset_encoder_cache()
         self._hold(version)
         return int(assigned[0])
-
-    def _prompt(self, image: Image.Image) -> dict[str, Any]:
-        return {"prompt_token_ids": self.processor.prompt_token_ids, "multi_modal_data": {"image": image}}
 
     def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
         """vLLM's `SamplingParams`; `more` goes over what follows from `sampling`."""

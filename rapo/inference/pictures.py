@@ -7,10 +7,13 @@ the model normalises itself, and the prompt with a pad for each feature.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.inference.asking import Picture
@@ -19,12 +22,27 @@ from rapo.policy.processing import PolicyProcessor
 
 def picture_of(processor: PolicyProcessor, image: Image.Image, key: str) -> Picture:
     """Of an RGB image of any size. May be called from any thread."""
-    features = processor.processor.image_processor(
-        images=[processor.fit(image)], do_rescale=False, do_normalize=False, return_tensors="np"
-    )
-    grid = np.asarray(features["image_grid_thw"][0], np.int64)
-    patches = np.ascontiguousarray(features["pixel_values"], np.uint8)
+    settings = processor.processor.image_processor
+    fitted = np.asarray(processor.fit(image))
+    grid = np.array([1, *(side // settings.patch_size for side in fitted.shape[:2])], np.int64)
+    patches = patches_of(fitted, settings.patch_size, settings.merge_size, settings.temporal_patch_size)
     return Picture(patches, grid, processor.widened_prompt(int(grid.prod())), key)
+
+
+def patches_of(pixels: NDArray[np.uint8], patch: int, merge: int, frames: int) -> NDArray[np.uint8]:
+    """What Qwen2-VL's image processor makes of `(height, width, 3)` pixels, but for rescaling and normalising: a row for each
+    `patch` x `patch` square, those of a `merge` x `merge` block one after the other; a row holds channel by channel the square,
+    `frames` times.
+
+    Plain NumPy: the processor's dozens of small torch operations each give the interpreter's lock away, and get it back only
+    after the engine's thread.
+    """
+    height, width, channels = pixels.shape
+    down, across = height // patch, width // patch
+    squares = pixels.reshape(down // merge, merge, patch, across // merge, merge, patch, channels)
+    squares = squares.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+    shown = np.broadcast_to(squares, (*squares.shape[:5], frames, patch, patch))
+    return shown.reshape(down * across, channels * frames * patch * patch)
 
 
 def features_of(picture: Picture, image_token_id: int) -> list[Any]:
@@ -48,3 +66,20 @@ def features_of(picture: Picture, image_token_id: int) -> list[Any]:
     first = picture.prompt_ids.index(image_token_id)
     place = PlaceholderRange(offset=first, length=picture.prompt_ids.count(image_token_id))
     return [MultiModalFeatureSpec(item, "image", picture.key, place, picture.key)]
+
+
+def request_of(name: str, prompt_ids: Sequence[int], features: list[Any], parameters: Any) -> Any:
+    """vLLM's `EngineCoreRequest`: what it would make of a prompt and its picture, given whole."""
+    from vllm.v1.engine import EngineCoreRequest
+
+    return EngineCoreRequest(
+        request_id=name,
+        prompt_token_ids=list(prompt_ids),
+        mm_features=features,
+        sampling_params=parameters,
+        pooling_params=None,
+        arrival_time=time.time(),
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )

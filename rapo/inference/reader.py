@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rapo.config import EngineConfig
 from rapo.inference.answer_tokens import OPEN, answer_tokens
 from rapo.inference.asking import Ask, Completion, Picture, Reading, Sampling
 from rapo.inference.engine import Engine, completion_of
-from rapo.inference.pictures import features_of, picture_of
+from rapo.inference.pictures import features_of, request_of
 from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
@@ -57,14 +56,12 @@ class Reader(Engine):
     """
 
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
-        # vLLM's cache of processed pictures would grow to gigabytes, and never see the same picture twice.
-        super().__init__(model_dir, settings, dtype=dtype, seed=seed, mm_processor_cache_gb=0)
+        super().__init__(model_dir, settings, dtype=dtype, seed=seed)
         tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         from vllm.sampling_params import RequestOutputKind
 
         self._delta = RequestOutputKind.DELTA
-        self._max_length = settings.max_model_len
         one_token = Sampling(1, 0.0, 1, logprobs=False)
         self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
         self._pieces: dict[int, str] = {}
@@ -73,10 +70,6 @@ class Reader(Engine):
     @property
     def busy(self) -> bool:
         return bool(self._works)
-
-    def picture(self, image: Image.Image, key: str) -> Picture:
-        """What `add` takes, of an RGB image of any size; equal keys mean equal images. From any thread."""
-        return picture_of(self.processor, image, key)
 
     def text(self, token_ids: NDArray[np.int32]) -> str:
         """The text of a completion. From any thread."""
@@ -200,20 +193,9 @@ class Reader(Engine):
             self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
 
     def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
-        from vllm.v1.engine import EngineCoreRequest
-
-        sent = EngineCoreRequest(
-            request_id=f"{work.name}/{request}",
-            prompt_token_ids=[*work.picture.prompt_ids, *(work.prefix if suffix is None else suffix)],
-            mm_features=work.features,
-            sampling_params=parameters,
-            pooling_params=None,
-            arrival_time=time.time(),
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-        )
-        self._engine.add_request(sent.request_id, sent, parameters)
+        name, written = f"{work.name}/{request}", work.prefix if suffix is None else suffix
+        sent = request_of(name, [*work.picture.prompt_ids, *written], work.features, parameters)
+        self._engine.add_request(name, sent, parameters)
         work.open.add(request)
 
     def _abort(self, work: _Work) -> None:

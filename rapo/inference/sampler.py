@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from PIL import Image
 
 from rapo.answer import parse_answer
 from rapo.cache import BytesLRU
 from rapo.config import Config
 from rapo.images import decode_image, read_image_bytes
-from rapo.inference.engine import Completion, Sampling
+from rapo.inference.asking import Completion, Picture, Sampling
+from rapo.inference.pictures import picture_of
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import Group, ImageRecord, Prediction
 from rapo.seeds import derive_seed
@@ -28,22 +28,23 @@ class GroupSampler:
         limit = config.policy.max_completion_tokens
         self.training = Sampling(config.rapo.completions, config.rapo.sampling.temperature, limit)
         self.greedy = Sampling(1, 0.0, limit, logprobs=False)
-        self._images: BytesLRU[Image.Image] = BytesLRU(_CACHE_BYTES, lambda image: image.width * image.height * 3)
+        self._pictures: BytesLRU[Picture] = BytesLRU(_CACHE_BYTES, lambda picture: picture.patches.nbytes)
         self._lock = threading.Lock()
 
-    def image(self, record: ImageRecord) -> Image.Image:
-        """The record's picture at the model's own size, decoded once while it is kept. From any thread."""
+    def picture(self, record: ImageRecord) -> Picture:
+        """The record's picture as the engine takes it, made once while it is kept. From any thread."""
         limits = self._config.image
         with self._lock:
-            return self._images.get(
-                record.uid, lambda: self._processor.fit(decode_image(read_image_bytes(record, limits), limits))
+            return self._pictures.get(
+                record.uid,
+                lambda: picture_of(self._processor, decode_image(read_image_bytes(record, limits), limits), record.uid),
             )
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """Of the first completion; completion k draws with `seed + k`."""
         return derive_seed(self._config.run.seed, record.uid, step)
 
-    def group(self, record: ImageRecord, step: int, image: Image.Image, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, picture: Picture, completions: list[Completion]) -> Group:
         token_ids = tuple(c.token_ids for c in completions)
         versions = tuple(c.versions for c in completions)
         oldest = min(int(v.min()) for v in versions)
@@ -56,7 +57,7 @@ class GroupSampler:
             target_std=record.std,
             step=step,
             weight_version=oldest,
-            prompt_tokens=self._processor.prompt_length(image),
+            prompt_tokens=len(picture.prompt_ids),
             token_ids=token_ids,
             logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
             texts=tuple(self._processor.decode(ids) for ids in token_ids),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 from transformers.image_utils import SizeDict
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from rapo.errors import ModelError
 from rapo.model_folder import check_model_folder
@@ -81,9 +82,15 @@ class PolicyProcessor:
         `prepare(fit(image))` equals `prepare(image)` to the last bit, so a picture of many megapixels need be decoded once only.
         """
         resizer = self.processor.image_processor
+        factor, low, high = (
+            resizer.patch_size * resizer.merge_size,
+            resizer.size["shortest_edge"],
+            resizer.size["longest_edge"],
+        )
+        if smart_resize(image.height, image.width, factor, low, high) == (image.height, image.width):
+            return image
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        size = SizeDict(shortest_edge=resizer.size["shortest_edge"], longest_edge=resizer.size["longest_edge"])
-        factor = resizer.patch_size * resizer.merge_size
+        size = SizeDict(shortest_edge=low, longest_edge=high)
         fitted = resizer.resize(images=pixels, size=size, resample=resizer.resample, factor=factor)
         return Image.fromarray(fitted[0].permute(1, 2, 0).contiguous().numpy())
 

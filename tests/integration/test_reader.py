@@ -47,7 +47,7 @@ class Laboratory:
             (feature,) = features_of(own, reader.processor.image_token_id)
             theirs = engine.input_processor.process_inputs(
                 f"t{number}",
-                reader._prompt(image),
+                {"prompt_token_ids": reader.processor.prompt_token_ids, "multi_modal_data": {"image": image}},
                 reader._parameters(self._greedy, 0),
                 supported_tasks=engine.get_supported_tasks(),
             )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rapo.answer import format_completion
 from rapo.errors import ModelError
+from rapo.inference.pictures import picture_of
 from rapo.policy.embedded import SPECIAL_TOKENS
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
@@ -35,6 +36,19 @@ def test_pads_are_as_many_as_features(processor, tiny_model, size):
             torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.grid)[None], return_dict=True
         )
     assert int((prepared.prompt_ids == processor.image_token_id).sum()) == len(torch.cat(list(features.pooler_output)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_patches_are_those_of_the_image_processor(processor, size):
+    pixels = np.random.default_rng(sum(size)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    full = processor.processor.image_processor(
+        images=[image], do_rescale=False, do_normalize=False, return_tensors="np"
+    )
+    made = picture_of(processor, image, "key")
+    np.testing.assert_array_equal(made.patches, full["pixel_values"])
+    np.testing.assert_array_equal(made.grid, full["image_grid_thw"][0])
+    assert made.patches.flags.c_contiguous
 
 
 def test_the_prompt_is_whole_and_ends_where_the_answer_begins(processor):
