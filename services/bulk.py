@@ -172,9 +172,7 @@ class Bulk:
     ) -> Outcome:
         named(request)
         if call.deadline - monotonic() < _LEAST_S:
-            return Refusal(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time was over before its turn came", "deadline"
-            )
+            return _TIME_OVER
         deadline = min(call.deadline, monotonic() + self._upstream.limit_s)
         pause = _FIRST_PAUSE_S
         for attempt in range(1, attempts + 1):

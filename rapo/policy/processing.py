@@ -82,11 +82,8 @@ class PolicyProcessor:
         `prepare(fit(image))` equals `prepare(image)` to the last bit, so a picture of many megapixels need be decoded once only.
         """
         resizer = self.processor.image_processor
-        factor, low, high = (
-            resizer.patch_size * resizer.merge_size,
-            resizer.size["shortest_edge"],
-            resizer.size["longest_edge"],
-        )
+        factor = resizer.patch_size * resizer.merge_size
+        low, high = resizer.size["shortest_edge"], resizer.size["longest_edge"]
         if smart_resize(image.height, image.width, factor, low, high) == (image.height, image.width):
             return image
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
