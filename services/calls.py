@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import INVALID_SPAN, Span, use_span
 
 from services.door import client_of
 from services.metrics import Metrics
 from services.statuses import Refusal, Refused, abort, invalid
+from services.tracing import Tracing, trace_of
 
 Body = Callable[["Call", Any], Awaitable[bytes | None]]
 M = TypeVar("M", bound=Message)
@@ -38,6 +40,7 @@ class Call:
     pictures: int = 0
     size: int = 0
     started: float = field(default_factory=monotonic)
+    span: Span = INVALID_SPAN
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _written: asyncio.Future[None] | None = None
 
@@ -69,8 +72,9 @@ class Call:
 class Calls:
     """Counts the calls under way, and makes handlers out of bodies that raise `Refused`."""
 
-    def __init__(self, metrics: Metrics, max_calls: int) -> None:
+    def __init__(self, metrics: Metrics, max_calls: int, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._tracing = tracing or Tracing()
         self._max_calls = max_calls
         self._under_way = 0
 
@@ -81,11 +85,13 @@ class Calls:
             remaining = context.time_remaining()
             deadline = math.inf if remaining is None else monotonic() + remaining
             call = Call(method, context, client_of(context), deadline)
+            call.span = self._tracing.call(method, context)
             self._under_way += 1
             self._metrics.calls_under_way.labels(method).inc()
             code, reason = "CANCELLED", ""
             try:
-                result, refusal = await self._outcome(call, body, request)
+                with use_span(call.span, record_exception=False, set_status_on_exception=False):
+                    result, refusal = await self._outcome(call, body, request)
                 code, reason = (refusal.code.name, refusal.reason) if refusal is not None else ("OK", "")
             finally:
                 self._under_way -= 1
@@ -125,8 +131,10 @@ class Calls:
         metrics.call_seconds.labels(call.method).observe(seconds)
         if call.pictures:
             metrics.client_pictures.labels(call.client).inc(call.pictures)
+        traced = trace_of(call.span)
+        self._tracing.ended(call.span, code, reason, call_id=call.id, client=call.client, pictures=call.pictures)
         logger.info(
-            "call=%s id=%s client=%s code=%s reason=%s pictures=%d bytes=%d ms=%.1f",
+            "call=%s id=%s client=%s code=%s reason=%s pictures=%d bytes=%d ms=%.1f%s",
             call.method,
             call.id,
             call.client,
@@ -135,6 +143,7 @@ class Calls:
             call.pictures,
             call.size,
             1000 * seconds,
+            f" trace={traced}" if traced else "",
         )
 
 

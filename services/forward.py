@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -18,6 +18,7 @@ from rapo.v1 import scorer_pb2
 from services.metrics import Metrics
 from services.routes import Routes
 from services.statuses import Refusal, Refused, outward
+from services.tracing import Tracing
 from services.wire import REQUEST_ID, SECRET_KEY, SERVICE
 
 _UNLIMITED = -1
@@ -40,10 +41,18 @@ class Upstream:
     """
 
     def __init__(
-        self, address: str, secret: str, routes: Routes, metrics: Metrics, limit_s: float, most: int = 0
+        self,
+        address: str,
+        secret: str,
+        routes: Routes,
+        metrics: Metrics,
+        limit_s: float,
+        most: int = 0,
+        tracing: Tracing | None = None,
     ) -> None:
         self.routes = routes
         self.metrics = metrics
+        self.tracing = tracing or Tracing()
         self.limit_s = limit_s
         self._secret = secret
         self._most = most
@@ -94,6 +103,32 @@ class Upstream:
         finally:
             self._under_way[application] -= 1
 
+    @contextmanager
+    def _passing(self, request_id: str) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
+        """Around passing a picture on: it is counted and traced, and what gRPC raises becomes `Refused`. Gives what its response
+        is to be told."""
+        started = monotonic()
+        with self.tracing.picture(request_id) as passed:
+
+            def scored(response: scorer_pb2.ScoreResponse) -> None:
+                self.metrics.scored(response, monotonic() - started)
+                passed.scored(response)
+
+            self.metrics.pictures_under_way.inc()
+            try:
+                yield scored
+            except grpc.aio.AioRpcError as error:
+                refusal = outward(error)
+                self.metrics.refused(refusal)
+                passed.refused(refusal)
+                raise Refused(refusal) from error
+            except Refused as error:
+                self.metrics.refused(error.refusal)
+                passed.refused(error.refusal)
+                raise
+            finally:
+                self.metrics.pictures_under_way.dec()
+
     async def score(
         self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
     ) -> scorer_pb2.ScoreResponse:
@@ -101,53 +136,36 @@ class Upstream:
 
         `application` overrides what the request's version stands for, so that several pictures go the same way.
         """
-        started = monotonic()
-        self.metrics.pictures_under_way.inc()
-        try:
+        with self._passing(request.request_id) as scored:
             target = application or self.application(request.model_version)
             self._check_room(target)
             with self._counted(target):
                 response = await self._score(
                     request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
                 )
-        except grpc.aio.AioRpcError as error:
-            refusal = outward(error)
-            self.metrics.refused(refusal)
-            raise Refused(refusal) from error
-        except Refused as error:
-            self.metrics.refused(error.refusal)
-            raise
-        finally:
-            self.metrics.pictures_under_way.dec()
-        self.metrics.scored(response, monotonic() - started)
+            scored(response)
         return response
 
     async def explain(
         self, request: scorer_pb2.ScoreRequest, deadline: float
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
         """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the work."""
-        started = monotonic()
-        application = self.application(request.model_version)
-        self._check_room(application)
-        call = self._explain(
-            request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
-        )
-        self.metrics.pictures_under_way.inc()
-        try:
-            with self._counted(application):
-                async for part in call:
-                    if part.HasField("response"):
-                        self.metrics.scored(part.response, monotonic() - started)
-                    # The deployment ends a failed stream with a message that has no part, and a status.
-                    if part.WhichOneof("part") is not None:
-                        yield part
-        except grpc.aio.AioRpcError as error:
-            refusal = outward(error)
-            self.metrics.refused(refusal)
-            raise Refused(refusal) from error
-        finally:
-            self.metrics.pictures_under_way.dec()
-            call.cancel()  # does nothing to a call that has ended
+        with self._passing(request.request_id) as scored:
+            application = self.application(request.model_version)
+            self._check_room(application)
+            call = self._explain(
+                request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
+            )
+            try:
+                with self._counted(application):
+                    async for part in call:
+                        if part.HasField("response"):
+                            scored(part.response)
+                        # The deployment ends a failed stream with a message that has no part, and a status.
+                        if part.WhichOneof("part") is not None:
+                            yield part
+            finally:
+                call.cancel()  # does nothing to a call that has ended
 
     async def model(self, version: str, deadline: float) -> scorer_pb2.GetModelResponse:
         """What the version's deployment says of itself. Raises `Refused`."""

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
@@ -40,6 +40,7 @@ from services.single import Single
 from services.statuses import Refused
 from services.tls import Certificates, certificates
 from services.tokens import Tokens
+from services.tracing import Tracing
 from services.wire import REASON_KEY, SECRET_KEY, SERVICE
 
 __all__ = ["REASON_KEY", "SECRET_KEY", "SERVICE", "Gateway", "GatewaySettings"]
@@ -132,7 +133,8 @@ class Gateway:
     def stop(self) -> None:
         """Stop taking calls, let those under way finish within the grace, close."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with suppress(RuntimeError):  # it has failed, and its loop is closed already
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(self.settings.options.grace_s + _START_LIMIT_S)
         if self._page is not None:
             self._page.close()
@@ -175,6 +177,8 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         async with AsyncExitStack() as stack:
+            tracing = Tracing(settings.options.otlp, settings.options.trace_share)
+            stack.callback(tracing.close)  # last of all, so that the ends of calls are sent, too
             upstream = Upstream(
                 settings.upstream,
                 settings.secret,
@@ -182,6 +186,7 @@ class Gateway:
                 self.metrics,
                 settings.request_timeout_s,
                 settings.max_under_way,
+                tracing,
             )
             stack.push_async_callback(upstream.close)
             door = Door(self._tokens, self.metrics, health_open=settings.options.health_without_token)
@@ -220,7 +225,7 @@ class Gateway:
     def _handlers(self, upstream: Upstream) -> dict[str, grpc.RpcMethodHandler]:
         options = self.settings.options
         limit = RateLimit(options.rate, options.burst)
-        calls = Calls(self.metrics, options.max_calls)
+        calls = Calls(self.metrics, options.max_calls, upstream.tracing)
         single = Single(upstream, limit, self._limits)
         bulk = Bulk(
             upstream,

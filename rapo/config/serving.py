@@ -45,6 +45,13 @@ class GatewayConfig(Section):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="Prometheus metrics over HTTP on loopback; none where not set"
     )
+    otlp: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")] | None = Field(
+        None,
+        description="collector that gets OpenTelemetry traces by OTLP/gRPC, as http://127.0.0.1:4317; none where not set",
+    )
+    trace_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of the calls that are traced where the caller does not decide it"
+    )
 
 
 class ServeConfig(Section):

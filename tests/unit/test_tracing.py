@@ -1,0 +1,149 @@
+"""Traces of the gateway as a collector gets them: over the wire, from a gateway that was stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+from serving import FakeScorer, gateway_on
+
+from rapo.config import GatewayConfig
+from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SERVICE = "rapo.v1.AestheticScorer"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self) -> None:
+        self.requests: list[trace_service_pb2.ExportTraceServiceRequest] = []
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.requests.append(request)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    @property
+    def spans(self) -> list[trace_pb2.Span]:
+        return [
+            span for request in self.requests for r in request.resource_spans for s in r.scope_spans for span in s.spans
+        ]
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[Collector, str]]:
+    collector, server = Collector(), grpc.server(futures.ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield collector, f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait(5)
+
+
+def values(span: trace_pb2.Span) -> dict[str, Any]:
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
+
+
+def ask(stub: Any, image: bytes, request_id: str, traceparent: str | None = None) -> None:
+    metadata = (("traceparent", traceparent),) if traceparent else ()
+    request = scorer_pb2.ScoreRequest(image=image, request_id=request_id)
+    stub.Score.future(request, metadata=metadata, timeout=5).exception()
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[tuple[Collector, list[str]]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("rapo.calls")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    with collecting() as (collector, endpoint):
+        with gateway_on(FakeScorer(), otlp=endpoint) as gateway, grpc.insecure_channel(gateway.address) as channel:
+            stub = scorer_pb2_grpc.AestheticScorerStub(channel)
+            ask(stub, b"0.123456", "good", f"00-{TRACE}-{PARENT}-01")
+            ask(stub, b"bad", "bad")
+            ask(stub, b"0.5", "unsampled", f"00-{TRACE}-{PARENT}-00")
+            ask(stub, b"0.5", "garbled", "00-nonsense")
+            items = [scorer_pb2.ScoreRequest(image=image, request_id=image.decode()) for image in (b"0.7", b"gone")]
+            stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=items), timeout=10)
+            list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.6", request_id="explained"), timeout=5))
+        yield collector, lines
+    logger.removeHandler(handler)
+
+
+def spans_of(collector: Collector, request_id: str) -> dict[int, trace_pb2.Span]:
+    return {span.kind: span for span in collector.spans if values(span)["rapo.request_id"] == request_id}
+
+
+def test_a_call_is_a_span_in_its_callers_trace_with_the_picture_under_it(
+    traced: tuple[Collector, list[str]],
+) -> None:
+    spans = spans_of(traced[0], "good")
+    call, picture = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
+    assert (call.name, call.trace_id.hex(), call.parent_span_id.hex()) == (f"{SERVICE}/Score", TRACE, PARENT)
+    assert (picture.trace_id, picture.parent_span_id) == (call.trace_id, call.span_id)
+    assert values(call)["rpc.grpc.status_code"] == 0
+    told = {key: values(picture)[key] for key in ("rapo.model_version", "rapo.decode_ms", "rapo.generate_ms")}
+    assert told == {"rapo.model_version": "v7", "rapo.decode_ms": 1, "rapo.generate_ms": 3}
+    assert call.start_time_unix_nano <= picture.start_time_unix_nano < picture.end_time_unix_nano
+    resource = traced[0].requests[0].resource_spans[0].resource.attributes
+    assert {item.key: item.value.string_value for item in resource}["service.name"] == "rapo-gateway"
+
+
+def test_failures_are_told_apart_from_refusals(traced: tuple[Collector, list[str]]) -> None:
+    spans = spans_of(traced[0], "bad")
+    call, picture = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
+    assert values(call)["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert values(picture)["rapo.reason"] == "unknown_format"
+    assert call.status.code == trace_pb2.Status.STATUS_CODE_UNSET  # the caller's mistake, not the service's
+    assert picture.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+
+
+def test_the_caller_decides_what_is_sampled_and_garbage_begins_a_trace(traced: tuple[Collector, list[str]]) -> None:
+    assert spans_of(traced[0], "unsampled") == {}
+    call = spans_of(traced[0], "garbled")[trace_pb2.Span.SPAN_KIND_SERVER]
+    assert (call.parent_span_id, call.trace_id.hex() != TRACE) == (b"", True)
+
+
+def test_each_picture_of_a_batch_is_a_span_under_the_call(traced: tuple[Collector, list[str]]) -> None:
+    (batch,) = [span for span in traced[0].spans if span.name.endswith("/ScoreBatch")]
+    under = [values(span)["rapo.request_id"] for span in traced[0].spans if span.parent_span_id == batch.span_id]
+    assert under.count("0.7") == 1
+    assert under.count("gone") > 1  # each time that it was passed on
+    assert values(batch)["rapo.pictures"] == 2
+    assert len(spans_of(traced[0], "explained")) == 2
+
+
+def test_the_log_names_the_trace_and_no_span_holds_a_picture_or_a_score(traced: tuple[Collector, list[str]]) -> None:
+    (line,) = [line for line in traced[1] if "id=good" in line]
+    assert line.endswith(f" trace={TRACE}")
+    sent = b"".join(request.SerializeToString() for request in traced[0].requests)
+    for secret in (b"0.123456", b"the-secret", b"soft light"):
+        assert secret not in sent
+
+
+def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
+    began = time.monotonic()
+    with (
+        gateway_on(FakeScorer(), otlp="http://127.0.0.1:9") as gateway,
+        grpc.insecure_channel(gateway.address) as channel,
+    ):
+        response = scorer_pb2_grpc.AestheticScorerStub(channel).Score(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5)
+        assert response.score == 0.5
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "ftp://collector", "http://collector:4317/v1/traces"])
+def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="otlp"):
+        GatewayConfig(otlp=endpoint)
