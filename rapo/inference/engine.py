@@ -8,16 +8,18 @@ when. Every wait for it is the caller's, who holds an actor handle and a limit.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from rapo.config import EngineConfig
 from rapo.inference.asking import Completion, Picture, Sampling
+from rapo.inference.core import Core
+from rapo.inference.drawing import Drawing
 from rapo.inference.environment import engine_environment, set_engine_environment
-from rapo.inference.pictures import features_of, picture_of, request_of
+from rapo.inference.pictures import features_of, picture_of
 from rapo.policy.processing import PolicyProcessor
 
 __all__ = ["Completion", "Engine", "Sampling", "engine_arguments", "engine_environment", "set_engine_environment"]
@@ -68,27 +70,25 @@ class Engine:
             mm_processor_cache_gb=0,
         )
         self._engine = self._llm.llm_engine
+        self._core = Core(self._llm)
         self._in_many_processes = settings.tensor_parallel_size > 1
         self._max_length = settings.max_model_len
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
-        self._added: set[str] = set()
-        self._hold(version)
-
-    def _hold(self, version: int | None) -> None:
+        self._drawings: dict[str, Drawing] = {}
         self.version = version
-        self._engine.set_weight_version(str(version))
 
     @property
     def busy(self) -> bool:
         """Whether requests are unfinished."""
-        return bool(self._added)
+        return bool(self._drawings)
 
     def picture(self, image: Image.Image, key: str) -> Picture:
         """What `add` takes, of an RGB image of any size; equal keys mean equal images. From any thread."""
         return picture_of(self.processor, image, key)
 
     def add(self, name: str, picture: Picture, sampling: Sampling, seed: int) -> None:
-        """Put a request into the continuous batch; `step` gives its completions under `name`.
+        """Put a request into the continuous batch; `step` gives its completions under `name`. To vLLM each is a request of
+        its own; they share the prompt's blocks and the picture's features.
 
         Raises `ValueError` for a prompt that leaves no room for an answer; nothing is then added.
         """
@@ -96,23 +96,24 @@ class Engine:
             raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
         parameters = self._parameters(sampling, seed)
         features = features_of(picture, self.processor.image_token_id)
-        self._engine.add_request(name, request_of(name, picture.prompt_ids, features, parameters), parameters)
-        self._added.add(name)
+        self._drawings[name] = Drawing(sampling.completions, logprobs=sampling.logprobs)
+        for number, own in enumerate(one_each(parameters, sampling.completions)):
+            self._core.add(f"{name}/{number}", picture.prompt_ids, features, own)
 
     def cancel(self, name: str) -> None:
         """Stop a request and free what it holds; `step` gives nothing under its name any more. Unknown names are nothing."""
-        if name in self._added:
-            self._added.discard(name)
-            self._engine.abort_request([name])
+        if (drawing := self._drawings.pop(name, None)) is not None:
+            self._core.cancel(f"{name}/{number}" for number in drawing.unfinished)
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         """Advance every running request by a token; `(name, completions)` of the requests that this finished."""
         finished = []
-        for output in self._engine.step():
-            if output.finished:
-                self._added.discard(output.request_id)
-                completions = sorted(output.outputs, key=lambda completion: completion.index)
-                finished.append((output.request_id, [completion_of(completion) for completion in completions]))
+        for written in self._core.step():
+            name, _, number = written.name.rpartition("/")
+            drawing = self._drawings.get(name)
+            if drawing is not None and drawing.take(int(number), written, self.version):
+                del self._drawings[name]
+                finished.append((name, drawing.completions()))
         return finished
 
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
@@ -133,26 +134,22 @@ class Engine:
         else:  # it holds the pictures that requests under way still need
             self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
-        self._hold(version)
+        self.version = version
         return int(assigned[0])
 
     def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
-        """vLLM's `SamplingParams`; `more` goes over what follows from `sampling`."""
+        """vLLM's `SamplingParams` for one completion; `more` goes over what follows from `sampling`."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
 
         fields: dict[str, Any] = {
-            "n": sampling.completions,
             "temperature": sampling.temperature,
             "seed": seed,
             "max_tokens": sampling.max_tokens,
             "logprobs": 0 if sampling.logprobs else None,
-            "flat_logprobs": sampling.logprobs,
             "logit_bias": self._bias,
             "stop_token_ids": [] if sampling.ignore_stop else self.processor.stop_token_ids,
             "ignore_eos": sampling.ignore_stop,
             "detokenize": False,
-            "output_kind": RequestOutputKind.FINAL_ONLY,
         }
         return SamplingParams(**(fields | more))
 
@@ -167,15 +164,9 @@ class Engine:
         self._llm.collective_rpc("rapo_keep_pictures", args=(features,))
 
 
-def completion_of(output: Any) -> Completion:
-    """Of one of vLLM's `CompletionOutput`s."""
-    token_ids = np.asarray(output.token_ids, dtype=np.int32)
-    logprobs = None
-    if output.logprobs is not None:
-        logprobs = np.asarray(output.logprobs.logprobs, dtype=np.float32)
-        if len(logprobs) != len(token_ids):
-            raise RuntimeError(f"{len(logprobs)} log-probs for {len(token_ids)} tokens: the engine broke its contract")
-    versions = np.full(len(token_ids), -1, dtype=np.int32)
-    for span in output.weight_versions:
-        versions[span.start : span.end] = int(span.version)
-    return Completion(token_ids, logprobs, output.finish_reason, versions)
+def one_each(parameters: Any, completions: int) -> list[Any]:
+    """`parameters` for each of so many completions; the k-th draws with their seed plus k."""
+    each = [copy(parameters) for _ in range(completions)]
+    for number, own in enumerate(each):
+        own.seed = parameters.seed + number
+    return each

@@ -4,7 +4,8 @@ Requests and loads take effect in the order in which they were asked for, except
 newer one is skipped. With `continue_over_update` a load happens at once and requests under way go on with the new weights;
 otherwise they finish on theirs first, and what was asked after the load waits for it.
 
-A load that failed leaves the engine without weights: every request is then refused until a load succeeds.
+A load that failed leaves the engine without weights: requests under way end with the error, and new ones are refused until a load
+succeeds.
 
 A request may be cancelled at any time; the engine then drops it between two steps.
 """
@@ -231,10 +232,18 @@ class EngineLoop(Generic[Asked, Answered]):
             if wanted:
                 command.future.set_exception(error)
             if isinstance(error, RapoError):  # damaged weights; anything else is a broken engine
+                self._give_up(engine)
                 return
             raise
         if wanted:
             command.future.set_result(command.version)
+
+    def _give_up(self, engine: EngineLike[Asked, Answered]) -> None:
+        """End what is under way: no further token of it would be of a version that anybody knows."""
+        running, self._running = self._running, {}
+        for name, future in running.items():
+            engine.cancel(name)
+            future.set_exception(WeightError("this worker lost its weights in a load that failed; ask another one"))
 
     def _carry_out_add(self, engine: EngineLike[Asked, Answered], command: _Add[Asked, Answered]) -> None:
         if not command.future.set_running_or_notify_cancel():

@@ -7,8 +7,6 @@ the model normalises itself, and the prompt with a pad for each feature.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,20 +64,3 @@ def features_of(picture: Picture, image_token_id: int) -> list[Any]:
     first = picture.prompt_ids.index(image_token_id)
     place = PlaceholderRange(offset=first, length=picture.prompt_ids.count(image_token_id))
     return [MultiModalFeatureSpec(item, "image", picture.key, place, picture.key)]
-
-
-def request_of(name: str, prompt_ids: Sequence[int], features: list[Any], parameters: Any) -> Any:
-    """vLLM's `EngineCoreRequest`: what it would make of a prompt and its picture, given whole."""
-    from vllm.v1.engine import EngineCoreRequest
-
-    return EngineCoreRequest(
-        request_id=name,
-        prompt_token_ids=list(prompt_ids),
-        mm_features=features,
-        sampling_params=parameters,
-        pooling_params=None,
-        arrival_time=time.time(),
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=None,
-    )

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from rapo.config import EngineConfig
 from rapo.inference.answer_tokens import OPEN, answer_tokens
 from rapo.inference.asking import Ask, Completion, Picture, Reading, Sampling
-from rapo.inference.engine import Engine, completion_of
-from rapo.inference.pictures import features_of, request_of
+from rapo.inference.core import Written
+from rapo.inference.drawing import Drawing
+from rapo.inference.engine import Engine, one_each
+from rapo.inference.pictures import features_of
 from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
@@ -46,6 +48,8 @@ class _Work:
     asked: set[str] = field(default_factory=set)
     open: set[str] = field(default_factory=set)
     nodes: int = 0
+    # What is sampled, where several answers are.
+    drawing: Drawing | None = None
     completions: tuple[Completion, ...] = ()
 
 
@@ -59,9 +63,6 @@ class Reader(Engine):
         super().__init__(model_dir, settings, dtype=dtype, seed=seed)
         tokenizer = self.processor.tokenizer
         self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        from vllm.sampling_params import RequestOutputKind
-
-        self._delta = RequestOutputKind.DELTA
         one_token = Sampling(1, 0.0, 1, logprobs=False)
         self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
         self._pieces: dict[int, str] = {}
@@ -80,18 +81,22 @@ class Reader(Engine):
         sampling = ask.sampling
         work = _Work(name, ask, picture, features_of(picture, self.processor.image_token_id), time.perf_counter())
         more: dict[str, Any] = {}
-        if sampling.completions == 1:
-            more["output_kind"] = self._delta
         if ask.tree:
-            more |= {"logprob_token_ids": list(self.tokens.characters), "logprobs": None, "flat_logprobs": False}
+            more = {"logprob_token_ids": list(self.tokens.characters), "logprobs": None}
             if not ask.rationale:
                 work.prefix, work.node, work.tree = self.tokens.no_rationale, "", AnswerTree()
                 more["max_tokens"] = _ANSWER_TOKENS
         length = len(picture.prompt_ids) + len(work.prefix)
         if length + _ANSWER_TOKENS > self._max_length:
             raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
-        self._send(work, "", self._parameters(sampling, seed, **more))
+        parameters = self._parameters(sampling, seed, **more)
         self._works[name] = work
+        if sampling.completions == 1:
+            self._send(work, "", parameters)
+            return
+        work.drawing = Drawing(sampling.completions, logprobs=sampling.logprobs)
+        for number, own in enumerate(one_each(parameters, sampling.completions)):
+            self._send(work, str(number), own)
 
     def cancel(self, name: str) -> None:
         if (work := self._works.pop(name, None)) is not None:
@@ -100,65 +105,68 @@ class Reader(Engine):
     def step(self) -> list[tuple[str, Reading]]:  # type: ignore[override]
         """Advance by a token; `(name, reading)` of the asks that this finished."""
         began = time.perf_counter()
-        outputs = self._engine.step()
         finished = []
-        for output in outputs:
-            name, _, node = output.request_id.partition("/")
+        for written in self._core.step():
+            name, _, request = written.name.partition("/")
             work = self._works.get(name)
             if work is None:
                 continue
             if work.began_at is None:
                 work.began_at = began
-            if node:
-                self._learn_node(work, node, output)
+            if request.startswith("="):
+                self._learn_node(work, request, written)
+            elif work.drawing is not None:
+                self._draw(work, work.drawing, request, written)
             else:
-                self._advance(work, output)
+                self._advance(work, written)
             if not work.open:
                 finished.append((name, self._reading(work)))
                 del self._works[name]
         return finished
 
-    def _learn_node(self, work: _Work, request: str, output: Any) -> None:
-        if not output.finished:
-            return
+    def _learn_node(self, work: _Work, request: str, written: Written) -> None:
         work.open.discard(request)
         work.nodes += 1
         assert work.tree is not None
-        work.tree.learn(request[1:], self._logprobs(output.outputs[0].logprobs[-1]))
+        assert written.logprobs is not None
+        work.tree.learn(request[1:], self._of_characters(written.logprobs[-1]))
         self._ask_nodes(work)
 
-    def _advance(self, work: _Work, output: Any) -> None:
+    def _draw(self, work: _Work, drawing: Drawing, request: str, written: Written) -> None:
+        """Take in what one of several sampled answers wrote in this step."""
+        whole = drawing.take(int(request), written, self.version)
+        if written.reason is not None:
+            work.open.discard(request)
+        if whole:
+            work.completions = tuple(drawing.completions())
+
+    def _advance(self, work: _Work, written: Written) -> None:
         """Take in what the main request wrote in this step."""
-        if work.ask.sampling.completions > 1:
-            if output.finished:
-                completions = sorted(output.outputs, key=lambda completion: completion.index)
-                work.completions = tuple(completion_of(c) for c in completions)
-                work.open.discard("")
-            return
-        completion, before = output.outputs[0], (work.tree is None, work.node)
-        for place, token_id in enumerate(completion.token_ids):
+        before = work.tree is None, work.node
+        for place, token_id in enumerate(written.token_ids):
             work.token_ids.append(token_id)
             if work.ask.tree:
-                self._follow(work, token_id, completion.logprobs[place])
+                assert written.logprobs is not None
+                self._follow(work, token_id, written.logprobs[place])
         if work.ask.tell is not None:
-            work.ask.tell(list(completion.token_ids))
-        if output.finished:
+            work.ask.tell(list(written.token_ids))
+        if written.reason is not None:
             work.node = None
         if work.tree is not None and (False, work.node) != before:
             self._ask_nodes(work)
         # Past the tree nothing that the model writes is of use any more.
         useless = work.tree is not None and work.node is None
-        if output.finished or useless:
+        if written.reason is not None or useless:
             work.open.discard("")
-            if not output.finished:
-                self._engine.abort_request([f"{work.name}/"])
-            self._complete(work, completion.finish_reason if output.finished else "stop")
+            if written.reason is None:
+                self._core.cancel([f"{work.name}/"])
+            self._complete(work, written.reason or "stop")
 
     def _complete(self, work: _Work, reason: str) -> None:
         ids = np.asarray(work.token_ids, np.int32)
         work.completions = (Completion(ids, None, reason, np.full(len(ids), self.version, np.int32)),)
 
-    def _follow(self, work: _Work, token_id: int, logprobs: Any) -> None:
+    def _follow(self, work: _Work, token_id: int, logprobs: NDArray[np.float32]) -> None:
         """Keep track of whether the answer has begun, and where in the tree the greedy answer is."""
         if work.tree is None:
             work.tail = (work.tail + self._piece(token_id))[-2 * len(OPEN) :]
@@ -168,7 +176,7 @@ class Reader(Engine):
                     work.tree = AnswerTree()
                     work.node = "" if work.tail.endswith(OPEN) else None
         elif work.node is not None:
-            work.tree.learn(work.node, self._logprobs(logprobs))
+            work.tree.learn(work.node, self._of_characters(logprobs))
             character = self.tokens.character(token_id)
             after = work.node + (character or "?")
             work.node = after if after in NODES else None
@@ -194,16 +202,16 @@ class Reader(Engine):
 
     def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
         name, written = f"{work.name}/{request}", work.prefix if suffix is None else suffix
-        sent = request_of(name, [*work.picture.prompt_ids, *written], work.features, parameters)
-        self._engine.add_request(name, sent, parameters)
+        self._core.add(name, [*work.picture.prompt_ids, *written], work.features, parameters)
         work.open.add(request)
 
     def _abort(self, work: _Work) -> None:
-        self._engine.abort_request([f"{work.name}/{request}" for request in work.open])
+        self._core.cancel(f"{work.name}/{request}" for request in work.open)
         work.open.clear()
 
-    def _logprobs(self, told: Any) -> NDArray[np.float64]:
-        return np.array([min(told[token_id].logprob, 0.0) for token_id in self.tokens.characters])
+    def _of_characters(self, logprobs: NDArray[np.float32]) -> NDArray[np.float64]:
+        # The first is that of the token that was written.
+        return np.minimum(logprobs[1 : 1 + len(self.tokens.characters)].astype(np.float64), 0.0)
 
     def _piece(self, token_id: int) -> str:
         if token_id not in self._pieces:

@@ -115,12 +115,12 @@ class Laboratory:
             reader.step()
         for name in names[1:]:
             reader.cancel(name)
-        left = reader._engine.get_num_unfinished_requests()
+        scheduler = reader._engine.engine_core.engine_core.scheduler
+        left = scheduler.get_num_unfinished_requests()
         found = {}
         while reader.busy:
             found |= dict(reader.step())
-        reader._engine.step()
-        scheduler = reader._engine.engine_core.engine_core.scheduler
+        reader._core.step()
         used = scheduler.kv_cache_manager.block_pool
         return left, used.num_gpu_blocks - 1 - used.get_num_free_blocks(), set(found) == {names[0]}
 

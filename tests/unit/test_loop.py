@@ -156,6 +156,22 @@ def test_damaged_weights_refuse_requests_until_a_good_load(engine, loop):
     assert versions(ask(loop, 1)) == [2]
 
 
+def test_damaged_weights_in_mid_answer_end_what_is_under_way(engine):
+    loop = EngineLoop(lambda: engine, continue_over_update=True)
+    running = ask(loop, 50)
+    engine.steps(1)
+    load = loop.load(lambda: ["bad"], 1)
+    engine.gate.release(100)
+    with pytest.raises(WeightError, match="damaged"):
+        load.result(LIMIT)
+    with pytest.raises(WeightError, match="lost its weights"):
+        running.result(LIMIT)
+    assert not engine.busy
+    assert loop.load(list, 2).result(LIMIT) == 2
+    assert versions(ask(loop, 1)) == [2]
+    loop.close()
+
+
 def test_a_request_that_nobody_waits_for_any_more_is_not_begun(engine, loop):
     first = ask(loop, 2)
     engine.steps(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +13,11 @@ import pytest
 from rapo.errors import ModelError
 from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
 from rapo.inference.asking import Ask, Picture, Reading, Sampling
+from rapo.inference.core import Written
 from rapo.inference.reader import Reader
 from rapo.readout import CHARACTERS, TEXTS, expectation
 
-STOP = 0
+STOP, PAD = 0, 7
 #: Tokens of several characters; every other token is one character, its id the character's code.
 PIECES = {
     1000: "<think>",
@@ -42,7 +43,7 @@ def id_of(piece: str) -> int:
 
 
 class ScriptedEngine:
-    """One token for every request in a step, the likeliest; log-probs of the tokens that a request names."""
+    """One token for every request in a step, the likeliest; log-probs of it and of the characters of answers."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -50,63 +51,50 @@ class ScriptedEngine:
         self.sent: list[str] = []
         self.steps = 0
 
-    def send(self, name: str, prompt: list[int], parameters: SimpleNamespace) -> None:
+    def add(self, name: str, prompt: list[int], features: list[Any], parameters: SimpleNamespace) -> None:
         self.sent.append(name)
-        self.requests[name] = SimpleNamespace(ids=list(prompt), wrote=[], told=[], parameters=parameters)
+        ids = [i for i in prompt if i != PAD]
+        self.requests[name] = SimpleNamespace(ids=ids, wrote=0, parameters=parameters)
 
-    def abort_request(self, names: list[str]) -> None:
+    def cancel(self, names: Iterable[str]) -> None:
         for name in names:
             self.requests.pop(name, None)
 
-    def step(self) -> list[Any]:
+    def step(self) -> list[Written]:
         self.steps += 1
-        outputs = []
+        steps = []
         for name, request in list(self.requests.items()):
             chances = self.model(text_of(request.ids))
             by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
             token = max(by_id, key=lambda i: by_id[i])
-            told = {i: SimpleNamespace(logprob=by_id.get(i, -100.0)) for i in [token, *map(ord, CHARACTERS)]}
+            told = np.array([[by_id.get(i, -100.0) for i in [token, *map(ord, CHARACTERS)]]], np.float32)
             request.ids.append(token)
-            request.wrote.append(token)
-            request.told.append(told)
-            ended = token == STOP or len(request.wrote) == request.parameters.max_tokens
+            request.wrote += 1
+            ended = token == STOP or request.wrote == request.parameters.max_tokens
             reason = ("stop" if token == STOP else "length") if ended else None
             if ended:
                 del self.requests[name]
-            if name.endswith("/"):
-                outputs.append(_output(name, [token], [told], ended, reason))
-            elif ended:
-                outputs.append(_output(name, request.wrote, request.told, ended, reason))
-        return outputs
-
-
-def _output(name: str, ids: list[int], told: list[Any], ended: bool, reason: str | None) -> Any:
-    completion = SimpleNamespace(token_ids=ids, logprobs=told, finish_reason=reason, index=0)
-    return SimpleNamespace(request_id=name, outputs=[completion], finished=ended)
+            steps.append(Written(name, [token], told, reason))
+        return steps
 
 
 class ScriptedReader(Reader):
     def __init__(self, engine: ScriptedEngine) -> None:
-        self._engine = engine  # type: ignore[assignment]
+        self._core = engine  # type: ignore[assignment]
         self.version = 0
         self.tokens = AnswerTokens(tuple(map(ord, CHARACTERS)), (1000, 1002, 1003))
         self._pieces, self._works = {}, {}
-        self._max_length, self._delta = 200, None
-        self._node_parameters = SimpleNamespace(max_tokens=1)
+        self._max_length = 200
+        self._node_parameters = SimpleNamespace(max_tokens=1, seed=0)
 
         def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             assert text == BEFORE
             return {"input_ids": [1000, 1001, 1002, 1003]}
 
-        self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=7)  # type: ignore[assignment]
+        self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=PAD)  # type: ignore[assignment]
 
     def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
-        return SimpleNamespace(**({"max_tokens": sampling.max_tokens} | more))
-
-    def _send(self, work: Any, request: str, parameters: Any, suffix: Any = None) -> None:
-        written = work.prefix if suffix is None else suffix
-        self._engine.send(f"{work.name}/{request}", list(written), parameters)  # type: ignore[attr-defined]
-        work.open.add(request)
+        return SimpleNamespace(**({"max_tokens": sampling.max_tokens, "seed": seed} | more))
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +128,7 @@ def expected(script: Model, before: str = BEFORE) -> np.ndarray:
 
 def read(engine: ScriptedEngine, *, limit: int = 32, rationale: bool = True) -> Reading:
     reader = ScriptedReader(engine)
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7, 7], "key")
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD, PAD], "key")
     reader.add("a", picture, Ask(Sampling(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0)
     found: list[tuple[str, Reading]] = []
     while reader.busy:
@@ -225,7 +213,7 @@ def test_without_an_answer_there_is_no_tree() -> None:
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     reader = ScriptedReader(ScriptedEngine(model({})))
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7] * 198, "key")
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * 198, "key")
     with pytest.raises(ValueError, match="198 tokens"):
         reader.add("a", picture, Ask(Sampling(1, 0.0, 8)), 0)
     assert not reader.busy
@@ -234,7 +222,7 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 def test_cancelling_takes_the_nodes_along() -> None:
     engine = ScriptedEngine(model({}))
     reader = ScriptedReader(engine)
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
     for name in ("a", "b"):
         reader.add(name, picture, Ask(Sampling(1, 0.0, 32), tree=True), 0)
     for _ in range(5):
@@ -245,10 +233,30 @@ def test_cancelling_takes_the_nodes_along() -> None:
     assert {name.partition("/")[0] for name in engine.requests} == {"b"}
 
 
+def test_sampled_answers_are_requests_of_their_own_with_seeds_in_a_row() -> None:
+    engine = ScriptedEngine(model(USUAL))
+    reader = ScriptedReader(engine)
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
+    reader.add("a", picture, Ask(Sampling(3, 0.7, 32, logprobs=False)), 40)
+    assert {name: request.parameters.seed for name, request in engine.requests.items()} == {
+        "a/0": 40,
+        "a/1": 41,
+        "a/2": 42,
+    }
+    engine.requests["a/1"].parameters.max_tokens = 2
+    found = []
+    while reader.busy:
+        found += reader.step()
+    ((_, reading),) = found
+    assert [completion.finish_reason for completion in reading.completions] == ["stop", "length", "stop"]
+    assert text_of(reading.completions[1].token_ids) == "<think>calm"
+    assert (reading.tree, reading.nodes) == (None, 0)
+
+
 def test_tokens_are_told_as_they_come() -> None:
     told: list[int] = []
     reader = ScriptedReader(ScriptedEngine(model(USUAL)))
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
     reader.add("a", picture, Ask(Sampling(1, 0.0, 32), tree=True, tell=told.extend), 0)
     reader.step()
     reader.step()

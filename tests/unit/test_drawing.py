@@ -1,0 +1,42 @@
+"""Completions put together from what each step wrote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rapo.inference.core import Written
+from rapo.inference.drawing import Drawing
+
+
+def step(tokens: list[int], logprobs: list[float] | None = None, reason: str | None = None) -> Written:
+    told = None if logprobs is None else np.array(logprobs, np.float32)[:, None]
+    return Written("name", tokens, told, reason)
+
+
+def test_completions_keep_their_own_tokens_log_probs_and_versions() -> None:
+    drawing = Drawing(2, logprobs=True)
+    assert not drawing.take(1, step([5], [-0.5]), 3)
+    assert not drawing.take(0, step([6], [-0.25]), 3)
+    assert not drawing.take(0, step([], reason="stop"), 4)  # it may end without a token
+    assert drawing.unfinished == {1}
+    assert drawing.take(1, step([7, 8], [-1.0, -2.0], "length"), 4)
+    first, second = drawing.completions()
+    assert (first.token_ids.tolist(), first.finish_reason, first.versions.tolist()) == ([6], "stop", [3])
+    assert (second.token_ids.tolist(), second.finish_reason, second.versions.tolist()) == (
+        [5, 7, 8],
+        "length",
+        [3, 4, 4],
+    )
+    assert second.logprobs is not None
+    assert second.logprobs.tolist() == [-0.5, -1.0, -2.0]
+    assert (second.logprobs.dtype, second.token_ids.dtype, second.versions.dtype) == (np.float32, np.int32, np.int32)
+
+
+def test_log_probs_that_are_not_there_are_an_error_only_where_they_are_wanted() -> None:
+    drawing = Drawing(1, logprobs=False)
+    assert drawing.take(0, step([5], reason="stop"), None)
+    (completion,) = drawing.completions()
+    assert (completion.logprobs, completion.versions.tolist()) == (None, [-1])
+    with pytest.raises(RuntimeError, match="0 log-probs for 1 tokens"):
+        Drawing(1, logprobs=True).take(0, step([5]), 0)
