@@ -21,7 +21,7 @@ from actors.rollout import RolloutWorker
 from rapo.answer import format_completion
 from rapo.balance import Share
 from rapo.config import Config
-from rapo.inference.engine import Completion, Sampling
+from rapo.inference.asking import Completion, Sampling
 from rapo.inference.loop import EngineLoop
 from rapo.records import Group, ImageRecord, TensorSpec, WeightManifest
 

@@ -11,7 +11,7 @@ import pytest
 from builders import picture
 
 from rapo.errors import WeightError
-from rapo.inference.engine import Completion, Sampling
+from rapo.inference.asking import Completion, Sampling
 from rapo.inference.loop import EngineLoop
 
 LIMIT = 10.0
