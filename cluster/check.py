@@ -52,7 +52,7 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
             probe(config)
         except RapoError as error:
             found.append(str(error))
-    if "serve" in stages:
+    if "serve" in stages and config.serve.demo_images:
         found += _serving(config)
     return found
 

@@ -315,7 +315,7 @@ def _data(report: Mapping[str, Any]) -> str:
 def _served(report: Mapping[str, Any]) -> str:
     served = report.get("served") or {}
     images, seconds = format.finite(served.get("images")), format.finite(served.get("seconds"))
-    if images is None:
+    if not images:
         return ""
     text = f"{format.count(images)} test images were scored over gRPC"
     text += f" in {format.duration(seconds)}" if seconds is not None else ""

@@ -152,6 +152,7 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     table = ("--set", f"data.path={tmp_path / 'scores.csv'}", "--set", "data.score_range=[1,5]")
     out = tmp_path / "out"
     ahead = ("coldstart.steps=10", "rapo.steps=4", "rapo.max_staleness=1", "rapo.images_per_step=100")
+    ahead += ("serve.demo_images=0",)
     done = rapo("run", "--out", str(out), *settings(*ahead), *table)
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     summary = json.loads((out / "data" / "summary.json").read_text())
@@ -161,6 +162,8 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     assert sum(summary["counts"].values()) == 39
     report = json.loads((out / "report.json").read_text())
     assert report["evaluate"]["rapo"]["n"] == summary["counts"]["test"]
+    assert report["served"]["images"] == 0
+    assert "over gRPC" not in (out / "report.html").read_text()
     rows = [json.loads(line) for line in (out / "rapo" / "metrics.jsonl").read_text().splitlines()]
     # The sampler runs one batch ahead, so from the second step on its weights are one version behind.
     assert [row["staleness_worst"] for row in rows if "loss" in row] == [0, 1, 1, 1]
