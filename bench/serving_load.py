@@ -1,6 +1,7 @@
 """The service under load against plain vLLM's own OpenAI server: same model, prompt, pictures and greedy answers, on one
-machine, in one run. Each round starts one, asks it, stops it, and does the same with the other, because a machine is not
-equally fast in every minute, and because a server that idles beside the one that is asked slows it down.
+machine, in one run. Each round starts one, asks it, stops it, and does the same with the other, the other one first in
+every second round: a machine is not equally fast in every minute, and a server that idles beside the one that is asked slows
+it down.
 
     python -m bench.serving_load --model DIR/export [--seconds 10] [--rounds 3] [--replicas 1]
 
@@ -145,19 +146,25 @@ def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: 
     #: Of each server, a list of rows (one for each number of callers) for each round.
     told: dict[str, list[list[dict[str, Any]]]] = {"vllm": [], "greedy": [], "expected": []}
     more: dict[str, Any] = {}
-    for number in range(rounds):
+
+    def theirs(_: int) -> None:
         with vllm_server(model, config, scratch) as address:
             told["vllm"].append(closed(client, address))
+
+    def ours(number: int) -> None:
         with scorer_server(model, config) as server:
             target = f"grpc://{server.address}"
             for readout in ("greedy", "expected"):
                 told[readout].append(closed(client, target, "--readout", readout))
             if number == rounds - 1:
                 saturation = told["greedy"][-1][-1]["goodput_per_s"]
-                more = {
-                    "gateway_added_p50_ms": added_by_gateway(client, server),
-                    **overload(client, target, saturation),
-                }
+                more["gateway_added_p50_ms"] = added_by_gateway(client, server)
+                more.update(overload(client, target, saturation))
+
+    for number in range(rounds):
+        # Whichever comes first, the other one is asked a minute later: a machine that grows slower must not favour one of them.
+        for side in (theirs, ours)[:: 1 if number % 2 == 0 else -1]:
+            side(number)
     by_callers = {name: list(zip(*rows, strict=True)) for name, rows in told.items()}
     return {
         **{name: [middle(list(rows)) for rows in each] for name, each in by_callers.items()},
@@ -172,10 +179,13 @@ def added_by_gateway(client: Client, server: Any) -> float:
     inner = ("--metadata", f"application={server.applications[server.default]}",
              "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
     added = []
-    for _ in range(_TURNS):
-        past = client(f"grpc://127.0.0.1:{server.inner_port}", "--closed", "1", *inner, seconds=_TURN_S)["p50_ms"]
-        through = client(f"grpc://{server.address}", "--closed", "1", seconds=_TURN_S)["p50_ms"]
-        added.append(through - past)
+    ways = (("past", f"grpc://127.0.0.1:{server.inner_port}", inner), ("through", f"grpc://{server.address}", ()))
+    for turn in range(_TURNS):
+        took = {
+            way: client(target, "--closed", "1", *options, seconds=_TURN_S)["p50_ms"]
+            for way, target, options in ways[:: 1 if turn % 2 == 0 else -1]
+        }
+        added.append(took["through"] - took["past"])
     return statistics.median(added)
 
 

@@ -37,7 +37,9 @@ def describe(config: Config) -> list[str]:
         f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
         f"{config.rollout.workers} rollout worker(s), {config.learner.workers} learner rank(s), "
         f"ZeRO-{config.learner.zero_stage}{lora}",
-        f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)",
+        f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)"
+        if config.serve.demo_images
+        else "serve      left out (serve.demo_images is 0)",
         f"on         {where}",
     ]
 

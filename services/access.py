@@ -8,6 +8,7 @@ from rapo.config import ServeConfig
 from rapo.errors import ConfigError
 from services.tls import certificates
 from services.tokens import read_tokens
+from services.tracing import Tracing
 
 _ADVICE = (
     "Give a certificate and its key (serve.gateway.certificate, serve.gateway.key), and say who may call: a tokens file "
@@ -17,8 +18,8 @@ _ADVICE = (
 
 
 def check_access(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for a host that is not loopback without TLS and callers that are known, and for certificate,
-    key, CA or tokens files that cannot be used."""
+    """Raise `ConfigError` for a host that is not loopback without TLS and callers that are known, for certificate, key, CA
+    or tokens files that cannot be used, and for traces that cannot be sent."""
     try:
         loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError as error:
@@ -27,6 +28,7 @@ def check_access(settings: ServeConfig) -> None:
     encrypted = certificates(gateway) is not None
     if gateway.tokens is not None:
         read_tokens(gateway.tokens)
+    Tracing(gateway.otlp, gateway.trace_share).close()
     if loopback:
         return
     known = gateway.tokens is not None or gateway.client_ca is not None

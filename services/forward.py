@@ -104,30 +104,22 @@ class Upstream:
             self._under_way[application] -= 1
 
     @contextmanager
-    def _passing(self, request_id: str) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
-        """Around passing a picture on: it is counted and traced, and what gRPC raises becomes `Refused`. Gives what its response
-        is to be told."""
+    def _counted_outcome(self) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
+        """Around one picture: its outcome is counted, and what gRPC raises becomes `Refused`. Gives what is to be told of its
+        response."""
         started = monotonic()
-        with self.tracing.picture(request_id) as passed:
-
-            def scored(response: scorer_pb2.ScoreResponse) -> None:
-                self.metrics.scored(response, monotonic() - started)
-                passed.scored(response)
-
-            self.metrics.pictures_under_way.inc()
-            try:
-                yield scored
-            except grpc.aio.AioRpcError as error:
-                refusal = outward(error)
-                self.metrics.refused(refusal)
-                passed.refused(refusal)
-                raise Refused(refusal) from error
-            except Refused as error:
-                self.metrics.refused(error.refusal)
-                passed.refused(error.refusal)
-                raise
-            finally:
-                self.metrics.pictures_under_way.dec()
+        self.metrics.pictures_under_way.inc()
+        try:
+            yield lambda response: self.metrics.scored(response, monotonic() - started)
+        except grpc.aio.AioRpcError as error:
+            refusal = outward(error)
+            self.metrics.refused(refusal)
+            raise Refused(refusal) from error
+        except Refused as error:
+            self.metrics.refused(error.refusal)
+            raise
+        finally:
+            self.metrics.pictures_under_way.dec()
 
     async def score(
         self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
@@ -136,13 +128,14 @@ class Upstream:
 
         `application` overrides what the request's version stands for, so that several pictures go the same way.
         """
-        with self._passing(request.request_id) as scored:
+        with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
             self._check_room(target)
-            with self._counted(target):
+            with self._counted(target), self.tracing.picture(request.request_id) as passed:
                 response = await self._score(
                     request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
                 )
+                passed.scored(response)
             scored(response)
         return response
 
@@ -150,16 +143,17 @@ class Upstream:
         self, request: scorer_pb2.ScoreRequest, deadline: float
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
         """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the work."""
-        with self._passing(request.request_id) as scored:
+        with self._counted_outcome() as scored:
             application = self.application(request.model_version)
             self._check_room(application)
             call = self._explain(
                 request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
             )
             try:
-                with self._counted(application):
+                with self._counted(application), self.tracing.picture(request.request_id) as passed:
                     async for part in call:
                         if part.HasField("response"):
+                            passed.scored(part.response)
                             scored(part.response)
                         # The deployment ends a failed stream with a message that has no part, and a status.
                         if part.WhichOneof("part") is not None:

@@ -80,7 +80,7 @@ class GatewaySettings:
 class Gateway:
     """The gateway in a thread of its own, with its own event loop. `start` and `stop` may each be called once.
 
-    Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used.
+    Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used, and for traces that cannot be sent.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -89,6 +89,7 @@ class Gateway:
         self.metrics = Metrics()
         self._certificates: Certificates | None = certificates(settings.options)
         self._tokens = None if settings.options.tokens is None else Tokens(settings.options.tokens)
+        self._tracing = Tracing(settings.options.otlp, settings.options.trace_share)
         self._page: MetricsPage | None = None
         self._upstream: Upstream | None = None
         self._loop = asyncio.new_event_loop()
@@ -177,8 +178,7 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         async with AsyncExitStack() as stack:
-            tracing = Tracing(settings.options.otlp, settings.options.trace_share)
-            stack.callback(tracing.close)  # last of all, so that the ends of calls are sent, too
+            stack.callback(self._tracing.close)  # last of all, so that the ends of calls are sent, too
             upstream = Upstream(
                 settings.upstream,
                 settings.secret,
@@ -186,7 +186,7 @@ class Gateway:
                 self.metrics,
                 settings.request_timeout_s,
                 settings.max_under_way,
-                tracing,
+                self._tracing,
             )
             stack.push_async_callback(upstream.close)
             door = Door(self._tokens, self.metrics, health_open=settings.options.health_without_token)

@@ -7,7 +7,8 @@ codes and times; nothing of a picture, a token, a rationale or a score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -15,12 +16,14 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2
-from services.statuses import Refusal
+from services.statuses import outward
 from services.wire import SERVICE
 
-# Of each batch of spans: a collector that does not answer shall not hold up the gateway's end.
-_EXPORT_LIMIT_S = 2.0
+# Of each batch of spans, and of all that is left when the gateway ends.
+_EXPORT_LIMIT_S, _CLOSE_LIMIT_S = 2.0, 3.0
+_READOUTS = {number: name for name, number in scorer_pb2.Readout.items()}
 _CONTEXT = ("traceparent", "tracestate")
 # Statuses that are the server's own failure, as OpenTelemetry's conventions for gRPC have it; others are the caller's.
 _OURS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
@@ -30,15 +33,22 @@ class Tracing:
     """Makes spans and sends them to `endpoint`, an URL of http (no TLS) or https; without one it makes spans that are nothing.
 
     `share` of the calls whose callers say nothing of sampling are traced; else the caller decides. What else the exporter can
-    be told (certificates, headers) it reads from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_*`.
+    be told (certificates, headers) it reads from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_*`; `ConfigError` where it
+    cannot use them.
     """
 
     def __init__(self, endpoint: str | None = None, share: float = 1.0) -> None:
-        self._close = lambda: None
+        self._ends: list[Callable[[], object]] = []
         self._tracer: trace.Tracer | None = None
         self._propagator = TraceContextTextMapPropagator()
         if endpoint is not None:
-            self._tracer = self._sending_to(endpoint, share)
+            try:
+                self._tracer = self._sending_to(endpoint, share)
+            except Exception as error:
+                raise ConfigError(
+                    f"serve.gateway.otlp = {endpoint}: OpenTelemetry's exporter refuses the OTEL_* variables of this environment "
+                    f"({type(error).__name__}: {error})"
+                ) from error
 
     def _sending_to(self, endpoint: str, share: float) -> trace.Tracer:
         # Here, because most gateways need none of it.
@@ -53,12 +63,17 @@ class Tracing:
         provider = TracerProvider(sampler=ParentBasedTraceIdRatio(share), resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"), timeout=_EXPORT_LIMIT_S)
         provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._close = provider.shutdown
+        self._ends = [provider.shutdown, exporter.shutdown]
         return provider.get_tracer("rapo.gateway")
 
     def close(self) -> None:
-        """Send what is left."""
-        self._close()
+        """Send what is left; what a slow collector does not take in 3 s is lost."""
+        for end in self._ends:
+            thread = threading.Thread(target=end, daemon=True)
+            thread.start()
+            thread.join(_CLOSE_LIMIT_S)
+            if not thread.is_alive():
+                break  # else the exporter is closed under it
 
     def call(self, method: str, context: grpc.aio.ServicerContext) -> Span:
         """The span of a call that begins; `ended` ends it."""
@@ -81,7 +96,8 @@ class Tracing:
 
     @contextmanager
     def picture(self, request_id: str) -> Iterator[Passed]:
-        """Around passing a picture on, under the current span. Tell it what came of it; else the work was cancelled."""
+        """Around passing a picture on, under the current span. To be told of the response; a failure it sees itself, and else the
+        work was cancelled."""
         if self._tracer is None:
             yield Passed(trace.INVALID_SPAN)
             return
@@ -89,6 +105,10 @@ class Tracing:
         passed = Passed(span)
         try:
             yield passed
+        except grpc.aio.AioRpcError as error:
+            refusal = outward(error)
+            passed.outcome = refusal.code.name, refusal.reason
+            raise
         finally:
             passed.end()
 
@@ -98,16 +118,16 @@ class Passed:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self._outcome = ("CANCELLED", "")
+        self.outcome = ("CANCELLED", "")
 
     def scored(self, response: scorer_pb2.ScoreResponse) -> None:
-        self._outcome = ("OK", "")
+        self.outcome = ("OK", "")
         if self._span.is_recording():
             timings = response.timings
             self._span.set_attributes(
                 {
                     "rapo.model_version": response.model_version,
-                    "rapo.readout": scorer_pb2.Readout.Name(response.readout),
+                    "rapo.readout": _READOUTS.get(response.readout, str(response.readout)),
                     "rapo.cached": response.cached,
                     "rapo.decode_ms": timings.decode_ms,
                     "rapo.queue_ms": timings.queue_ms,
@@ -116,20 +136,17 @@ class Passed:
                 }
             )
 
-    def refused(self, refusal: Refusal) -> None:
-        self._outcome = (refusal.code.name, refusal.reason)
-
     def end(self) -> None:
-        code, reason = self._outcome
+        code, reason = self.outcome
         if self._span.is_recording():
             _set_outcome(self._span, code, reason, failed=code != "OK")
         self._span.end()
 
 
 def trace_of(span: Span) -> str:
-    """The id of the span's trace, as 32 hex digits; empty for a span that is nothing."""
+    """The id of the span's trace, as 32 hex digits; empty for a span that is not sent."""
     context = span.get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+    return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else ""
 
 
 def _set_outcome(span: Span, code: str, reason: str, *, failed: bool) -> None:

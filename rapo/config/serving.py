@@ -45,7 +45,7 @@ class GatewayConfig(Section):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="Prometheus metrics over HTTP on loopback; none where not set"
     )
-    otlp: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")] | None = Field(
+    otlp: Annotated[str, Field(pattern=r"^https?://(\[[0-9a-fA-F:.]+\]|[^/\s:\[\]]+):\d+$")] | None = Field(
         None,
         description="collector that gets OpenTelemetry traces by OTLP/gRPC, as http://127.0.0.1:4317; none where not set",
     )

@@ -13,14 +13,20 @@ from rapo.readout import AnswerTree
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw completions. `temperature` 0 is greedy. Sample k of a request draws with `seed + k`. With `ignore_stop` every
-    completion has `max_tokens` tokens, which benchmarks want."""
+    """How to draw completions. `temperature` 0 is greedy, of which there is one. Sample k of a request draws with `seed + k`.
+    With `ignore_stop` every completion has `max_tokens` tokens, which benchmarks want. Raises `ValueError`."""
 
     completions: int
     temperature: float
     max_tokens: int
     logprobs: bool = True
     ignore_stop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.completions < 1:
+            raise ValueError(f"completions must be at least 1, not {self.completions}")
+        if self.completions > 1 and self.temperature == 0:
+            raise ValueError(f"{self.completions} greedy completions would all be the same; ask for one")
 
 
 @dataclass(frozen=True, slots=True)

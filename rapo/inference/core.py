@@ -53,7 +53,7 @@ class Core:
         self._client.add_request(request)
 
     def cancel(self, names: Iterable[str]) -> None:
-        """A step may still tell of a cancelled request, if it wrote a token for it before."""
+        """Between two steps. Nothing more is told of these requests; names that have ended are nothing."""
         self._client.abort_requests(list(names))
 
     def step(self) -> list[Written]:

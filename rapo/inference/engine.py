@@ -96,9 +96,9 @@ class Engine:
             raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
         parameters = self._parameters(sampling, seed)
         features = features_of(picture, self.processor.image_token_id)
-        self._drawings[name] = Drawing(sampling.completions, logprobs=sampling.logprobs)
         for number, own in enumerate(one_each(parameters, sampling.completions)):
             self._core.add(f"{name}/{number}", picture.prompt_ids, features, own)
+        self._drawings[name] = Drawing(sampling.completions, logprobs=sampling.logprobs)
 
     def cancel(self, name: str) -> None:
         """Stop a request and free what it holds; `step` gives nothing under its name any more. Unknown names are nothing."""
@@ -123,9 +123,9 @@ class Engine:
         Requests under way continue on the new weights from their next token: what they had computed is computed anew. Raises
         `rapo.errors.WeightError` where a parameter was not assigned; the engine then holds no version.
         """
+        self.version = None
         if self._in_many_processes:
             weights = list(weights)  # an iterator does not travel to the workers of a tensor-parallel engine
-        self.version = None
         assigned = self._llm.collective_rpc("rapo_load_weights", args=(weights,))
         # Prefix blocks, processed inputs and vision features were all computed with the old weights.
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)

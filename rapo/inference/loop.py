@@ -232,7 +232,8 @@ class EngineLoop(Generic[Asked, Answered]):
             if wanted:
                 command.future.set_exception(error)
             if isinstance(error, RapoError):  # damaged weights; anything else is a broken engine
-                self._give_up(engine)
+                if engine.version is None:
+                    self._give_up(engine)
                 return
             raise
         if wanted:
@@ -240,10 +241,10 @@ class EngineLoop(Generic[Asked, Answered]):
 
     def _give_up(self, engine: EngineLike[Asked, Answered]) -> None:
         """End what is under way: no further token of it would be of a version that anybody knows."""
-        running, self._running = self._running, {}
-        for name, future in running.items():
-            engine.cancel(name)
+        while self._running:
+            name, future = self._running.popitem()
             future.set_exception(WeightError("this worker lost its weights in a load that failed; ask another one"))
+            engine.cancel(name)
 
     def _carry_out_add(self, engine: EngineLike[Asked, Answered], command: _Add[Asked, Answered]) -> None:
         if not command.future.set_running_or_notify_cancel():

@@ -90,13 +90,13 @@ class Reader(Engine):
         if length + _ANSWER_TOKENS > self._max_length:
             raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
         parameters = self._parameters(sampling, seed, **more)
-        self._works[name] = work
         if sampling.completions == 1:
             self._send(work, "", parameters)
-            return
-        work.drawing = Drawing(sampling.completions, logprobs=sampling.logprobs)
-        for number, own in enumerate(one_each(parameters, sampling.completions)):
-            self._send(work, str(number), own)
+        else:
+            work.drawing = Drawing(sampling.completions, logprobs=sampling.logprobs)
+            for number, own in enumerate(one_each(parameters, sampling.completions)):
+                self._send(work, str(number), own)
+        self._works[name] = work
 
     def cancel(self, name: str) -> None:
         if (work := self._works.pop(name, None)) is not None:
@@ -109,7 +109,7 @@ class Reader(Engine):
         for written in self._core.step():
             name, _, request = written.name.partition("/")
             work = self._works.get(name)
-            if work is None:
+            if work is None or request not in work.open:
                 continue
             if work.began_at is None:
                 work.began_at = began

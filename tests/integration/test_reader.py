@@ -79,6 +79,20 @@ class Laboratory:
             for one in (found[name] for name in names)
         ]
 
+    def sampled(self, data: bytes, samples: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of so many answers of one request, and of as many requests of one answer, each with its own seed."""
+        from rapo.inference.asking import Sampling
+
+        reader, picture = self._reader, self._reader.picture(_open(data), "sampled")
+        reader.add("several", picture, self._ask(Sampling(samples, 1.5, 24, logprobs=False)), seed)
+        for number in range(samples):
+            reader.add(f"alone{number}", picture, self._ask(Sampling(1, 1.5, 24, logprobs=False)), seed + number)
+        found = {}
+        while reader.busy:
+            found |= dict(reader.step())
+        alone = [found[f"alone{number}"].completions[0].token_ids.tolist() for number in range(samples)]
+        return [one.token_ids.tolist() for one in found["several"].completions], alone
+
     def brute_force(self, data: bytes, before: str) -> np.ndarray:
         """Probability of each of the 101 answers after `before`, by one plain forward pass per answer."""
         import torch
@@ -172,6 +186,12 @@ def test_company_and_repetition_change_nothing(laboratory: Any, images: list[byt
     alone = ray.get(laboratory.read.remote(images, together=False), timeout=LIMIT)
     assert together == alone * 4
     assert len({mean for _, mean, _ in alone}) > 1
+
+
+def test_each_sampled_answer_is_that_of_its_own_seed(laboratory: Any, images: list[bytes]) -> None:
+    several, alone = ray.get(laboratory.sampled.remote(images[0], 4, 40), timeout=LIMIT)
+    assert several == alone
+    assert len({tuple(ids) for ids in several}) > 1
 
 
 def test_what_is_cancelled_leaves_nothing_behind(laboratory: Any, images: list[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -15,8 +16,11 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1 import trace_pb2
 from serving import FakeScorer, gateway_on
 
-from rapo.config import GatewayConfig
+from rapo.config import GatewayConfig, ServeConfig
+from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from services.access import check_access
+from services.tracing import Tracing
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVICE = "rapo.v1.AestheticScorer"
@@ -77,6 +81,11 @@ def traced() -> Iterator[tuple[Collector, list[str]]]:
             items = [scorer_pb2.ScoreRequest(image=image, request_id=image.decode()) for image in (b"0.7", b"gone")]
             stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=items), timeout=10)
             list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.6", request_id="explained"), timeout=5))
+            list(stub.ScoreStream(iter([scorer_pb2.ScoreRequest(image=b"0.8", request_id="streamed")]), timeout=5))
+            with pytest.raises(grpc.RpcError):
+                stub.Score(scorer_pb2.ScoreRequest(image=b"held:0.5", request_id="late"), timeout=0.2)
+            unknown = scorer_pb2.ScoreRequest(image=b"0.5", request_id="nowhere", model_version="v99")
+            stub.Score.future(unknown, timeout=5).exception()
         yield collector, lines
     logger.removeHandler(handler)
 
@@ -121,12 +130,32 @@ def test_each_picture_of_a_batch_is_a_span_under_the_call(traced: tuple[Collecto
     assert under.count("0.7") == 1
     assert under.count("gone") > 1  # each time that it was passed on
     assert values(batch)["rapo.pictures"] == 2
-    assert len(spans_of(traced[0], "explained")) == 2
+
+
+@pytest.mark.parametrize(("method", "request_id"), [("Explain", "explained"), ("ScoreStream", "streamed")])
+def test_streams_are_traced_alike(traced: tuple[Collector, list[str]], method: str, request_id: str) -> None:
+    (call,) = [span for span in traced[0].spans if span.name == f"{SERVICE}/{method}"]
+    picture = spans_of(traced[0], request_id)[trace_pb2.Span.SPAN_KIND_CLIENT]
+    assert (picture.trace_id, picture.parent_span_id) == (call.trace_id, call.span_id)
+    assert values(picture)["rpc.grpc.status_code"] == values(call)["rpc.grpc.status_code"] == 0
+
+
+def test_what_ran_out_of_time_says_so_and_what_was_not_passed_on_has_no_span_of_its_own(
+    traced: tuple[Collector, list[str]],
+) -> None:
+    late = spans_of(traced[0], "late")[trace_pb2.Span.SPAN_KIND_SERVER]
+    assert values(late)["rpc.grpc.status_code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert late.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    nowhere = spans_of(traced[0], "nowhere")
+    assert list(nowhere) == [trace_pb2.Span.SPAN_KIND_SERVER]
+    assert values(nowhere[trace_pb2.Span.SPAN_KIND_SERVER])["rapo.reason"] == "unknown_version"
 
 
 def test_the_log_names_the_trace_and_no_span_holds_a_picture_or_a_score(traced: tuple[Collector, list[str]]) -> None:
     (line,) = [line for line in traced[1] if "id=good" in line]
     assert line.endswith(f" trace={TRACE}")
+    (line,) = [line for line in traced[1] if "id=unsampled" in line]
+    assert "trace=" not in line
     sent = b"".join(request.SerializeToString() for request in traced[0].requests)
     for secret in (b"0.123456", b"the-secret", b"soft light"):
         assert secret not in sent
@@ -143,7 +172,35 @@ def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "ftp://collector", "http://collector:4317/v1/traces"])
+def test_a_collector_that_is_silent_does_not_hold_up_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracing = Tracing(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for _ in range(2000):
+            with tracing.picture("mine"):
+                pass
+        began = time.monotonic()
+        tracing.close()
+        assert time.monotonic() - began < 8
+
+
+def test_no_call_is_traced_at_a_share_of_zero() -> None:
+    with collecting() as (collector, endpoint):
+        tracing = Tracing(endpoint, 0.0)
+        with tracing.picture("mine"):
+            pass
+        tracing.close()
+        assert collector.spans == []
+
+
+def test_variables_that_the_exporter_refuses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "zipped")
+    with pytest.raises(ConfigError, match=r"serve\.gateway\.otlp.*OTEL_.*zipped"):
+        check_access(ServeConfig(gateway=GatewayConfig(otlp="http://127.0.0.1:4317")))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:4317", "ftp://collector:4317", "http://collector", "http://collector:4317/v1/traces"]
+)
 def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(ValueError, match="otlp"):
         GatewayConfig(otlp=endpoint)
