@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,21 @@ def settings_for(upstream: str, *, max_under_way: int = 0, **options: Any) -> Ga
 def gateway_on(servicer: FakeScorer, **options: Any) -> Iterator[Gateway]:
     with upstream_of(servicer) as upstream, Gateway(settings_for(upstream, **options)) as gateway:
         yield gateway
+
+
+@contextmanager
+def call_lines() -> Iterator[list[str]]:
+    """What the gateway's log of calls says meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("rapo.calls")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def details_of(error: grpc.RpcError) -> dict[str, Any]:

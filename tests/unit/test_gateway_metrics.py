@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import FakeScorer, gateway_on, settings_for, upstream_of
+from serving import FakeScorer, call_lines, gateway_on, settings_for, upstream_of
 
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
@@ -26,14 +25,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
     """The samples and the log after a little of everything."""
     tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     tokens.write_text(token_line("web", "t-web"))
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("rapo.calls")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
     known = {"metadata": (("authorization", "Bearer t-web"),), "timeout": 5}
-    with pytest.MonkeyPatch.context() as patch:
+    with call_lines() as lines, pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "_FIRST_PAUSE_S", 0.01)
         with gateway_on(FakeScorer(), tokens=tokens, metrics_port=0) as gateway:
             with grpc.insecure_channel(gateway.address) as channel:
@@ -47,7 +40,6 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
                     stub.Score.future(scorer_pb2.ScoreRequest(), metadata=metadata, timeout=5).exception()
                 stub.Score.future(scorer_pb2.ScoreRequest(request_id="a\nb c"), **known).exception()
             page = urllib.request.urlopen(f"http://127.0.0.1:{gateway.metrics_port}/metrics", timeout=5).read().decode()
-    logger.removeHandler(handler)
     samples = {
         sample.name + "".join(f"|{value}" for _, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(page)

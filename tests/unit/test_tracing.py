@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
-from serving import FakeScorer, gateway_on
+from serving import FakeScorer, call_lines, gateway_on
 
 from rapo.config import GatewayConfig, ServeConfig
 from rapo.errors import ConfigError
@@ -65,13 +64,7 @@ def ask(stub: Any, image: bytes, request_id: str, traceparent: str | None = None
 
 @pytest.fixture(scope="module")
 def traced() -> Iterator[tuple[Collector, list[str]]]:
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("rapo.calls")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    with collecting() as (collector, endpoint):
+    with call_lines() as lines, collecting() as (collector, endpoint):
         with gateway_on(FakeScorer(), otlp=endpoint) as gateway, grpc.insecure_channel(gateway.address) as channel:
             stub = scorer_pb2_grpc.AestheticScorerStub(channel)
             ask(stub, b"0.123456", "good", f"00-{TRACE}-{PARENT}-01")
@@ -87,7 +80,6 @@ def traced() -> Iterator[tuple[Collector, list[str]]]:
             unknown = scorer_pb2.ScoreRequest(image=b"0.5", request_id="nowhere", model_version="v99")
             stub.Score.future(unknown, timeout=5).exception()
         yield collector, lines
-    logger.removeHandler(handler)
 
 
 def spans_of(collector: Collector, request_id: str) -> dict[int, trace_pb2.Span]:
