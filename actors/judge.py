@@ -10,7 +10,7 @@ import numpy as np
 from rapo.aescot.judge import judge_critique
 from rapo.aescot.measure import measure
 from rapo.config import Config
-from rapo.images import decode_image, read_image_file
+from rapo.images.decode import decode_image, read_image_file
 from rapo.records import Critique
 
 

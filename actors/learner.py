@@ -13,11 +13,11 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from rapo.balance import Share
+from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.manifest import Entries, entries_of
 from rapo.records import WeightManifest
-from rapo.whole import sync, whole_folder
+from rapo.util.atomic_dir import sync, whole_folder
+from rapo.util.file_manifest import Entries, entries_of
 
 if TYPE_CHECKING:
     from rapo.policy.state import StateFiles

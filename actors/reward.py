@@ -8,10 +8,10 @@ from typing import Any
 
 import ray
 
-from rapo.balance import share_out
+from rapo.algorithm.partition import share_out
+from rapo.algorithm.scoring import score_groups
 from rapo.config import Config
 from rapo.records import Group
-from rapo.scoring import score_groups
 
 
 @ray.remote(concurrency_groups={"health": 1})

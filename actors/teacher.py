@@ -12,8 +12,8 @@ from rapo.aescot.measure import measure
 from rapo.aescot.writer import write_critique
 from rapo.config import Config
 from rapo.errors import ImageError
-from rapo.images import decode_image, read_image_file
-from rapo.seeds import derive_seed
+from rapo.images.decode import decode_image, read_image_file
+from rapo.util.seeds import derive_seed
 
 
 class MeasuringTeacher:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from rapo.config import Config
 from rapo.errors import ImageError
-from rapo.images import decode_image, read_image_file
+from rapo.images.decode import decode_image, read_image_file
 from rapo.inference.environment import set_engine_environment
-from rapo.seeds import derive_seed
+from rapo.util.seeds import derive_seed
 
 
 class VllmTeacher:

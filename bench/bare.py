@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import ray
 
 from rapo.config import Config
-from rapo.seeds import derive_seed
+from rapo.util.seeds import derive_seed
 
 
 @ray.remote
@@ -35,7 +35,7 @@ class BareEngine:
         """Seconds of one round, from encoded images to tokens with log-probs."""
         from vllm import SamplingParams
 
-        from rapo.images import decode_image
+        from rapo.images.decode import decode_image
 
         began = time.perf_counter()
         prompts = [

@@ -23,8 +23,8 @@ import grpc
 
 from bench import record
 from bench.serving_load import make_images, scorer_server
-from rapo.card import read_card, with_card
 from rapo.config import load_config
+from rapo.models.card import read_card, with_card
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 
 CROWD = 48
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--readout", default="expected", choices=("expected", "fast", "greedy", "sampled"))
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for determinism.json and .md")
     arguments = parser.parse_args()
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     model = arguments.model.resolve()
     config = with_card(load_config(None, ("serve.port=0", "serve.threads=1")), read_card(model))

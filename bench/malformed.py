@@ -1,6 +1,6 @@
 """Requests that a scorer should never get, each with the status codes that are right for it.
 
-What is right is known for each: pictures are judged by `rapo.images.decode_image` itself, everything else by how it was
+What is right is known for each: pictures are judged by `rapo.images.decode.decode_image` itself, everything else by how it was
 made. Nothing here comes from outside; all is built from a seed.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.images import FORMATS, decode_image
+from rapo.images.decode import FORMATS, decode_image
 from rapo.v1 import scorer_pb2
 
 Code = grpc.StatusCode

@@ -23,7 +23,7 @@ from PIL import Image
 
 from bench import record
 from bench.workloads import WORKLOADS, Workload, build_model, make_images
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 from rapo.policy.batch import GroupBatch, collate
 from rapo.policy.forward import GroupPolicy, Packing
 from rapo.policy.processing import PolicyProcessor

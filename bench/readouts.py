@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import record
-from rapo.card import Card, read_card, with_card
 from rapo.config import Config, load_config
+from rapo.models.card import Card, read_card, with_card
 from rapo.records import Prediction
 
 CONCURRENCY = (1, 8, 64)
@@ -44,7 +44,7 @@ def held_out(run: Path, count: int) -> list[dict[str, Any]]:
 async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from rapo.inference.loop import EngineLoop
     from rapo.inference.reader import Reader
-    from services.judging import READOUTS, Judge, Wanted
+    from services.replica.image_scorer import READOUTS, Judge, Wanted
 
     loop: Any = EngineLoop(
         lambda: Reader(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),

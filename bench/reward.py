@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bench import record
-from rapo.reward import RewardSettings, rapo_rewards
+from rapo.algorithm.reward import RewardSettings, rapo_rewards
 
 
 def loop_per_pair(scores: np.ndarray, targets: np.ndarray, gamma: float = 1e-6) -> np.ndarray:

@@ -14,9 +14,9 @@ import ray
 
 from actors.reward import RewardScorer
 from actors.rollout import RolloutWorker
-from rapo.balance import share_out
+from rapo.algorithm.partition import share_out
+from rapo.algorithm.scoring import score_groups
 from rapo.records import Group
-from rapo.scoring import score_groups
 
 
 @ray.remote(max_concurrency=1000)

@@ -28,14 +28,14 @@ _LIMIT_S = 900.0
 
 
 def measure(workload: Workload, rounds: int, threads: int) -> dict[str, Any]:
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     with tempfile.TemporaryDirectory() as temporary:
         model = build_model(workload, Path(temporary) / "model")
         overrides = (f"rollout.threads={threads}", "rollout.workers=1")
         config = workload_config(workload, model, 1, *overrides)
         prepare_environment(config)
-        from cluster.ray_session import ray_session
+        from cluster.remote.ray_session import ray_session
 
         with ray_session(config):
             return _alternate(workload, config, model, rounds)
@@ -47,8 +47,8 @@ def _alternate(workload: Workload, config: Config, model: Path, rounds: int) -> 
 
     from bench.bare import BareEngine
     from bench.roles import FixedLengthWorker
-    from cluster.fleet import Fleet
-    from cluster.work import Task
+    from cluster.rollout.fleet import Fleet
+    from cluster.rollout.tasks import Task
     from rapo.inference.environment import engine_environment
 
     environment = engine_environment(config.rollout.threads, config.rollout.engine.kv_cache_gib)

@@ -106,8 +106,8 @@ def measure(
 
     from bench.hosted import HostedWorkers, hosted_handles
     from bench.simulated import Latency, SimulatedLearner
-    from cluster.controller import Hooks
-    from cluster.loop import running_loop
+    from cluster.training.controller import Hooks
+    from cluster.training.session import running_loop
 
     config = settings(workers, steps)
     timing = timing_of(scenario, workers, rate)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", type=Path, help="cProfile of the controller's thread at the last size")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for scale.json and .md")
     options = parser.parse_args(arguments)
-    from cluster.ray_session import ray_session
+    from cluster.remote.ray_session import ray_session
 
     rows = []
     pressure = record.CpuPressure()

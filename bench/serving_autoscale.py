@@ -22,9 +22,9 @@ from typing import Any
 
 from bench import record
 from bench.serving_load import make_images, scorer_server
-from rapo.card import read_card, with_card
-from rapo.client import CallError, ScorerClient
+from rapo.client.sync import CallError, ScorerClient
 from rapo.config import load_config
+from rapo.models.card import read_card, with_card
 
 _LIMIT_S = 300.0
 _POLL_S = 0.2
@@ -136,7 +136,7 @@ def main() -> int:
         "downscale_delay_s": 10,
     }
     overrides = [f"serve.autoscale.{key}={value}" for key, value in scale.items()]
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     model = arguments.model.resolve()
     config = with_card(load_config(None, ["serve.port=0", "serve.threads=1", *overrides]), read_card(model))

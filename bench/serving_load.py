@@ -33,8 +33,8 @@ import numpy as np
 import scipy.stats
 
 from bench import record
-from rapo.card import read_card, with_card
 from rapo.config import Config, load_config
+from rapo.models.card import read_card, with_card
 
 CALLERS = (1, 8, 64)
 FRACTIONS = (0.5, 0.8, 1.0, 1.25, 1.5, 2.0)
@@ -98,7 +98,7 @@ def vllm_server(model: Path, config: Config, out: Path) -> Iterator[str]:
 
 @contextmanager
 def scorer_server(model: Path, config: Config) -> Iterator[Any]:
-    from cluster.ray_session import ray_session
+    from cluster.remote.ray_session import ray_session
     from services.app import ScorerServer
 
     with ray_session(config), ScorerServer(config, model, read_card(model).version) as server:
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_load.json and .md")
     arguments = parser.parse_args()
     overrides = ("serve.port=0", f"serve.threads={arguments.threads}", f"serve.replicas={arguments.replicas}")
-    from cluster.ray_session import prepare_environment
+    from cluster.remote.ray_session import prepare_environment
 
     model = arguments.model.resolve()
     config = with_card(load_config(None, overrides), read_card(model))

@@ -18,8 +18,8 @@ import ray
 
 from actors.learner import Learner
 from actors.rollout import RolloutWorker
-from rapo.answer import format_completion
-from rapo.balance import Share
+from rapo.algorithm.partition import Share
+from rapo.answers.parse import format_completion
 from rapo.config import Config
 from rapo.inference.asking import Completion, Sampling
 from rapo.inference.loop import EngineLoop

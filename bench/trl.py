@@ -22,8 +22,8 @@ from PIL import Image
 from bench import record
 from bench.environment import BenchmarkError, ensure_trl
 from bench.workloads import WORKLOADS, Workload, build_model, write_images
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.policy.processing import PolicyProcessor
-from rapo.prompts import SCORE_PROMPT
 
 _SCRIPT = Path(__file__).with_name("trl_side.py")
 #: Completions per forward and backward pass to try; TRL's best counts.

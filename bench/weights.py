@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for weights.json and .md")
     arguments = parser.parse_args()
-    from cluster.ray_session import ray_session
+    from cluster.remote.ray_session import ray_session
     from rapo.config import load_config
 
     store = max(256, 4 * max(arguments.megabytes))

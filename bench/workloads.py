@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.policy.embedded import SPECIAL_TOKENS, write_random_policy
-from rapo.prompts import SCORE_PROMPT
-from rapo.whole import whole_folder
+from rapo.util.atomic_dir import whole_folder
 
 # Bytes a token: rapo's prompt, template included, then has 59 tokens with one image pad; 67 in W1 and 122 in W2 once widened.
 _PIECE = r".{1,7}"

@@ -11,22 +11,22 @@ __version__ = "0.1.0"
 __all__ = ["AsyncScorerClient", "CallError", "ScorerClient", "__version__"]
 
 if TYPE_CHECKING:
-    from rapo.aio_client import AsyncScorerClient
-    from rapo.call_error import CallError
-    from rapo.client import ScorerClient
+    from rapo.client.aio import AsyncScorerClient
+    from rapo.client.errors import CallError
+    from rapo.client.sync import ScorerClient
 
 
 def __getattr__(name: str) -> Any:
     if name == "ScorerClient":
-        from rapo.client import ScorerClient
+        from rapo.client.sync import ScorerClient
 
         return ScorerClient
     if name == "AsyncScorerClient":
-        from rapo.aio_client import AsyncScorerClient
+        from rapo.client.aio import AsyncScorerClient
 
         return AsyncScorerClient
     if name == "CallError":
-        from rapo.call_error import CallError
+        from rapo.client.errors import CallError
 
         return CallError
     raise AttributeError(f"module 'rapo' has no attribute {name!r}")

@@ -23,13 +23,13 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-from rapo.card import read_card
 from rapo.config import Config, ServeConfig
 from rapo.errors import ConfigError, ResourceError
-from services.access import check_access
-from services.deployment import PREFIX, build_app, delete, message_limit, start, wait_until_ready
-from services.gateway import Gateway, GatewaySettings
-from services.routes import Routes
+from rapo.models.card import read_card
+from services.gateway.exposure import check_access
+from services.gateway.routes import Routes
+from services.gateway.server import Gateway, GatewaySettings
+from services.replica.deployment import PREFIX, build_app, delete, message_limit, start, wait_until_ready
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _POLL_S = 0.2

@@ -31,7 +31,7 @@ SMALL = (
 def rapo(*arguments: str, cwd: Path | None = None, timeout: float = 540.0) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "CI": "true"}
-    command = [sys.executable, "-m", "cluster.cli", *arguments]
+    command = [sys.executable, "-m", "cluster.cli.main", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )

@@ -256,7 +256,7 @@ class RapoConfig(Section):
 
 class RolloutAutoscaleConfig(Section):
     """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they are
-    (`cluster/autoscale.py`)."""
+    (`cluster/rollout/autoscale.py`)."""
 
     enabled: bool = False
     min_workers: Positive = 1

@@ -22,7 +22,7 @@ from rapo.datasets.rows import Row, Source, raise_bad_rows
 from rapo.datasets.splits import carve_validation, hash_fraction, hash_splits
 from rapo.datasets.table import READERS, read_table
 from rapo.errors import ConfigError, DataError, ImageError
-from rapo.images import check_image_file
+from rapo.images.decode import check_image_file
 from rapo.records import ImageRecord, Split
 
 #: Up to this many images each one is fully decoded at load; of larger sets only the headers are read.

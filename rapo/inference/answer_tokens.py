@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rapo.answers.readout import CHARACTERS, TEXTS
 from rapo.errors import ModelError
-from rapo.readout import CHARACTERS, TEXTS
 
 #: What stands before the number; the tag that ends it must not change how the number is tokenized.
 OPEN, CLOSE = "<answer>", "</answer>"

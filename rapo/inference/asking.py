@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rapo.readout import AnswerTree
+from rapo.answers.readout import AnswerTree
 
 
 @dataclass(frozen=True, slots=True)

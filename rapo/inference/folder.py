@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from rapo.model_folder import check_model_folder
+from rapo.models.folder import check_model_folder
 
 
 def folder_tensors(folder: str | Path) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rapo.answers.readout import NODES, AnswerTree
 from rapo.config import EngineConfig
 from rapo.inference.answer_tokens import OPEN, answer_tokens
 from rapo.inference.asking import Ask, Completion, Picture, Reading, Sampling
@@ -25,7 +26,6 @@ from rapo.inference.core import Written
 from rapo.inference.drawing import Drawing
 from rapo.inference.engine import Engine, one_each
 from rapo.inference.pictures import features_of
-from rapo.readout import NODES, AnswerTree
 
 #: The longest way to an answer's end once it has begun: four characters.
 _ANSWER_TOKENS = 4

@@ -6,15 +6,15 @@ import threading
 
 import numpy as np
 
-from rapo.answer import parse_answer
-from rapo.cache import BytesLRU
+from rapo.answers.parse import parse_answer
 from rapo.config import Config
-from rapo.images import decode_image, read_image_bytes
+from rapo.images.decode import decode_image, read_image_bytes
 from rapo.inference.asking import Completion, Picture, Sampling
 from rapo.inference.pictures import picture_of
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import Group, ImageRecord, Prediction
-from rapo.seeds import derive_seed
+from rapo.util.cache import BytesLRU
+from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from PIL import Image
 
+from rapo.answers.prompts import TEACHER_PROMPT, chat
 from rapo.config import TeacherConfig
 from rapo.errors import ModelError
-from rapo.prompts import TEACHER_PROMPT, chat
 
 # A full stop behind a usual abbreviation ends no sentence, nor does one inside a number or a name.
 _SENTENCE_END = re.compile(

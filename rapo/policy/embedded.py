@@ -22,8 +22,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.config import EmbeddedPolicyConfig
-from rapo.prompts import SCORE_PROMPT
 
 #: Qwen2.5-VL's special tokens; their order fixes their ids.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from rapo.answers.prompts import SCORE_PROMPT, chat
 from rapo.errors import ModelError
-from rapo.model_folder import check_model_folder
-from rapo.prompts import SCORE_PROMPT, chat
+from rapo.models.folder import check_model_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rapo.answer import format_completion
+from rapo.answers.parse import format_completion
 from rapo.config import Config
 from rapo.errors import ConfigError
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 from rapo.policy.batch import collate
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.trainer import load_model
 from rapo.policy.weights import model_tensors
-from rapo.seeds import derive_seed
+from rapo.util.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from rapo.balance import Share
-from rapo.cache import BytesLRU
+from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
@@ -27,7 +26,8 @@ from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weights import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
-from rapo.seeds import derive_seed
+from rapo.util.cache import BytesLRU
+from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
 

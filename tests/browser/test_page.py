@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rapo.aio_client import AsyncScorerClient
-from rapo.seen import ModelView
+from rapo.client.aio import AsyncScorerClient
+from rapo.images.model_view import ModelView
 from rapo.v1 import scorer_pb2
-from services.ui import PageServer, PageSettings
+from services.ui.server import PageServer, PageSettings
 from tests.browser.webdriver import Browser, browser
 from tests.unit.fake_scorer import FakeScorer, serving
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.ray_session import prepare_environment
+from cluster.remote.ray_session import prepare_environment
 from rapo.config import load_config
 from tests.chaos.plan import LONG, OVERRIDES
 from tests.small import branch, rapo, settings

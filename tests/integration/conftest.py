@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.ray_session import prepare_environment, ray_session
+from cluster.remote.ray_session import prepare_environment, ray_session
 from rapo.config import Config, load_config
 from tests.small import SMALL
 

@@ -16,8 +16,8 @@ import ray
 
 from actors.reward import RewardScorer
 from bench.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
-from cluster.controller import Hooks
-from cluster.loop import running_loop
+from cluster.training.controller import Hooks
+from cluster.training.session import running_loop
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord

@@ -12,8 +12,8 @@ import pytest
 import ray
 from PIL import Image
 
+from rapo.answers.readout import ANSWERS, TEXTS
 from rapo.config import Config, load_config
-from rapo.readout import ANSWERS, TEXTS
 from tests.small import SMALL
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -140,7 +140,7 @@ class Laboratory:
 
 
 def _open(data: bytes) -> Image.Image:
-    from rapo.images import decode_image
+    from rapo.images.decode import decode_image
 
     return decode_image(data)
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.fleet import Fleet
-from cluster.learners import LearnerGroup
-from cluster.weights import WeightVersion
-from cluster.work import Task
+from cluster.learner.group import LearnerGroup
+from cluster.remote.weights import WeightVersion
+from cluster.rollout.fleet import Fleet
+from cluster.rollout.tasks import Task
 from rapo.aescot.writer import phrases
-from rapo.balance import share_out
+from rapo.algorithm.partition import share_out
 from rapo.config import Config, LoRAConfig, load_config
 from rapo.datasets.scenes import render_scene
 from rapo.errors import WeightError
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 from rapo.policy.embedded import build_embedded
 from rapo.records import ImageRecord, ScoredGroup
 from tests.small import SMALL
@@ -193,7 +193,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     from safetensors.numpy import load_file
 
     from bench.roles import RandomScorer
-    from cluster.loop import running_loop
+    from cluster.training.session import running_loop
 
     rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
     config = small_config.model_copy(update={"rapo": rapo})

@@ -85,8 +85,8 @@ def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(fin
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+    from rapo.answers.prompts import chat
     from rapo.policy.processing import PolicyProcessor
-    from rapo.prompts import chat
 
     torch.set_num_threads(1)
     folder = finished / "export"

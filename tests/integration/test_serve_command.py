@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from rapo.client import CallError, ScorerClient
+from rapo.client.sync import CallError, ScorerClient
 from tests.integration.conftest import picture
 from tests.small import rapo
 from tests.unit.serving import Authority
@@ -33,7 +33,7 @@ class Service:
     """The command in a process of its own, and what it has said so far."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "cluster.cli", *arguments]
+        command = [sys.executable, "-m", "cluster.cli.main", *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "true"}
         )

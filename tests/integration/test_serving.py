@@ -29,11 +29,11 @@ from PIL import Image
 from ray import serve
 
 from bench.fuzz_gateway import Tally, attack
-from cluster.ray_session import log_folder
-from rapo.card import Card
-from rapo.client import CallError, ScorerClient
+from cluster.remote.ray_session import log_folder
+from rapo.client.sync import CallError, ScorerClient
 from rapo.config import Config, load_config
 from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
+from rapo.models.card import Card
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
 from tests.integration.conftest import picture
@@ -385,7 +385,7 @@ def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    from services.deployment import build_app
+    from services.replica.deployment import build_app
 
     with pytest.raises(ModelError, match=str(tmp_path)):
         build_app(Config(), tmp_path, Card("v"), "secret")

@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 import ray
 
-from cluster.prometheus import PrometheusBackend
-from cluster.telemetry import Telemetry
+from cluster.monitoring.prometheus import PrometheusBackend
+from cluster.monitoring.telemetry import Telemetry
 
 pytestmark = pytest.mark.integration
 

@@ -21,9 +21,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from rapo.config import GatewayConfig
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services.gateway import Gateway, GatewaySettings
-from services.routes import Routes
-from services.wire import FIELD_KEY, REASON_KEY
+from services.gateway.routes import Routes
+from services.gateway.server import Gateway, GatewaySettings
+from services.names import FIELD_KEY, REASON_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):

@@ -13,9 +13,9 @@ from fake_scorer import FakeScorer, busy, serving, status
 from google.rpc import code_pb2
 
 from rapo import AsyncScorerClient
-from rapo.call_error import CallError
+from rapo.client.errors import CallError
+from rapo.client.types import Outcome, ScoreResult
 from rapo.errors import ImageError
-from rapo.results import Outcome, ScoreResult
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from rapo.answer import REASONS, Answer, format_completion, parse_answer
+from rapo.answers.parse import REASONS, Answer, format_completion, parse_answer
 
 
 def whole(answer: str, think: str = "Good light.") -> str:

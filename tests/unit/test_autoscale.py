@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.autoscale import Autoscaler
+from cluster.rollout.autoscale import Autoscaler
 from rapo.config import RolloutAutoscaleConfig
 
 SETTINGS = RolloutAutoscaleConfig(enabled=True, min_workers=1, window=2, out_cooldown_s=30.0, in_cooldown_s=120.0)

@@ -4,7 +4,7 @@ from builders import group, scored
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapo.balance import group_cost, share_out
+from rapo.algorithm.partition import group_cost, share_out
 
 
 def uids(share):

@@ -5,7 +5,7 @@ from builders import record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapo.batching import BatchSampler
+from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.errors import DataError
 
 

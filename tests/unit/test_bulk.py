@@ -13,10 +13,10 @@ import pytest
 from serving import FakeScorer, details_of, gateway_on, unpacked, until, upstream_of
 from serving import settings_for as settings_of
 
-from rapo.preference import preference
+from rapo.algorithm.preference import preference
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services import bulk
-from services.gateway import Gateway
+from services.gateway import bulk
+from services.gateway.server import Gateway
 
 Stub = scorer_pb2_grpc.AestheticScorerStub
 OPTIONS = {"max_batch": 8, "max_stream_in_flight": 4, "stream_idle_s": 5.0}

@@ -1,6 +1,6 @@
 import pytest
 
-from rapo.cache import BytesLRU
+from rapo.util.cache import BytesLRU
 
 
 def test_makes_each_value_once_while_it_is_kept():

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from services import calls as module
-from services.calls import Call, Calls
-from services.metrics import Metrics
+from services.gateway import rpc as module
+from services.gateway.metrics import Metrics
+from services.gateway.rpc import Call, Calls
 from services.statuses import Refusal, Refused
 
 VIOLATION = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no", "repeated_id", "request_id")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rapo.aescot.writer import phrases
-from rapo.card import CARD, Scale, read_card, weights_version, with_card
+from rapo.answers.dimensions import split_dimensions
 from rapo.config import Config
-from rapo.dimensions import split_dimensions
 from rapo.errors import ModelError
+from rapo.models.card import CARD, Scale, read_card, weights_version, with_card
 from rapo.records import DIMENSIONS
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from cluster.check import problems
+from cluster.cli.check import problems
 from rapo.config import load_config
 
 

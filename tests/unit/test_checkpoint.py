@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from cluster.checkpoint import Checkpoints, cut_back
+from cluster.training.checkpoint import Checkpoints, cut_back
 from rapo.errors import ResourceError
-from rapo.manifest import entries_of
+from rapo.util.file_manifest import entries_of
 
 
 def save_learner(text):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cli
-from cluster.page_command import check_page
-from cluster.score_local import local_scorer
+from cluster.cli import main as cli
+from cluster.cli.score_local import local_scorer
+from cluster.cli.ui import check_page
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
 

@@ -6,9 +6,9 @@ import pytest
 from fake_scorer import busy, status
 from google.rpc import code_pb2
 
-from rapo.bulk import Bulk, ended_early
-from rapo.call_error import CallError, from_status
-from rapo.connection import RetryPolicy
+from rapo.client.connection import RetryPolicy
+from rapo.client.errors import CallError, from_status
+from rapo.client.stream import Bulk, ended_early
 from rapo.v1 import scorer_pb2
 
 

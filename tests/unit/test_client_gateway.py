@@ -12,9 +12,9 @@ import pytest
 from serving import Authority, FakeScorer, gateway_on, settings_for, upstream_of
 
 from rapo import AsyncScorerClient, CallError, ScorerClient
-from rapo.call_error import FieldViolation
-from services.gateway import Gateway
-from services.tokens import token_line
+from rapo.client.errors import FieldViolation
+from services.gateway.server import Gateway
+from services.gateway.tokens import token_line
 
 
 def scores(outcomes) -> list[float | None]:

@@ -9,9 +9,9 @@ import pytest
 from fake_scorer import FakeScorer, serving
 from serving import Authority
 
-from rapo.call_error import CallError
-from rapo.client import ScorerClient
-from rapo.connection import Connection, RetryPolicy
+from rapo.client.connection import Connection, RetryPolicy
+from rapo.client.errors import CallError
+from rapo.client.sync import ScorerClient
 from rapo.errors import ConfigError
 
 

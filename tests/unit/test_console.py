@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from cluster.console import Console
-from cluster.format import clock, count, duration, fixed, interval, metric, percent
+from cluster.terminal.console import Console
+from cluster.terminal.format import clock, count, duration, fixed, interval, metric, percent
 
 REPORT: dict[str, Any] = {
     "stages": {"aescot": {"seconds": 10.0}, "rapo": {"seconds": 30.0}, "export": {}},
@@ -190,7 +190,7 @@ def test_ci_and_dumb_terminals_are_not_interactive(monkeypatch: pytest.MonkeyPat
 
 LIVE = """
 import time
-from cluster.console import Console
+from cluster.terminal.console import Console
 console = Console()
 with console.stage("coldstart", 2) as handle:
     handle.update(completed=1, reward=1.92)

@@ -8,8 +8,9 @@ from importlib import metadata
 import pytest
 import rich.console
 
-from cluster import doctor, probe
-from cluster.probe import Imports
+from cluster.cli import doctor
+from cluster.cli import import_check as probe
+from cluster.cli.import_check import Imports
 
 GIB = 2**30
 Usage = namedtuple("Usage", "total used free")

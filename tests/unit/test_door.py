@@ -18,10 +18,10 @@ from serving import Authority, FakeScorer, details_of, gateway_on, settings_for,
 from rapo.config import ServeConfig
 from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services import gateway as module
-from services.access import check_access
-from services.gateway import Gateway
-from services.tokens import token_line
+from services.gateway import server as module
+from services.gateway.exposure import check_access
+from services.gateway.server import Gateway
+from services.gateway.tokens import token_line
 
 SERVICE = "/rapo.v1.AestheticScorer/"
 METHODS = [

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import ray
 
-from cluster import durable
-from cluster.durable import DurableLearners
-from cluster.weights import WeightVersion
+from cluster.learner import recovery as durable
+from cluster.learner.recovery import DurableLearners
+from cluster.remote.weights import WeightVersion
 from rapo.config import load_config
 from rapo.errors import ResourceError, RoleError
 

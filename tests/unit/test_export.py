@@ -3,7 +3,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from rapo.errors import WeightError
-from rapo.model_folder import check_model_folder
+from rapo.models.folder import check_model_folder
 from rapo.policy.export import write_model
 from rapo.policy.trainer import load_model
 from rapo.policy.weights import model_tensors, pack

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.files import append_jsonl, read_json, versions, write_atomic, write_json
+from cluster.files.atomic import append_jsonl, read_json, versions, write_atomic, write_json
 from rapo.errors import ResourceError, RunFolderError
 
 
@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_where(
 ) -> None:
     path = tmp_path / "report.json"
     path.write_text("old")
-    monkeypatch.setattr(f"cluster.files.os.{call}", _full)
+    monkeypatch.setattr(f"cluster.files.atomic.os.{call}", _full)
     with pytest.raises(ResourceError, match=r"report\.json.* MiB free in"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -112,7 +112,7 @@ def test_append_jsonl_takes_back_half_a_row_when_the_disk_is_full(
             _full()
         return real(descriptor, bytes(data)[:4])
 
-    monkeypatch.setattr("cluster.files.os.write", short)
+    monkeypatch.setattr("cluster.files.atomic.os.write", short)
     with pytest.raises(ResourceError, match=r"metrics\.jsonl"):
         append_jsonl(path, {"step": 2})
     assert path.read_text() == '{"step": 1}\n'
@@ -120,7 +120,7 @@ def test_append_jsonl_takes_back_half_a_row_when_the_disk_is_full(
 
 def test_versions_are_found_without_importing() -> None:
     code = (
-        "import sys; from cluster.files import versions; v = versions(); "
+        "import sys; from cluster.files.atomic import versions; v = versions(); "
         "heavy = {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'} & set(sys.modules); "
         "assert not heavy, heavy; print(sorted(v))"
     )
@@ -139,6 +139,6 @@ def test_vllm_is_named_whatever_its_build(monkeypatch: pytest.MonkeyPatch) -> No
             return "0.32.0"
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("cluster.files.metadata.version", version)
+    monkeypatch.setattr("cluster.files.atomic.metadata.version", version)
     assert versions().keys() == {"python", "vllm"}
     assert versions()["vllm"] == "0.32.0"

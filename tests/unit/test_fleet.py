@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from cluster import fleet as fleet_module
-from cluster import member as member_module
-from cluster import waiting
-from cluster.fleet import Fleet
-from cluster.member import State
-from cluster.weights import WeightVersion
-from cluster.work import Task
+from cluster.remote import waiting
+from cluster.remote.weights import WeightVersion
+from cluster.rollout import fleet as fleet_module
+from cluster.rollout import worker_handle as member_module
+from cluster.rollout.fleet import Fleet
+from cluster.rollout.tasks import Task
+from cluster.rollout.worker_handle import State
 from rapo.config import load_config
 from rapo.errors import ImageError, ModelError, RoleError, WeightError
 from rapo.records import ImageRecord

@@ -18,11 +18,11 @@ from bench.fuzz_gateway import Decoding, Tally, attack
 from bench.malformed import LIMITS, METHODS, Case, cases, picture, verdict
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.images import REASONS, decode_image
+from rapo.images.decode import REASONS, decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services.gateway import Gateway
+from services.gateway.server import Gateway
 
-# pytest puts its own warning filters in place of `rapo.images`'.
+# pytest puts its own warning filters in place of `rapo.images.decode`'.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
 MAX_MESSAGE_BYTES = 2 * 2**20

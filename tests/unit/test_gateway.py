@@ -13,13 +13,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rapo.client import CallError, ScorerClient
+from rapo.client.sync import CallError, ScorerClient
 from rapo.config import GatewayConfig
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services import gateway as module
-from services.gateway import REASON_KEY, SECRET_KEY, Gateway, GatewaySettings
-from services.routes import Routes
+from services.gateway import server as module
+from services.gateway.routes import Routes
+from services.gateway.server import REASON_KEY, SECRET_KEY, Gateway, GatewaySettings
 
 
 class Upstream(scorer_pb2_grpc.AestheticScorerServicer):

@@ -13,9 +13,9 @@ from serving import FakeScorer, call_lines, gateway_on, settings_for, upstream_o
 
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services import bulk
-from services.gateway import Gateway
-from services.tokens import token_line
+from services.gateway import bulk
+from services.gateway.server import Gateway
+from services.gateway.tokens import token_line
 
 SECRET_PICTURE = b"0.123456"
 

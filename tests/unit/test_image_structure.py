@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.image_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, MAX_TAG_VALUES
-from rapo.images import FORMATS, decode_image
+from rapo.images.decode import FORMATS, decode_image
+from rapo.images.structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, MAX_TAG_VALUES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -157,7 +157,7 @@ class TestBombs:
 import io, resource, sys
 import numpy as np
 from PIL import Image
-from rapo.images import decode_image
+from rapo.images.decode import decode_image
 side = 4000
 kinds = {
     "I;16": lambda: Image.fromarray(np.zeros((side, side), np.uint16)),

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.images import FORMATS, REASONS, check_image_file, decode_image, read_image_bytes
+from rapo.images.decode import FORMATS, REASONS, check_image_file, decode_image, read_image_bytes
 from rapo.records import ImageRecord
 
 SMALL = ImageConfig(min_side=1)

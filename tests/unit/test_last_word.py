@@ -11,7 +11,7 @@ import pytest
 
 _PROGRAM = """
 import os, signal, sys
-from cluster.last_word import last_word
+from cluster.remote.exit_watchdog import last_word
 with last_word("it is gone", sys.stderr):
     exec(sys.argv[1])
 """

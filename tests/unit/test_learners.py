@@ -1,6 +1,6 @@
 """The parts of the learner group that need no Ray."""
 
-from cluster.learners import merge_metrics
+from cluster.learner.group import merge_metrics
 
 
 def test_sums_over_ranks_become_means_per_token():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.limits import _MAX_BUCKETS, RateLimit
+from services.gateway.rate_limit import _MAX_BUCKETS, RateLimit
 
 
 class Clock:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.logs import clean, run_id, run_log
+from cluster.monitoring.logs import clean, run_id, run_log
 
 
 def _rows(path: Path) -> list[dict]:

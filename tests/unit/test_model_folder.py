@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rapo.errors import ModelError
-from rapo.model_folder import check_model_folder
+from rapo.models.folder import check_model_folder
 
 FILES = {
     "config.json": json.dumps({"model_type": "qwen2_5_vl", "hidden_size": 8}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.models_file import Models, read_models, roll_out, watch_models
+from cluster.cli.served_models import Models, read_models, roll_out, watch_models
 from rapo.errors import ConfigError, RoleError
 
 
@@ -129,7 +129,7 @@ def test_a_version_that_does_not_start_takes_the_others_back(folders: Path) -> N
 def test_the_command_takes_a_folder_or_a_file(arguments: list[str]) -> None:
     from typer.testing import CliRunner
 
-    from cluster.cli import app
+    from cluster.cli.main import app
 
     result = CliRunner().invoke(app, ["serve", *arguments])
     assert result.exit_code == 2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.faults import Fault
-from cluster.member import Member, State
-from cluster.observe import Observer
-from cluster.work import Drawn, Task
+from cluster.monitoring.monitor import Observer
+from cluster.remote.faults import Fault
+from cluster.rollout.tasks import Drawn, Task
+from cluster.rollout.worker_handle import Member, State
 from rapo.config import load_config
 from rapo.records import ImageRecord
 

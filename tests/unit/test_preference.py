@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapo.algorithm.preference import order, preference, preference_matrix
+from rapo.algorithm.reward import rapo_rewards
 from rapo.config import RewardSettings
-from rapo.preference import order, preference, preference_matrix
-from rapo.reward import rapo_rewards
 
 UNIT = st.floats(0, 1)
 SD = st.floats(0, 0.5)

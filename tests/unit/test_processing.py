@@ -6,13 +6,13 @@ import torch
 from builders import picture
 from PIL import Image
 
-from rapo.answer import format_completion
+from rapo.answers.parse import format_completion
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.errors import ModelError
 from rapo.inference.pictures import picture_of
 from rapo.policy.embedded import SPECIAL_TOKENS
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
-from rapo.prompts import SCORE_PROMPT
 
 SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
 

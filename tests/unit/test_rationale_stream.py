@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rapo.answer import parse_answer
-from rapo.rationale_stream import RationaleStream
+from rapo.answers.parse import parse_answer
+from rapo.answers.rationale_stream import RationaleStream
 
 TEXTS = [
     "<think>calm light; deep shadow.</think><answer>0.61</answer>",

@@ -12,9 +12,9 @@ import pytest
 from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
 
-from rapo.call_error import CallError
+from rapo.client.errors import CallError
+from rapo.client.raydata import ADDED, ScoreImages
 from rapo.errors import DataError
-from rapo.raydata import ADDED, ScoreImages
 
 
 @pytest.fixture

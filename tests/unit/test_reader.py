@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rapo.answers.readout import CHARACTERS, TEXTS, expectation
 from rapo.errors import ModelError
 from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
 from rapo.inference.asking import Ask, Picture, Reading, Sampling
 from rapo.inference.core import Written
 from rapo.inference.reader import Reader
-from rapo.readout import CHARACTERS, TEXTS, expectation
 
 STOP, PAD = 0, 7
 #: Tokens of several characters; every other token is one character, its id the character's code.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rapo.answers.readout import ANSWERS, CHARACTERS, NEGLIGIBLE, NODES, TEXTS, AnswerTree, expectation
 from rapo.errors import ServiceError
-from rapo.readout import ANSWERS, CHARACTERS, NEGLIGIBLE, NODES, TEXTS, AnswerTree, expectation
 
 
 def model(seed: int, sharpness: float = 1.0) -> dict[str, np.ndarray]:

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster import plots
-from cluster.findings import read_findings
-from cluster.gallery import choose, rationale, thumbnail
-from cluster.report import render, write_report
-from rapo.answer import format_completion
+from cluster.files.alerts import read_findings
+from cluster.report import plots
+from cluster.report.build import render, write_report
+from cluster.report.gallery import choose, rationale, thumbnail
+from rapo.answers.parse import format_completion
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.special import ndtr
 
-import rapo.reward
+from rapo.algorithm import reward
+from rapo.algorithm.reward import RewardSettings, rapo_rewards
 from rapo.config import load_config
 from rapo.errors import DataError
-from rapo.reward import RewardSettings, rapo_rewards
 
 TIES = ("half", "win", "drop", "soft")
 TERMS = ("absolute", "relative", "format", "total", "advantage")
@@ -182,7 +182,7 @@ def test_relative_rewards_the_right_order():
 def test_blocks_equal_the_whole(monkeypatch, elements, ties):
     data, chosen = batch(3, images=23), RewardSettings(ties=ties)
     whole = rapo_rewards(**data, settings=chosen)
-    monkeypatch.setattr(rapo.reward, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(reward, "_BLOCK_ELEMENTS", elements)
     blocks = rapo_rewards(**data, settings=chosen)
     for name in TERMS:
         np.testing.assert_array_equal(getattr(blocks, name), getattr(whole, name))

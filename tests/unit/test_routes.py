@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.routes import Routes
+from services.gateway.routes import Routes
 
 
 def test_the_default_answers_where_none_is_named() -> None:

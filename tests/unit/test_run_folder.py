@@ -2,7 +2,7 @@ import fcntl
 
 import pytest
 
-from cluster.run_folder import _MAY_CHANGE, RunFolder
+from cluster.files.run_folder import _MAY_CHANGE, RunFolder
 from rapo.config import dump_config, load_config
 from rapo.errors import RunFolderError
 

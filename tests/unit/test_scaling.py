@@ -6,8 +6,9 @@ import fcntl
 
 import pytest
 
-from cluster import scaling
-from cluster.scaling import Requests, ask_for, scale_run
+from cluster.cli.scale import scale_run
+from cluster.rollout import scale_requests as scaling
+from cluster.rollout.scale_requests import Requests, ask_for
 from rapo.config import dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 

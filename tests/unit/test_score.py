@@ -15,10 +15,10 @@ import pytest
 from fake_scorer import FakeScorer, serving
 from rich.console import Console
 
-from cluster.score import score_paths
-from cluster.score_inputs import find_images
-from cluster.score_table import COLUMNS, ScoreTable
-from rapo.client import ScorerClient
+from cluster.cli.score import score_paths
+from cluster.cli.score_inputs import find_images
+from cluster.cli.score_table import COLUMNS, ScoreTable
+from rapo.client.sync import ScorerClient
 from rapo.errors import DataError, ServiceError
 
 
@@ -148,7 +148,17 @@ def test_a_crash_loses_no_row(client: ScorerClient, scorer: FakeScorer, photos: 
     for number in range(30):
         (photos / f"e{number:02}.jpg").write_text(str(number))
     scorer.delay_s = 0.02
-    command = [sys.executable, "-m", "cluster.cli", "score", str(photos), "-o", str(output), "--server", client.target]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.cli.main",
+        "score",
+        str(photos),
+        "-o",
+        str(output),
+        "--server",
+        client.target,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     partial = tmp_path / "scores.csv.partial.jsonl"
     deadline = time.monotonic() + 60
@@ -253,7 +263,7 @@ def test_no_service_is_one_error(photos: Path) -> None:
 def test_the_command_needs_only_the_light_installation() -> None:
     heavy = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy", "PIL", "pydantic", "tomli_w")
     code = (
-        "import sys, cluster.cli, cluster.score, cluster.score_local; "
+        "import sys, cluster.cli.main, cluster.cli.score, cluster.cli.score_local; "
         f"sys.exit(','.join(m for m in {heavy} if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

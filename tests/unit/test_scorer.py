@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rapo.card import Card, Scale
+from rapo.answers.readout import NODES, AnswerTree
 from rapo.config import Config, load_config
 from rapo.inference.asking import Ask, Completion, Picture, Reading
-from rapo.readout import NODES, AnswerTree
+from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
-from services.judging import Judge
-from services.scorer import Scorer
-from services.wire import FIELD_KEY, REASON_KEY, SECRET_KEY
+from services.names import FIELD_KEY, REASON_KEY, SECRET_KEY
+from services.replica.image_scorer import Judge
+from services.replica.servicer import Scorer
 
 GOOD = "<think>calm light</think><answer>0.61</answer>"
 

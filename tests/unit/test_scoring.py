@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from builders import group
 
-from rapo.answer import format_completion
+from rapo.algorithm.scoring import score_groups
+from rapo.answers.parse import format_completion
 from rapo.config import RewardSettings
-from rapo.scoring import score_groups
 
 
 def answers(*scores: float | str) -> list[str]:

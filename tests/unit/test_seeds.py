@@ -1,12 +1,12 @@
 import subprocess
 import sys
 
-from rapo.seeds import derive_seed
+from rapo.util.seeds import derive_seed
 
 
 def test_another_process_derives_the_same_seed():
     """`hash()` would not: it is salted per process."""
-    code = "from rapo.seeds import derive_seed; import sys; sys.stdout.write(str(derive_seed(0, 'ü.png', 12)))"
+    code = "from rapo.util.seeds import derive_seed; import sys; sys.stdout.write(str(derive_seed(0, 'ü.png', 12)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert int(done.stdout) == derive_seed(0, "ü.png", 12)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, ModelError
-from rapo.seen import ModelView
+from rapo.images.model_view import ModelView
 
 if TYPE_CHECKING:
     from rapo.policy.processing import PolicyProcessor

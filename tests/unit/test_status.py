@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.pipeline import Pipeline
-from cluster.run_folder import RunFolder
-from cluster.status import driver_of, run_facts
-from cluster.status_view import show_status, watch_status
+from cluster.cli.status import driver_of, run_facts
+from cluster.cli.status_view import show_status, watch_status
+from cluster.files.run_folder import RunFolder
+from cluster.pipeline.runner import Pipeline
 from rapo.config import Config
 from rapo.errors import RunFolderError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.telemetry import Telemetry, TensorBoardBackend, open_telemetry, scalars, worker_counts
+from cluster.monitoring.telemetry import Telemetry, TensorBoardBackend, open_telemetry, scalars, worker_counts
 from rapo.config import load_config
 
 ROW = {"step": 3, "loss": 0.25, "invalid/no_think": 0.1, "seconds": {"rollout": 2.0}, "nan": float("nan"), "text": "x",
@@ -136,7 +136,7 @@ def test_a_backend_that_cannot_start_is_only_warned_of(tmp_path: Path, monkeypat
 
 
 def test_a_missing_wandb_is_said_before_anything_starts() -> None:
-    from cluster.check import problems
+    from cluster.cli.check import problems
 
     found = problems(load_config(None, ["telemetry.wandb_project=mine"]), ["rapo"])
     assert any("pip install 'rapo[wandb]'" in line for line in found)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.token_command import token_for
+from cluster.cli.token import token_for
 from rapo.errors import ConfigError
-from services.tokens import Tokens, new_token, read_tokens, token_line
+from services.gateway.tokens import Tokens, new_token, read_tokens, token_line
 
 
 def digest(token: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.trace import Span, Trace, chrome_trace
+from cluster.monitoring.trace import Span, Trace, chrome_trace
 
 
 def _events(path: Path) -> list[dict]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import group, picture, png, scored
 
-from rapo.answer import format_completion
-from rapo.balance import Share
+from rapo.algorithm.partition import Share
+from rapo.answers.parse import format_completion
 from rapo.config import load_config
 from rapo.policy.batch import collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, learning_rate_factor

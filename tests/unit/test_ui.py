@@ -13,11 +13,11 @@ from fake_scorer import FakeScorer, busy, serving
 from PIL import Image
 from starlette.testclient import TestClient
 
-from rapo.aio_client import AsyncScorerClient
+from rapo.client.aio import AsyncScorerClient
 from rapo.config import ImageConfig
 from rapo.errors import ResourceError
-from rapo.seen import ModelView
-from services.ui import PageServer, PageSettings, build_page
+from rapo.images.model_view import ModelView
+from services.ui.server import PageServer, PageSettings, build_page
 
 PORT = 8501
 HERE = f"http://127.0.0.1:{PORT}"

@@ -5,8 +5,8 @@ import time
 import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-from cluster import waiting
-from cluster.waiting import explain, run_limited
+from cluster.remote import waiting
+from cluster.remote.waiting import explain, run_limited
 from rapo.errors import DataError, ResourceError, RoleError, WeightError
 
 

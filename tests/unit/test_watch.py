@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cluster.files import append_jsonl
+from cluster.files.atomic import append_jsonl
+from rapo.algorithm.alerts import COLLAPSE, Finding, Kind, Watch, srcc_standard_error
 from rapo.config import Config, WatchConfig, load_config
-from rapo.watch import COLLAPSE, Finding, Kind, Watch, srcc_standard_error
 
 SEEDS = range(200)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rapo.whole import whole_folder
+from rapo.util.atomic_dir import whole_folder
 
 
 def test_the_folder_replaces_the_old_one_at_the_end(tmp_path):

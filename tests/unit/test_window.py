@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.window import Ready, Window
+from cluster.training.staleness import Ready, Window
 
 
 def ready(ticket: int, version: int, dataset: str = "d") -> Ready:

@@ -1,0 +1,1 @@
+"""Commands: what `rapo` does on a command line."""

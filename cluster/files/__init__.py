@@ -1,0 +1,1 @@
+"""Files: everything that a run writes and reads on disk."""

@@ -1,0 +1,1 @@
+"""Learner group: DeepSpeed ranks as Ray actors, and their recovery."""

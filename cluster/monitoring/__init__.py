@@ -1,0 +1,1 @@
+"""Monitoring: metrics, traces and logs of a live run."""

@@ -1,0 +1,107 @@
+"""AesCoT: critiques for a balanced sample of the training images, filtered by a judge, as a Ray Data pipeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.files.atomic import write_json
+from cluster.files.parquet import write_parquet
+from cluster.remote.waiting import run_limited
+from rapo.aescot.select import balanced_sample
+from rapo.config import Config
+from rapo.errors import DataError
+from rapo.records import ImageRecord
+from rapo.util.seeds import derive_seed
+
+CRITIQUES = "critiques.parquet"
+#: With fewer critiques than this the cold start can only learn them by heart.
+FEW = 50
+#: Ray Data's default is to restart for ever, which a picture that kills its actor would make endless.
+_RETRIES = 2
+
+
+def write_aescot(
+    config: Config, train: Sequence[ImageRecord], out: Path, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`; the manifest.
+
+    Raises `DataError` where no critique is kept.
+    """
+    settings = config.aescot
+    rng = np.random.default_rng(derive_seed(config.run.seed, "aescot"))
+    chosen, shortfall = balanced_sample(
+        [r.score for r in train], [r.uid for r in train], settings.bands, settings.images, rng
+    )
+    rows = _generate(config, [train[i] for i in chosen], progress)
+    rejected = Counter(row["reason"] for row in rows if not row["keep"])
+    kept = len(rows) - sum(rejected.values())
+    manifest: dict[str, Any] = {
+        "generated": len(rows),
+        "kept": kept,
+        "rejected": dict(sorted(rejected.items())),
+        "teacher": settings.teacher.kind,
+        "bands": list(settings.bands),
+        "shortfall": shortfall,
+        "seed": config.run.seed,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_parquet(out / CRITIQUES, rows)
+    write_json(out / "manifest.json", manifest)
+    if kept == 0:
+        raise DataError(
+            f"the judge kept none of {len(rows)} critiques (rejected: {dict(rejected)}). "
+            f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for pictures unlike the embedded ones."
+        )
+    return manifest
+
+
+def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Run teacher and judge as actor pools over the records; rows sorted by uid, whatever order they came back in."""
+    import ray
+
+    from actors.judge import Judge
+
+    settings = config.aescot
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = ray.data.from_items(
+        [{"uid": r.uid, "dataset": r.dataset, "path": str(r.path), "score": r.score} for r in records],
+        override_num_blocks=max(1, min(16, len(records) // settings.batch_size)),
+    )
+    for role, actor in ((settings.teacher, _teacher(settings.teacher.kind)), (settings.judge, Judge)):
+        gpus = getattr(role, "gpus", 0.0)
+        dataset = dataset.map_batches(
+            actor,
+            fn_constructor_args=(config,),
+            batch_size=settings.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=role.actors),
+            num_cpus=role.cpus,
+            num_gpus=gpus or None,
+            max_restarts=_RETRIES,
+            max_task_retries=_RETRIES,
+        )
+    rows: list[dict[str, Any]] = []
+
+    def collect() -> None:
+        for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
+            rows.extend(batch.to_pylist())
+
+    run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))
+    return sorted(rows, key=lambda row: row["uid"])
+
+
+def _teacher(kind: str) -> type:
+    """The class that writes critiques for a teacher kind."""
+    if kind == "vllm":
+        from actors.vllm_teacher import VllmTeacher
+
+        return VllmTeacher
+    from actors.teacher import MeasuringTeacher
+
+    return MeasuringTeacher

@@ -1,0 +1,1 @@
+"""Report: report.json, report.html and their plots."""

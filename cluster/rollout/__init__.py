@@ -1,0 +1,1 @@
+"""Rollout fleet: workers that join, leave and die during a run."""

@@ -1,0 +1,24 @@
+"""Tells Ray's autoscaler what a run needs, where the cluster has one."""
+
+from __future__ import annotations
+
+from cluster.rollout.worker_handle import bundle
+from rapo.config import Config
+
+
+def request_capacity(config: Config, workers: int | None) -> None:
+    """Ask for room for the learner ranks and `workers` rollout workers, whatever runs on it now; None takes the request back.
+
+    Without an autoscaler nobody listens, which does no harm. A local instance has none.
+    """
+    if config.ray.address is None:
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    if workers is None:
+        request_resources(bundles=[])
+        return
+    learner = {"CPU": config.learner.cpus, "GPU": config.learner.gpus}
+    wanted = [bundle(config.rollout)] * workers
+    wanted += [{name: amount for name, amount in learner.items() if amount}] * config.learner.workers
+    request_resources(bundles=[one for one in wanted if one])

@@ -1,0 +1,1 @@
+"""Terminal: what a person sees while a run goes on."""

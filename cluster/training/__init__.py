@@ -1,0 +1,1 @@
+"""Training: the RAPO loop, its buffers and its checkpoints."""

@@ -1,0 +1,62 @@
+"""The model that a run ends with: the best by validation SRCC, or the last."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cluster.learner.recovery import DurableLearners
+from cluster.remote.weights import WeightVersion
+from rapo.config import Config
+
+
+class BestModel:
+    """Keeps the model of the best validation result in `folder`/step-*; before any training that is `start_dir` itself."""
+
+    def __init__(self, config: Config, learners: DurableLearners, start_dir: Path, folder: Path) -> None:
+        self._by_validation = config.rapo.select == "best"
+        self._learners = learners
+        self._start_dir = start_dir
+        self._folder = folder
+        self._srcc = float("-inf")
+        self._step: int | None = None
+
+    def consider(self, srcc: float, step: int, weights: WeightVersion | None) -> None:
+        """Keep the model of `step` (`weights` None: the one that training started from) if it is the best so far."""
+        if self._by_validation and srcc > self._srcc:
+            if weights is not None:
+                self._save(step, weights)
+            self._srcc, self._step = srcc, step
+
+    def select(self, step: int, last: WeightVersion) -> tuple[Path, int]:
+        """The selected model's folder and step. Without a validation result there is nothing to choose by: the last."""
+        if self._step is None:
+            return self._save(step, last), step
+        folder = self._start_dir if self._step == 0 else self._path(self._step)
+        self.prune(())
+        return folder, self._step
+
+    def state(self) -> dict[str, Any]:
+        return {"srcc": self._srcc if self._step is not None else None, "step": self._step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if state["step"] is not None and (state["step"] == 0 or self._path(state["step"]).is_dir()):
+            self._srcc, self._step = state["srcc"], state["step"]
+
+    def prune(self, saved: Iterable[dict[str, Any]]) -> None:
+        """Remove the models that are neither the best now nor that of a `state` which the run may go back to."""
+        kept = {self._step, *(state["step"] for state in saved)}
+        for folder in self._folder.glob("step-*"):
+            if int(folder.name.removeprefix("step-")) not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _save(self, step: int, weights: WeightVersion) -> Path:
+        folder = self._path(step)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._learners.save_model(folder, self._start_dir, weights)
+        return folder
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"

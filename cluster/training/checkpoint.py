@@ -1,0 +1,132 @@
+"""The run's whole state on disk, so that a run whose driver died goes on where it was.
+
+    rapo/state/step-000025/learner/state/*   the ranks' weights, optimiser, schedule and random generators
+                           groups.pkl        groups that were drawn and not used yet
+                           state.json        step, window, best model, validation
+                           manifest.json     size and checksum of each of these files
+
+A state appears whole or not at all. It is verified before it is used; one that is damaged is set aside, and the one
+before it taken.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.files.atomic import disk_full_named, read_json, write_atomic, write_json
+from rapo.errors import RunFolderError
+from rapo.util.atomic_dir import whole_folder
+from rapo.util.file_manifest import Entries, damage, entries_of
+
+_MANIFEST, _STATE, _GROUPS, _LEARNER = "manifest.json", "state.json", "groups.pkl", "learner"
+_CONVERTED = "converted"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified state. `state` is what the controller saved; `groups` by ticket."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+    groups: dict[int, Any]
+
+    @property
+    def learner(self) -> Path:
+        return self.folder / _LEARNER
+
+
+class Checkpoints:
+    """The states in `folder`, the last `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def write(
+        self, step: int, state: dict[str, Any], groups: dict[int, Any], save_learner: Callable[[Path], Entries]
+    ) -> None:
+        """Write the state after `step`; `save_learner` writes the ranks' files into a folder and says which.
+
+        Raises `ResourceError` where the disk is full; the states before are then untouched.
+        """
+        target = self._folder / _name(step)
+        with disk_full_named(target), whole_folder(target) as aside:
+            aside.mkdir(parents=True)
+            entries = {f"{_LEARNER}/{name}": entry for name, entry in save_learner(aside / _LEARNER).items()}
+            write_atomic(aside / _GROUPS, pickle.dumps(groups, protocol=5))
+            write_json(aside / _STATE, {"step": step, **state})
+            entries |= entries_of(aside, [aside / _GROUPS, aside / _STATE])
+            write_json(aside / _MANIFEST, entries)
+        for old in (*self._folders()[: -self._keep], *self._folder.glob(f"{_CONVERTED}-*")):
+            shutil.rmtree(old, ignore_errors=True)
+
+    def converted(self, checkpoint: Checkpoint) -> Path:
+        """Where a state that is rewritten for another number of ranks goes, until the next one is written; nothing is there."""
+        folder = self._folder / f"{_CONVERTED}-{checkpoint.folder.name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def kept(self) -> Iterator[dict[str, Any]]:
+        """What the controller saved in each state that is kept."""
+        for folder in self._folders():
+            yield read_json(folder / _STATE)
+
+    def latest(self, note: Callable[[str], None]) -> Checkpoint | None:
+        """The newest state that is whole; `note` is told of those that are not, which are renamed."""
+        for folder in reversed(self._folders()):
+            problem = _problem(folder)
+            if problem is None:
+                state = read_json(folder / _STATE)
+                groups = pickle.loads((folder / _GROUPS).read_bytes())
+                return Checkpoint(folder, state["step"], state, groups)
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            note(
+                f"the state of step {int(folder.name.removeprefix('step-'))} is damaged ({problem}); it is set aside as {aside}"
+            )
+        return None
+
+    @property
+    def newest(self) -> int:
+        """The step of the newest state, verified or not; 0 where there is none."""
+        folders = self._folders()
+        return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
+    def _folders(self) -> list[Path]:
+        found = self._folder.glob("step-*") if self._folder.is_dir() else ()
+        return sorted(path for path in found if path.suffix == "")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        entries = read_json(folder / _MANIFEST)
+        return damage(folder, entries)
+    except (RunFolderError, AttributeError, TypeError, ValueError) as error:
+        return f"its manifest cannot be read: {error}"
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Take the rows of later steps out of a JSON-lines file; they are about to be written again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # torn by the crash
+            continue
+        if row.get("step", 0) <= step:
+            kept.append(line)
+    write_atomic(path, "".join(f"{line}\n" for line in kept))

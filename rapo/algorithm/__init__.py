@@ -1,0 +1,1 @@
+"""Algorithm: RAPO without any framework: rewards, batches, alerts."""

@@ -1,0 +1,1 @@
+"""Answers: the prompt, and how a score is read from what the model writes."""

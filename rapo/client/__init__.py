@@ -1,0 +1,1 @@
+"""Client: the gRPC clients of the scorer."""

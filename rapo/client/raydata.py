@@ -1,0 +1,111 @@
+"""Scoring as a step of a data pipeline: a callable for Ray Data's `map_batches`, which serves `datasets.map` as well.
+
+    ds.map_batches(ScoreImages, fn_constructor_args=("scorer:50051",), compute=ray.data.ActorPoolStrategy(size=4))
+
+It imports neither Ray nor NumPy: it is called with a batch as a dict of columns and gives it back with columns added.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rapo.client.sync import ScorerClient
+from rapo.client.types import Image, Outcome, ScoreOptions
+from rapo.errors import ConfigError, DataError, ImageError
+
+#: The columns that are added. Where there is no score, the first two are NaN (null with `null=None`) and `error` says why; it is
+#: empty otherwise, never null: a block of nothing but nulls has no type, and does not go into one file with the others.
+ADDED = ("aesthetic_score", "aesthetic_score_std", "error")
+
+_NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
+
+
+class ScoreImages:
+    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch; no row is left out.
+
+    `column` holds encoded bytes or paths that this process can read; without it, `bytes` is taken or else `path`. `options` are
+    `ScoreOptions`, `client` the arguments of `ScorerClient` (`token_file`, `ca`, ...). `rationale` and `native_score` are
+    added where asked for. `null` stands for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
+
+    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError` where the scorer is gone,
+    so that the pipeline's own retries take over instead of a data set full of errors.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        column: str | None = None,
+        *,
+        options: ScoreOptions | None = None,
+        client: Mapping[str, Any] | None = None,
+        in_flight: int | None = None,
+        null: float | None = math.nan,
+    ) -> None:
+        if isinstance(options, str) or isinstance(client, str):
+            raise ConfigError("options and client are dictionaries, such as options={'readout': 'fast'}")
+        self._column = column
+        # Without being asked for, text is not sent for nothing.
+        self._options: ScoreOptions = {"rationale": False, **(options or {})}
+        self._in_flight = in_flight
+        self._null = null
+        self._arguments = (target, dict(client or {}))
+        self._client = ScorerClient(target, **dict(client or {}))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the columns added, as lists in the order of its rows."""
+        column = self._column or next((name for name in ("bytes", "path") if name in batch), None)
+        if column is None or column not in batch:
+            raise DataError(
+                f"no column {column or 'bytes or path'!r} in {', '.join(batch)}; say which holds the images."
+            )
+        images = [_image(value, column) for value in batch[column]]
+        present = [image for image in images if image is not None]
+        scored = iter(list(self._client.score_many(present, self._in_flight, **self._options)))
+        return {**batch, **self._columns([next(scored) if image is not None else _NO_IMAGE for image in images])}
+
+    def _columns(self, outcomes: list[Outcome]) -> dict[str, list[Any]]:
+        results = [outcome.result for outcome in outcomes]
+        missing = self._null
+        added: dict[str, list[Any]] = {
+            "aesthetic_score": [missing if item is None else item.score for item in results],
+            "aesthetic_score_std": [missing if item is None or item.std is None else item.std for item in results],
+            "error": ["" if outcome.error is None else str(outcome.error) for outcome in outcomes],
+        }
+        if self._options.get("rationale"):
+            added["rationale"] = ["" if item is None else item.rationale for item in results]
+        if self._options.get("native_scale"):
+            added["native_score"] = [
+                missing if item is None or item.native_score is None else item.native_score for item in results
+            ]
+        return added
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travels to other processes as its arguments; each makes connections of its own."""
+        target, client = self._arguments
+        return _rebuild, (target, self._column, self._options, client, self._in_flight, self._null)
+
+
+def _rebuild(
+    target: str,
+    column: str | None,
+    options: ScoreOptions,
+    client: Mapping[str, Any],
+    in_flight: int | None,
+    null: float | None,
+) -> ScoreImages:
+    return ScoreImages(target, column, options=options, client=client, in_flight=in_flight, null=null)
+
+
+def _image(value: Any, column: str) -> Image | None:
+    if (
+        isinstance(value, dict) and {"bytes", "path"} & value.keys()
+    ):  # how `datasets` keeps an image that is not decoded
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytearray | memoryview):
+        value = bytes(value)
+    if value is None or isinstance(value, bytes | str | os.PathLike):
+        return value
+    raise DataError(f"{column!r} holds a {type(value).__name__}; encoded bytes or paths are needed.")

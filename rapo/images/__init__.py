@@ -1,0 +1,1 @@
+"""Images: safe decoding of untrusted files."""

@@ -1,0 +1,215 @@
+"""Safe decoding: an image is judged by its header before a pixel of it is decoded, and is RGB afterwards.
+
+Every way in (training data, rollouts, the service) goes through `decode_image`, so that the model sees the same
+pixels for the same bytes everywhere. No setting of Pillow is changed: many threads decode at the same time.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from rapo.config import ImageConfig
+from rapo.errors import ImageError
+from rapo.images.structure import check_frames, check_structure
+from rapo.records import ImageRecord
+
+#: Pillow's names of the formats that are accepted. A JPEG that holds several pictures (MPO) counts as JPEG.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+#: Stable words for counting, see `ImageError.reason`.
+REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_format", "too_many_pixels", "too_small",
+                            "too_elongated", "too_many_frames", "too_complex", "truncated")  # fmt: skip
+
+#: Qwen2.5-VL's processor refuses a picture whose sides differ by more than this factor.
+MAX_ASPECT = 200
+
+_STRIP_ROWS = 256
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns of what is an error here or does no harm, in words taken from the file: a flood in a service's log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# What Pillow's plugins raise on damaged input; they have no common base.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
+                  RuntimeError, AssertionError, struct.error, zlib.error)  # fmt: skip
+
+
+def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Image:
+    """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
+
+    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not applied. What
+    follows the picture in the file is ignored; what stands before it makes it a file of an unknown format.
+    Raises `ImageError` with one of `REASONS`.
+    """
+    _check_size(len(data), limits)
+    check_structure(data, limits)
+    with _open(io.BytesIO(data), limits) as image:
+        return _decode(image)
+
+
+def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -> bytes:
+    """The encoded bytes of a record, from memory or from its file; the size is checked before the file is read.
+
+    Raises `ImageError` with the reason missing, empty or too_many_bytes.
+    """
+    if record.data is not None:
+        _check_size(len(record.data), limits)
+        return record.data
+    if record.path is None:
+        raise ImageError(f"image {record.uid!r} has neither a path nor data", reason="missing")
+    return read_image_file(record.path, limits)
+
+
+def read_image_file(path: Path, limits: ImageConfig = ImageConfig()) -> bytes:
+    """The bytes of an image file; `ImageError` with the reason missing, empty or too_many_bytes."""
+    _check_file(path, limits)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read image file {path}: {error.strerror or error}", reason="missing") from error
+
+
+def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> None:
+    """Raise `ImageError` if the file is not usable; `decode=False` looks at the header only and reads no more."""
+    if decode:
+        decode_image(read_image_file(path, limits), limits)
+        return
+    _check_file(path, limits)
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise ImageError(f"cannot read image file {path}: {error.strerror or error}", reason="missing") from error
+    with stream, _open(stream, limits):
+        pass
+
+
+def _check_file(path: Path, limits: ImageConfig) -> None:
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"image file not found: {path}", reason="missing") from error
+    if not path.is_file():
+        raise ImageError(f"not an image file: {path}", reason="missing")
+    _check_size(size, limits)
+
+
+def _check_size(size: int, limits: ImageConfig) -> None:
+    if size == 0:
+        raise ImageError("the image has no bytes", reason="empty")
+    if size > limits.max_bytes:
+        raise ImageError(
+            f"the image has {size:,} bytes; image.max_bytes allows {limits.max_bytes:,}", reason="too_many_bytes"
+        )
+
+
+def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
+    """Parse the header and check it against the limits; no pixel is decoded."""
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})", reason="unknown_format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own ceiling (about 179 million pixels) stays in force above ours.
+        raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
+    except _DECODE_ERRORS as error:
+        raise ImageError(f"the image header is truncated or damaged{_why(error)}", reason="truncated") from error
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"the image has {width} x {height} pixels; image.max_pixels allows {limits.max_pixels:,}",
+            reason="too_many_pixels",
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageError(
+            f"the image has {width} x {height} pixels; each side needs image.min_side = {limits.min_side}",
+            reason="too_small",
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"the image has {width} x {height} pixels; its sides may differ by a factor of {MAX_ASPECT}",
+            reason="too_elongated",
+        )
+    if image.format != "TIFF":  # whose pages would be walked for it; `check_structure` has done so
+        check_frames(getattr(image, "n_frames", 1), limits)
+    return image
+
+
+def _why(error: Exception) -> str:
+    """What a decoder says, as one short line: it may quote the file, or an object's address."""
+    words = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(error).split("\n")[0])
+    return f": {words[:120]}" if words and " at 0x" not in words else ""
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
+    except MemoryError as error:
+        raise ImageError("the image needs more memory than there is to decode it", reason="too_complex") from error
+    except _DECODE_ERRORS as error:
+        raise ImageError(f"the image is truncated or damaged{_why(error)}", reason="truncated") from error
+    turn = _ORIENTATIONS.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DECODE_ERRORS:
+        return 1  # damaged metadata does not make a good picture bad
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        return _on_white(image)
+    # `convert` returns a copy, so the result never holds on to the file's bytes.
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Composited strip by strip: whole copies of a large picture with alpha would take a gigabyte."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return result
+
+
+def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """Deep greyscale to 8 bit. 16-bit white is 65535; wider types have no fixed white: the usual one that fits."""
+    if pixels.dtype.itemsize == 2:
+        white = 65535.0
+    else:
+        peak = float(np.max(pixels, initial=0, where=np.isfinite(pixels)))
+        usual = (1.0, 255.0, 65535.0) if pixels.dtype.kind == "f" else (255.0, 65535.0)
+        white = next((value for value in usual if peak <= value), peak)
+    result = np.empty(pixels.shape, np.uint8)
+    with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is only copied
+        for top in range(0, len(pixels), _STRIP_ROWS):  # float64 takes eight times the space
+            finite = np.nan_to_num(pixels[top : top + _STRIP_ROWS].astype(np.float64), posinf=white, neginf=0.0)
+            result[top : top + _STRIP_ROWS] = np.clip(np.rint(finite * (255.0 / white)), 0, 255)
+    return result

@@ -1,0 +1,82 @@
+"""What the model saw: a picture decoded, upright, and at the size that the image processor makes of it, without torch.
+
+The sizes are exactly the processor's. The pixels come from Pillow's resampling instead of torchvision's and differ from it by
+rounding; they are for people to look at, never for the model.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from rapo.config import ImageConfig
+from rapo.errors import ModelError
+from rapo.images.decode import decode_image
+
+_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The picture as a PNG, its size, and the size it had before, each as (width, height) in pixels."""
+
+    png: bytes
+    size: tuple[int, int]
+    original: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """The resizing of a model's image processor: sides are multiples of `factor`, the area lies in the given range."""
+
+    min_pixels: int
+    max_pixels: int
+    factor: int
+    resample: Image.Resampling = Image.Resampling.BICUBIC
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelView:
+        """The view of a model folder. Raises `ModelError` where its image processor is not described as expected."""
+        for name in _FILES:
+            if (folder / name).is_file():
+                break
+        else:
+            raise ModelError(f"{folder} holds no image processor ({' or '.join(_FILES)}).")
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            settings = settings.get("image_processor", settings)
+            size = settings["size"]
+            return cls(
+                min_pixels=int(size["shortest_edge"]),
+                max_pixels=int(size["longest_edge"]),
+                factor=int(settings["patch_size"]) * int(settings["merge_size"]),
+                resample=Image.Resampling(int(settings.get("resample", Image.Resampling.BICUBIC))),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{folder / name} does not describe an image processor of Qwen2.5-VL: {error!r}"
+            ) from error
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """The size at which the model sees a picture of `width` x `height` pixels."""
+        sides = [max(self.factor, round(side / self.factor) * self.factor) for side in (width, height)]
+        if sides[0] * sides[1] > self.max_pixels:
+            scale = math.sqrt(width * height / self.max_pixels)
+            sides = [max(self.factor, math.floor(side / scale / self.factor) * self.factor) for side in (width, height)]
+        elif sides[0] * sides[1] < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (width * height))
+            sides = [math.ceil(side * scale / self.factor) * self.factor for side in (width, height)]
+        return sides[0], sides[1]
+
+    def render(self, data: bytes, limits: ImageConfig) -> Seen:
+        """The picture of an encoded file as the model sees it. Raises `ImageError` where it cannot be used."""
+        image = decode_image(data, limits)
+        fitted = image.resize(self.size(*image.size), self.resample)
+        buffer = io.BytesIO()
+        fitted.save(buffer, format="PNG")
+        return Seen(buffer.getvalue(), fitted.size, image.size)

@@ -1,0 +1,1 @@
+"""Models: model folders and their cards."""

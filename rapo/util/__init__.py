@@ -1,0 +1,1 @@
+"""Utilities: atomic folders, manifests, caches, seeds."""

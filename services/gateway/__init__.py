@@ -1,0 +1,1 @@
+"""Gateway: the gRPC server that callers reach."""

@@ -1,0 +1,153 @@
+"""What surrounds every call, whatever its method: its id, deadline, log line, metrics, and the status it ends with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import INVALID_SPAN, Span, use_span
+
+from services.gateway.auth import client_of
+from services.gateway.metrics import Metrics
+from services.gateway.tracing import Tracing, trace_of
+from services.statuses import Refusal, Refused, abort, invalid
+
+Body = Callable[["Call", Any], Awaitable[bytes | None]]
+M = TypeVar("M", bound=Message)
+
+_SETTLE_S = 5.0
+
+logger = logging.getLogger("rapo.calls")
+
+
+@dataclass
+class Call:
+    """One call under way. `deadline` is on the monotonic clock, infinite where the caller set none."""
+
+    method: str
+    context: grpc.aio.ServicerContext
+    client: str
+    deadline: float
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    pictures: int = 0
+    size: int = 0
+    started: float = field(default_factory=monotonic)
+    span: Span = INVALID_SPAN
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _written: asyncio.Future[None] | None = None
+
+    async def write(self, message: bytes, limit_s: float) -> None:
+        """Send one message of a stream. Raises `TimeoutError` where the caller takes none for so long."""
+        async with self._writing:  # gRPC takes one message at a time
+            self._written = asyncio.ensure_future(self.context.write(message))
+            self._written.add_done_callback(_seen)
+            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the result.
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(self._written)
+
+    async def settled(self) -> bool:
+        """Whether a status may follow. A message that was given up on still occupies the call: gRPC would refuse the
+        status, and the caller would wait for it until its deadline."""
+        if self._written is not None and not self._written.done():
+            await asyncio.wait({self._written}, timeout=_SETTLE_S)
+        return self._written is None or self._written.done()
+
+    def parse(self, kind: type[M], message: bytes) -> M:
+        """The message, or the caller's mistake: passed on, Serve would answer INTERNAL to it."""
+        self.size += len(message)
+        try:
+            return kind.FromString(message)
+        except DecodeError as error:
+            raise invalid("", f"the request is not a {kind.DESCRIPTOR.full_name}", "not_a_message") from error
+
+
+class Calls:
+    """Counts the calls under way, and makes handlers out of bodies that raise `Refused`."""
+
+    def __init__(self, metrics: Metrics, max_calls: int, tracing: Tracing | None = None) -> None:
+        self._metrics = metrics
+        self._tracing = tracing or Tracing()
+        self._max_calls = max_calls
+        self._under_way = 0
+
+    def handler(self, method: str, body: Body, make: Callable[[Any], grpc.RpcMethodHandler]) -> grpc.RpcMethodHandler:
+        """A handler of the kind that `make` (of `grpc.*_rpc_method_handler`) makes, on bytes."""
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext) -> bytes | None:
+            remaining = context.time_remaining()
+            deadline = math.inf if remaining is None else monotonic() + remaining
+            call = Call(method, context, client_of(context), deadline)
+            call.span = self._tracing.call(method, context)
+            self._under_way += 1
+            self._metrics.calls_under_way.labels(method).inc()
+            code, reason = "CANCELLED", ""
+            try:
+                with use_span(call.span, record_exception=False, set_status_on_exception=False):
+                    result, refusal = await self._outcome(call, body, request)
+                code, reason = (refusal.code.name, refusal.reason) if refusal is not None else ("OK", "")
+            finally:
+                self._under_way -= 1
+                if code == "CANCELLED" and monotonic() >= deadline - 0.01:
+                    code = "DEADLINE_EXCEEDED"
+                self._done(call, code, reason)
+            if refusal is not None:
+                if not await call.settled():
+                    raise asyncio.CancelledError
+                await abort(context, refusal)
+            return result
+
+        return make(handle)
+
+    async def _outcome(self, call: Call, body: Body, request: Any) -> tuple[bytes | None, Refusal | None]:
+        try:
+            if self._under_way > self._max_calls:
+                words = "too many calls are under way; try again later"
+                raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "too_many_calls", retry_s=1.0))
+            return await body(call, request), None
+        except Refused as error:
+            return None, error.refusal
+        except grpc.aio.InternalError as error:  # a write to a caller who has gone
+            raise asyncio.CancelledError from error
+        except TimeoutError:
+            return None, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing moved within the time limit", "idle")
+        except Exception:
+            logger.exception("request %s failed", call.id)
+            words = f"the gateway failed; its log has the details of request {call.id}"
+            return None, Refusal(grpc.StatusCode.INTERNAL, words, "internal")
+
+    def _done(self, call: Call, code: str, reason: str) -> None:
+        seconds = monotonic() - call.started
+        metrics = self._metrics
+        metrics.calls_under_way.labels(call.method).dec()
+        metrics.calls.labels(call.method, code).inc()
+        metrics.call_seconds.labels(call.method).observe(seconds)
+        if call.pictures:
+            metrics.client_pictures.labels(call.client).inc(call.pictures)
+        traced = trace_of(call.span)
+        self._tracing.ended(call.span, code, reason, call_id=call.id, client=call.client, pictures=call.pictures)
+        logger.info(
+            "call=%s id=%s client=%s code=%s reason=%s pictures=%d bytes=%d ms=%.1f%s",
+            call.method,
+            call.id,
+            call.client,
+            code,
+            reason or "-",
+            call.pictures,
+            call.size,
+            1000 * seconds,
+            f" trace={traced}" if traced else "",
+        )
+
+
+def _seen(done: asyncio.Future[None]) -> None:
+    """Whoever waited for the message may have gone; its failure is then nobody's."""
+    if not done.cancelled():
+        done.exception()

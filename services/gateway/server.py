@@ -1,0 +1,299 @@
+"""The door of the service: a gRPC server in front of Ray Serve's.
+
+Serve's own proxy has no TLS, no authentication, no grpc.health.v1, and binds every interface. So nobody is sent
+there: callers reach this gateway, which listens where it is told, and passes each picture on with a secret that only
+it and the deployment know. What holds:
+- Without a known token (where there is a tokens file) every method answers UNAUTHENTICATED, and nothing else.
+- Nothing of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge the secret.
+- Only words that the deployment or the gateway chose come back; details of Ray's making (tracebacks, paths) do not.
+- No call outlives the caller's deadline, no picture the configured limit, and a caller who goes away cancels the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from rapo.config import GatewayConfig, RewardSettings
+from rapo.errors import ResourceError
+from rapo.v1 import scorer_pb2
+from services.gateway.auth import Door
+from services.gateway.bulk import Bulk
+from services.gateway.metrics import Metrics, MetricsPage
+from services.gateway.rank import Ranking
+from services.gateway.rate_limit import RateLimit
+from services.gateway.routes import Routes
+from services.gateway.rpc import Calls
+from services.gateway.score import Single
+from services.gateway.tls import Certificates, certificates
+from services.gateway.tokens import Tokens
+from services.gateway.tracing import Tracing
+from services.gateway.upstream import Upstream
+from services.names import REASON_KEY, SECRET_KEY, SERVICE
+from services.statuses import Refused
+
+__all__ = ["REASON_KEY", "SECRET_KEY", "SERVICE", "Gateway", "GatewaySettings"]
+
+_START_LIMIT_S = 30.0
+_PROBE_PERIOD_S = 5.0
+_FILES_PERIOD_S = 1.0
+
+# Per connection; a client that wants more waits or opens another one.
+_MAX_STREAMS = 1024
+_MAX_METADATA_BYTES = 16 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in seconds.
+
+    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_under_way` is how many pictures one
+    application works on and queues, 0 where that is not known.
+    """
+
+    host: str
+    port: int
+    upstream: str
+    secret: str
+    routes: Routes
+    max_message_bytes: int
+    request_timeout_s: float
+    options: GatewayConfig = field(default_factory=GatewayConfig)
+    gamma: float = RewardSettings().gamma
+    max_samples: int = 0
+    max_under_way: int = 0
+
+
+class Gateway:
+    """The gateway in a thread of its own, with its own event loop. `start` and `stop` may each be called once.
+
+    Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used, and for traces that cannot be sent.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.metrics = Metrics()
+        self._certificates: Certificates | None = certificates(settings.options)
+        self._tokens = None if settings.options.tokens is None else Tokens(settings.options.tokens)
+        self._tracing = Tracing(settings.options.otlp, settings.options.trace_share)
+        self._page: MetricsPage | None = None
+        self._upstream: Upstream | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="rapo-gateway", daemon=True)
+
+    @property
+    def address(self) -> str:
+        host = self.settings.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def routes(self) -> Routes:
+        """Which versions are served; may be changed while the gateway runs."""
+        return self.settings.routes
+
+    def under_way(self, application: str) -> int:
+        """How many calls the application has not answered yet."""
+        return self._upstream.under_way(application) if self._upstream is not None else 0
+
+    @property
+    def metrics_port(self) -> int | None:
+        return None if self._page is None else self._page.port
+
+    def start(self) -> None:
+        """Bind and serve. Raises `ResourceError` where the address cannot be bound."""
+        port = self.settings.options.metrics_port
+        if port is not None:
+            self._page = MetricsPage(self.metrics, port)
+        self._thread.start()
+        if not self._ready.wait(_START_LIMIT_S):
+            raise ResourceError(f"the gateway did not start within {_START_LIMIT_S:g} s; see the log")
+        if self._failure is not None or not self.port:
+            self.stop()
+            raise ResourceError(
+                f"cannot listen on {self.settings.host}:{self.settings.port}. Free the port, or choose another with "
+                "--set serve.port=..."
+            ) from self._failure
+
+    def stop(self) -> None:
+        """Stop taking calls, let those under way finish within the grace, close."""
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # it has failed, and its loop is closed already
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(self.settings.options.grace_s + _START_LIMIT_S)
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def answers(self, version: str = "", timeout_s: float = 10.0) -> str | None:
+        """Ask the deployment of `version` what it is, past the door: None where it answers, else why it does not."""
+        upstream = self._upstream
+        if upstream is None:
+            return "the gateway is not running"
+        asking = asyncio.run_coroutine_threadsafe(upstream.model(version, monotonic() + timeout_s), self._loop)
+        try:
+            asking.result(timeout_s + 1.0)
+        except Refused as error:
+            return f"{error.refusal.code.name}: {error.refusal.words}"
+        except FutureTimeoutError:
+            return f"no answer within {timeout_s:g} s"
+        return None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except RuntimeError as error:  # what grpc.aio raises where it cannot bind
+            self._failure = error
+            logger.exception("the gateway failed")
+        finally:
+            self._ready.set()
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            stack.callback(self._tracing.close)  # last of all, so that the ends of calls are sent, too
+            upstream = Upstream(
+                settings.upstream,
+                settings.secret,
+                settings.routes,
+                self.metrics,
+                settings.request_timeout_s,
+                settings.max_under_way,
+                self._tracing,
+            )
+            stack.push_async_callback(upstream.close)
+            door = Door(self._tokens, self.metrics, health_open=settings.options.health_without_token)
+            server = grpc.aio.server(options=_options(settings), interceptors=(door,))
+            servicer = health.aio.HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+            handlers = self._handlers(upstream)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+            if settings.options.reflection:
+                from grpc_reflection.v1alpha import reflection
+
+                names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+                reflection.enable_server_reflection(names, server)
+            self.port = self._bind(server)
+            await _announce(servicer, serving=True)
+            await server.start()
+            self._upstream = upstream
+            tasks = [asyncio.create_task(self._probe(upstream, servicer)), asyncio.create_task(self._follow_files())]
+            self._ready.set()
+            await self._stopping.wait()
+            self._upstream = None
+            await servicer.enter_graceful_shutdown()
+            await server.stop(settings.options.grace_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        """The one place that decides whether callers come in by TLS."""
+        host = self.settings.host
+        address = f"[{host}]:{self.settings.port}" if ":" in host else f"{host}:{self.settings.port}"
+        if self._certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._certificates.credentials())
+
+    def _handlers(self, upstream: Upstream) -> dict[str, grpc.RpcMethodHandler]:
+        options = self.settings.options
+        limit = RateLimit(options.rate, options.burst)
+        calls = Calls(self.metrics, options.max_calls, upstream.tracing)
+        single = Single(upstream, limit, self._limits)
+        bulk = Bulk(
+            upstream,
+            limit,
+            max_batch=options.max_batch,
+            max_in_flight=options.max_stream_in_flight,
+            idle_s=options.stream_idle_s,
+            stopping=self._stopping,
+        )
+        ranking = Ranking(upstream, bulk, self.settings.gamma)
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        return {
+            "Score": calls.handler("Score", single.score, unary),
+            "ScoreBatch": calls.handler("ScoreBatch", bulk.batch, unary),
+            "ScoreStream": calls.handler("ScoreStream", bulk.stream, stream),
+            "Rank": calls.handler("Rank", ranking.rank, unary),
+            "Explain": calls.handler("Explain", single.explain, grpc.unary_stream_rpc_method_handler),
+            "GetModel": calls.handler("GetModel", single.model, unary),
+        }
+
+    def _limits(self) -> scorer_pb2.Limits:
+        options = self.settings.options
+        return scorer_pb2.Limits(
+            max_batch=options.max_batch,
+            max_stream_in_flight=options.max_stream_in_flight,
+            max_message_bytes=self.settings.max_message_bytes,
+            max_samples=self.settings.max_samples,
+        )
+
+    async def _probe(self, upstream: Upstream, servicer: health.aio.HealthServicer) -> None:
+        """Keep the health status true."""
+        self.metrics.serving.set(1)
+        while True:
+            await asyncio.sleep(_PROBE_PERIOD_S)
+            serving = await upstream.healthy(_PROBE_PERIOD_S)
+            self.metrics.serving.set(int(serving))
+            await _announce(servicer, serving=serving)
+
+    async def _follow_files(self) -> None:
+        """Take up changed tokens and certificates, so that neither a renewal nor a revocation needs a restart."""
+        while True:
+            await asyncio.sleep(_FILES_PERIOD_S)
+            for name, watched in (("tokens", self._tokens), ("certificates", self._certificates)):
+                if watched is not None:
+                    before = watched.failures
+                    watched.refresh()
+                    self.metrics.reload_failures.labels(name).inc(watched.failures - before)
+
+
+def _options(settings: GatewaySettings) -> Iterable[tuple[str, int]]:
+    return (
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        # A connection whose other end is gone, or that never finishes its handshake, does not stay.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.server_handshake_timeout_ms", 20_000),
+        # Who pings more often than every 20 s is cut off after three times.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),  # or a second server on the same port would start and take half of the calls
+    )
+
+
+async def _announce(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for service in ("", SERVICE):
+        await servicer.set(service, status)

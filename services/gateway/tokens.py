@@ -1,0 +1,102 @@
+"""Bearer tokens of callers. The server knows only their SHA-256, so that the file gives nobody access.
+
+    # tokens.toml: a client's name, and the hash of its token. Two hashes while one replaces the other.
+    web = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    bulk = ["...", "..."]
+
+A plain hash is enough because `new_token` makes tokens of 256 random bits: there is nothing to guess them from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from rapo.errors import ConfigError
+from services.gateway.reloading import Watched, read_small
+
+#: Names of clients: they appear in logs and metrics, and as bare keys in TOML.
+CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_SETTING = "serve.gateway.tokens"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SCHEME = "bearer "
+# No token of ours is nearly as long; hashing what somebody sends should cost nothing.
+_MAX_TOKEN = 512
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def token_line(client: str, token: str) -> str:
+    """The line of the tokens file for this client and token. Raises `ConfigError` for a name that cannot stand there."""
+    _check_name(client, "the client's name")
+    return f'{client} = "{hashlib.sha256(token.encode()).hexdigest()}"'
+
+
+class Tokens:
+    """The tokens file, read again when it changes. A broken one leaves the set before it in force and is logged."""
+
+    def __init__(self, path: Path) -> None:
+        self._watched = Watched([path], lambda: read_tokens(path))
+
+    def refresh(self) -> bool:
+        return self._watched.refresh()
+
+    @property
+    def failures(self) -> int:
+        return self._watched.failures
+
+    def client_of(self, authorization: str | bytes | None) -> str | None:
+        """Whose token the header `authorization` holds; None where it holds none that is known.
+
+        The time does not tell which entry matched or how nearly: digests are compared in constant time, and all of them.
+        """
+        header = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
+        known = header[: len(_SCHEME)].lower() == _SCHEME and len(header) <= _MAX_TOKEN
+        given = hashlib.sha256(header[len(_SCHEME) :].strip().encode() if known else b"").digest()
+        client = None
+        for digest, name in self._watched.value:
+            if hmac.compare_digest(digest, given) and known:
+                client = name
+        return client
+
+
+def read_tokens(path: Path) -> list[tuple[bytes, str]]:
+    """The digests and their clients. Raises `ConfigError` for a file that cannot be used, and names the entry."""
+    try:
+        tree = tomllib.loads(read_small(path, _SETTING).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{_SETTING} = {path}: not valid TOML: {error}") from error
+    entries: dict[bytes, str] = {}
+    for client, value in tree.items():
+        _check_name(client, f"{_SETTING} = {path}: the client")
+        for text in _texts(value):
+            if not _DIGEST.fullmatch(text):
+                # Not the value itself: somebody may have written the token there.
+                raise ConfigError(
+                    f"{_SETTING} = {path}: {client} needs the SHA-256 of its token as 64 hex digits in lower case; "
+                    f"`rapo token {client}` prints such a line"
+                )
+            if (digest := bytes.fromhex(text)) in entries:
+                raise ConfigError(f"{_SETTING} = {path}: {client} and {entries[digest]} have the same token")
+            entries[digest] = client
+    if not entries:
+        raise ConfigError(f"{_SETTING} = {path}: it holds no token; `rapo token NAME` makes one and prints its line")
+    return list(entries.items())
+
+
+def _texts(value: object) -> Iterable[str]:
+    values = value if isinstance(value, list) and value else [value]
+    return [item if isinstance(item, str) else "" for item in values]
+
+
+def _check_name(client: str, what: str) -> None:
+    if not CLIENT_NAME.fullmatch(client):
+        raise ConfigError(f"{what} {client!r}: a name has 1 to 64 letters, digits, - and _")

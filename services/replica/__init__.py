@@ -1,0 +1,1 @@
+"""Replica: the Ray Serve deployment that holds the engine."""

@@ -1,0 +1,83 @@
+"""From a ScoreRequest to what is wanted, and from a judgement to a ScoreResponse. Field by field as in scorer.proto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+
+from rapo.answers.dimensions import split_dimensions
+from rapo.config import ServeConfig
+from rapo.models.card import Scale
+from rapo.v1 import scorer_pb2
+from services.replica.image_scorer import READOUTS, Judgement, Wanted
+from services.statuses import Refusal, Refused, invalid
+
+#: Readouts by their names in the configuration.
+NUMBERS: dict[str, scorer_pb2.Readout] = {
+    name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS
+}
+_NAMES: dict[int, str] = {int(number): name for name, number in NUMBERS.items()}
+
+_MIN_SAMPLES = 2
+
+
+def wanted_of(
+    request: scorer_pb2.ScoreRequest, settings: ServeConfig, version: str, scales: Mapping[str, Scale]
+) -> Wanted:
+    """What a request asks for. Raises `Refused`, naming the field, for what no picture could make right."""
+    if request.model_version not in ("", version):
+        words = f"no model version {request.model_version[:64]!r} is served here"
+        raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
+    if request.native_scale and request.native_scale not in scales:
+        known = ", ".join(sorted(scales)) or "none"
+        raise invalid(
+            "native_scale", f"unknown scale {request.native_scale[:64]!r}; this model has: {known}", "unknown_scale"
+        )
+    unspecified = request.readout == scorer_pb2.READOUT_UNSPECIFIED
+    readout = settings.readout if unspecified else _NAMES.get(request.readout)
+    if readout is None:
+        raise invalid("readout", f"unknown readout {request.readout}; known: {', '.join(READOUTS)}", "unknown_readout")
+    if readout != "sampled":
+        if request.samples:
+            raise invalid("samples", f"samples must be 0 with the readout {readout}", "unused_samples")
+        return Wanted(readout)
+    samples = request.samples or settings.samples
+    if not _MIN_SAMPLES <= samples <= settings.max_samples:
+        words = f"samples must be {_MIN_SAMPLES} to {settings.max_samples}, not {samples}"
+        raise invalid("samples", words, "samples_out_of_range")
+    return Wanted(readout, samples)
+
+
+def response_of(
+    request: scorer_pb2.ScoreRequest,
+    judgement: Judgement,
+    wanted: Wanted,
+    request_id: str,
+    version: str,
+    scales: Mapping[str, Scale],
+) -> scorer_pb2.ScoreResponse:
+    response = scorer_pb2.ScoreResponse(
+        score=judgement.score,
+        rationale="" if request.omit_rationale else judgement.rationale,
+        model_version=version,
+        readout=NUMBERS[wanted.readout],
+        request_id=request_id,
+        timings=scorer_pb2.Timings(
+            decode_ms=judgement.decode_ms,
+            queue_ms=judgement.queue_ms,
+            generate_ms=judgement.generate_ms,
+            completion_tokens=judgement.tokens,
+        ),
+        std=judgement.std,
+        cached=judgement.cached,
+    )
+    if judgement.interval is not None:
+        low, high = judgement.interval
+        response.interval.CopyFrom(scorer_pb2.Interval(low=low, high=high))
+    if request.native_scale:
+        response.native_score = scales[request.native_scale].native(judgement.score)
+    if request.with_dimensions:
+        parts = split_dimensions(judgement.rationale)
+        response.dimensions.extend(scorer_pb2.Dimension(name=name, text=text) for name, text in parts)
+    return response

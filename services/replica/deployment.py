@@ -1,0 +1,150 @@
+"""One model version as a Serve application: how it is built, started, watched and taken away."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import grpc
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from rapo.config import Config, ServeConfig
+from rapo.errors import RoleError
+from rapo.models.card import Card, with_card
+from rapo.models.folder import check_model_folder
+from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from services.names import SECRET_KEY
+from services.replica.servicer import Scorer
+
+#: What every application of ours is called, before its version.
+PREFIX = "rapo-scorer"
+
+_POLL_S = 0.5
+# How long a replica that is to stop may finish what it has begun; what waits in Serve's queue has been drained before.
+_GRACE_S = 20.0
+# Calls at a replica beyond those that it works on and that wait there: for GetModel, and to be refused.
+_SPARE = 64
+_LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
+
+logger = logging.getLogger(__name__)
+
+
+def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
+    """The Serve application of one version: scorers that answer only to who knows `secret`.
+
+    Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or `serve.replicas`. Raises `ModelError`
+    where `model_dir` is no model folder of a supported kind.
+    """
+    check_model_folder(model_dir)
+    # Not at the top: it imports transformers, which the gateway and its tests need not wait for.
+    from rapo.inference.environment import engine_environment
+
+    config = with_card(config, card)
+    settings = config.serve
+    environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
+    # Where Serve's proxy speaks gRPC with its replicas, they take 4 MiB and no more unless told.
+    environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config))
+    # Configuring its own log when it is imported, vLLM closes all handlers of the process. Serve's then writes nothing any more,
+    # and keeps every line in memory: 2.4 kB a call.
+    environment["VLLM_CONFIGURE_LOGGING"] = "0"
+    options: dict[str, Any] = {
+        "num_cpus": settings.cpus,
+        "num_gpus": settings.gpus,
+        "runtime_env": {"env_vars": environment},
+    }
+    deployment = serve.deployment(
+        name="Scorer",
+        ray_actor_options=options,
+        # A replica keeps its own queue (`services.replica.image_scorer`); Serve's is for the time in which there is no replica.
+        max_ongoing_requests=settings.max_ongoing_requests + settings.max_queued_requests + _SPARE,
+        max_queued_requests=settings.max_ongoing_requests + settings.max_queued_requests,
+        graceful_shutdown_timeout_s=min(settings.request_timeout_s, _GRACE_S),
+        max_constructor_retry_count=1,
+        **_replicas(settings),
+    )
+    return deployment(Scorer).bind(config, str(model_dir), card, secret)
+
+
+def message_limit(config: Config) -> int:
+    """Bytes of the largest message that is let in: what is somewhat too large should be told so in words rather than cut off
+    by gRPC."""
+    return 2 * config.image.max_bytes + 2**16
+
+
+def start(app: serve.Application, name: str) -> None:
+    """Ask Serve to run `app` under this name; returns at once."""
+    # Without a route Serve's gRPC proxy does not find the application either. Over HTTP there is nothing to call behind
+    # it: the deployment has no `__call__`.
+    target = serve.RunTarget(target=app, name=name, route_prefix=f"/{name}")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
+    """Wait until every replica has warmed up and Serve's proxy at `port` finds the application.
+
+    Raises `RoleError` where it does not start, or not within `limit_s` seconds.
+    """
+    deadline = monotonic() + limit_s
+    _wait_until_running(name, deadline, limit_s)
+    # The proxy learns of a running application a moment later; nobody should be sent there before.
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = scorer_pb2_grpc.AestheticScorerStub(channel).GetModel
+        while True:
+            try:
+                ask(scorer_pb2.GetModelRequest(), metadata=(("application", name), (SECRET_KEY, secret)), timeout=10.0)
+                return
+            except grpc.RpcError as error:
+                if monotonic() > deadline:
+                    raise RoleError(f"{name} runs but does not answer: {error.code().name}. See {_LOGS}.") from error
+            sleep(_POLL_S)
+
+
+def delete(name: str) -> None:
+    """Take the application away; its replicas finish what they have begun. It is gone, or going, when this returns."""
+    try:
+        serve.delete(name)
+    except TimeoutError:
+        logger.warning("%s takes long to stop; it gets no calls any more", name)
+
+
+def _replicas(settings: ServeConfig) -> dict[str, Any]:
+    scale = settings.autoscale
+    if scale is None or scale.min_replicas == scale.max_replicas:
+        return {"num_replicas": settings.replicas if scale is None else scale.min_replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=scale.min_replicas,
+            max_replicas=scale.max_replicas,
+            target_ongoing_requests=scale.target_ongoing_requests,
+            upscale_delay_s=scale.upscale_delay_s,
+            downscale_delay_s=scale.downscale_delay_s,
+        )
+    }
+
+
+def _wait_until_running(name: str, deadline: float, limit_s: float) -> None:
+    while True:
+        overview = serve.status().applications.get(name)
+        state = overview.status.value if overview is not None else "NOT_STARTED"
+        if state == "RUNNING":
+            return
+        said = _cause(overview) or "no word from it."
+        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise RoleError(f"{name} did not start ({state}): {said} The whole story is in {_LOGS}.")
+        if monotonic() > deadline:
+            raise RoleError(
+                f"{name} was not ready within {limit_s:g} s ({state}): {said} Check that the cluster has serve.cpus and "
+                "serve.gpus free for each of its replicas, allow more with --set serve.start_timeout_s=..., or see "
+                f"{_LOGS}."
+            )
+        sleep(_POLL_S)
+
+
+def _cause(overview: Any) -> str:
+    """The last line of what Serve says about the deployment: of a replica's traceback, that is the error itself."""
+    deployments = overview.deployments.values() if overview is not None else ()
+    lines = [line.strip() for deployment in deployments for line in deployment.message.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,263 @@
+"""What a replica does with a picture, without gRPC: decode it, ask the engine, make a judgement of its reading, keep it.
+
+What holds: a score is never made up; a caller who goes away, or whose deadline passes, takes the engine's work with him; the same
+bytes, readout and model give the same judgement, from the cache or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rapo.answers.parse import Answer, parse_answer
+from rapo.config import Config
+from rapo.errors import ImageError, ServiceError
+from rapo.images.decode import decode_image
+from rapo.inference.answer_tokens import CLOSE, OPEN
+from rapo.inference.asking import Ask, Picture, Reading, Sampling
+from rapo.inference.loop import EngineLoop
+from rapo.util.cache import BytesLRU
+from rapo.util.seeds import derive_seed
+from services.statuses import Refusal, Refused, invalid
+
+#: Readouts by the names that settings and responses have for them.
+READOUTS = ("expected", "fast", "greedy", "sampled")
+
+#: An answer whose number of two decimals the model gives less probability than this is no score.
+MIN_INSIDE = 0.05
+
+_DECODERS = 2
+# Hashing more bytes than this would keep other calls waiting.
+_SMALL = 2**18
+# What one kept judgement takes beside its text, in bytes; generous.
+_OVERHEAD = 1024
+
+_WHY = {
+    "truncated": "it reached the token limit",
+    "no_think": "it has no rationale",
+    "no_answer": "it has no answer",
+    "repeated_tag": "a tag occurs twice",
+    "extra_text": "there is text outside the tags",
+    "not_a_number": "its answer is not a number",
+    "out_of_range": "its answer is outside 0 to 1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A readout by name, and how many answers to sample (0 unless it is `sampled`)."""
+
+    readout: str
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside` as in `rapo.readout`.
+    `tokens` were written, `nodes` only looked at."""
+
+    score: float
+    rationale: str
+    std: float | None = None
+    interval: tuple[float, float] | None = None
+    outside: float | None = None
+    tokens: int = 0
+    nodes: int = 0
+    decode_ms: float = 0.0
+    queue_ms: float = 0.0
+    generate_ms: float = 0.0
+    cached: bool = False
+
+
+class Eyes(Protocol):
+    """What judging needs of `rapo.inference.reader.Reader`, from any thread."""
+
+    def picture(self, image: Image.Image, key: str) -> Picture: ...
+    def text(self, token_ids: NDArray[np.int32]) -> str: ...
+
+
+class Judge:
+    """Judges pictures with one engine. To be used in one event loop."""
+
+    def __init__(self, loop: EngineLoop[Ask, Reading], eyes: Eyes, config: Config, model_version: str) -> None:
+        self._loop = loop
+        self._eyes = eyes
+        self._config = config
+        self._version = model_version
+        self._gate = asyncio.Semaphore(config.serve.max_ongoing_requests)
+        self._waiting = 0
+        #: Pictures whose callers went away, or ran out of time, before they were judged.
+        self.cancelled = 0
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._kept: BytesLRU[Judgement] = BytesLRU(
+            config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
+        )
+
+    async def judge(self, data: bytes, wanted: Wanted, tell: Callable[[list[int]], None] | None = None) -> Judgement:
+        """Judge an encoded picture; `tell` gets the token ids of a greedy answer as they come, in the engine's thread.
+
+        Raises `Refused`: INVALID_ARGUMENT for an unusable picture, FAILED_PRECONDITION where the model gives no score,
+        UNAVAILABLE where the engine is gone, RESOURCE_EXHAUSTED where too many pictures wait already.
+        """
+        running = asyncio.get_running_loop()
+        digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
+        key = (digest, wanted, self._version)
+        if (kept := self._kept.find(key)) is not None:
+            return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
+        async with self._place() as queue_ms:
+            judgement = await self._judge_now(data, digest, wanted, tell)
+        judgement = replace(judgement, queue_ms=judgement.queue_ms + queue_ms)
+        self._kept.put(key, judgement)
+        return judgement
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[float]:
+        """A place among the pictures under way, and the milliseconds that it took to get it. Raises `Refused` where too many
+        wait.
+
+        Serve could queue as well, but asks a full replica again only after a pause that grows to half a second, in which the
+        engine runs dry; and behind its queue not even `GetModel` is answered.
+        """
+        if self._gate.locked() and self._waiting >= self._config.serve.max_queued_requests:
+            words = "the queue is full; try again later"
+            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "queue_full"))
+        started = perf_counter()
+        self._waiting += 1
+        try:
+            await self._gate.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield 1000 * (perf_counter() - started)
+        finally:
+            self._gate.release()
+
+    async def _judge_now(
+        self, data: bytes, digest: str, wanted: Wanted, tell: Callable[[list[int]], None] | None
+    ) -> Judgement:
+        running, started = asyncio.get_running_loop(), perf_counter()
+        picture = await running.run_in_executor(self._decoders, self._decode, data, digest)
+        decode_ms = 1000 * (perf_counter() - started)
+        reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
+        return replace(
+            self._judgement(reading, wanted),
+            tokens=sum(len(completion.token_ids) for completion in reading.completions),
+            nodes=reading.nodes,
+            decode_ms=decode_ms,
+            queue_ms=1000 * reading.waited_s,
+            generate_ms=1000 * reading.worked_s,
+        )
+
+    def text(self, token_ids: list[int]) -> str:
+        return self._eyes.text(np.asarray(token_ids, np.int32))
+
+    def close(self) -> None:
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._loop.close()
+
+    def _decode(self, data: bytes, digest: str) -> Picture:
+        try:
+            return self._eyes.picture(decode_image(data, self._config.image), digest)
+        except ImageError as error:
+            raise invalid("image", str(error), error.reason) from error
+
+    def _ask(self, wanted: Wanted, tell: Callable[[list[int]], None] | None) -> Ask:
+        limit = self._config.policy.max_completion_tokens
+        if wanted.readout == "sampled":
+            return Ask(Sampling(wanted.samples, self._config.rapo.sampling.temperature, limit, logprobs=False))
+        greedy = Sampling(1, 0.0, limit, logprobs=False)
+        if wanted.readout == "fast":
+            return Ask(greedy, tree=True, rationale=False)
+        return Ask(greedy, tree=wanted.readout == "expected", tell=tell)
+
+    async def _read(self, picture: Picture, ask: Ask, seed: int) -> Reading:
+        future = self._loop.add(picture, ask, seed)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self._loop.cancel(future)
+            raise
+        except ValueError as error:
+            raise invalid("image", f"the model does not take the picture: {error}", "too_many_tokens") from error
+        except Exception as error:
+            if self._loop.alive:
+                raise
+            words = "the engine is restarting; try again"
+            raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "engine_dead")) from error
+
+    def _judgement(self, reading: Reading, wanted: Wanted) -> Judgement:
+        if wanted.readout == "sampled":
+            return self._sampled(reading)
+        completion = reading.completions[0]
+        text = self._eyes.text(completion.token_ids)
+        if wanted.readout == "greedy":
+            answer = parse_answer(text, truncated=completion.finish_reason == "length")
+            return Judgement(_score(answer), answer.rationale)
+        rationale = "" if wanted.readout == "fast" else _rationale(text, completion.finish_reason)
+        if reading.tree is None:
+            raise RuntimeError("the engine gave an answer without its tree")
+        try:
+            expected = reading.tree.expectation()
+        except ServiceError as error:
+            raise _no_score("not_a_number") from error
+        if expected.outside > 1.0 - MIN_INSIDE:
+            raise _no_score("not_a_number")
+        return Judgement(
+            expected.mean, rationale, expected.std, (expected.low, expected.high), outside=expected.outside
+        )
+
+    def _sampled(self, reading: Reading) -> Judgement:
+        answers = [
+            parse_answer(self._eyes.text(c.token_ids), truncated=c.finish_reason == "length")
+            for c in reading.completions
+        ]
+        valid = [answer for answer in answers if answer.score is not None]
+        if len(valid) < 2:
+            reasons = Counter(answer.reason or "no_answer" for answer in answers if answer.score is None)
+            raise _no_score(reasons.most_common(1)[0][0])
+        scores = np.array([_score(answer) for answer in valid])
+        mean = float(scores.mean())
+        nearest = valid[int(np.abs(scores - mean).argmin())]
+        low, high = (float(end) for end in np.quantile(scores, (0.05, 0.95)))
+        return Judgement(mean, nearest.rationale, float(scores.std(ddof=1)), (low, high))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _rationale(text: str, finish_reason: str) -> str:
+    """The rationale before an answer that was not waited for. Raises `Refused` unless the answer has the right form so far."""
+    before, opened, _ = text.partition(OPEN)
+    # Any number will do: what is parsed is everything before it.
+    answer = (
+        parse_answer(f"{before}{OPEN}0.00{CLOSE}")
+        if opened
+        else parse_answer(text, truncated=finish_reason == "length")
+    )
+    _score(answer)
+    return answer.rationale
+
+
+def _score(answer: Answer) -> float:
+    if answer.score is None:
+        raise _no_score(answer.reason or "no_answer")
+    return answer.score
+
+
+def _no_score(reason: str) -> Refused:
+    words = f"the model's answer holds no score: {_WHY[reason]} ({reason})"
+    return Refused(Refusal(grpc.StatusCode.FAILED_PRECONDITION, words, reason))

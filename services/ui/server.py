@@ -1,0 +1,249 @@
+"""The page for people: drop pictures in, see them ranked and explained, compare two, look at what the model saw.
+
+It listens on loopback only and asks the scorer like any other client. A page elsewhere on the web cannot use it through
+somebody's browser: the Host header must be this address (so that no foreign name can be pointed here), and whatever is
+posted must come from this origin. Pictures are held in memory while they are answered, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from rapo.client.aio import AsyncScorerClient
+from rapo.client.types import READOUTS, Outcome, ScoreOptions
+from rapo.config import ImageConfig
+from rapo.errors import ImageError, RapoError, ResourceError
+from rapo.images.model_view import ModelView
+from services.ui.guard import Guard
+
+STATIC = Path(__file__).parent / "static"
+
+_BODY_LIMIT_S = 60.0
+_STOP_LIMIT_S = 10.0
+_START_LIMIT_S = 30.0
+_AT_ONCE = 16  # requests at work at a time; the page itself sends fewer
+_STATUS = {"INVALID_ARGUMENT": 422, "FAILED_PRECONDITION": 422, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503,
+           "DEADLINE_EXCEEDED": 504}  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """`client` makes the client that asks the scorer. `view` tells how the default model sees pictures, which a roll-out may
+    change; it is None where no model folder is at hand. `port` 0 takes any."""
+
+    client: Callable[[], AsyncScorerClient]
+    view: Callable[[], ModelView] | None = None
+    limits: ImageConfig = field(default_factory=ImageConfig)
+    port: int = 0
+
+
+class TooLarge(RapoError):
+    """An upload beyond the limit."""
+
+
+def build_page(settings: PageSettings, port: int) -> Starlette:
+    """The page's application, for a server on loopback at `port`."""
+    client = settings.client()
+    room = asyncio.Semaphore(_AT_ONCE)
+    limits = settings.limits
+
+    async def index(request: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    async def model(request: Request) -> Response:
+        info = await client.model()
+        known = [name for name in info.readouts if name in READOUTS]
+        here = {"readouts": known, "max_image_bytes": limits.max_bytes, "view": settings.view is not None}
+        return JSONResponse({**asdict(info), **here})
+
+    async def explain(request: Request) -> Response:
+        async with room:
+            image = await _body(request, limits.max_bytes)
+        return StreamingResponse(_events(client, room, image, _options(request)), media_type="text/event-stream")
+
+    async def compare(request: Request) -> Response:
+        async with room:
+            body = await _body(request, 2 * limits.max_bytes)
+            first = request.query_params.get("first", "")
+            if not first.isdigit() or not 0 < int(first) < len(body):
+                raise ImageError("two pictures are needed: `first` is the size of the first one", reason="missing")
+            images = [body[: int(first)], body[int(first) :]]
+            ranking = await client.rank(images, readout=_options(request).get("readout"))
+            outcomes: list[Outcome] = sorted(ranking.order, key=lambda outcome: outcome.index)
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    raise outcome.error
+            return JSONResponse(
+                {
+                    "preference": ranking.preference[0][1],
+                    "scores": [outcome.result.score for outcome in outcomes if outcome.result is not None],
+                }
+            )
+
+    async def seen(request: Request) -> Response:
+        if settings.view is None:
+            return _problem(404, "the model's folder is not at hand here", "no_view")
+        async with room:
+            image = await _body(request, limits.max_bytes)
+            shown = await asyncio.to_thread(settings.view().render, image, limits)
+        sizes = {"X-Size": "x".join(map(str, shown.size)), "X-Original": "x".join(map(str, shown.original))}
+        return Response(shown.png, media_type="image/png", headers=sizes)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        yield
+        await client.close()
+
+    handlers: dict[Any, Callable[..., Awaitable[Response]]] = {RapoError: _answer_error}
+    app = Starlette(
+        routes=[
+            Route("/", index),
+            Route("/api/model", model),
+            Route("/api/explain", explain, methods=["POST"]),
+            Route("/api/compare", compare, methods=["POST"]),
+            Route("/api/seen", seen, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers=handlers,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard, port=port)
+    return app
+
+
+class PageServer:
+    """The page in a thread of its own; use it as a context manager. Raises `ResourceError` where the port is taken."""
+
+    def __init__(self, settings: PageSettings) -> None:
+        self._settings = settings
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._thread = threading.Thread(target=self._run, name="rapo-page", daemon=True)
+        self._server: uvicorn.Server | None = None
+        self._ready = threading.Event()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def __enter__(self) -> Self:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(("127.0.0.1", self._settings.port))
+            self._socket.listen()  # who comes while the server starts waits a moment instead of being refused
+        except OSError as error:
+            self._socket.close()
+            raise ResourceError(
+                f"the page for people cannot listen on port {self._settings.port}: {error.strerror or error}. Free the port, or "
+                "choose another with --set serve.ui_port=..."
+            ) from error
+        self.port = self._socket.getsockname()[1]
+        self._thread.start()
+        if not self._ready.wait(_START_LIMIT_S) or self._server is None:
+            raise ResourceError("the page for people did not start; see the log")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+        self._thread.join(_STOP_LIMIT_S)
+        self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except (OSError, RuntimeError, SystemExit):
+            logger.exception("the page for people failed")
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        config = uvicorn.Config(
+            build_page(self._settings, self.port),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            limit_concurrency=64,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=int(_STOP_LIMIT_S / 2),
+        )
+        self._server = uvicorn.Server(config)
+        self._ready.set()
+        await self._server.serve(sockets=[self._socket])
+
+
+def _options(request: Request) -> ScoreOptions:
+    readout = request.query_params.get("readout")
+    return {"readout": readout} if readout else {}
+
+
+async def _events(
+    client: AsyncScorerClient, room: asyncio.Semaphore, image: bytes, options: ScoreOptions
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events: `piece`s of the rationale, then one `result` or one `error`."""
+    try:
+        async with room, aclosing(client.explain(image, **options)) as parts:
+            async for part in parts:
+                yield _event("piece", part) if isinstance(part, str) else _event("result", asdict(part))
+    except RapoError as error:
+        yield _event("error", _described(error))
+
+
+def _event(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the picture has {int(declared):,} bytes; {limit:,} are allowed")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_LIMIT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"the picture has more than the {limit:,} bytes that are allowed")
+    except (TimeoutError, ClientDisconnect) as error:
+        raise ImageError("the picture did not arrive whole", reason="truncated") from error
+    if not body:
+        raise ImageError("the request holds no picture", reason="empty")
+    return bytes(body)
+
+
+def _described(error: RapoError) -> dict[str, Any]:
+    return {"error": str(error), "code": getattr(error, "code", None), "reason": getattr(error, "reason", None)}
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, TooLarge):
+        return _problem(413, str(error), "too_many_bytes")
+    status = 422 if isinstance(error, ImageError) else _STATUS.get(getattr(error, "code", ""), 502)
+    reason = getattr(error, "reason", None)
+    return _problem(status, str(error), reason)
+
+
+def _problem(status: int, words: str, reason: str | None) -> Response:
+    return JSONResponse({"error": words, "reason": reason}, status_code=status)
