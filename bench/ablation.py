@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import record
+from bench.support import record
 from cluster.files.atomic import append_jsonl
 from rapo.config import Config, load_config
 

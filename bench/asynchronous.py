@@ -4,8 +4,8 @@
 
 RUN is a run folder with a finished cold start (`rapo run`). The real part trains from it with the real roles, which share this
 machine's cores. The simulated part gives engine and learner the times that the real synchronous run showed, each on cores of its
-own (`bench.simulated`). Expectation on 2 cores: real 1.0 to 1.2 times eta 0, as both sides want the same cores; simulated up to
-(rollout + learner + weights) / max(rollout, learner).
+own (`bench.support.simulated`). Expectation on 2 cores: real 1.0 to 1.2 times eta 0, as both sides want the same cores;
+simulated up to (rollout + learner + weights) / max(rollout, learner).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench.support import record
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 
@@ -76,7 +76,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
     prepare_environment(first)
     import ray
 
-    from bench.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
+    from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
     from cluster.files.run_folder import RunFolder
     from cluster.pipeline.stages.data import load_data
     from cluster.remote.ray_session import ray_session

@@ -21,8 +21,8 @@ from typing import Any
 
 import grpc
 
-from bench import record
 from bench.serving_load import make_images, scorer_server
+from bench.support import record
 from rapo.config import load_config
 from rapo.models.card import read_card, with_card
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc

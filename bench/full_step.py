@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import record
-from bench.environment import BenchmarkError
-from bench.settings import image_records, workload_config
+from bench.support import record
+from bench.support.environment import BenchmarkError
+from bench.support.settings import image_records, workload_config
+from bench.support.workloads import WORKLOADS, Workload, build_model, write_images
 from bench.trl import MICRO_BATCHES, best, run_trl
-from bench.workloads import WORKLOADS, Workload, build_model, write_images
 
 #: Groups of one forward pass on one learner rank: the best of 4, 8, 16 for W1 and of 1, 2, 8 for W2.
 _MICRO_GROUPS = {"W1": 8, "W2": 2}
@@ -37,7 +37,7 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
     overrides = ("learner.zero_stage=1", f"learner.micro_batch_groups={_MICRO_GROUPS[workload.name]}")
     config = workload_config(workload, model_dir, steps, *overrides)
     prepare_environment(config)
-    from bench.roles import FixedLengthWorker, RandomScorer
+    from bench.support.roles import FixedLengthWorker, RandomScorer
     from cluster.remote.ray_session import ray_session
     from cluster.training.session import running_loop
 

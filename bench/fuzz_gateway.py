@@ -27,8 +27,8 @@ from typing import Any
 
 import grpc
 
-from bench import record
 from bench.malformed import LIMITS, Case, cases
+from bench.support import record
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc

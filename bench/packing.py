@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench import record
-from bench.workloads import WORKLOADS, Workload, build_model, make_images
+from bench.support import record
+from bench.support.workloads import WORKLOADS, Workload, build_model, make_images
 from rapo.images.decode import decode_image
 from rapo.policy.batch import GroupBatch, collate
 from rapo.policy.forward import GroupPolicy, Packing

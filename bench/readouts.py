@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench.support import record
 from rapo.config import Config, load_config
 from rapo.models.card import Card, read_card, with_card
 from rapo.records import Prediction

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import record
+from bench.support import record
 from rapo.algorithm.reward import RewardSettings, rapo_rewards
 
 

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import record
-from bench.settings import workload_config
-from bench.workloads import WORKLOADS, Workload, build_model, make_images
+from bench.support import record
+from bench.support.settings import workload_config
+from bench.support.workloads import WORKLOADS, Workload, build_model, make_images
 from rapo.config import Config
 from rapo.records import ImageRecord
 
@@ -45,8 +45,8 @@ def _alternate(workload: Workload, config: Config, model: Path, rounds: int) -> 
     import numpy as np
     import ray
 
-    from bench.bare import BareEngine
-    from bench.roles import FixedLengthWorker
+    from bench.support.bare import BareEngine
+    from bench.support.roles import FixedLengthWorker
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.tasks import Task
     from rapo.inference.environment import engine_environment

@@ -3,8 +3,8 @@
     python -m bench.scale [--workers 1 8 64 512] [--steps 5] [--rate 150] [--profile FILE]
 
 Controller, fleet, window, image store, reward actor, weight versions and Ray are the real ones. Workers sleep, many to a process
-(`bench.hosted`), and so do the two learner ranks. Each worker has four groups at a time; a step takes four per worker, at least
-32. Latencies are such that the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
+(`bench.support.hosted`), and so do the two learner ranks. Each worker has four groups at a time; a step takes
+four per worker, at least 32. Latencies are such that the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
 
 Cost is CPU time of the driver over the groups of the steps after the first: of the controller's thread, and of the process, which
 adds Ray's own threads. Expectation: 0.3 to 0.6 ms of the thread for a submit, a receipt and the passing on of a group and its
@@ -25,7 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench.support import record
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 
@@ -66,7 +66,7 @@ def images(count: int) -> list[ImageRecord]:
 
 def timing_of(scenario: str, workers: int, rate: float) -> Any:
     """Latencies with which the fleet makes `rate` groups per second on average."""
-    from bench.hosted import Timing
+    from bench.support.hosted import Timing
 
     plain = Timing(group=_IN_FLIGHT * workers / rate, load=0.1, network=0.001)
     if scenario == "stragglers":  # the slowest of a thousand takes some twelve times the median
@@ -104,8 +104,8 @@ def measure(
     """One run of the loop; `board` tells the learners how long they take."""
     import ray
 
-    from bench.hosted import HostedWorkers, hosted_handles
-    from bench.simulated import Latency, SimulatedLearner
+    from bench.support.hosted import HostedWorkers, hosted_handles
+    from bench.support.simulated import Latency, SimulatedLearner
     from cluster.training.controller import Hooks
     from cluster.training.session import running_loop
 
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [(workers, "plain") for workers in options.workers if "plain" in options.scenarios]
     runs += [(largest, scenario) for scenario in options.scenarios if scenario != "plain"]
     with ray_session(settings(1, 1)):
-        from bench.simulated import Latency, LatencyBoard
+        from bench.support.simulated import Latency, LatencyBoard
 
         board = LatencyBoard.options(name="latency").remote(Latency(0, 0, 0, 0, 0))  # type: ignore[attr-defined]
         for workers, scenario in runs:

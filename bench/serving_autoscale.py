@@ -20,8 +20,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from bench import record
 from bench.serving_load import make_images, scorer_server
+from bench.support import record
 from rapo.client.sync import CallError, ScorerClient
 from rapo.config import load_config
 from rapo.models.card import read_card, with_card

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from bench import record
+from bench.support import record
 from rapo.config import Config, load_config
 from rapo.models.card import read_card, with_card
 
@@ -64,7 +64,7 @@ class Client:
 
     def __call__(self, target: str, *options: str, seconds: float | None = None) -> dict[str, Any]:
         seconds = seconds or self._seconds
-        command = [sys.executable, "-m", "bench.load_client", "--target", target, "--images", str(self._images),
+        command = [sys.executable, "-m", "bench.support.load_client", "--target", target, "--images", str(self._images),
                    "--skip", str(self._skip), "--seconds", str(seconds), *options]  # fmt: skip
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10 * seconds + 120)
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

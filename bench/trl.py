@@ -19,13 +19,13 @@ from typing import Any
 
 from PIL import Image
 
-from bench import record
-from bench.environment import BenchmarkError, ensure_trl
-from bench.workloads import WORKLOADS, Workload, build_model, write_images
+from bench.support import record
+from bench.support.environment import BenchmarkError, ensure_trl
+from bench.support.workloads import WORKLOADS, Workload, build_model, write_images
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.policy.processing import PolicyProcessor
 
-_SCRIPT = Path(__file__).with_name("trl_side.py")
+_SCRIPT = Path(__file__).parent / "support" / "trl_side.py"
 #: Completions per forward and backward pass to try; TRL's best counts.
 MICRO_BATCHES = {"W1": (64, 128, 256), "W2": (16, 32, 64)}
 

@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench.support import record
 
 _PACKAGES = ("torch", "ray", "xxhash", "numpy")
 _LIMIT_S = 300.0

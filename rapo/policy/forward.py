@@ -3,7 +3,7 @@
 `prefix` mode: the K completions of an image share its prompt, its image tokens and its vision-tower pass. All tokens of a
 micro-batch lie in one sequence without padding (`rapo.policy.packing`), each completion at the positions it would have had
 alone, and attention lets it see its prefix and itself (`rapo.policy.attention`). Log-probs and gradients equal those of `rows`
-mode, where every completion is a row with a prompt of its own (tests/unit/test_forward.py holds them to 1e-5 in float32).
+mode, where every completion is a row with a prompt of its own (tests/unit/policy/test_forward.py holds them to 1e-5 in float32).
 
 The module is what DeepSpeed wraps, so that its hooks see every submodule call.
 """

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from actors.reward import RewardScorer
-from bench.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
+from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
 from cluster.training.controller import Hooks
 from cluster.training.session import running_loop
 from rapo.config import Config, load_config

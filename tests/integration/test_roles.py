@@ -192,7 +192,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     """Two steps of the real loop, twice: the same losses, gradients and weights to the last bit."""
     from safetensors.numpy import load_file
 
-    from bench.roles import RandomScorer
+    from bench.support.roles import RandomScorer
     from cluster.training.session import running_loop
 
     rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})

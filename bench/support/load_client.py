@@ -1,7 +1,7 @@
 """A load generator of its own process: closed loop (so many callers, each waiting for its answer) or open loop (so many calls a
 second, whatever comes back). It speaks to the gateway over gRPC and to vLLM's own server over HTTP, without repeats.
 
-    python -m bench.load_client --target grpc://127.0.0.1:50051 --images FOLDER --closed 8 --seconds 10
+    python -m bench.support.load_client --target grpc://127.0.0.1:50051 --images FOLDER --closed 8 --seconds 10
 
 prints one line of JSON. `bench.serving_load` runs it.
 """

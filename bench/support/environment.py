@@ -1,6 +1,6 @@
 """The environment of the TRL side: a venv of its own, because TRL is never a dependency of rapo.
 
-    python -m bench.environment
+    python -m bench.support.environment
 
 makes `bench/.trl-venv` (git-ignored; about 2 GB, a few minutes) with the versions below, those of the project where it has the
 same package. A second call with the same pins installs nothing. Like the project's own set-up it takes torch's CPU build and
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rapo import setup_env, torchvision_cpu
 
-VENV = Path(__file__).resolve().parent / ".trl-venv"
+VENV = Path(__file__).resolve().parent.parent / ".trl-venv"
 #: What is pinned here and not in constraints/cpu.txt; everything else comes from there.
 PINS = ("trl==1.16.0", "accelerate==1.15.0")
 _SHARED = ("datasets", "pillow", "torchvision", "transformers")

@@ -7,8 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from bench import environment, record, trl
-from bench.workloads import W1, WORKLOADS, build_model, make_images, write_images
+from bench import trl
+from bench.support import environment, record
+from bench.support.workloads import W1, WORKLOADS, build_model, make_images, write_images
 from rapo.policy.processing import PolicyProcessor
 
 

@@ -8,9 +8,9 @@ import math
 import pytest
 
 from bench.determinism import _row
-from bench.load_client import closed_loop, open_loop, summary
 from bench.readouts import gain
 from bench.serving_load import mean_ratio
+from bench.support.load_client import closed_loop, open_loop, summary
 
 
 def test_the_gain_is_paired() -> None:

@@ -330,7 +330,7 @@ def test_every_kind_is_documented_and_names_settings_that_exist() -> None:
         *_hack(Watch(), noise(0, 400, 0.02), slope=0.0),
     ]
     assert set(kinds(found)) == set(get_args(Kind))
-    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
     assert all(f"`{kind}`" in docs for kind in get_args(Kind))
     assert all(f"`{field}`" in docs or f"{field} =" in docs or field in ("enabled", "mismatch_kl", "zero_spread")
                for field in WatchConfig.model_fields)  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.workloads import Workload
+from bench.support.workloads import Workload
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import ray
 
-from bench.simulated import SimulatedSampler, completion
+from bench.support.simulated import SimulatedSampler, completion
 from rapo.config import Config
 from rapo.records import Group, ImageRecord, WeightManifest
 

@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer on one workload, timed: the other side of the full-step benchmark. Knows nothing of rapo.
 
-    bench/.trl-venv/bin/python -I bench/trl_side.py SPEC.json
+    bench/.trl-venv/bin/python -I bench/support/trl_side.py SPEC.json
 
 `bench/trl.py` writes the spec and runs this. -I keeps this folder, whose trl.py would hide the package, off the import path.
 One JSON line per micro-batch size goes to stdout, all else to stderr. Every completion has exactly `new_tokens` tokens; the
