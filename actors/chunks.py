@@ -12,11 +12,12 @@ from rapo.errors import WeightError
 
 
 def fetched(version: int, chunks: Sequence[Any], timeout_s: float) -> Iterator[Any]:
-    """The values of the refs `chunks` in order. Each is asked for only when the consumer comes back for it, and none is kept
-    here: a process maps one chunk at a time, and its node's object store has to hold no more.
+    """The values of the refs `chunks` in order. Each is asked for only when the consumer comes back
+    for it, and none is kept here: a process maps one chunk at a time, and its node's object store
+    has to hold no more.
 
-    For a thread of its own: in an actor's event loop it would block the loop. Raises `WeightError` where a chunk is lost or does
-    not come within `timeout_s`.
+    For a thread of its own: in an actor's event loop it would block the loop. Raises `WeightError`
+    where a chunk is lost or does not come within `timeout_s`.
     """
     for number, chunk in enumerate(chunks):
         try:

@@ -15,7 +15,8 @@ from rapo.records import Critique
 
 
 class Judge:
-    """Adds `keep`, `reason` and `detail` to rows with a critique. It measures the image itself, not trusting the teacher."""
+    """Adds `keep`, `reason` and `detail` to rows with a critique. It measures the image itself, not
+    trusting the teacher."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 @ray.remote(concurrency_groups={"publish": 1, "health": 1})
 class Learner:
-    """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all `start` together.
+    """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all
+    `start` together.
 
-    Calls run one after the other, except that `publish` of a snapshot runs beside the next step, and `ping` beside anything.
+    Calls run one after the other, except that `publish` of a snapshot runs beside the next step,
+    and `ping` beside anything.
     """
 
     def __init__(self, rank: int, config: Config) -> None:
@@ -58,7 +60,8 @@ class Learner:
         }
 
     def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> dict[str, float]:
-        """One optimiser step on this rank's share; `images` are the encoded images of `uids`, those of its groups."""
+        """One optimiser step on this rank's share; `images` are the encoded images of `uids`, those
+        of its groups."""
         began = time.perf_counter()
         encoded = {uid: data.tobytes() for uid, data in zip(uids, images, strict=True)}
         totals = self._trainer.step(share, encoded)
@@ -68,11 +71,13 @@ class Learner:
 
     @ray.method(concurrency_group="publish")
     def publish(self, version: int) -> Iterator[Any]:
-        """Chunks, then the manifest, of a version that was snapshot; call with `num_returns = chunks + 1`."""
+        """Chunks, then the manifest, of a version that was snapshot; call with `num_returns =
+        chunks + 1`."""
         yield from self._trainer.publish(version)
 
     def publish_now(self, version: int) -> Iterator[Any]:
-        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks must `gather` meanwhile."""
+        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
+        must `gather` meanwhile."""
         yield from self._trainer.publish(version)
 
     def gather(self, version: int) -> None:
@@ -85,16 +90,19 @@ class Learner:
         """Answers as long as the process runs."""
 
     def state(self) -> tuple[int, StateFiles]:
-        """This rank's number of steps and its training state, an object each (`num_returns=2`); all ranks are asked together."""
+        """This rank's number of steps and its training state, an object each (`num_returns=2`); all
+        ranks are asked together."""
         return self._trainer.version, self._trainer.pack_state()
 
     def restore(self, *parts: StateFiles) -> int:
-        """Go on from this rank's `state` and, on other ranks than 0, rank 0's as well; the number of steps it holds."""
+        """Go on from this rank's `state` and, on other ranks than 0, rank 0's as well; the number
+        of steps it holds."""
         self._trainer.unpack_state(*parts)
         return self._trainer.version
 
     def save_state(self, folder: str) -> Entries:
-        """Write this rank's training state into a folder that all ranks share; this rank's files."""
+        """Write this rank's training state into a folder that all ranks share; this rank's
+        files."""
         target = Path(folder)
         self._trainer.save_state(target)
         mine = [
@@ -111,7 +119,8 @@ class Learner:
         return self._trainer.version
 
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
-        """Write a weight version as a model folder that transformers and vLLM load; it appears whole or not at all."""
+        """Write a weight version as a model folder that transformers and vLLM load; it appears
+        whole or not at all."""
         from rapo.policy.export import write_model
 
         with whole_folder(Path(folder)) as aside:

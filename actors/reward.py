@@ -31,7 +31,8 @@ class RewardScorer:
         """Answers as long as the process runs."""
 
     def score(self, *groups: Group) -> tuple[Any, ...]:
-        """`(receipt, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner ranks`.
+        """`(receipt, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner
+        ranks`.
 
         The receipt holds `metrics`, and `uids`: of the images that each rank needs.
         """

@@ -1,4 +1,5 @@
-"""Rollout worker: a vLLM engine that draws groups and predictions as they are asked for, from verified weights only."""
+"""Rollout worker: a vLLM engine that draws groups and predictions as they are asked for, from
+verified weights only."""
 
 from __future__ import annotations
 
@@ -22,9 +23,11 @@ from rapo.records import Group, ImageRecord, Prediction, WeightManifest
 
 @ray.remote(max_concurrency=1000)
 class RolloutWorker:
-    """`start` once, then any number of calls at a time: each `generate` joins the engine's continuous batch.
+    """`start` once, then any number of calls at a time: each `generate` joins the engine's
+    continuous batch.
 
-    A failed `load` leaves the worker without a version: it then refuses to generate until a load succeeds.
+    A failed `load` leaves the worker without a version: it then refuses to generate until a load
+    succeeds.
     """
 
     def __init__(self, name: str, config: Config) -> None:
@@ -32,7 +35,7 @@ class RolloutWorker:
         self._config = config
         self._loop: Any = None
         self._sampler: Any = None
-        # Pictures are decoded beside the engine's steps, one at a time: the engine has the cores.
+        # Images are decoded beside the engine's steps, one at a time: the engine has the cores.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     async def hello(self) -> dict[str, Any]:
@@ -43,9 +46,9 @@ class RolloutWorker:
         """Start the engine on a model folder; how long that took."""
         began = time.perf_counter()
         # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
-        Engine, EngineLoop, GroupSampler = await asyncio.to_thread(_parts)
+        Engine, EngineThread, GroupSampler = await asyncio.to_thread(_parts)
         settings = self._config.rollout
-        self._loop = EngineLoop(
+        self._loop = EngineThread(
             lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
@@ -57,11 +60,11 @@ class RolloutWorker:
         """Answers as long as the process runs, whatever the engine does."""
 
     async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
-        """Verify and load a weight version; the version held then. Raises `WeightError` and serves nothing where it does not
-        verify.
+        """Verify and load a weight version; the version held then. Raises `WeightError` and serves
+        nothing where it does not verify.
 
-        `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that is overtaken before costs
-        nothing.
+        `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that
+        is overtaken before costs nothing.
         """
         from rapo.policy.weights import unpack
 
@@ -73,24 +76,24 @@ class RolloutWorker:
 
     async def load_folder(self, folder: str, version: int) -> int:
         """Like `load`, from a model folder that this node can read."""
-        from rapo.inference.folder import folder_tensors
+        from rapo.inference.folder_weights import folder_tensors
 
         return await asyncio.wrap_future(self._loop.load(lambda: folder_tensors(folder), version))
 
     @ray.method(num_returns=2)
     async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[dict[str, Any], Group]:
-        """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the receipt learns of the group
-        without fetching it.
+        """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the
+        receipt learns of the group without fetching it.
 
-        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group, `busy_seconds`, how
-        long the engine has worked since it was made, and `worker`, who drew it.
+        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group,
+        `busy_seconds`, how long the engine has worked since it was made, and `worker`, who drew it.
         """
         began = time.perf_counter()
         sampler = self._sampler
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
-        picture = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.picture, record)
-        drawn = await asyncio.wrap_future(self._loop.add(picture, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, picture, drawn)
+        encoded = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.encode, record)
+        drawn = await asyncio.wrap_future(self._loop.add(encoded, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, encoded, drawn)
         receipt = {
             "version": group.weight_version,
             "tokens": sum(len(ids) for ids in group.token_ids),
@@ -103,14 +106,14 @@ class RolloutWorker:
     async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Greedy predictions for records."""
         sampler, loop = self._sampler, asyncio.get_running_loop()
-        pictures = [await loop.run_in_executor(self._decoder, sampler.picture, record) for record in records]
-        drawn = [asyncio.wrap_future(self._loop.add(picture, sampler.greedy, 0)) for picture in pictures]
+        encoded_images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
+        drawn = [asyncio.wrap_future(self._loop.add(encoded, sampler.greedy, 0)) for encoded in encoded_images]
         return [sampler.prediction(r, c[0]) for r, c in zip(records, await asyncio.gather(*drawn), strict=True)]
 
 
 def _parts() -> tuple[Any, Any, Any]:
     from rapo.inference.engine import Engine
-    from rapo.inference.loop import EngineLoop
+    from rapo.inference.engine_thread import EngineThread
     from rapo.inference.sampler import GroupSampler
 
-    return Engine, EngineLoop, GroupSampler
+    return Engine, EngineThread, GroupSampler

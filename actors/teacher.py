@@ -1,4 +1,5 @@
-"""Teacher actor: writes critiques. A callable class, so that Ray Data runs a pool of these actors over batches."""
+"""Teacher actor: writes critiques. A callable class, so that Ray Data runs a pool of these actors
+over batches."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from rapo.images.decode import decode_image, read_image_file
 from rapo.util.seeds import derive_seed
 
 
-class MeasuringTeacher:
-    """Adds `critique` (None where the image is unusable, with `problem`) to rows with `uid`, `path` and `score`."""
+class RuleBasedTeacher:
+    """Adds `critique` (None where the image is unusable, with `problem`) to rows with `uid`, `path`
+    and `score`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -37,5 +39,6 @@ class MeasuringTeacher:
             critique = write_critique(uid, measure(np.asarray(image)), float(score), rng, slip_rate)
             critiques.append(critique.text)
             problems.append(None)
-        # Typed, because a batch that holds nothing but None would reach the judge as a column of floating-point NaN.
+        # Typed, because a batch that holds nothing but None would reach the judge as a column of
+        # floating-point NaN.
         return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}

@@ -1,4 +1,5 @@
-"""Teacher actor that asks a vision-language model: the measured teacher's contract, with a vLLM engine inside."""
+"""Teacher actor that asks a vision-language model: the measured teacher's contract, with a vLLM
+engine inside."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ from rapo.util.seeds import derive_seed
 
 
 class VllmTeacher:
-    """Adds `critique` (None where there is none, with `problem`) to rows with `uid`, `path` and `score`.
+    """Adds `critique` (None where there is none, with `problem`) to rows with `uid`, `path` and
+    `score`.
 
-    One process holds one teacher: its engine reads the environment that is set here, before vLLM is first imported.
+    One process holds one teacher: its engine reads the environment that is set here, before vLLM is
+    first imported.
     """
 
     def __init__(self, config: Config) -> None:
@@ -46,5 +49,6 @@ class VllmTeacher:
         seeds = [derive_seed(seed, "teacher", batch["uid"][place]) for place in places]
         for place, written in zip(places, self._engine.write(images, scores, seeds), strict=True):
             critiques[place], problems[place] = written.text, written.problem
-        # Typed, because a batch that holds nothing but None would reach the judge as a column of floating-point NaN.
+        # Typed, because a batch that holds nothing but None would reach the judge as a column of
+        # floating-point NaN.
         return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}

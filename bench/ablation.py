@@ -1,12 +1,14 @@
-"""What each part of RAPO brings, over several seeds: reward terms, cold start, sigma, staleness and its correction.
+"""What each part of RAPO brings, over several seeds: reward terms, cold start, sigma, staleness and
+its correction.
 
     python -m bench.ablation --work DIR [--seeds 0 1 2] [--steps 80] [--only NAME ...]
 
-DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so that the command can be
-repeated until all are there. Every variant of a seed starts from the same model, draws the same images in the same order and
-is measured on the same test images with its last weights; nothing is chosen by validation.
-Expectation, from the paper's Table 2: both terms together beat each alone. From its Table 3: without a cold start there is little
-to learn from here, as a policy of random weights does not write the form. Staleness up to 4 costs little with correction.
+DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so
+that the command can be repeated until all are there. Every variant of a seed starts from the same
+model, draws the same images in the same order and is measured on the same test images with its last
+weights; nothing is chosen by validation. Expectation, from the paper's Table 2: both terms together
+beat each alone. From its Table 3: without a cold start there is little to learn from here, as a
+policy of random weights does not write the form. Staleness up to 4 costs little with correction.
 """
 
 from __future__ import annotations
@@ -73,12 +75,12 @@ def cold_start(work: Path, seed: int) -> Path:
 
 def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
     """One run of the loop; test SRCC of the last weights, and what happened on the way."""
-    from cluster.training.session import running_loop
+    from cluster.training.session import training_session
     from rapo.metrics import evaluate_predictions
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        with running_loop(config, start, Path(temporary), fleet=fleet) as controller:
+        with training_session(config, start, Path(temporary), fleet=fleet) as controller:
             controller.run(dataset.split("train"), dataset.split("validation"))
             test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -90,7 +92,8 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
         "mae": test["mae"],
         "parse_rate": test["parse_rate"],
         "validation": [{"step": r["step"], "srcc": r["validation"]["srcc"]} for r in rows if "validation" in r],
-        # A step in which no completion parsed has nothing to learn from, and so no figures of the learner.
+        # A step in which no completion parsed has nothing to learn from, and so no figures of the
+        # learner.
         "entropy": steps[-1].get("entropy"),
         "staleness_mean": float(np.mean([row["staleness_mean"] for row in steps])),
         "dropped": sum(row["dropped"] for row in steps),
@@ -138,7 +141,8 @@ def read_rows(work: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds, and of the difference to the first variant on the same seed its mean and 95 % interval (Student's t)."""
+    """Mean over seeds, and of the difference to the first variant on the same seed its mean and 95
+    % interval (Student's t)."""
     from scipy.stats import t
 
     first = next(iter(VARIANTS))

@@ -1,11 +1,13 @@
-"""What running ahead of the learner brings: completions per second at eta 0, 1, 2, here and, simulated, on machines apart.
+"""What running ahead of the learner brings: completions per second at eta 0, 1, 2, here and,
+simulated, on machines apart.
 
     python -m bench.asynchronous RUN [--steps 40] [--simulate-only]
 
-RUN is a run folder with a finished cold start (`rapo run`). The real part trains from it with the real roles, which share this
-machine's cores. The simulated part gives engine and learner the times that the real synchronous run showed, each on cores of its
-own (`bench.support.simulated`). Expectation on 2 cores: real 1.0 to 1.2 times eta 0, as both sides want the same cores;
-simulated up to (rollout + learner + weights) / max(rollout, learner).
+RUN is a run folder with a finished cold start (`rapo run`). The real part trains from it with the
+real roles, which share this machine's cores. The simulated part gives engine and learner the times
+that the real synchronous run showed, each on cores of its own (`bench.support.simulated`).
+Expectation on 2 cores: real 1.0 to 1.2 times eta 0, as both sides want the same cores; simulated up
+to (rollout + learner + weights) / max(rollout, learner).
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ def variant_config(source: Path, eta: int, in_flight: str, steps: int) -> Config
 
 def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` of one run of the loop."""
-    from cluster.training.session import running_loop
+    from cluster.training.session import training_session
 
     with tempfile.TemporaryDirectory() as temporary:
-        with running_loop(config, start, Path(temporary), **roles) as controller:
+        with training_session(config, start, Path(temporary), **roles) as controller:
             controller.run(records, [])
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

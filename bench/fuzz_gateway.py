@@ -1,8 +1,10 @@
-"""Malformed and fuzzed requests against a gateway: no crash, no hang, no growth of memory, always the right status.
+"""Malformed and fuzzed requests against a gateway: no crash, no hang, no growth of memory, always
+the right status.
 
-`python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own, and behind it, in another, an
-upstream that decodes pictures with `rapo.images.decode` as the deployment does but has no model. `--server HOST:PORT` takes a
-running service instead; `--watch PID`, as often as wanted, notes the memory of its processes. Writes
+`python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own,
+and behind it, in another, an upstream that decodes images with `rapo.images.decode` as the
+deployment does but has no model. `--server HOST:PORT` takes a running service instead; `--watch
+PID`, as often as wanted, notes the memory of its processes. Writes
 `bench/results/fuzz_gateway.json`; exit code 1 where anything was wrong.
 """
 
@@ -39,13 +41,14 @@ from services.names import FIELD_KEY, REASON_KEY, SERVICE
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _WORKERS = 8
 _HANG_S = 30.0
-# Memory is compared with what it was after so many cases: by then every path was taken and caches are full.
+# Memory is compared with what it was after so many cases: by then every path was taken and caches
+# are full.
 _WARM_UP = 0.25
 _GROWTH_MIB = 48.0
 
 
 class Decoding(scorer_pb2_grpc.AestheticScorerServicer):
-    """The deployment without its model: a picture that decodes gets a score."""
+    """The deployment without its model: an image that decodes gets a score."""
 
     def Score(self, request: Any, context: grpc.ServicerContext) -> Any:
         try:
@@ -104,7 +107,8 @@ async def attack(
 ) -> None:
     """Send `limit` cases to `address`, several at a time, and note what was not right in `tally`.
 
-    `lenient` allows for a model behind it: an answer without a score, a full queue, a picture too large for its context.
+    `lenient` allows for a model behind it: an answer without a score, a full queue, an image too
+    large for its context.
     """
     stream = cases(seed, _MAX_MESSAGE_BYTES)
     rng = Random(seed)
@@ -133,7 +137,8 @@ async def attack(
 async def _try(channel: grpc.aio.Channel, blocking: grpc.Channel, case: Case, tally: Tally, *, lenient: bool) -> None:
     began = monotonic()
     if case.method == "ScoreStream":
-        # grpc.aio's client says INTERNAL of its own where a server ends a stream that it is still writing to.
+        # grpc.aio's client says INTERNAL of its own where a server ends a stream that it is still
+        # writing to.
         code, replies, words = await asyncio.to_thread(_stream, blocking, case)
     else:
         code, replies, words = await _call(channel, case)
@@ -190,7 +195,7 @@ def _stream(channel: grpc.Channel, case: Case) -> tuple[grpc.StatusCode, list[by
 
 
 def _outcomes(case: Case, replies: list[bytes]) -> dict[str, str | bool]:
-    """What each picture of a good call got, in the form of `Case.items`."""
+    """What each image of a good call got, in the form of `Case.items`."""
     if case.method == "Score":
         return {"": bool(scorer_pb2.ScoreResponse.FromString(replies[0]).model_version)} if len(replies) == 1 else {}
     if case.method == "Explain":

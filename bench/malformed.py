@@ -1,7 +1,7 @@
 """Requests that a scorer should never get, each with the status codes that are right for it.
 
-What is right is known for each: pictures are judged by `rapo.images.decode.decode_image` itself, everything else by how it was
-made. Nothing here comes from outside; all is built from a seed.
+What is right is known for each: images are judged by `rapo.images.decode.decode_image` itself,
+everything else by how it was made. Nothing here comes from outside; all is built from a seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from rapo.v1 import scorer_pb2
 
 Code = grpc.StatusCode
 
-#: Limits under which pictures are judged: the server's defaults, but for the size of its own messages.
+#: Limits under which images are judged: the server's defaults, but for the size of its own
+#: messages.
 LIMITS = ImageConfig()
 
 METHODS = ("Score", "ScoreBatch", "Rank", "Explain", "GetModel", "ScoreStream")
@@ -34,8 +35,9 @@ _UNREADABLE = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call. `messages` are raw; several for ScoreStream only. `items` are the right outcomes of its pictures, by
-    place (ScoreBatch, Rank) or request id (ScoreStream): True for a score, else the reason of the image error."""
+    """One call. `messages` are raw; several for ScoreStream only. `items` are the right outcomes of
+    its images, by place (ScoreBatch, Rank) or request id (ScoreStream): True for a score, else the
+    reason of the image error."""
 
     kind: str
     method: str
@@ -51,7 +53,7 @@ def cases(seed: int, max_message_bytes: int) -> Iterator[Case]:
     """Cases without end, a function of the seed."""
     rng = Random(seed)
     makers = (
-        (_picture, 40), (_garbage, 12), (_mutated, 10), (_batch, 10), (_rank, 6), (_stream, 8), (_fields, 8),
+        (_image, 40), (_garbage, 12), (_mutated, 10), (_batch, 10), (_rank, 6), (_stream, 8), (_fields, 8),
         (_unknown_method, 2), (_metadata, 2), (_hurried, 4), (_oversized, 0.3),
     )  # fmt: skip
     kinds, weights = zip(*makers, strict=True)
@@ -61,7 +63,7 @@ def cases(seed: int, max_message_bytes: int) -> Iterator[Case]:
 
 
 def verdict(image: bytes) -> str | bool:
-    """True where the picture can be decoded, else the reason why not."""
+    """True where the image can be decoded, else the reason why not."""
     try:
         decode_image(image, LIMITS)
     except ImageError as error:
@@ -69,8 +71,8 @@ def verdict(image: bytes) -> str | bool:
     return True
 
 
-def picture(rng: Random) -> bytes:
-    """A picture, or what claims to be one."""
+def make_image(rng: Random) -> bytes:
+    """An image, or what claims to be one."""
     data = bytearray(_clean(rng.randrange(len(_CLEAN))))
     kind = rng.randrange(10)
     if kind == 0:
@@ -100,18 +102,19 @@ def picture(rng: Random) -> bytes:
     return bytes(data)
 
 
-def _picture(rng: Random) -> Case:
-    image, method = picture(rng), rng.choice(("Score", "Score", "Score", "Explain"))
+def _image(rng: Random) -> Case:
+    image, method = make_image(rng), rng.choice(("Score", "Score", "Score", "Explain"))
     request = scorer_pb2.ScoreRequest(image=image, request_id=f"p{rng.getrandbits(40)}")
     right = verdict(image)
     codes = frozenset({Code.OK if right is True else Code.INVALID_ARGUMENT})
-    return Case("picture", method, (request.SerializeToString(),), codes, {"": right})
+    return Case("image", method, (request.SerializeToString(),), codes, {"": right})
 
 
 def _garbage(rng: Random) -> Case:
     method = rng.choice(METHODS)
     body = rng.randbytes(rng.choice((0, 1, 2, 5, 20, 200, 3000)))
-    # Random bytes may be a message by chance, of unknown fields mostly; none of them holds a picture.
+    # Random bytes may be a message by chance, of unknown fields mostly; none of them holds an
+    # image.
     codes = _UNREADABLE | ({Code.OK} if method in ("GetModel", "ScoreBatch") else frozenset())
     return Case("garbage", method, (body,), codes)
 
@@ -131,7 +134,7 @@ def _mutated(rng: Random) -> Case:
 
 
 def _batch(rng: Random) -> Case:
-    images = [picture(rng) for _ in range(rng.choice((0, 1, 2, 5, 70)))]
+    images = [make_image(rng) for _ in range(rng.choice((0, 1, 2, 5, 70)))]
     if len(images) == 70:
         images = [b"x"] * 70
     requests = [scorer_pb2.ScoreRequest(image=image) for image in images]
@@ -142,7 +145,7 @@ def _batch(rng: Random) -> Case:
 
 
 def _rank(rng: Random) -> Case:
-    images = [picture(rng) for _ in range(rng.choice((0, 1, 2, 4)))]
+    images = [make_image(rng) for _ in range(rng.choice((0, 1, 2, 4)))]
     right = len(images) >= 2
     items = {str(place): verdict(image) for place, image in enumerate(images)} if right else {}
     message = scorer_pb2.RankRequest(images=images).SerializeToString()
@@ -150,7 +153,7 @@ def _rank(rng: Random) -> Case:
 
 
 def _stream(rng: Random) -> Case:
-    images = [picture(rng) for _ in range(rng.randint(0, 6))]
+    images = [make_image(rng) for _ in range(rng.randint(0, 6))]
     ids = [f"s{place}" for place in range(len(images))]
     requests = [scorer_pb2.ScoreRequest(image=image, request_id=i) for image, i in zip(images, ids, strict=True)]
     messages = [request.SerializeToString() for request in requests]
@@ -201,7 +204,7 @@ def _metadata(rng: Random) -> Case:
 
 
 def _hurried(rng: Random) -> Case:
-    image = picture(rng)
+    image = make_image(rng)
     request = scorer_pb2.ScoreRequest(image=image)
     right = Code.OK if verdict(image) is True else Code.INVALID_ARGUMENT
     codes = frozenset({right, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
@@ -216,7 +219,7 @@ def _oversized(rng: Random, max_message_bytes: int) -> Case:
     return Case("oversized", method, (body,), frozenset({Code.RESOURCE_EXHAUSTED}))
 
 
-# Format, mode, size and options of the pictures that all the others are made from.
+# Format, mode, size and options of the images that all the others are made from.
 _CLEAN: tuple[tuple[str, str, tuple[int, int], dict[str, object]], ...] = (
     ("JPEG", "RGB", (64, 48), {}),
     ("JPEG", "CMYK", (40, 40), {}),

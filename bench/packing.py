@@ -1,10 +1,11 @@
-"""The learner's two packings side by side: completions behind a shared prefix, and each in a row of its own.
+"""The learner's two packings side by side: completions behind a shared prefix, and each in a row of
+its own.
 
     python -m bench.packing [--workloads W1 W2] [--completions 4 8 16] [--steps 5]
 
-One process, two threads, forward + backward + AdamW (learning rate 0: the same work, the weights stay), the two interleaved so
-that drift hits both. Rows of one micro-batch: all of W1, `micro_rows` of W2, the same for both packings.
-Expectation (2 cores, fp32, K = 8): W1 2.2x, W2 3x.
+One process, two threads, forward + backward + AdamW (learning rate 0: the same work, the weights
+stay), the two interleaved so that drift hits both. Rows of one micro-batch: all of W1, `micro_rows`
+of W2, the same for both packings. Expectation (2 cores, fp32, K = 8): W1 2.2x, W2 3x.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _PACKAGES = ("torch", "transformers")
 
 
 def measure(workload: Workload, folder: Path, completions: int, steps: int) -> dict[str, Any]:
-    """Seconds of a step for both packings, completion tokens per second, and by how much their log-probs differ."""
+    """Seconds of a step for both packings, completion tokens per second, and by how much their
+    log-probs differ."""
     processor = PolicyProcessor(folder)
     model = load_model(str(folder), "float32")
     batches = _batches(workload, processor, completions)
@@ -69,7 +71,7 @@ def _batches(workload: Workload, processor: PolicyProcessor, completions: int) -
     rng = np.random.default_rng(0)
     images = [decode_image(data) for data in make_images(workload, 0)]
     count = max(1, workload.rows // completions)
-    prepared = [processor.prepare(_picture(images, index)) for index in range(count)]
+    prepared = [processor.prepare(_image(images, index)) for index in range(count)]
     allowed = np.setdiff1d(np.arange(len(processor.tokenizer)), processor.banned_token_ids)
     drawn = [[rng.choice(allowed, workload.new_tokens) for _ in range(completions)] for _ in range(count)]
     groups = max(1, _MICRO_ROWS[workload.name] // completions)
@@ -77,7 +79,7 @@ def _batches(workload: Workload, processor: PolicyProcessor, completions: int) -
     return [collate(prepared[i : i + groups], drawn[i : i + groups], pad) for i in range(0, count, groups)]
 
 
-def _picture(images: list[Image.Image], index: int) -> Image.Image:
+def _image(images: list[Image.Image], index: int) -> Image.Image:
     return images[index % len(images)]
 
 

@@ -1,9 +1,10 @@
-"""Which readout ranks held-out pictures best, and what each costs.
+"""Which readout ranks held-out images best, and what each costs.
 
     python -m bench.readouts --run runs/demo [--images 256]
 
-The model is the export of a finished run, the pictures are those of its evaluation with their human scores. One engine in this
-process, the code of a replica without Serve and gRPC. Intervals are 95 % percentile intervals of 1,000 bootstrap resamples.
+The model is the export of a finished run, the images are those of its evaluation with their human
+scores. One engine in this process, the code of a replica without Serve and gRPC. Intervals are 95 %
+percentile intervals of 1,000 bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _RESAMPLES = 1000
 
 
 def held_out(run: Path, count: int) -> list[dict[str, Any]]:
-    """Rows with `uid`, `target` and the picture's bytes, of the run's evaluation."""
+    """Rows with `uid`, `target` and the image's bytes, of the run's evaluation."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(run / "evaluate" / "rapo.parquet").to_pylist()[:count]
@@ -42,17 +43,17 @@ def held_out(run: Path, count: int) -> list[dict[str, Any]]:
 
 
 async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from rapo.inference.loop import EngineLoop
-    from rapo.inference.reader import Reader
-    from services.replica.image_scorer import READOUTS, Judge, Wanted
+    from rapo.inference.engine_thread import EngineThread
+    from rapo.inference.readout_engine import ReadoutEngine
+    from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec
 
-    loop: Any = EngineLoop(
-        lambda: Reader(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
+    loop: Any = EngineThread(
+        lambda: ReadoutEngine(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
         linger_s=0.0,
     )
     reader: Any = await asyncio.wait_for(asyncio.wrap_future(loop.started), _START_LIMIT_S)
-    judge = Judge(loop, reader, config, card.version)
-    kinds = [Wanted(name, config.serve.samples if name == "sampled" else 0) for name in READOUTS]
+    judge = ImageScorer(loop, reader, config, card.version)
+    kinds = [ReadoutSpec(name, config.serve.samples if name == "sampled" else 0) for name in READOUTS]
     try:
         for wanted in kinds:
             await _run(judge, wanted, rows[:8], 8)
@@ -65,9 +66,11 @@ async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, 
 
 
 def gain(scores: Sequence[float | None], base: Sequence[float | None], targets: Sequence[float]) -> dict[str, Any]:
-    """How much higher the SRCC of `scores` is than that of `base`, on the pictures for which both have one.
+    """How much higher the SRCC of `scores` is than that of `base`, on the images for which both
+    have one.
 
-    The bootstrap is paired: two readouts err on the same pictures, so that their own intervals overlap even where one is better.
+    The bootstrap is paired: two readouts err on the same images, so that their own intervals
+    overlap even where one is better.
     """
     import numpy as np
 
@@ -88,14 +91,14 @@ def gain(scores: Sequence[float | None], base: Sequence[float | None], targets: 
 async def _measure_one(
     judge: Any, wanted: Any, rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """The row of a readout, and its score for each picture."""
+    """The row of a readout, and its score for each image."""
     import numpy as np
 
     from rapo.metrics import evaluate_predictions
 
     costs: dict[str, Any] = {}
     for concurrency in CONCURRENCY:
-        # One at a time takes long; a quarter of the pictures says it as well.
+        # One at a time takes long; a quarter of the images says it as well.
         part = rows[: len(rows) // 4] if concurrency == 1 else rows
         found, seconds = await _run(judge, wanted, part, concurrency)
         costs[f"ms_at_{concurrency}"] = 1000 * seconds / len(part)
@@ -171,13 +174,13 @@ def main() -> None:
     result = {"version": card.version, "threads": arguments.threads, "cpu_pressure": pressure.share(), "readouts": rows}
     record.write_json("readouts", {"machine": machine, "versions": versions, **result}, arguments.out)
     notes = [
-        f"Model {card.version}, {arguments.threads} thread(s); ms are per picture, with 1, 8 and 64 of them under way. "
+        f"Model {card.version}, {arguments.threads} thread(s); ms are per image, with 1, 8 and 64 of them under way. "
         "tokens are written one after another, nodes looked at beside them. "
         f"sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
         record.describe(machine, versions),
     ]
     table = [{key: _rounded(value) for key, value in row.items()} for row in rows]
-    record.write_markdown("readouts", "Readouts on held-out pictures", table, notes, arguments.out)
+    record.write_markdown("readouts", "Readouts on held-out images", table, notes, arguments.out)
     sys.stdout.write(record.markdown_table(table) + "\n")
 
 

@@ -1,8 +1,10 @@
-"""The reward against the way in which the released code computes its rank term: one CDF per pair, torch scalars.
+"""The reward against the way in which the released code computes its rank term: one CDF per pair,
+torch scalars.
 
-`python -m bench.reward [--slow-images 256]` writes `bench/results/reward.json` and `.md`. Both sides run on one
-thread; the slow one once and in whole (about a minute at 256 images), ours as the median of several runs. The slow side
-computes the relative term only, ours the whole reward with advantages and metrics.
+`python -m bench.reward [--slow-images 256]` writes `bench/results/reward.json` and `.md`. Both
+sides run on one thread; the slow one once and in whole (about a minute at 256 images), ours as the
+median of several runs. The slow side computes the relative term only, ours the whole reward with
+advantages and metrics.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from rapo.algorithm.reward import RewardSettings, rapo_rewards
 
 
 def loop_per_pair(scores: np.ndarray, targets: np.ndarray, gamma: float = 1e-6) -> np.ndarray:
-    """The relative term `(N, K)` with a Python loop over completions and opponents, each pair in torch scalars."""
+    """The relative term `(N, K)` with a Python loop over completions and opponents, each pair in
+    torch scalars."""
     values, labels = torch.tensor(scores), torch.tensor(targets)
     images, completions = values.shape
     out = np.zeros(scores.shape)

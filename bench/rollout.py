@@ -1,10 +1,12 @@
-"""The rollout actor against bare `LLM.generate`: tokens per second on the same prompts, seeds and lengths.
+"""The rollout actor against bare `LLM.generate`: tokens per second on the same prompts, seeds and
+lengths.
 
     python -m bench.rollout [--workload W1] [--rounds 5] [--threads 2]
 
-The actor gets a call per group over Ray and answers with records, log-probs and text; `LLM.generate` gets all prompts at once and
-neither decodes text nor builds records. Each has an engine of its own with the same settings in a process of its own; rounds
-alternate. Expectation: at least 0.95.
+The actor gets a call per group over Ray and answers with records, log-probs and text;
+`LLM.generate` gets all prompts at once and neither decodes text nor builds records. Each has an
+engine of its own with the same settings in a process of its own; rounds alternate. Expectation: at
+least 0.95.
 """
 
 from __future__ import annotations

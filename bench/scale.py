@@ -1,14 +1,17 @@
-"""What the controller costs by number of rollout workers, and how it takes stragglers, lost machines and a slow network.
+"""What the controller costs by number of rollout workers, and how it takes stragglers, lost
+machines and a slow network.
 
     python -m bench.scale [--workers 1 8 64 512] [--steps 5] [--rate 150] [--profile FILE]
 
-Controller, fleet, window, image store, reward actor, weight versions and Ray are the real ones. Workers sleep, many to a process
-(`bench.support.hosted`), and so do the two learner ranks. Each worker has four groups at a time; a step takes
-four per worker, at least 32. Latencies are such that the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
+Controller, fleet, window, image store, reward actor, weight versions and Ray are the real ones.
+Workers sleep, many to a process (`bench.support.hosted`), and so do the two learner ranks. Each
+worker has four groups at a time; a step takes four per worker, at least 32. Latencies are such that
+the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
 
-Cost is CPU time of the driver over the groups of the steps after the first: of the controller's thread, and of the process, which
-adds Ray's own threads. Expectation: 0.3 to 0.6 ms of the thread for a submit, a receipt and the passing on of a group and its
-image, whatever the number of workers; 1.5 times that for the process.
+Cost is CPU time of the driver over the groups of the steps after the first: of the controller's
+thread, and of the process, which adds Ray's own threads. Expectation: 0.3 to 0.6 ms of the thread
+for a submit, a receipt and the passing on of a group and its image, whatever the number of workers;
+1.5 times that for the process.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ def timing_of(scenario: str, workers: int, rate: float) -> Any:
 
 
 class Meter:
-    """Driver's CPU time at the end of each step. With `storm`, half of the hosts go after the third."""
+    """Driver's CPU time at the end of each step. With `storm`, half of the hosts go after the
+    third."""
 
     def __init__(self, storm: Any = None) -> None:
         self.marks = [self._now()]
@@ -107,7 +111,7 @@ def measure(
     from bench.support.hosted import HostedWorkers, hosted_handles
     from bench.support.simulated import Latency, SimulatedLearner
     from cluster.training.controller import Hooks
-    from cluster.training.session import running_loop
+    from cluster.training.session import training_session
 
     config = settings(workers, steps)
     timing = timing_of(scenario, workers, rate)
@@ -122,7 +126,7 @@ def measure(
         out = Path(temporary)
         hooks = Hooks(step=meter.step, fault=faults.append)
         try:
-            with running_loop(config, out, out, worker=hosted, learner=SimulatedLearner, hooks=hooks) as controller:
+            with training_session(config, out, out, worker=hosted, learner=SimulatedLearner, hooks=hooks) as controller:
                 controller.run(images(2 * config.rapo.images_per_step), [])
         finally:
             hosted.close()

@@ -1,9 +1,10 @@
-"""Replicas that follow the load: from one to two and back while callers ask, with how long each part takes.
+"""Replicas that follow the load: from one to two and back while callers ask, with how long each
+part takes.
 
     python -m bench.serving_autoscale --model DIR/export [--callers 16] [--most 2]
 
-Callers come at once and stay until the second replica has answered for a while; then one of them stays. Writes
-`bench/results/serving_autoscale.json`; exit code 1 where a call failed.
+Callers come at once and stay until the second replica has answered for a while; then one of them
+stays. Writes `bench/results/serving_autoscale.json`; exit code 1 where a call failed.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The service under load against plain vLLM's own OpenAI server: same model, prompt, pictures and greedy answers, on one
-machine, in one run. Each round starts one, asks it, stops it, and does the same with the other, the other one first in
-every second round: a machine is not equally fast in every minute, and a server that idles beside the one that is asked slows
-it down.
+"""The service under load against plain vLLM's own OpenAI server: same model, prompt, images and
+greedy answers, on one machine, in one run. Each round starts one, asks it, stops it, and does the
+same with the other, the other one first in every second round: a machine is not equally fast in
+every minute, and a server that idles beside the one that is asked slows it down.
 
     python -m bench.serving_load --model DIR/export [--seconds 10] [--rounds 3] [--replicas 1]
 
-Closed loop with 1, 8 and 64 callers, medians over the rounds; in the last round open loop up to twice the saturation point, where
-goodput should stay near its peak and the excess should get RESOURCE_EXHAUSTED; and the gateway's share of the latency, against
-calls past it to Serve's own port.
+Closed loop with 1, 8 and 64 callers, medians over the rounds; in the last round open loop up to
+twice the saturation point, where goodput should stay near its peak and the excess should get
+RESOURCE_EXHAUSTED; and the gateway's share of the latency, against calls past it to Serve's own
+port.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def make_images(folder: Path, count: int) -> None:
 
 
 class Client:
-    """Runs the load generator in a process of its own, each time on pictures that were not sent before."""
+    """Runs the load generator in a process of its own, each time on images that were not sent
+    before."""
 
     def __init__(self, images: Path, seconds: float) -> None:
         self._images, self._seconds, self._skip = images, seconds, 0
@@ -132,7 +134,8 @@ def ratios(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str,
 
 
 def mean_ratio(values: list[float]) -> tuple[float, float, float]:
-    """Geometric mean of ratios, and the 95 % interval of it from their logarithms; no interval (nan) of one."""
+    """Geometric mean of ratios, and the 95 % interval of it from their logarithms; no interval
+    (nan) of one."""
     logs = np.log(values)
     if len(logs) < 2:
         return float(np.exp(logs[0])), math.nan, math.nan
@@ -162,7 +165,8 @@ def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: 
                 more.update(overload(client, target, saturation))
 
     for number in range(rounds):
-        # Whichever comes first, the other one is asked a minute later: a machine that grows slower must not favour one of them.
+        # Whichever comes first, the other one is asked a minute later: a machine that grows slower
+        # must not favour one of them.
         for side in (theirs, ours)[:: 1 if number % 2 == 0 else -1]:
             side(number)
     by_callers = {name: list(zip(*rows, strict=True)) for name, rows in told.items()}
@@ -175,7 +179,8 @@ def measure(model: Path, config: Config, client: Client, scratch: Path, rounds: 
 
 
 def added_by_gateway(client: Client, server: Any) -> float:
-    """Milliseconds at the median of one caller, against calls past it, in turn: the median of the differences of neighbours."""
+    """Milliseconds at the median of one caller, against calls past it, in turn: the median of the
+    differences of neighbours."""
     inner = ("--metadata", f"application={server.applications[server.default]}",
              "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
     added = []
@@ -217,7 +222,7 @@ def _listed(rows: list[dict[str, Any]]) -> str:
     said = []
     for row in rows:
         goodput, p99 = (_told(row[key]) for key in ("goodput", "p99"))
-        said.append(f"{row['callers']} callers: pictures/s {goodput}; p99 {p99}")
+        said.append(f"{row['callers']} callers: images/s {goodput}; p99 {p99}")
     return ". ".join(said)
 
 
@@ -249,7 +254,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="an exported model")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of the closed loop; their medians count")
-    parser.add_argument("--images", type=int, default=12000, help="different pictures; more than are sent is best")
+    parser.add_argument("--images", type=int, default=12000, help="different images; more than are sent is best")
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_load.json and .md")
@@ -278,7 +283,7 @@ def main() -> None:
         f"per engine, {arguments.replicas} replica(s). Greedy over vLLM, mean of the rounds (95 %; each): "
         f"{_listed(result['ratios'])}. "
         f"The gateway adds {result['gateway_added_p50_ms']:.2f} ms to the p50 of one caller. Saturation: "
-        f"{result['saturation_per_s']:.1f} pictures/s; at twice that, goodput is "
+        f"{result['saturation_per_s']:.1f} images/s; at twice that, goodput is "
         f"{result['goodput_at_twice_over_peak']:.2f} of its peak. CPU pressure: {result['cpu_pressure']}.",
         record.describe(machine, versions),
     ]

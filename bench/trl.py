@@ -2,7 +2,8 @@
 
     python -m bench.trl [--workload W1] [--micro-batches 64 128 256] [--steps 5] [--keep-denormals]
 
-Expectation (2 cores, fp32): W1 about 3 s a step at one micro-batch of all 256 completions, W2 about 50 s at 32.
+Expectation (2 cores, fp32): W1 about 3 s a step at one micro-batch of all 256 completions, W2 about
+50 s at 32.
 """
 
 from __future__ import annotations
@@ -42,13 +43,15 @@ def run_trl(
     flush_denormals: bool = True,
     limit_s: float = 1800.0,
 ) -> list[dict[str, Any]]:
-    """One result per micro-batch size (in completions): median seconds of a step and of its parts (`trl_side.measure`).
+    """One result per micro-batch size (in completions): median seconds of a step and of its parts
+    (`trl_side.measure`).
 
-    `images_dir` holds PNG files, enough for one step or more, taken in random order. The first `warmup` of the `steps` are not
-    counted. `flush_denormals` gives TRL what rapo's learner sets for itself. `cpu_pressure` is, for each step in `steps_s`, the
-    share of it in which something on the machine waited for a core (`record.CpuPressure`): a busy machine explains a slow step.
-    Installs TRL's environment first if there is none.
-    Raises `BenchmarkError` if TRL fails, takes longer than `limit_s`, or does not do the workload as specified.
+    `images_dir` holds PNG files, enough for one step or more, taken in random order. The first
+    `warmup` of the `steps` are not counted. `flush_denormals` gives TRL what rapo's learner sets
+    for itself. `cpu_pressure` is, for each step in `steps_s`, the share of it in which something on
+    the machine waited for a core (`record.CpuPressure`): a busy machine explains a slow step.
+    Installs TRL's environment first if there is none. Raises `BenchmarkError` if TRL fails, takes
+    longer than `limit_s`, or does not do the workload as specified.
     """
     if bad := [size for size in micro_batches if workload.rows % size or size % workload.completions]:
         raise BenchmarkError(f"micro-batches {bad} do not split {workload.rows} completions into whole groups")
@@ -110,7 +113,8 @@ def _prompt_tokens(processor: PolicyProcessor, images_dir: Path) -> int:
 
 
 def _check(result: dict[str, Any], workload: Workload, prompt_tokens: int) -> None:
-    """The comparison holds only if TRL did the same work: same prompt, full completions, a KL term and a gradient."""
+    """The comparison holds only if TRL did the same work: same prompt, full completions, a KL term
+    and a gradient."""
     if result["prompt_tokens"] != [prompt_tokens]:
         raise BenchmarkError(f"TRL's prompt has {result['prompt_tokens']} tokens, rapo's {prompt_tokens}")
     if result["mean_completion_tokens"] != workload.new_tokens:

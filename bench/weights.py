@@ -2,16 +2,19 @@
 
     python -m bench.weights [--megabytes 10 100 1000] [--chunk-mib 256] [--rounds 5]
 
-A publisher packs float32 tensors of a transformer's shapes into the object store, with the code of the learner; pullers fetch the
-chunks one at a time, verify and copy every tensor into memory that they hold, as a rollout worker does, but without an engine.
-The copy that they are compared with is `Tensor.copy_` between the publisher's own tensors, one thread, warm memory.
+A publisher packs float32 tensors of a transformer's shapes into the object store, with the code of
+the learner; pullers fetch the chunks one at a time, verify and copy every tensor into memory that
+they hold, as a rollout worker does, but without an engine. The copy that they are compared with is
+`Tensor.copy_` between the publisher's own tensors, one thread, warm memory.
 
-Then three pullers load while one of them is stopped (SIGSTOP), over two versions: the others must not notice. Memory is that of
-the process's own pages (RssAnon), sampled; pages of the object store that it maps are counted apart (RssShmem).
+Then three pullers load while one of them is stopped (SIGSTOP), over two versions: the others must
+not notice. Memory is that of the process's own pages (RssAnon), sampled; pages of the object store
+that it maps are counted apart (RssShmem).
 
-Expectation (2 cores): a copy makes 8 to 10 GB/s. Publishing reads for the checksum (20 GB/s) and writes once, into pages that the
-kernel has to map: 0.4 to 0.6 of a copy. Pulling reads twice and writes once: 0.6 to 0.7, without verifying 0.9. Extra private
-memory: none on either side, beside the last tensor of a chunk. Beside a stopped puller: the same seconds.
+Expectation (2 cores): a copy makes 8 to 10 GB/s. Publishing reads for the checksum (20 GB/s) and
+writes once, into pages that the kernel has to map: 0.4 to 0.6 of a copy. Pulling reads twice and
+writes once: 0.6 to 0.7, without verifying 0.9. Extra private memory: none on either side, beside
+the last tensor of a chunk. Beside a stopped puller: the same seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ _MIB = 2**20
 
 
 def shapes(nbytes: int) -> list[tuple[str, tuple[int, int]]]:
-    """Names and shapes of float32 matrices that together have about `nbytes`: a vocabulary of an eighth, then layers."""
+    """Names and shapes of float32 matrices that together have about `nbytes`: a vocabulary of an
+    eighth, then layers."""
     hidden = 1024 if nbytes > 200 * 10**6 else 256
     found = [("embed", (max(1, nbytes // 8 // 4 // hidden), hidden))]
     left = nbytes - nbytes // 8
@@ -52,7 +56,8 @@ def shapes(nbytes: int) -> list[tuple[str, tuple[int, int]]]:
 
 
 class Memory:
-    """Peak private and shared pages of a process above what it had at the start, in MiB, sampled every few milliseconds."""
+    """Peak private and shared pages of a process above what it had at the start, in MiB, sampled
+    every few milliseconds."""
 
     def __init__(self, pid: int) -> None:
         self._status = Path(f"/proc/{pid}/status")
@@ -175,7 +180,8 @@ def unverified(manifest: Any, chunks: Iterator[Any]) -> Iterator[tuple[str, Any]
 
 
 def measure(megabytes: int, chunk_mib: int, rounds: int) -> dict[str, Any]:
-    """One size: throughput and memory of both sides, then the seconds of two pullers beside a third that is stopped."""
+    """One size: throughput and memory of both sides, then the seconds of two pullers beside a third
+    that is stopped."""
     import ray
 
     nbytes = megabytes * 10**6
@@ -236,7 +242,8 @@ def measure(megabytes: int, chunk_mib: int, rounds: int) -> dict[str, Any]:
 
 
 def _beside_a_stopped_one(publish: Any, pull: Any, pullers: list[Any], pids: list[int]) -> dict[str, float]:
-    """Seconds in which two pullers load two versions, without and with a third that was stopped while it loaded the first."""
+    """Seconds in which two pullers load two versions, without and with a third that was stopped
+    while it loaded the first."""
     import ray
 
     pull([0, 1, 2], publish())

@@ -1,1 +1,2 @@
-"""What arranges actors and services: commands, pipeline, controller, fleet, weights, checkpoints."""
+"""What arranges actors and services: commands, pipeline, controller, fleet, weights,
+checkpoints."""

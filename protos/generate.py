@@ -1,7 +1,7 @@
 """Regenerate `rapo/v1/` from `protos/rapo/v1/*.proto`: `python protos/generate.py`.
 
-The generated files are committed, so that installing rapo needs no compiler. With `--check` nothing is written and
-the exit code is 1 where the committed files differ from what would be generated.
+The generated files are committed, so that installing rapo needs no compiler. With `--check` nothing
+is written and the exit code is 1 where the committed files differ from what would be generated.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ INIT = '"""Generated from protos/rapo/v1 by protos/generate.py; do not edit."""\
 
 
 def generate(target: Path) -> list[Path]:
-    """Write the Python package of every .proto file below `target` and return the files, relative to it."""
+    """Write the Python package of every .proto file below `target` and return the files, relative
+    to it."""
     sources = sorted(path.relative_to(PROTOS).as_posix() for path in (PROTOS / PACKAGE).glob("*.proto"))
     outputs = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
-    # The import root is protos/, so that modules are named rapo.v1.<file>: messages are pickled by that name.
+    # The import root is protos/, so that modules are named rapo.v1.<file>: messages are pickled by
+    # that name.
     roots = [f"--proto_path={PROTOS}", f"--proto_path={_googleapis()}"]
     command = [sys.executable, "-m", "grpc_tools.protoc", *roots, *outputs, *sources]
     subprocess.run(command, check=True, timeout=120)

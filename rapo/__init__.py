@@ -1,6 +1,7 @@
-"""rapo: teaches a vision-language model to judge the beauty of a picture.
+"""rapo: teaches a vision-language model to judge the beauty of an image.
 
-Importing this package pulls in neither torch, Ray nor vLLM, and its clients need grpcio and protobuf only.
+Importing this package pulls in neither torch, Ray nor vLLM, and its clients need grpcio and
+protobuf only.
 """
 
 from __future__ import annotations

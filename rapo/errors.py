@@ -1,7 +1,7 @@
 """One error family. Every message names the input at fault and says what to do about it.
 
-A `RapoError` is the user's to fix: the command line prints it without a traceback and exits with code 2.
-Anything else that escapes is a defect of ours and keeps its traceback.
+A `RapoError` is the user's to fix: the command line prints it without a traceback and exits with
+code 2. Anything else that escapes is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class WeightError(RapoError):
 
 
 class RoleError(RapoError):
-    """A remote role failed or timed out. The message names role, node, cause and log; `kind` is a word for counting,
-    such as died, hung, late, node lost, out of memory, data lost (what the role was given could not be had) or
-    failed."""
+    """A remote role failed or timed out. The message names role, node, cause and log; `kind` is a
+    word for counting, such as died, hung, late, node lost, out of memory, data lost (what the role
+    was given could not be had) or failed."""
 
     def __init__(self, message: str, *, kind: str = "failed") -> None:
         super().__init__(message)

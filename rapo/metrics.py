@@ -1,7 +1,9 @@
-"""How well predictions agree with human scores: PLCC, SRCC, KRCC, MAE, parse rate, with bootstrap intervals.
+"""How well predictions agree with human scores: PLCC, SRCC, KRCC, MAE, parse rate, with bootstrap
+intervals.
 
-PLCC is taken on the scores as they are, without fitting a logistic curve first. A value that is not defined (fewer
-than three valid predictions, or a constant side) is None, never NaN, so that every result is valid JSON.
+PLCC is taken on the scores as they are, without fitting a logistic curve first. A value that is not
+defined (fewer than three valid predictions, or a constant side) is None, never NaN, so that every
+result is valid JSON.
 """
 
 from __future__ import annotations
@@ -26,20 +28,22 @@ CONFIDENCE = 0.95
 #: Correlations of fewer points say nothing.
 MIN_POINTS = 3
 
-# Scores lie in [0, 1]: what differs by less than this differs by rounding only, and counts as constant.
+# Scores lie in [0, 1]: what differs by less than this differs by rounding only, and counts as
+# constant.
 _ROUNDING = 1e-12
 
-# Resamples are made in blocks of about this many elements, so that memory does not grow with their number.
+# Resamples are made in blocks of about this many elements, so that memory does not grow with their
+# number.
 _BLOCK_ELEMENTS = 1 << 20
 
 
 def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
     """All metrics of a set of predictions, as plain values that JSON holds.
 
-    Correlations, errors and spreads (population sd) are over the valid predictions; `parse_rate` is their share of
-    all `n`, `invalid` counts the rest by reason. `bias` is the mean of prediction minus target.
-    `srcc_interval` and `plcc_interval` are seeded 95 % percentile intervals of `bootstrap` resamples, or None.
-    Raises `DataError` if a prediction has no target.
+    Correlations, errors and spreads (population sd) are over the valid predictions; `parse_rate` is
+    their share of all `n`, `invalid` counts the rest by reason. `bias` is the mean of prediction
+    minus target. `srcc_interval` and `plcc_interval` are seeded 95 % percentile intervals of
+    `bootstrap` resamples, or None. Raises `DataError` if a prediction has no target.
     """
     scores, targets = [], []
     invalid: Counter[str] = Counter()
@@ -107,7 +111,8 @@ def _intervals(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -
     n = x.size
     rows = max(1, _BLOCK_ELEMENTS // n)
     rank_x, rank_y = _Ranker(x), _Ranker(y)
-    # Correlation does not change under shift and scale; standardised values keep the sums below well conditioned.
+    # Correlation does not change under shift and scale; standardised values keep the sums below
+    # well conditioned.
     zx, zy = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     plccs, srccs = [], []
     for start in range(0, resamples, rows):
@@ -120,7 +125,8 @@ def _intervals(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -
 
 
 class _Ranker:
-    """Mean ranks within resamples given as counts per point, from one sort of the original values."""
+    """Mean ranks within resamples given as counts per point, from one sort of the original
+    values."""
 
     def __init__(self, values: Floats) -> None:
         _, self._tie = np.unique(values, return_inverse=True)
@@ -137,7 +143,8 @@ class _Ranker:
 
 
 def _weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation under each row of `(rows, n)` weights, x and y `(n,)` or `(rows, n)`; NaN if constant."""
+    """Pearson's correlation under each row of `(rows, n)` weights, x and y `(n,)` or `(rows, n)`;
+    NaN if constant."""
     total = weights.sum(axis=1, keepdims=True)
     x = x - (weights * x).sum(axis=1, keepdims=True) / total
     y = y - (weights * y).sum(axis=1, keepdims=True) / total

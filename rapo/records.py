@@ -1,7 +1,7 @@
 """The typed rows that cross every boundary.
 
-Frozen dataclasses of NumPy arrays, bytes and plain values; never torch tensors or PIL images, so that every
-process can unpickle them without torch and Ray can map the arrays without a copy.
+Frozen dataclasses of NumPy arrays, bytes and plain values; never torch tensors or PIL images, so
+that every process can unpickle them without torch and Ray can map the arrays without a copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "validation", "test"]
 
-#: The paper's five dimensions of an aesthetic critique (its Table 5), in the order in which critiques name them.
+#: The paper's five dimensions of an aesthetic critique (its Table 5), in the order in which
+#: critiques name them.
 DIMENSIONS: tuple[str, ...] = ("light and shadow", "mood and narrative", "composition", "color", "exposure")
 
 
@@ -23,8 +24,9 @@ DIMENSIONS: tuple[str, ...] = ("light and shadow", "mood and narrative", "compos
 class ImageRecord:
     """One image with its human score.
 
-    `score` and `std` are on the normalised scale [0, 1]; `native_score` is on `native_range`. Exactly one of `path`
-    and `data` (encoded bytes) is set. `votes[i]` is the count of raters who gave the i-th value of the scale.
+    `score` and `std` are on the normalised scale [0, 1]; `native_score` is on `native_range`.
+    Exactly one of `path` and `data` (encoded bytes) is set. `votes[i]` is the count of raters who
+    gave the i-th value of the scale.
     """
 
     uid: str
@@ -41,7 +43,8 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Critique:
-    """What a teacher wrote about an image. `text` is the rationale without tags and without the score."""
+    """What a teacher wrote about an image. `text` is the rationale without tags and without the
+    score."""
 
     uid: str
     text: str
@@ -51,7 +54,8 @@ class Critique:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's decision on one critique; `reason` is None where it is kept, else leak, misaligned or factual."""
+    """A judge's decision on one critique; `reason` is None where it is kept, else leak, misaligned
+    or factual."""
 
     uid: str
     keep: bool
@@ -63,9 +67,10 @@ class Verdict:
 class Group:
     """K completions for one image. Atomic: used whole or refilled whole.
 
-    `token_ids[k]` (int32) and `logprobs[k]` (float32) have the length of completion k, the stop token included;
-    the log-probs are those of the sampler, after temperature and token mask. `weight_version` is that of the oldest token;
-    `token_versions[k]` (int32) has each token's, None where all are from `weight_version`.
+    `token_ids[k]` (int32) and `logprobs[k]` (float32) have the length of completion k, the stop
+    token included; the log-probs are those of the sampler, after temperature and token mask.
+    `weight_version` is that of the oldest token; `token_versions[k]` (int32) has each token's, None
+    where all are from `weight_version`.
     """
 
     uid: str
@@ -85,7 +90,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with what the reward actor made of it; arrays are `(K,)`, `scores` holds NaN where invalid."""
+    """A group with what the reward actor made of it; arrays are `(K,)`, `scores` holds NaN where
+    invalid."""
 
     group: Group
     scores: NDArray[np.float64]
@@ -95,7 +101,8 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Where one tensor lies inside the chunks of a weight version (`place` in `chunk`), and what it must hash to."""
+    """Where one tensor lies inside the chunks of a weight version (`place` in `chunk`), and what it
+    must hash to."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,7 +115,8 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class WeightManifest:
-    """An immutable weight version: every tensor with its shape, dtype, place and checksum (xxh3-128)."""
+    """An immutable weight version: every tensor with its shape, dtype, place and checksum
+    (xxh3-128)."""
 
     version: int
     tensors: tuple[TensorSpec, ...]
@@ -121,7 +129,8 @@ class WeightManifest:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer for one image. `score` is None where the completion was invalid, with the `reason`."""
+    """A model's answer for one image. `score` is None where the completion was invalid, with the
+    `reason`."""
 
     uid: str
     dataset: str

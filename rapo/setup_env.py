@@ -1,7 +1,8 @@
-"""Installs rapo into the interpreter that runs this file: `python rapo/setup_env.py --extra cpu` (see the Makefile).
+"""Installs rapo into the interpreter that runs this file: `python rapo/setup_env.py --extra cpu`
+(see the Makefile).
 
-Standard library only, because nothing else is installed yet. Where pip finds no CPU build of torch it says so in words instead
-of leaving the user with a resolver's traceback.
+Standard library only, because nothing else is installed yet. Where pip finds no CPU build of torch
+it says so in words instead of leaving the user with a resolver's traceback.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def main() -> int:
 
 
 def _drop_unloadable() -> None:
-    """vLLM's CPU build asks for torchaudio and torchcodec, which it does not use here. Where their wheels are linked to CUDA
-    they cannot load, and transformers, finding them installed, fails with them: then they have to go."""
+    """vLLM's CPU build asks for torchaudio and torchcodec, which it does not use here. Where their
+    wheels are linked to CUDA they cannot load, and transformers, finding them installed, fails with
+    them: then they have to go."""
     for package in ("torchaudio", "torchcodec"):
         probe = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, check=False)
         if probe.returncode != 0:
@@ -48,7 +50,8 @@ def _drop_unloadable() -> None:
 
 
 def pip(*arguments: str, quiet: bool = False, python: str | Path = sys.executable) -> int:
-    """Run the pip of interpreter `python`; its exit status. `quiet` keeps its complaints for the caller to explain."""
+    """Run the pip of interpreter `python`; its exit status. `quiet` keeps its complaints for the
+    caller to explain."""
     command = [str(python), "-m", "pip", arguments[0], "-q", *arguments[1:]]
     sys.stderr.write(f"pip {' '.join(arguments[:2])} ...\n")
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=quiet, env=os.environ)

@@ -1,12 +1,13 @@
 """Makes `torchvision` importable beside a CPU-only torch, in every process.
 
-torchvision's wheel links its C++ operators to CUDA. Under a CPU-only torch that library cannot load, and the package's
-import then registers fake kernels for two operators that have no schema, which fails. Declaring the two schemas first is
-enough for what a vision-language processor needs (resize, normalise). transformers imports torchvision in every process
-and vLLM inspects models in a subprocess before any plug-in runs, so this must act at interpreter start: `python -m
-rapo.torchvision_cpu` writes a `.pth` file into site-packages that imports this module. The hook waits for the first import
-of torchvision, so a plain interpreter start pays next to nothing; with a CUDA torch, or a torchvision built for the CPU, it
-does nothing.
+torchvision's wheel links its C++ operators to CUDA. Under a CPU-only torch that library cannot
+load, and the package's import then registers fake kernels for two operators that have no schema,
+which fails. Declaring the two schemas first is enough for what a vision-language processor needs
+(resize, normalise). transformers imports torchvision in every process and vLLM inspects models in a
+subprocess before any plug-in runs, so this must act at interpreter start: `python -m
+rapo.torchvision_cpu` writes a `.pth` file into site-packages that imports this module. The hook
+waits for the first import of torchvision, so a plain interpreter start pays next to nothing; with a
+CUDA torch, or a torchvision built for the CPU, it does nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def _declare_operators() -> None:
 
 
 def _is_cpu_build() -> bool:
-    """A torchvision built for the CPU declares the operators itself; declaring them twice is an error."""
+    """A torchvision built for the CPU declares the operators itself; declaring them twice is an
+    error."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -57,7 +59,8 @@ def _is_cpu_build() -> bool:
 def install() -> Path:
     """Write the `.pth` file into this interpreter's site-packages; the path of it.
 
-    It imports this module under the name by which it was found, so that a copy of this file serves an environment without rapo.
+    It imports this module under the name by which it was found, so that a copy of this file serves
+    an environment without rapo.
     """
     name = __spec__.name if __spec__ is not None else "rapo.torchvision_cpu"
     target = Path(sysconfig.get_paths()["purelib"]) / PTH_NAME

@@ -1,7 +1,8 @@
 """The service as a whole: Serve, the gateway, and a Serve application for each model version.
 
-Versions come and go while it runs. A new one is started and warmed up beside the others before anybody is sent there; one that
-goes gets no new calls, finishes those it has, and is stopped. So a roll-out fails no request.
+Versions come and go while it runs. A new one is started and warmed up beside the others before
+anybody is sent there; one that goes gets no new calls, finishes those it has, and is stopped. So a
+roll-out fails no request.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 class ScorerServer:
-    """A running service; use it as a context manager. Ray must be initialised, on the cluster's head node.
+    """A running service; use it as a context manager. Ray must be initialised, on the cluster's
+    head node.
 
-    It starts with one version, the default. Entering takes as long as the engine takes to start, at most `serve.start_timeout_s`
-    seconds. It raises `ConfigError` for an address that may not be served, `ResourceError` where the port is taken or the
-    cluster serves something else already, and `RoleError` where a replica does not start. Leaving stops all that was started.
+    It starts with one version, the default. Entering takes as long as the engine takes to start, at
+    most `serve.start_timeout_s` seconds. It raises `ConfigError` for an address that may not be
+    served, `ResourceError` where the port is taken or the cluster serves something else already,
+    and `RoleError` where a replica does not start. Leaving stops all that was started.
     """
 
     def __init__(self, config: Config, model_dir: str | Path, model_version: str) -> None:
@@ -104,10 +107,12 @@ class ScorerServer:
         self._gateway = None
 
     def add(self, model_dir: str | Path, version: str) -> None:
-        """Serve one more version beside the others; returns when it is warm and callers may ask for it.
+        """Serve one more version beside the others; returns when it is warm and callers may ask for
+        it.
 
-        A version that is served already gets the new folder's model in the place of its own, with no call failing. Raises
-        `ModelError`, `ConfigError` or `RoleError`, and then nothing has changed.
+        A version that is served already gets the new folder's model in the place of its own, with
+        no call failing. Raises `ModelError`, `ConfigError` or `RoleError`, and then nothing has
+        changed.
         """
         _check_version(version)
         with self._changing:
@@ -120,7 +125,8 @@ class ScorerServer:
                 self._stop(gateway, old)
 
     def set_default(self, version: str) -> None:
-        """Let calls that name no version go to this one from now on. Raises `ConfigError` where it is not served."""
+        """Let calls that name no version go to this one from now on. Raises `ConfigError` where it
+        is not served."""
         with self._changing:
             if version not in self._applications:
                 raise ConfigError(f"version {version!r} is not served; served are {', '.join(self._applications)}")
@@ -129,7 +135,8 @@ class ScorerServer:
             logger.info("version %s is the default", version)
 
     def remove(self, version: str) -> None:
-        """Stop serving a version once its calls have ended. Raises `ConfigError` for the default and for one not served."""
+        """Stop serving a version once its calls have ended. Raises `ConfigError` for the default
+        and for one not served."""
         with self._changing:
             if version == self._default:
                 raise ConfigError(f"version {version!r} is the default; make another one the default first")
@@ -148,7 +155,8 @@ class ScorerServer:
         return self._gateway
 
     def _start(self, folder: Path, version: str) -> None:
-        """Start an application and wait until it is warm; enter it into the tables, but not into the gateway's routes."""
+        """Start an application and wait until it is warm; enter it into the tables, but not into
+        the gateway's routes."""
         folder = folder.resolve()
         card = replace(read_card(folder), version=version)
         app = build_app(self.config, folder, card, self.secret)
@@ -164,7 +172,8 @@ class ScorerServer:
         self._folders[version] = folder
 
     def _stop(self, gateway: Gateway, application: str) -> None:
-        """Wait for an application's last calls, which came before its route was taken away; then stop it."""
+        """Wait for an application's last calls, which came before its route was taken away; then
+        stop it."""
         deadline = monotonic() + self.config.serve.request_timeout_s
         sleep(_POLL_S)
         while gateway.under_way(application) and monotonic() < deadline:
@@ -189,7 +198,8 @@ class ScorerServer:
 
 
 def check_address(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that is taken."""
+    """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that
+    is taken."""
     check_access(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -218,7 +228,8 @@ def _free_port() -> int:
 
 def _start_serve(settings: ServeConfig, port: int) -> None:
     serve.start(
-        # Without a proxy there is no gRPC either. The HTTP side of it stays on loopback, on any free port.
+        # Without a proxy there is no gRPC either. The HTTP side of it stays on loopback, on any
+        # free port.
         proxy_location=ProxyLocation.HeadOnly,
         http_options=HTTPOptions(host="127.0.0.1", port=_free_port()),
         grpc_options=gRPCOptions(

@@ -1,8 +1,10 @@
-"""Statuses as callers see them: a gRPC code, words, and google.rpc details that say the same to machines.
+"""Statuses as callers see them: a gRPC code, words, and google.rpc details that say the same to
+machines.
 
-Every status carries ErrorInfo (and the same word in the trailing metadata `rapo-reason`); INVALID_ARGUMENT names the
-field in BadRequest; what may be tried again says when in RetryInfo. Only words of the deployment or the gateway come
-out: what Ray or gRPC say (tracebacks, paths, addresses) goes to the log and is replaced here.
+Every status carries ErrorInfo (and the same word in the trailing metadata `rapo-reason`);
+INVALID_ARGUMENT names the field in BadRequest; what may be tried again says when in RetryInfo. Only
+words of the deployment or the gateway come out: what Ray or gRPC say (tracebacks, paths, addresses)
+goes to the log and is replaced here.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no answer. `field` is the request's field at fault; `retry_s` None where no delay is known."""
+    """Why there is no answer. `field` is the request's field at fault; `retry_s` None where no
+    delay is known."""
 
     code: grpc.StatusCode
     words: str
@@ -69,7 +72,7 @@ class Refusal:
 
 
 class Refused(Exception):
-    """Raised on the way to a picture's outcome; becomes the call's status or the picture's error."""
+    """Raised on the way to an image's outcome; becomes the call's status or the image's error."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.words)
@@ -89,8 +92,8 @@ def outward(error: grpc.aio.AioRpcError) -> Refusal:
         return Refusal(code, error.details() or "", marks[REASON_KEY], marks.get(FIELD_KEY, ""))
     if code in _OWN_WORDS:
         return Refusal(code, *_OWN_WORDS[code])
-    # The deployment marks every status of its own. What is left is Serve's: no replica yet, or one that died under
-    # the call; both pass, and scoring may be repeated, so the caller is told to.
+    # The deployment marks every status of its own. What is left is Serve's: no replica yet, or one
+    # that died under the call; both pass, and scoring may be repeated, so the caller is told to.
     logger.warning("upstream answered %s: %s", code.name, error.details())
     return Refusal(grpc.StatusCode.UNAVAILABLE, "the scorer is starting or restarting; try again", "restarting")
 

@@ -1,4 +1,5 @@
-"""A small run of the real parts through the command line, shared by the integration and the chaos tests."""
+"""A small run of the real parts through the command line, shared by the integration and the chaos
+tests."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def started(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def branch(started: Path, out: Path, *overrides: str) -> Path:
-    """A copy of a started run under other settings, of which none concerns a stage that is behind it."""
+    """A copy of a started run under other settings, of which none concerns a stage that is behind
+    it."""
     shutil.copytree(started, out)
     (out / "config.toml").write_text(dump_config(load_config(None, (*SMALL, *overrides))))
     return out

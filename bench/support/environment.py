@@ -2,9 +2,9 @@
 
     python -m bench.support.environment
 
-makes `bench/.trl-venv` (git-ignored; about 2 GB, a few minutes) with the versions below, those of the project where it has the
-same package. A second call with the same pins installs nothing. Like the project's own set-up it takes torch's CPU build and
-makes torchvision importable beside it.
+makes `bench/.trl-venv` (git-ignored; about 2 GB, a few minutes) with the versions below, those of
+the project where it has the same package. A second call with the same pins installs nothing. Like
+the project's own set-up it takes torch's CPU build and makes torchvision importable beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class BenchmarkError(Exception):
 
 
 def ensure_trl(folder: Path = VENV) -> Path:
-    """The interpreter of an environment with TRL in it, made in `folder` if it is not there yet or its pins have changed.
+    """The interpreter of an environment with TRL in it, made in `folder` if it is not there yet or
+    its pins have changed.
 
     Raises `BenchmarkError` where pip cannot install it.
     """

@@ -1,8 +1,10 @@
-"""Hundreds of simulated rollout workers in a few processes, for the question what the controller costs at their number.
+"""Hundreds of simulated rollout workers in a few processes, for the question what the controller
+costs at their number.
 
-`HostedWorkers` takes the place of the worker's class: what it makes is a handle with the methods that the fleet calls.
-Each call is a real call of a real Ray actor, which hosts many workers and sleeps instead of computing. So the driver pays
-what it would pay for as many actors, but for their connections: it has one to each host.
+`HostedWorkers` takes the place of the worker's class: what it makes is a handle with the methods
+that the fleet calls. Each call is a real call of a real Ray actor, which hosts many workers and
+sleeps instead of computing. So the driver pays what it would pay for as many actors, but for their
+connections: it has one to each host.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from rapo.records import Group, ImageRecord, WeightManifest
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: `group` is the mean from request to group, its log normal with sd `spread`; `load` a weight load; `network`
-    what is added to each call. `tokens` of each completion."""
+    """Seconds: `group` is the mean from request to group, its log normal with sd `spread`; `load` a
+    weight load; `network` what is added to each call. `tokens` of each completion."""
 
     group: float
     load: float = 0.1
@@ -84,7 +86,8 @@ class Host:
 
 
 class HostedWorkers:
-    """The "class" of hosted workers: `options(...).remote(name, config)` gives a handle, as that of a Ray actor's class does."""
+    """The "class" of hosted workers: `options(...).remote(name, config)` gives a handle, as that of
+    a Ray actor's class does."""
 
     def __init__(self, timing: Timing, per_host: int) -> None:
         self._timing = timing

@@ -1,7 +1,9 @@
-"""A load generator of its own process: closed loop (so many callers, each waiting for its answer) or open loop (so many calls a
-second, whatever comes back). It speaks to the gateway over gRPC and to vLLM's own server over HTTP, without repeats.
+"""A load generator of its own process: closed loop (so many callers, each waiting for its answer)
+or open loop (so many calls a second, whatever comes back). It speaks to the gateway over gRPC and
+to vLLM's own server over HTTP, without repeats.
 
-    python -m bench.support.load_client --target grpc://127.0.0.1:50051 --images FOLDER --closed 8 --seconds 10
+    python -m bench.support.load_client --target grpc://127.0.0.1:50051 --images FOLDER
+        --closed 8 --seconds 10
 
 prints one line of JSON. `bench.serving_load` runs it.
 """
@@ -26,7 +28,7 @@ import numpy as np
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 
-#: Sends one picture; the status, and how many tokens were written.
+#: Sends one image; the status, and how many tokens were written.
 Call = Callable[[bytes], Awaitable[tuple[str, int]]]
 
 _DEADLINE_S = 10.0
@@ -101,7 +103,8 @@ async def closed_loop(call: Call, images: list[bytes], callers: int, seconds: fl
 
 
 async def open_loop(call: Call, images: list[bytes], rate: float, seconds: float) -> list[tuple[str, float, int]]:
-    """The same for calls at random moments, `rate` a second on average; the wait for a late loop counts."""
+    """The same for calls at random moments, `rate` a second on average; the wait for a late loop
+    counts."""
     done: list[tuple[str, float, int]] = []
     draw = random.Random(0)
     under_way = set()

@@ -1,4 +1,5 @@
-"""What every benchmark writes down: the machine, the versions, and the result as JSON and as a Markdown table."""
+"""What every benchmark writes down: the machine, the versions, and the result as JSON and as a
+Markdown table."""
 
 from __future__ import annotations
 
@@ -43,17 +44,19 @@ def write_markdown(
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line per row; the columns are the keys in the order in which they first appear. Numbers get three digits."""
+    """One line per row; the columns are the keys in the order in which they first appear. Numbers
+    get three digits."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *[[_cell(row.get(column)) for column in columns] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class CpuPressure:
-    """Measures, from its creation on, the share of time in which something on the machine waited for a core.
+    """Measures, from its creation on, the share of time in which something on the machine waited
+    for a core.
 
-    Near 0: the benchmark had the machine to itself. Where it is high the seconds say little: spinning threads lose far more
-    than their share of the cores.
+    Near 0: the benchmark had the machine to itself. Where it is high the seconds say little:
+    spinning threads lose far more than their share of the cores.
     """
 
     def __init__(self) -> None:
@@ -81,7 +84,8 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _processor() -> str:
-    """Linux names the model in /proc/cpuinfo only; `platform.processor` is empty or the architecture there."""
+    """Linux names the model in /proc/cpuinfo only; `platform.processor` is empty or the
+    architecture there."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
@@ -92,7 +96,8 @@ def _processor() -> str:
 
 
 def _waited_s() -> float | None:
-    """Seconds since boot in which some task waited for a core (Linux's pressure stall information)."""
+    """Seconds since boot in which some task waited for a core (Linux's pressure stall
+    information)."""
     try:
         some = Path("/proc/pressure/cpu").read_text(encoding="utf-8").splitlines()[0]
     except OSError:

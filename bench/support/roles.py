@@ -1,7 +1,9 @@
-"""The system's own roles with the two changes that a benchmark needs: completions of one length, rewards that vary.
+"""The system's own roles with the two changes that a benchmark needs: completions of one length,
+rewards that vary.
 
-A policy of random weights writes nothing that parses. Its rewards would all be 0 and its learner would have nothing to do, so the
-scorer does its work and then replaces the advantages by random ones.
+A policy of random weights writes nothing that parses. Its rewards would all be 0 and its learner
+would have nothing to do, so the scorer does its work and then replaces the advantages by random
+ones.
 """
 
 from __future__ import annotations

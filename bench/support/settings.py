@@ -12,7 +12,8 @@ from rapo.records import ImageRecord
 
 
 def workload_config(workload: Workload, model_dir: Path, steps: int, *overrides: str) -> Config:
-    """The system's configuration for a workload: two rollout workers and two learner ranks of one thread each."""
+    """The system's configuration for a workload: two rollout workers and two learner ranks of one
+    thread each."""
     settings = (
         f"policy.model={model_dir}",
         f"policy.max_completion_tokens={workload.new_tokens}",

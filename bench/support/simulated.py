@@ -1,7 +1,9 @@
-"""Roles that sleep instead of computing, for the question what the loop would do on machines of its own.
+"""Roles that sleep instead of computing, for the question what the loop would do on machines of its
+own.
 
-The controller, the fleet, the window, the engine loop (and so the order of requests and weight loads), the reward actor and Ray
-are the real ones. Engine and learner take the time that `Latency` says and use no core, as if each had its own machine.
+The controller, the fleet, the window, the engine loop (and so the order of requests and weight
+loads), the reward actor and Ray are the real ones. Engine and learner take the time that `Latency`
+says and use no core, as if each had its own machine.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from actors.rollout import RolloutWorker
 from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
 from rapo.config import Config
-from rapo.inference.asking import Completion, Sampling
-from rapo.inference.loop import EngineLoop
+from rapo.inference.engine_thread import EngineThread
+from rapo.inference.types import Completion, SamplingSpec
 from rapo.records import Group, ImageRecord, TensorSpec, WeightManifest
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds: of one engine step (a token of every running completion), one optimiser step on one rank, one weight load and one
-    publish. `tokens` is the mean length of a completion; its log is normal with sd `spread`."""
+    """Seconds: of one engine step (a token of every running completion), one optimiser step on one
+    rank, one weight load and one publish. `tokens` is the mean length of a completion; its log is
+    normal with sd `spread`."""
 
     engine_step: float
     learner_step: float
@@ -52,7 +55,7 @@ class SimulatedEngine:
     def busy(self) -> bool:
         return bool(self._requests)
 
-    def add(self, name: str, image: Any, sampling: Sampling, seed: int) -> None:
+    def add(self, name: str, image: Any, sampling: SamplingSpec, seed: int) -> None:
         rng = np.random.default_rng(seed)
         lengths = self._latency.tokens * rng.lognormal(
             -(self._latency.spread**2) / 2, self._latency.spread, sampling.completions
@@ -91,15 +94,15 @@ class SimulatedSampler:
     """In place of a `GroupSampler`."""
 
     def __init__(self, config: Config) -> None:
-        self.training = Sampling(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
+        self.training = SamplingSpec(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
 
-    def picture(self, record: ImageRecord) -> None:
+    def encode(self, record: ImageRecord) -> None:
         return None
 
     def seed(self, record: ImageRecord, step: int) -> int:
         return abs(hash((record.uid, step))) % 2**32
 
-    def group(self, record: ImageRecord, step: int, picture: None, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, image: None, completions: list[Completion]) -> Group:
         rng = np.random.default_rng(self.seed(record, step))
         versions = tuple(c.versions for c in completions)
         return Group(
@@ -130,7 +133,7 @@ class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: i
         latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
         slots = self._config.rollout.engine.max_num_seqs
         going_on = self._config.rapo.in_flight == "continue"
-        self._loop = EngineLoop(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
+        self._loop = EngineThread(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
         await asyncio.wrap_future(self._loop.started)
         self._sampler = SimulatedSampler(self._config)
         return {"name": self._name, "seconds": 0.0}

@@ -1,10 +1,12 @@
-"""TRL's GRPOTrainer on one workload, timed: the other side of the full-step benchmark. Knows nothing of rapo.
+"""TRL's GRPOTrainer on one workload, timed: the other side of the full-step benchmark. Knows
+nothing of rapo.
 
     bench/.trl-venv/bin/python -I bench/support/trl_side.py SPEC.json
 
-`bench/trl.py` writes the spec and runs this. -I keeps this folder, whose trl.py would hide the package, off the import path.
-One JSON line per micro-batch size goes to stdout, all else to stderr. Every completion has exactly `new_tokens` tokens; the
-reward is a random number per completion, for with a constant one the gradient is zero and the step cheaper than a real one.
+`bench/trl.py` writes the spec and runs this. -I keeps this folder, whose trl.py would hide the
+package, off the import path. One JSON line per micro-batch size goes to stdout, all else to stderr.
+Every completion has exactly `new_tokens` tokens; the reward is a random number per completion, for
+with a constant one the gradient is zero and the step cheaper than a real one.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _PARTS = ("generation", "reference", "preparation", "training")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to run; the keys of the spec file. Sizes are per step, `micro_batches` in completions; paths are absolute."""
+    """What to run; the keys of the spec file. Sizes are per step, `micro_batches` in completions;
+    paths are absolute."""
 
     model: str
     images_folder: str
@@ -94,7 +97,8 @@ class TimedTrainer(GRPOTrainer):
 
 
 class StepClock(transformers.TrainerCallback):
-    """Seconds of each step and of its parts. A step reaches from the end of the one before to its own: data loading counts."""
+    """Seconds of each step and of its parts. A step reaches from the end of the one before to its
+    own: data loading counts."""
 
     def __init__(self) -> None:
         self.trainer: TimedTrainer | None = None
@@ -123,7 +127,8 @@ class StepClock(transformers.TrainerCallback):
 
 
 def _waited_s() -> float:
-    """Seconds since boot in which some task of the machine waited for a core; 0 where the kernel does not count them."""
+    """Seconds since boot in which some task of the machine waited for a core; 0 where the kernel
+    does not count them."""
     source = Path("/proc/pressure/cpu")
     return (
         int(source.read_text(encoding="utf-8").splitlines()[0].rpartition("total=")[2]) / 1e6

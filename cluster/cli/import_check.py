@@ -1,4 +1,5 @@
-"""Imports the heavy packages in a process of their own, so that one that crashes or hangs takes nothing else with it."""
+"""Imports the heavy packages in a process of their own, so that one that crashes or hangs takes
+nothing else with it."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ for name, facts_of in (("torch", torch_facts), ("torchvision", torchvision_facts
 
 @dataclass(frozen=True, slots=True)
 class Imports:
-    """`facts` by package: `version`, `build` and `devices`, or `error`. `ended` says why a package may be absent."""
+    """`facts` by package: `version`, `build` and `devices`, or `error`. `ended` says why a package
+    may be absent."""
 
     facts: dict[str, dict[str, Any]]
     ended: str = ""
@@ -57,7 +59,8 @@ class Imports:
 
 def probe_imports(code: str = _CODE, limit_s: float = LIMIT_S) -> Imports:
     """Import torch, torchvision and vLLM in a fresh interpreter for at most `limit_s` seconds."""
-    # The engine's variables keep vLLM quiet; an import does not care for their threads and cache size.
+    # The engine's variables keep vLLM quiet; an import does not care for their threads and cache
+    # size.
     environment = os.environ | QUIET_ENVIRONMENT | engine_environment(1, 1.0)
     try:
         done = subprocess.run(

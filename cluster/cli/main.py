@@ -1,4 +1,5 @@
-"""The commands. Packages are imported where they are used: `rapo score` needs what the client needs, typer and rich."""
+"""The commands. Packages are imported where they are used: `rapo score` needs what the client
+needs, typer and rich."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Teaches a vision-language model to judge the beauty of a picture, to explain why, and to answer as a service.",
+    help="Teaches a vision-language model to judge the beauty of an image, to explain why, and to answer as a service.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data sets.")
 app.add_typer(data_app, name="data")
@@ -112,7 +113,8 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
 
 @app.command()
 def run(config: ConfigPath = None, out: Out = Path("runs/demo"), set_: Set = None) -> None:
-    """All stages: data, critiques, cold start, RAPO, evaluation, export, a served trial. Again with the same --out: goes on."""
+    """All stages: data, critiques, cold start, RAPO, evaluation, export, a served trial. Again with
+    the same --out: goes on."""
     _run(config, out, set_, None)
 
 
@@ -156,7 +158,8 @@ def serve(
 
 @app.command()
 def token(client: Annotated[str, typer.Argument(help="Name of the caller, for logs and limits.")]) -> None:
-    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens file."""
+    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens
+    file."""
     from cluster.cli.token import token_for
 
     typer.echo(token_for(client))
@@ -238,7 +241,8 @@ def ui(
     key: Key = None,
     server_name: ServerName = None,
 ) -> None:
-    """A page for people in front of a scorer that runs elsewhere, on loopback, until interrupted."""
+    """A page for people in front of a scorer that runs elsewhere, on loopback, until
+    interrupted."""
     from cluster.cli.ui import page_until_interrupted
     from rapo.client.aio import AsyncScorerClient
 
@@ -269,7 +273,8 @@ def status(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 2.0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """How far a run is: stages, steps, versions, the fleet, where the time goes, last faults, whether its driver lives."""
+    """How far a run is: stages, steps, versions, the fleet, where the time goes, last faults,
+    whether its driver lives."""
     from cluster.cli.status_view import show_status, watch_status
 
     if watch and not json:

@@ -13,7 +13,8 @@ from rapo.errors import ConfigError, RunFolderError
 def scale_run(out: Path, workers: int) -> str:
     """Ask the run that works in `out` for `workers` rollout workers; a line for the user.
 
-    Raises `RunFolderError` where no run works there, `ConfigError` for a number that the run would not grant.
+    Raises `RunFolderError` where no run works there, `ConfigError` for a number that the run would
+    not grant.
     """
     folder = RunFolder(out)
     if not (out / "config.toml").is_file():

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.score_inputs import STDIN, find_images
-from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, Row, ScoreTable
+from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, ScoreRow, ScoreTable
 from rapo.client.sync import CallError, Outcome, ScoreOptions, ScorerClient
 from rapo.errors import DataError, ServiceError
 
@@ -33,11 +33,13 @@ def score_paths(
     console: Console | None = None,
     progress: Console | None = None,
 ) -> int:
-    """Score files, folders, glob patterns and a list (`-`: `listed`, stdin by default); 0 if every image got a score, else 1.
+    """Score files, folders, glob patterns and a list (`-`: `listed`, stdin by default); 0 if every
+    image got a score, else 1.
 
-    Rows go to `output` (see `ScoreTable`; with `fresh` what is there is ignored), or as a table sorted by score to `console`.
-    Progress goes to stderr. Raises `DataError` where there is nothing to score, the output cannot be written, or holds scores
-    of another model or readout; and `ServiceError` where no service answers.
+    Rows go to `output` (see `ScoreTable`; with `fresh` what is there is ignored), or as a table
+    sorted by score to `console`. Progress goes to stderr. Raises `DataError` where there is nothing
+    to score, the output cannot be written, or holds scores of another model or readout; and
+    `ServiceError` where no service answers.
     """
     asked: ScoreOptions = options or {}
     images = find_images(paths, (sys.stdin if listed is None else listed) if STDIN in paths else ())
@@ -67,18 +69,19 @@ def score_paths(
         return _status(rows)
 
 
-def _status(rows: Sequence[Row]) -> int:
+def _status(rows: Sequence[ScoreRow]) -> int:
     return 0 if all(_scored(row) for row in rows) else 1
 
 
-def _scored(row: Row | None) -> bool:
+def _scored(row: ScoreRow | None) -> bool:
     return row is not None and row["aesthetic_score"] is not None
 
 
 def _check_alike(table: ScoreTable, client: ScorerClient, asked: ScoreOptions) -> None:
-    """Scores of two models or readouts cannot be compared: they must not come into one table unnoticed."""
+    """Scores of two models or readouts cannot be compared: they must not come into one table
+    unnoticed."""
     model = client.model(asked.get("model_version", ""))
-    now: Row = {"model_version": model.model_version, "readout": asked.get("readout") or (*model.readouts, "?")[0]}
+    now: ScoreRow = {"model_version": model.model_version, "readout": asked.get("readout") or (*model.readouts, "?")[0]}
     if scale := asked.get("native_scale"):
         now["native_scale"] = scale
     for row in table.rows.values():
@@ -90,9 +93,9 @@ def _check_alike(table: ScoreTable, client: ScorerClient, asked: ScoreOptions) -
                 )
 
 
-def _row(outcome: Outcome, asked: ScoreOptions) -> Row:
+def _row(outcome: Outcome, asked: ScoreOptions) -> ScoreRow:
     result = outcome.result
-    row: Row = {
+    row: ScoreRow = {
         "image": str(outcome.image),
         "aesthetic_score": result.score if result is not None else None,
         "aesthetic_score_std": result.std if result is not None else None,
@@ -119,7 +122,7 @@ def _tracked(
         yield from progress.track(outcomes, total=len(images))
 
 
-def _show(rows: Sequence[Row], console: Console) -> None:
+def _show(rows: Sequence[ScoreRow], console: Console) -> None:
     native = any("native_score" in row for row in rows)
     table = Table("score", *(["native"] if native else []), "image", "rationale")
     for row in sorted((row for row in rows if _scored(row)), key=lambda row: -row["aesthetic_score"]):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rapo.errors import DataError
 
-#: What counts as an image inside a folder, formats included that the service refuses: a row with an error is better
-#: than a file that silently has none. A file that is named outright is sent whatever its suffix.
+#: What counts as an image inside a folder, formats included that the service refuses: a row with an
+#: error is better than a file that silently has none. A file that is named outright is sent
+#: whatever its suffix.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 #: Stands for the list on stdin.
@@ -18,10 +19,12 @@ STDIN = "-"
 
 
 def find_images(paths: Sequence[str], listed: Iterable[str] = ()) -> list[Path]:
-    """The images that `paths` name, each once, in order; folders are searched to the bottom, sorted by name.
+    """The images that `paths` name, each once, in order; folders are searched to the bottom, sorted
+    by name.
 
-    `-` among the paths takes the names in `listed`, one a line. Raises `DataError` for a name in `paths` that does not exist
-    and where nothing is found at all. A listed file that does not exist is kept: it gets a row with an error.
+    `-` among the paths takes the names in `listed`, one a line. Raises `DataError` for a name in
+    `paths` that does not exist and where nothing is found at all. A listed file that does not exist
+    is kept: it gets a row with an error.
     """
     found: dict[Path, None] = {}
     for name in paths:

@@ -17,9 +17,11 @@ _PARTS = ("pydantic", "ray", "torch", "vllm")
 
 @contextmanager
 def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, TextIO, TextIO]]:
-    """Start a scorer of `model` on a free loopback port; its address, and the terminal's stdout and stderr.
+    """Start a scorer of `model` on a free loopback port; its address, and the terminal's stdout and
+    stderr.
 
-    What libraries print goes to a log file meanwhile. Raises `ResourceError` where only the client is installed.
+    What libraries print goes to a log file meanwhile. Raises `ResourceError` where only the client
+    is installed.
     """
     lacking = [name for name in _PARTS if importlib.util.find_spec(name) is None]
     if lacking:

@@ -1,7 +1,9 @@
-"""The output of `rapo score`: a table that appears whole, and beside it, while it is being made, every row so far.
+"""The output of `rapo score`: a table that appears whole, and beside it, while it is being made,
+every row so far.
 
-Each row is appended to `<output>.partial.jsonl` as soon as it is known, so that a crash loses nothing that was scored.
-The next call with the same output takes those rows, or the rows of the finished table, and scores what is missing or failed.
+Each row is appended to `<output>.partial.jsonl` as soon as it is known, so that a crash loses
+nothing that was scored. The next call with the same output takes those rows, or the rows of the
+finished table, and scores what is missing or failed.
 """
 
 from __future__ import annotations
@@ -20,29 +22,31 @@ from typing import IO, Any, Self
 
 from rapo.errors import DataError, ResourceError
 
-#: Columns of the output, in order. `aesthetic_score` is null where `error` says why. Where a native scale is asked for,
-#: `NATIVE_COLUMNS` follow.
+#: Columns of the output, in order. `aesthetic_score` is null where `error` says why. Where a native
+#: scale is asked for, `NATIVE_COLUMNS` follow.
 COLUMNS = ("image", "aesthetic_score", "aesthetic_score_std", "rationale", "model_version", "readout", "error")
 NATIVE_COLUMNS = ("native_score", "native_scale")
 
 _NUMBERS = frozenset({"aesthetic_score", "aesthetic_score_std", "native_score"})
 _SYNC_PERIOD_S = 1.0
 
-Row = dict[str, Any]
+ScoreRow = dict[str, Any]
 
 
 class ScoreTable:
-    """The rows of one output file (.csv, .jsonl or .parquet), kept by image name; use it as a context manager.
+    """The rows of one output file (.csv, .jsonl or .parquet), kept by image name; use it as a
+    context manager.
 
-    Raises `DataError` where the output cannot be written, is no table of `rapo score`, or is being written by somebody else:
-    all of it before anything is scored. `fresh` starts over and ignores what is there.
+    Raises `DataError` where the output cannot be written, is no table of `rapo score`, or is being
+    written by somebody else: all of it before anything is scored. `fresh` starts over and ignores
+    what is there.
     """
 
     def __init__(self, output: Path, columns: Sequence[str], *, fresh: bool = False) -> None:
         self.output = output
         self.columns = tuple(columns)
         self.partial = output.with_name(f"{output.name}.partial.jsonl")
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, ScoreRow] = {}
         self._encode = _encoder(output)
         self._fresh = fresh
         self._file: IO[str] | None = None
@@ -70,7 +74,7 @@ class ScoreTable:
     ) -> None:
         self._leave()
 
-    def append(self, row: Row) -> None:
+    def append(self, row: ScoreRow) -> None:
         """Add a row, or put it in the place of the one with the same image."""
         if self._file is None:
             raise RuntimeError("the table is not open")
@@ -85,7 +89,8 @@ class ScoreTable:
             raise DataError(f"cannot write {self.partial}: {error.strerror or error}.") from error
 
     def finish(self, order: Sequence[str]) -> None:
-        """Write the table whole, and remove the rows beside it. The images in `order` come in it, others before them."""
+        """Write the table whole, and remove the rows beside it. The images in `order` come in it,
+        others before them."""
         now = set(order)
         images = [*(image for image in self.rows if image not in now), *order]
         rows = [{name: self.rows[image].get(name) for name in self.columns} for image in images]
@@ -106,7 +111,7 @@ class ScoreTable:
             self._file.write("\n")  # a crash tore the last row: do not glue the next one to it
         self._keep([row for line in text.splitlines() if isinstance(row := _parsed(line), dict)], self.partial)
 
-    def _keep(self, rows: Sequence[Row], source: Path) -> None:
+    def _keep(self, rows: Sequence[ScoreRow], source: Path) -> None:
         for row in rows:
             if not set(COLUMNS) <= set(row):
                 raise DataError(
@@ -130,7 +135,7 @@ def _parsed(line: str) -> Any:
         return None  # torn by a crash; its image is scored again
 
 
-Encoder = Callable[[Sequence[Row], Sequence[str]], bytes]
+Encoder = Callable[[Sequence[ScoreRow], Sequence[str]], bytes]
 
 
 def _encoder(output: Path) -> Encoder:
@@ -150,7 +155,7 @@ def _encoder(output: Path) -> Encoder:
     return encoders[suffix]
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+def _csv(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -158,11 +163,11 @@ def _csv(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     return buffer.getvalue().encode("utf-8", errors="replace")
 
 
-def _jsonl(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+def _jsonl(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", errors="replace")
 
 
-def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+def _parquet(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,7 +178,7 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _read(output: Path) -> list[Row]:
+def _read(output: Path) -> list[ScoreRow]:
     """The rows of a finished table."""
     try:
         if output.suffix.lower() == ".parquet":
@@ -197,7 +202,7 @@ def _read(output: Path) -> list[Row]:
         ) from error
 
 
-def _typed(row: dict[str, Any]) -> Row:
+def _typed(row: dict[str, Any]) -> ScoreRow:
     return {
         name: None if value in ("", None) else float(value) if name in _NUMBERS else value
         for name, value in row.items()

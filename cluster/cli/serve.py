@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 def serve_until_interrupted(
     config: Config, model: Path | None, models: Path | None = None, *, page: bool = False
 ) -> None:
-    """Serve `model`, or what the file `models` names while it may change, until SIGINT or SIGTERM; then drain and stop.
+    """Serve `model`, or what the file `models` names while it may change, until SIGINT or SIGTERM;
+    then drain and stop.
 
     `page` adds the page for people, on loopback at `serve.ui_port`.
     """
@@ -62,7 +63,8 @@ def serve_until_interrupted(
                 roll_out(server, wanted)
                 if page:
                     people = stack.enter_context(page_of(config, server))
-            # After the start: until here Ctrl-C ends it at once, and Ray installs handlers of its own.
+            # After the start: until here Ctrl-C ends it at once, and Ray installs handlers of its
+            # own.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             console.note(f"model {_named(wanted)} answers at {server.address}; Ctrl-C stops it. Library output: {log}")
@@ -101,7 +103,8 @@ def _follow(server: ScorerServer, wanted: Models, console: Console) -> None:
 
 
 def _with_room(config: Config, versions: int) -> Config:
-    """A local Ray needs permits for all versions, and for one more while one takes another's place."""
+    """A local Ray needs permits for all versions, and for one more while one takes another's
+    place."""
     if config.ray.cpus is not None:
         return config
     room = int(-(-(versions + 1) * config.serve.most_replicas * config.serve.cpus // 1)) + 3

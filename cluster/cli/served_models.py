@@ -1,4 +1,5 @@
-"""`rapo serve --models FILE`: which model versions are served is written in a file, and a change of the file is a roll-out.
+"""`rapo serve --models FILE`: which model versions are served is written in a file, and a change of
+the file is a roll-out.
 
     default = "v2"
 
@@ -6,7 +7,8 @@
     v1 = "runs/first/export"
     v2 = "runs/second/export"
 
-Folders are relative to the file. What is wrong with the file is logged, and what is served stays as it is.
+Folders are relative to the file. What is wrong with the file is logged, and what is served stays as
+it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Protocol
 
 from rapo.errors import ConfigError, ModelError, RapoError
 from rapo.models.folder import check_model_folder
-from services.gateway.reloading import Watched, read_small
+from services.gateway.reloading import ReloadingFile, read_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Server(Protocol):
 
 
 def read_models(path: Path) -> Models:
-    """Raises `ConfigError` for a file that cannot be read, is not of this form, or names what is no model folder."""
+    """Raises `ConfigError` for a file that cannot be read, is not of this form, or names what is no
+    model folder."""
     try:
         content = tomllib.loads(read_small(path, "--models").decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -63,15 +66,18 @@ def read_models(path: Path) -> Models:
     return Models(default, folders)
 
 
-def watch_models(path: Path) -> Watched[Models]:
-    """The file's content, read again when it changes; `ConfigError` where it cannot be used from the start."""
-    return Watched((path,), lambda: read_models(path))
+def watch_models(path: Path) -> ReloadingFile[Models]:
+    """The file's content, read again when it changes; `ConfigError` where it cannot be used from
+    the start."""
+    return ReloadingFile((path,), lambda: read_models(path))
 
 
 def roll_out(server: Server, wanted: Models) -> None:
-    """Serve exactly what is wanted: start what is new, switch the default, then let go of the rest. No call fails meanwhile.
+    """Serve exactly what is wanted: start what is new, switch the default, then let go of the rest.
+    No call fails meanwhile.
 
-    Raises what starting a version raises; what was started until then is taken away again, and the default stays.
+    Raises what starting a version raises; what was started until then is taken away again, and the
+    default stays.
     """
     served = server.versions
     started: list[str] = []

@@ -1,6 +1,7 @@
 """`rapo status`: what a run folder says of its run, for people and for machines.
 
-Everything comes from files, so that it works while the run goes on, after it, and from another terminal. Each may be missing.
+Everything comes from files, so that it works while the run goes on, after it, and from another
+terminal. Each may be missing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from cluster.files.jsonl import finite
 from cluster.pipeline.runner import STAGES
 from rapo.errors import RunFolderError
 
-#: Rows of metrics.jsonl that times and rates are averaged over, and bytes of a file's end that hold them.
+#: Rows of metrics.jsonl that times and rates are averaged over, and bytes of a file's end that hold
+#: them.
 _RECENT, _TAIL = 10, 256 * 1024
 
 
 def run_facts(out: Path, now: float | None = None) -> dict[str, Any]:
-    """Stages, driver, progress, fleet, faults and warnings of the run in `out`; plain values, for JSON.
+    """Stages, driver, progress, fleet, faults and warnings of the run in `out`; plain values, for
+    JSON.
 
     Raises `RunFolderError` where `out` is no run folder.
     """
@@ -46,7 +49,8 @@ def run_facts(out: Path, now: float | None = None) -> dict[str, Any]:
 
 
 def tail(path: Path) -> list[dict[str, Any]]:
-    """The rows at the end of a JSON-lines file, oldest first. Torn lines are passed over; a missing file has none."""
+    """The rows at the end of a JSON-lines file, oldest first. Torn lines are passed over; a missing
+    file has none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -68,8 +72,8 @@ def tail(path: Path) -> list[dict[str, Any]]:
 def driver_of(out: Path) -> int | None:
     """The process that works in `out`, None where there is none on this machine.
 
-    It is the one that holds the folder's lock. Asking the kernel's table leaves the lock alone: to try it would keep out a run
-    that starts at the same moment.
+    It is the one that holds the folder's lock. Asking the kernel's table leaves the lock alone: to
+    try it would keep out a run that starts at the same moment.
     """
     try:
         held = (out / ".lock").stat()

@@ -18,7 +18,8 @@ from cluster.files.alerts import name
 from cluster.files.jsonl import finite
 from cluster.terminal.format import ABSENT, clock, count, duration, fixed, metric, percent
 
-#: Of warnings and faults, the last ones say how the run stands; all are in report.html and faults.jsonl.
+#: Of warnings and faults, the last ones say how the run stands; all are in report.html and
+#: faults.jsonl.
 _LAST = 3
 #: A fleet is listed whole up to so many workers; of a larger one, those first that are not at work.
 _MOST_WORKERS = 24
@@ -26,14 +27,16 @@ _COLOURS = {"running": "green", "finished": "green", "not running": "yellow", "r
 
 
 def show_status(out: Path, *, as_json: bool = False, console: Console | None = None) -> None:
-    """Print what the run in `out` is about. Raises `RunFolderError` where `out` is no run folder."""
+    """Print what the run in `out` is about. Raises `RunFolderError` where `out` is no run
+    folder."""
     console = console or Console()
     facts = run_facts(out)
     if as_json:
         console.file.write(to_json(facts) + "\n")
         return
     for part in view(facts):
-        # Lines are not broken at the width of the terminal, so that they can be copied and searched for.
+        # Lines are not broken at the width of the terminal, so that they can be copied and searched
+        # for.
         console.print(part, soft_wrap=isinstance(part, Text))
 
 

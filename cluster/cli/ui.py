@@ -1,4 +1,5 @@
-"""The page for people: beside a scorer (`rapo serve --ui`), or in front of one that runs elsewhere (`rapo ui`)."""
+"""The page for people: beside a scorer (`rapo serve --ui`), or in front of one that runs elsewhere
+(`rapo ui`)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def check_page(config: Config) -> None:
-    """Raise `ConfigError` where the page could not reach the scorer beside it: it holds neither a token nor a certificate."""
+    """Raise `ConfigError` where the page could not reach the scorer beside it: it holds neither a
+    token nor a certificate."""
     gateway = config.serve.gateway
     if gateway.certificate is not None or gateway.tokens is not None or gateway.client_ca is not None:
         raise ConfigError(
@@ -48,7 +50,8 @@ def page_of(config: Config, server: ScorerServer) -> PageServer:
 def page_until_interrupted(
     client: Callable[[], AsyncScorerClient], model: Path | None, port: int, say: Callable[[str], None]
 ) -> None:
-    """Offer the page for a scorer that runs elsewhere until SIGINT or SIGTERM. `model` shows what the model saw."""
+    """Offer the page for a scorer that runs elsewhere until SIGINT or SIGTERM. `model` shows what
+    the model saw."""
     from rapo.images.model_view import ModelView
     from services.ui.server import PageServer, PageSettings
 

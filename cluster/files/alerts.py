@@ -1,4 +1,5 @@
-"""What the watch over a run has found, as it stands in the run folder: `rapo/findings.jsonl`, a finding a line."""
+"""What the watch over a run has found, as it stands in the run folder: `rapo/findings.jsonl`, a
+finding a line."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ FINDINGS = "findings.jsonl"
 
 
 def read_findings(run_dir: Path) -> list[dict[str, Any]]:
-    """`step`, `kind`, `text`, `values` and `fatal` of each finding, by ascending step; empty where the file is missing.
+    """`step`, `kind`, `text`, `values` and `fatal` of each finding, by ascending step; empty where
+    the file is missing.
 
-    A resumed run repeats steps: of one step and kind, the last line counts. Lines that are torn or no finding are
-    passed over. Texts are made fit for a terminal: one line, without control characters.
+    A resumed run repeats steps: of one step and kind, the last line counts. Lines that are torn or
+    no finding are passed over. Texts are made fit for a terminal: one line, without control
+    characters.
     """
     try:
         lines = (run_dir / "rapo" / FINDINGS).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,7 +1,8 @@
-"""Files of a run folder: they appear whole or not at all, and JSON in them is strict (NaN and infinities become null).
+"""Files of a run folder: they appear whole or not at all, and JSON in them is strict (NaN and
+infinities become null).
 
-A crash leaves either the old file or the new one. Rows of a JSON-lines file are appended one at a time; a row torn by a
-crash stays alone on its line, so that readers can step over it.
+A crash leaves either the old file or the new one. Rows of a JSON-lines file are appended one at a
+time; a row torn by a crash stays alone on its line, so that readers can step over it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy as np
 from rapo.errors import ResourceError, RunFolderError
 from rapo.util.atomic_dir import sync
 
-#: What a report names, and the distributions that may provide it: vLLM's CPU build goes by a name of its own.
+#: What a report names, and the distributions that may provide it: vLLM's CPU build goes by a name
+#: of its own.
 _DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "rapo": ("rapo",),
     "torch": ("torch",),
@@ -40,7 +42,8 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) aside, fsync, rename over `path`. Missing parent folders are made.
+    """Write `content` (text as UTF-8) aside, fsync, rename over `path`. Missing parent folders are
+    made.
 
     Raises `ResourceError` where the disk is full; the old file, if any, is then untouched.
     """
@@ -62,9 +65,11 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NumPy values and paths are converted, NaN and infinities are null.
+    """Write `value` as indented JSON, atomically. NumPy values and paths are converted, NaN and
+    infinities are null.
 
-    Raises `TypeError` for a value that JSON cannot hold, naming where it is, and `ResourceError` on a full disk.
+    Raises `TypeError` for a value that JSON cannot hold, naming where it is, and `ResourceError` on
+    a full disk.
     """
     text = json.dumps(_plain(value, "value"), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text + "\n")
@@ -84,7 +89,8 @@ def read_json(path: Path | str) -> Any:
 
 
 def append_jsonl(path: Path | str, row: Any) -> None:
-    """Append `row` as one line of JSON and fsync. The same conversions and errors as `write_json`."""
+    """Append `row` as one line of JSON and fsync. The same conversions and errors as
+    `write_json`."""
     path = Path(path)
     line = json.dumps(_plain(row, "row"), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
     with disk_full_named(path):
@@ -104,7 +110,8 @@ def append_jsonl(path: Path | str, row: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Python and the installed packages that matter for a result, by name. Nothing is imported to find out."""
+    """Python and the installed packages that matter for a result, by name. Nothing is imported to
+    find out."""
     found = {"python": platform.python_version()}
     for name, distributions in _DISTRIBUTIONS.items():
         for distribution in distributions:

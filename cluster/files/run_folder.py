@@ -1,7 +1,8 @@
-"""A run's folder: whose it is, what is finished in it, and that no second run works in it at the same time.
+"""A run's folder: whose it is, what is finished in it, and that no second run works in it at the
+same time.
 
-DIR/config.toml is the resolved configuration; DIR/<stage>/done.json says that a stage is finished and how long it took. A stage
-without that file is run again from its start.
+DIR/config.toml is the resolved configuration; DIR/<stage>/done.json says that a stage is finished
+and how long it took. A stage without that file is run again from its start.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from cluster.files.atomic import read_json, write_atomic, write_json
 from rapo.config import Config, diff_config, dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
-#: Settings that say where and how a run is executed, not what it computes; they may change between two starts.
+#: Settings that say where and how a run is executed, not what it computes; they may change between
+#: two starts.
 _MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
                "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
                "rapo.watch", "telemetry", "rapo.checkpoint_every", "rapo.keep_checkpoints",
@@ -42,7 +44,8 @@ class RunFolder:
     def open(self, config: Config) -> Iterator[None]:
         """Create or join the folder and lock it.
 
-        Raises `RunFolderError` where another run works in it, where another configuration made it, or where it is no run's.
+        Raises `RunFolderError` where another run works in it, where another configuration made it,
+        or where it is no run's.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from actors.learner import Learner
-from cluster.remote.heartbeat import Pulse
+from cluster.remote.heartbeat import Heartbeat
 from cluster.remote.waiting import wait, wait_each
 from cluster.remote.weights import WeightVersion
 from rapo.config import Config
@@ -25,7 +25,8 @@ _SAME_ON_ALL = ("grad_norm", "learning_rate")
 
 
 class LearnerGroup:
-    """DeepSpeed ranks as Ray actors, of the class `learner`: they live and die together. `close` ends them."""
+    """DeepSpeed ranks as Ray actors, of the class `learner`: they live and die together. `close`
+    ends them."""
 
     def __init__(self, config: Config, learner: Any = Learner) -> None:
         self._config = config
@@ -38,7 +39,7 @@ class LearnerGroup:
             for rank in range(settings.workers)
         ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
-        self._pulse = Pulse({}, settings.hang_timeout_s)
+        self._heartbeat = Heartbeat({}, settings.hang_timeout_s)
         self._chunks = 0
         self._gathering: list[Any] = []
         self.facts: list[dict[str, Any]] = []
@@ -53,7 +54,9 @@ class LearnerGroup:
         limit = self._config.learner.start_timeout_s
         facts = wait_each(started, roles=self._names, timeout_s=limit, meanwhile=meanwhile)
         self._names = [f"learner rank {fact['rank']} on {fact['node']}" for fact in facts]
-        self._pulse = Pulse(dict(zip(self._names, self._ranks, strict=True)), self._config.learner.hang_timeout_s)
+        self._heartbeat = Heartbeat(
+            dict(zip(self._names, self._ranks, strict=True)), self._config.learner.hang_timeout_s
+        )
         self._chunks = facts[0]["chunks"]
         self.facts = facts
         return facts
@@ -62,7 +65,7 @@ class LearnerGroup:
         """The ranks' answers; a rank that hangs is found before the limit is."""
 
         def watch(pending: Sequence[Any]) -> None:
-            self._pulse.check()
+            self._heartbeat.check()
             if meanwhile is not None:
                 meanwhile(pending)
             else:
@@ -77,7 +80,8 @@ class LearnerGroup:
         images: Sequence[dict[str, Any]],
         meanwhile: Meanwhile | None = None,
     ) -> dict[str, float]:
-        """One optimiser step. `shares` are refs, one per rank; `images` refs by uid, those that each rank needs."""
+        """One optimiser step. `shares` are refs, one per rank; `images` refs by uid, those that
+        each rank needs."""
         calls = [
             rank.step.remote(share, list(wanted), *wanted.values())
             for rank, share, wanted in zip(self._ranks, shares, images, strict=True)
@@ -85,30 +89,35 @@ class LearnerGroup:
         return merge_metrics(self._each(calls, meanwhile))
 
     def states(self) -> list[tuple[Any, Any]]:
-        """A receipt and a ref to the training state after the last step, of each rank; both are there before the next
-        step ends."""
+        """A receipt and a ref to the training state after the last step, of each rank; both are
+        there before the next step ends."""
         return [tuple(rank.state.options(num_returns=2).remote()) for rank in self._ranks]
 
     def restore(self, states: Sequence[Any], meanwhile: Meanwhile | None = None) -> int:
-        """Have all ranks go on from `states` (of as many ranks); the number of steps that these hold."""
+        """Have all ranks go on from `states` (of as many ranks); the number of steps that these
+        hold."""
         # What only rank 0 has written, all need.
         parts = [(states[0],) if rank == 0 else (states[0], states[rank]) for rank in range(len(self._ranks))]
         calls = [rank.restore.remote(*own) for rank, own in zip(self._ranks, parts, strict=True)]
         return int(self._each(calls, meanwhile)[0])
 
     def save_state(self, folder: Path) -> Entries:
-        """Write the training state of all ranks into `folder`, which every rank's node must see; its files."""
+        """Write the training state of all ranks into `folder`, which every rank's node must see;
+        its files."""
         written = self._each([rank.save_state.remote(str(folder)) for rank in self._ranks])
         return {name: entry for part in written for name, entry in part.items()}
 
     def load_state(self, folder: Path, *, universal: bool = False) -> int:
-        """Have all ranks go on from a folder that `save_state` wrote; the number of steps it holds."""
+        """Have all ranks go on from a folder that `save_state` wrote; the number of steps it
+        holds."""
         return int(self._each([rank.load_state.remote(str(folder), universal=universal) for rank in self._ranks])[0])
 
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
-        """Have the weights of the last step published as `version`; returns at once, the refs fill up chunk by chunk.
+        """Have the weights of the last step published as `version`; returns at once, the refs fill
+        up chunk by chunk.
 
-        With `rapo.max_staleness` > 0 the next step runs `beside` it (see `published`), unless that is not wanted.
+        With `rapo.max_staleness` > 0 the next step runs `beside` it (see `published`), unless that
+        is not wanted.
         """
         count = self._chunks + 1
         if beside and self._config.rapo.max_staleness > 0:
@@ -120,7 +129,8 @@ class LearnerGroup:
         return WeightVersion(version, refs[-1], tuple(refs[:-1]))
 
     def published(self, weights: WeightVersion, meanwhile: Meanwhile | None = None) -> None:
-        """Wait until all of a version is in the object store. Raises `RoleError` where publishing failed."""
+        """Wait until all of a version is in the object store. Raises `RoleError` where publishing
+        failed."""
         calls, self._gathering = [weights.manifest, *self._gathering], []
         self._each(calls, meanwhile)
 
@@ -137,8 +147,8 @@ class LearnerGroup:
 def merge_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Per-token means from the ranks' sums; `loss`, `grad_norm` and `learning_rate` as they are.
 
-    `mismatch_kl` is a mean over the tokens of the learner's own version, and missing where there are none; `fresh` is their
-    share. `learner_busy_s` is what the ranks worked, on average.
+    `mismatch_kl` is a mean over the tokens of the learner's own version, and missing where there
+    are none; `fresh` is their share. `learner_busy_s` is what the ranks worked, on average.
     """
     sums: dict[str, float] = {}
     for part in parts:

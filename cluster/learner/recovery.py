@@ -1,11 +1,13 @@
-"""Learners that survive: when a rank dies or hangs, all are started anew and go on from the last copy of their state.
+"""Learners that survive: when a rank dies or hangs, all are started anew and go on from the last
+copy of their state.
 
-After every `learner.snapshot_every` steps each rank puts a copy of its training state into the object store. This
-process owns the copies, so they outlive the ranks (not the node that holds one). What was trained since is kept as
-refs and trained again, from the same groups: no step is lost, none is applied twice, and the result is the one that
-there would have been.
+After every `learner.snapshot_every` steps each rank puts a copy of its training state into the
+object store. This process owns the copies, so they outlive the ranks (not the node that holds one).
+What was trained since is kept as refs and trained again, from the same groups: no step is lost,
+none is applied twice, and the result is the one that there would have been.
 
-A copy counts once the step after it has ended, because by then it has been made; until then the one before is kept as well.
+A copy counts once the step after it has ended, because by then it has been made; until then the one
+before is kept as well.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.learner.group import LearnerGroup, Meanwhile
-from cluster.remote.faults import Fault, Report, kind_of, said
+from cluster.remote.faults import Fault, Report, kind_of, one_line
 from cluster.remote.weights import WeightVersion
 from rapo.config import Config
 from rapo.errors import RoleError
@@ -32,7 +34,8 @@ Step = tuple[Sequence[Any], Sequence[dict[str, Any]]]
 
 @dataclass(slots=True)
 class _Copy:
-    """The ranks' states, a receipt and a ref to the files each (None: as they started), and the steps trained since."""
+    """The ranks' states, a receipt and a ref to the files each (None: as they started), and the
+    steps trained since."""
 
     states: list[tuple[Any, Any]] | None
     since: list[Step] = field(default_factory=list)
@@ -49,11 +52,13 @@ class _Copy:
 _RECEIPT_S = 60.0
 
 
-class DurableLearners:
-    """A `LearnerGroup` with the same calls, which survive the ranks' deaths. `make` makes the group anew.
+class RecoveringLearnerGroup:
+    """A `LearnerGroup` with the same calls, which survive the ranks' deaths. `make` makes the group
+    anew.
 
-    `step`, `publish`, `published`, `save_model` and `save_state` raise `RoleError` where the ranks fail more often than
-    `learner.max_failures` times on the way through one call, or fail over what they were given (`kind` "data lost").
+    `step`, `publish`, `published`, `save_model` and `save_state` raise `RoleError` where the ranks
+    fail more often than `learner.max_failures` times on the way through one call, or fail over what
+    they were given (`kind` "data lost").
     """
 
     def __init__(self, config: Config, make: Callable[[], LearnerGroup], report: Report = lambda fault: None) -> None:
@@ -98,7 +103,8 @@ class DurableLearners:
         return metrics
 
     def _settle_copies(self) -> None:
-        """The latest copy was made before the step that has just ended, so now it is known whether it was."""
+        """The latest copy was made before the step that has just ended, so now it is known whether
+        it was."""
         if len(self._copies) == 1:
             return
         error = self._copies[-1].made()
@@ -106,13 +112,14 @@ class DurableLearners:
             self._copies = self._copies[-1:]
         else:
             self._copies = self._copies[:1]
-            self.report(Fault("learner", "", kind_of(error), said(error), "the copy of its state before is kept"))
+            self.report(Fault("learner", "", kind_of(error), one_line(error), "the copy of its state before is kept"))
 
     def publish(self, version: int) -> WeightVersion:
         return self._group.publish(version)
 
     def publish_again(self, version: int, meanwhile: Meanwhile | None = None) -> WeightVersion:
-        """The newest version, which somebody could not pull, once more; all of it is in the object store then."""
+        """The newest version, which somebody could not pull, once more; all of it is in the object
+        store then."""
         if version != self._steps:
             raise ValueError(f"version {version} is not the newest, the ranks are at {self._steps}")
         held: list[WeightVersion] = []
@@ -125,7 +132,8 @@ class DurableLearners:
         return held[0]
 
     def published(self, weights: WeightVersion, meanwhile: Meanwhile | None = None) -> WeightVersion:
-        """Wait until all of a version is in the object store; the version as it is there in the end."""
+        """Wait until all of a version is in the object store; the version as it is there in the
+        end."""
         held = [weights]
 
         def settle(group: LearnerGroup) -> None:
@@ -158,8 +166,8 @@ class DurableLearners:
         meanwhile: Meanwhile | None,
         prepare: Callable[[LearnerGroup], None] | None = None,
     ) -> T:
-        """Do `work`. When ranks fail, rebuild them, `prepare`, and do it again; where what they were given is lost,
-        `prepare` gives it anew."""
+        """Do `work`. When ranks fail, rebuild them, `prepare`, and do it again; where what they
+        were given is lost, `prepare` gives it anew."""
         failed: RoleError | None = None
         for left in range(self._config.learner.max_failures, -1, -1):
             try:
@@ -194,7 +202,8 @@ class DurableLearners:
         )
 
     def _take_over(self, copy: _Copy, meanwhile: Meanwhile | None) -> bool:
-        """Whether the copy could still be had. Ranks that died while they made it have left their error in its place."""
+        """Whether the copy could still be had. Ranks that died while they made it have left their
+        error in its place."""
         if copy.states is None:
             if self._resume is not None:
                 self._group.load_state(self._resume[0], universal=self._resume[1])

@@ -1,10 +1,14 @@
-"""Structured logs of a run: a JSON object a line in `rapo/log.jsonl`, through the standard `logging` module.
+"""Structured logs of a run: a JSON object a line in `rapo/log.jsonl`, through the standard
+`logging` module.
 
-Whoever has something to say uses the logger `rapo` or one below it, with what it is about as `extra`:
+Whoever has something to say uses the logger `rapo` or one below it, with what it is about as
+`extra`:
 
-    logging.getLogger("rapo.fleet").warning("replaced", extra={"role": "rollout worker 3", "step": 41})
+    logger = logging.getLogger("rapo.fleet")
+    logger.warning("replaced", extra={"role": "rollout worker 3", "step": 41})
 
-Only plain values of the names in `FIELDS` are written. No line holds bytes, and what looks like a secret is blotted out.
+Only plain values of the names in `FIELDS` are written. No line holds bytes, and what looks like a
+secret is blotted out.
 """
 
 from __future__ import annotations
@@ -63,7 +67,8 @@ def run_id(folder: Path) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """`time` (Unix), `level`, `logger`, `run`, the fields that the record has, `message`, and `error` with its traceback."""
+    """`time` (Unix), `level`, `logger`, `run`, the fields that the record has, `message`, and
+    `error` with its traceback."""
 
     def __init__(self, run: str) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Everything that watches a training run: metrics, the trace of its first steps, and its log. None of it can end the run."""
+"""Everything that watches a training run: metrics, the trace of its first steps, and its log. None
+of it can end the run."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from cluster.monitoring.logs import run_id, run_log
 from cluster.monitoring.telemetry import open_telemetry
 from cluster.monitoring.trace import Trace
 from cluster.remote.faults import Fault
-from cluster.rollout.tasks import Drawn
-from cluster.rollout.worker_handle import Member
+from cluster.rollout.tasks import RolloutResult
+from cluster.rollout.worker_handle import WorkerHandle
 from rapo.config import Config
 
 TRACE, LOG = "trace.json", "log.jsonl"
@@ -22,8 +23,9 @@ TRACE, LOG = "trace.json", "log.jsonl"
 _log = logging.getLogger("rapo.run")
 
 
-class Observer:
-    """Told of what happens in the run of folder `run`. As a context manager it is at work inside the block."""
+class RunMonitor:
+    """Told of what happens in the run of folder `run`. As a context manager it is at work inside
+    the block."""
 
     def __init__(self, config: Config, run: Path, first_step: int, warn: Callable[[str], None]) -> None:
         self._run = run
@@ -71,7 +73,7 @@ class Observer:
                 self._trace.span("learner ranks", "step", start + seconds - busy, busy, step=self._step)
             start += seconds
 
-    def drawn(self, drawn: Drawn) -> None:
+    def drawn(self, drawn: RolloutResult) -> None:
         """A group that has just come."""
         receipt = drawn.receipt
         self._receipts.append(receipt)
@@ -79,8 +81,9 @@ class Observer:
         facts = {"step": drawn.task.step, "version": receipt["version"], "tokens": receipt["tokens"]}
         self._trace.ended(role, drawn.task.record.uid, receipt["seconds"], **facts)
 
-    def journal(self, event: str, member: Member) -> None:
-        """A worker that came, went, or has just `loaded` weights (begun at `member.times["load"]`)."""
+    def journal(self, event: str, member: WorkerHandle) -> None:
+        """A worker that came, went, or has just `loaded` weights (begun at
+        `member.times["load"]`)."""
         role = f"rollout-{member.number}"
         facts = {"role": role, "node": member.node, "version": member.held, "step": self._step}
         if event == "loaded":

@@ -1,4 +1,5 @@
-"""A run's figures as Prometheus metrics, through `ray.util.metrics`: Ray exports them on its own endpoint of the driver's node.
+"""A run's figures as Prometheus metrics, through `ray.util.metrics`: Ray exports them on its own
+endpoint of the driver's node.
 
 Names are `ray_rapo_*`; the tag `run` is the run folder's name.
 """
@@ -72,7 +73,8 @@ class PrometheusBackend:
             self._set(f"window_{name}", value)
 
     def fault(self, role: str, kind: str) -> None:
-        # Without the worker's number and node: a tag per worker that ever lived would grow without end.
+        # Without the worker's number and node: a tag per worker that ever lived would grow without
+        # end.
         self._faults.inc(1, {"run": self._run, "role": re.sub(r"\s*\d+.*$", "", role), "kind": kind})
 
     def groups(self, receipts: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,5 @@
-"""What a live run says of itself: `rapo/state.json` for `rapo status`, `rapo/fleet.jsonl` of who joined and left."""
+"""What a live run says of itself: `rapo/state.json` for `rapo status`, `rapo/fleet.jsonl` of who
+joined and left."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cluster.files.atomic import append_jsonl, write_json
 from cluster.rollout.fleet import Journal
-from cluster.rollout.worker_handle import Member
+from cluster.rollout.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
     from cluster.training.controller import Controller
@@ -21,9 +22,9 @@ STATE, FLEET = "state.json", "fleet.jsonl"
 _PERIOD_S = 1.0
 
 
-class LiveState:
-    """Writes the state of the controller that it follows, whole or not at all, and tells `told` of it. As a context
-    manager it ends with the run: what has ended has no live state."""
+class RunStateWriter:
+    """Writes the state of the controller that it follows, whole or not at all, and tells `told` of
+    it. As a context manager it ends with the run: what has ended has no live state."""
 
     def __init__(self, out: Path, told: Callable[[dict[str, Any]], None] = lambda state: None) -> None:
         self._path = out / STATE
@@ -57,9 +58,10 @@ class LiveState:
 
 
 def journal_to(out: Path, then: Callable[[], None], also: Journal = lambda event, member: None) -> Journal:
-    """A `Journal` that appends to `fleet.jsonl`, with the seconds that each part of joining took."""
+    """A `Journal` that appends to `fleet.jsonl`, with the seconds that each part of joining
+    took."""
 
-    def journal(event: str, member: Member) -> None:
+    def journal(event: str, member: WorkerHandle) -> None:
         also(event, member)
         if event == "loaded":  # every worker at every step
             return

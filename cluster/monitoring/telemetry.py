@@ -1,6 +1,8 @@
-"""The figures of a running job, handed to whoever the configuration names: Prometheus through Ray, TensorBoard, W&B.
+"""The figures of a running job, handed to whoever the configuration names: Prometheus through Ray,
+TensorBoard, W&B.
 
-Each is its own library behind `Backend`. One that fails is warned of once and left out from then on: a run never ends for it.
+Each is its own library behind `Backend`. One that fails is warned of once and left out from then
+on: a run never ends for it.
 """
 
 from __future__ import annotations
@@ -72,8 +74,8 @@ class Telemetry:
 def open_telemetry(
     config: Config, run: Path, first_step: int = 0, warn: Callable[[str], None] = logger.warning
 ) -> Telemetry:
-    """What `config.telemetry` asks for, for the run folder `run`. A run that goes on repeats steps from `first_step`: what
-    TensorBoard had of them is dropped."""
+    """What `config.telemetry` asks for, for the run folder `run`. A run that goes on repeats steps
+    from `first_step`: what TensorBoard had of them is dropped."""
     settings = config.telemetry
     makers: list[tuple[str, Callable[[], Backend]]] = []
     if settings.prometheus:
@@ -93,7 +95,8 @@ def open_telemetry(
 
 
 def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers of a row with their dotted path as `a/b`; the step itself is none of them."""
+    """The finite numbers of a row with their dotted path as `a/b`; the step itself is none of
+    them."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")

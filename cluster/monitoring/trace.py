@@ -1,7 +1,9 @@
-"""What each role did when, over the first steps of a start: a trace in Chrome's JSON, for ui.perfetto.dev or chrome://tracing.
+"""What each role did when, over the first steps of a start: a trace in Chrome's JSON, for
+ui.perfetto.dev or chrome://tracing.
 
-A role is a process of the trace; what overlaps within it (the groups on one worker) lies in lanes. All times are the driver's
-clock: what a role reports as a duration is placed so that it ends when the driver heard of it.
+A role is a process of the trace; what overlaps within it (the groups on one worker) lies in lanes.
+All times are the driver's clock: what a role reports as a duration is placed so that it ends when
+the driver heard of it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Span:
 
 
 class Trace:
-    """Collects the spans of `steps` steps and writes them to `path`; after that, and with `steps` 0, every call is free."""
+    """Collects the spans of `steps` steps and writes them to `path`; after that, and with `steps`
+    0, every call is free."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self._path = path
@@ -62,7 +65,8 @@ class Trace:
 
 
 def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
-    """Complete ("X") events in microseconds, and the names of roles as metadata. Roles come in order of first appearance."""
+    """Complete ("X") events in microseconds, and the names of roles as metadata. Roles come in
+    order of first appearance."""
     events: list[dict[str, Any]] = []
     lanes: dict[str, list[float]] = {}
     for span in spans:

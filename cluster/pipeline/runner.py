@@ -1,4 +1,5 @@
-"""A run from images with scores to a served scorer: the stages in order, each skipped where it is already finished."""
+"""A run from images with scores to a served scorer: the stages in order, each skipped where it is
+already finished."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
 
 
 class Pipeline:
-    """Runs stages in an open run folder. `stages` limits which; the others must be finished where they are needed."""
+    """Runs stages in an open run folder. `stages` limits which; the others must be finished where
+    they are needed."""
 
     def __init__(self, config: Config, folder: RunFolder, console: Console) -> None:
         self._config = config
@@ -47,7 +49,8 @@ class Pipeline:
         }
 
     def run(self, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-        """Run what is not finished; the report. A stage that was run by hand ends with its own stage, without a report."""
+        """Run what is not finished; the report. A stage that was run by hand ends with its own
+        stage, without a report."""
         with self._cleanup:
             for stage in stages:
                 done = self._folder.finished(stage)
@@ -88,7 +91,8 @@ class Pipeline:
         self._cleanup.enter_context(ray_session(self._config))
 
     def _fleet(self) -> tuple[Fleet, bool]:
-        """The rollout fleet, kept from one stage to the next because an engine takes long to start; whether it is new."""
+        """The rollout fleet, kept from one stage to the next because an engine takes long to start;
+        whether it is new."""
         if self._fleet_ is not None:
             return self._fleet_, False
         from cluster.rollout.fleet import Fleet
@@ -163,10 +167,10 @@ class Pipeline:
         folder = self._folder / "policy"
         if not (folder / "config.json").is_file():
             from rapo.aescot.writer import phrases
-            from rapo.policy.embedded import build_embedded
+            from rapo.policy.tiny_model import build_tiny_model
 
             with whole_folder(folder) as aside:
-                build_embedded(aside, self._config.policy.embedded, self._config.run.seed, phrases())
+                build_tiny_model(aside, self._config.policy.embedded, self._config.run.seed, phrases())
         return folder
 
     def _rapo(self, handle: StageHandle) -> dict[str, Any]:
@@ -225,7 +229,8 @@ class Pipeline:
         return {"version": card["version"]}
 
     def _serve(self, handle: StageHandle) -> dict[str, Any]:
-        """Serve the export for a moment and score test images over gRPC, so that a run ends with proof that it can."""
+        """Serve the export for a moment and score test images over gRPC, so that a run ends with
+        proof that it can."""
         from cluster.pipeline.stages.serve import score_over_grpc
 
         self._need("export")

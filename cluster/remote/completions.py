@@ -1,6 +1,8 @@
-"""What remote calls ended as, in the order in which they ended: one queue instead of a wait over thousands of refs.
+"""What remote calls ended as, in the order in which they ended: one queue instead of a wait over
+thousands of refs.
 
-Ray tells of each call's end from a thread of its own, at a cost that does not depend on how many others are under way.
+Ray tells of each call's end from a thread of its own, at a cost that does not depend on how many
+others are under way.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import ray
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CompletedCall:
     """A call that `watch` was told of: what it was about, and its value or its error."""
 
     about: Any
@@ -22,11 +24,11 @@ class Ended:
     error: Exception | None
 
 
-class Events:
+class CompletionQueue:
     """The calls that have ended. One thread takes them out."""
 
     def __init__(self) -> None:
-        self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[CompletedCall | None] = queue.SimpleQueue()
         self._waking: set[Any] = set()
 
     def watch(self, ref: Any, about: Any) -> None:
@@ -44,9 +46,10 @@ class Events:
         self._waking.discard(ref)
         self._ended.put(None)
 
-    def take(self, timeout_s: float) -> list[Ended | None]:
-        """All that have ended since the last call, None for a wake-up; waits for the first at most `timeout_s`."""
-        taken: list[Ended | None] = []
+    def take(self, timeout_s: float) -> list[CompletedCall | None]:
+        """All that have ended since the last call, None for a wake-up; waits for the first at most
+        `timeout_s`."""
+        taken: list[CompletedCall | None] = []
         try:
             taken.append(self._ended.get(timeout=timeout_s) if timeout_s > 0 else self._ended.get_nowait())
             while True:
@@ -55,8 +58,8 @@ class Events:
             return taken
 
 
-def _ended(about: Any, future: Future[Any]) -> Ended:
+def _ended(about: Any, future: Future[Any]) -> CompletedCall:
     error = future.exception()
     if error is not None and not isinstance(error, Exception):  # an interrupt inside a worker is a failure of the call
         error = ray.exceptions.RaySystemError(repr(error))
-    return Ended(about, None if error is not None else future.result(), error)
+    return CompletedCall(about, None if error is not None else future.result(), error)

@@ -1,7 +1,8 @@
 """A word for a run that can't say any itself: its process was killed, or Ray ended it.
 
-Ray ends a driver at once, without an exception, when the raylet beside it is gone, as it is when the head node fails. So a small
-process looks on. When the pipe to the run closes and the run has not said before that it ends, that process says so.
+Ray ends a driver at once, without an exception, when the raylet beside it is gone, as it is when
+the head node fails. So a small process looks on. When the pipe to the run closes and the run has
+not said before that it ends, that process says so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if sys.stdin.buffer.read() != {_ENDED!r}:
 
 @contextmanager
 def last_word(words: str, err: TextIO) -> Iterator[None]:
-    """Inside, `words` go to `err` if this process ends without leaving the block, whatever ends it."""
+    """Inside, `words` go to `err` if this process ends without leaving the block, whatever ends
+    it."""
     looker = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _LOOK_ON, words],
         stdin=subprocess.PIPE,

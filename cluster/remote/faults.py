@@ -1,7 +1,7 @@
 """What went wrong while a run went on: named by kind, and written down.
 
-A fault is what the run survives: an actor that died, hung or was taken away with its node. `rapo/faults.jsonl` has a row
-for each.
+A fault is what the run survives: an actor that died, hung or was taken away with its node.
+`rapo/faults.jsonl` has a row for each.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FAULTS = "faults.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind`: died, node lost, out of memory, hung, late, data lost, object store full, disk full or failed. `action`: what was
-    done about it."""
+    """`kind`: died, node lost, out of memory, hung, late, data lost, object store full, disk full
+    or failed. `action`: what was done about it."""
 
     role: str
     node: str
@@ -60,7 +60,8 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def is_data_loss(error: BaseException) -> bool:
-    """Whether a call failed because what it was given could not be had, through no fault of who was called."""
+    """Whether a call failed because what it was given could not be had, through no fault of who was
+    called."""
     return isinstance(error, RayTaskError) and isinstance(error.cause, RayError)
 
 
@@ -80,7 +81,7 @@ def kind_of(error: BaseException) -> str:
     return "failed"
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error in one line."""
     lines = [line.strip() for line in str(cause_of(error)).splitlines() if line.strip()]
     return " ".join(lines)[:500] or type(error).__name__

@@ -1,4 +1,5 @@
-"""Finds actors that are there but do nothing: stopped, or stuck beyond help. A death is told by every call; this is not."""
+"""Finds actors that are there but do nothing: stopped, or stuck beyond help. A death is told by
+every call; this is not."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from rapo.errors import RoleError
 _PERIOD_S = 5.0
 
 
-class Pulse:
-    """Asks actors, by name, whether they are there: each has a method `ping` that answers beside its work."""
+class Heartbeat:
+    """Asks actors, by name, whether they are there: each has a method `ping` that answers beside
+    its work."""
 
     def __init__(self, actors: Mapping[str, Any], limit_s: float) -> None:
         self._actors = dict(actors)
@@ -25,8 +27,8 @@ class Pulse:
         self._next = 0.0
 
     def check(self) -> None:
-        """Ask whoever has answered. Raises `RoleError` for one that has not for `limit_s`. A death is left to the calls that it
-        breaks."""
+        """Ask whoever has answered. Raises `RoleError` for one that has not for `limit_s`. A death
+        is left to the calls that it breaks."""
         now = time.monotonic()
         if now < self._next:
             return

@@ -1,4 +1,5 @@
-"""Where Ray runs: a cluster that the user names, or a local instance of our own that ends with us."""
+"""Where Ray runs: a cluster that the user names, or a local instance of our own that ends with
+us."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from rapo.errors import ResourceError
 
 _SHM = Path("/dev/shm")
 
-#: What every process of a run gets: no telemetry, no look-ups in the network, no progress bars in the logs.
+#: What every process of a run gets: no telemetry, no look-ups in the network, no progress bars in
+#: the logs.
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -30,9 +32,10 @@ QUIET_ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 
-#: How Serve's processes of a local Ray work, where the user's environment says nothing else. Its proxy speaks gRPC with the
-#: replicas, too, rather than through actor calls, and writes its lines per call a hundred at a time: a fifth more pictures a
-#: second in all (docs/results.md). On a cluster of the user's own these belong into the environment that Ray is started with.
+#: How Serve's processes of a local Ray work, where the user's environment says nothing else. Its
+#: proxy speaks gRPC with the replicas, too, rather than through actor calls, and writes its lines
+#: per call a hundred at a time: a fifth more images a second in all (docs/results.md). On a cluster
+#: of the user's own these belong into the environment that Ray is started with.
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
@@ -56,7 +59,8 @@ def logical_cpus(config: Config) -> int:
 
 
 def check_object_store(config: Config) -> None:
-    """Raise `ResourceError` where a local object store of the configured size would not fit into shared memory."""
+    """Raise `ResourceError` where a local object store of the configured size would not fit into
+    shared memory."""
     if config.ray.address is not None or not _SHM.is_dir():
         return
     free = shutil.disk_usage(_SHM).free // 2**20
@@ -69,7 +73,8 @@ def check_object_store(config: Config) -> None:
 
 @contextmanager
 def ray_session(config: Config) -> Iterator[None]:
-    """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use joins the outer one."""
+    """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use
+    joins the outer one."""
     prepare_environment(config)
     import ray
 
@@ -100,13 +105,14 @@ def ray_session(config: Config) -> Iterator[None]:
 
 
 def prepare_environment(config: Config) -> None:
-    """Set what Ray and the hub libraries read at import. Call it before the first import of ray; a later call is too late, which
-    is an error of the caller's."""
+    """Set what Ray and the hub libraries read at import. Call it before the first import of ray; a
+    later call is too late, which is an error of the caller's."""
     if "ray" in sys.modules and config.ray.address is None and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("prepare_environment came after the first import of ray")
     os.environ.update(QUIET_ENVIRONMENT)
     if config.ray.address is None:
-        # A local instance is ours alone: a token of this process keeps other users of the machine out.
+        # A local instance is ours alone: a token of this process keeps other users of the machine
+        # out.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, value in SERVE_ENVIRONMENT.items():

@@ -1,7 +1,7 @@
 """Waiting for remote roles: every wait has a limit, and a death ends it at once.
 
-A failed wait becomes a `RoleError` that names the role, the cause and the logs. An error of ours that a role raised comes through
-as it is.
+A failed wait becomes a `RoleError` that names the role, the cause and the logs. An error of ours
+that a role raised comes through as it is.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
-    """The values of one ref or of a list of refs. Raises `RoleError`, or the `RapoError` that the role raised."""
+    """The values of one ref or of a list of refs. Raises `RoleError`, or the `RapoError` that the
+    role raised."""
     try:
         return ray.get(refs, timeout=timeout_s)
     except (GetTimeoutError, RayError) as error:
-        raise explain(error, role=role, timeout_s=timeout_s) from error
+        raise to_user_error(error, role=role, timeout_s=timeout_s) from error
 
 
 def wait_each(
@@ -40,9 +41,11 @@ def wait_each(
     timeout_s: float,
     meanwhile: Callable[[Sequence[Any]], None] | None = None,
 ) -> list[Any]:
-    """The values of refs, one for each of `roles`; the first failure counts even while others are pending.
+    """The values of refs, one for each of `roles`; the first failure counts even while others are
+    pending.
 
-    `meanwhile(pending)` is called as long as none is done; it does other work and returns soon, at the latest when one is.
+    `meanwhile(pending)` is called as long as none is done; it does other work and returns soon, at
+    the latest when one is.
     """
     pending, deadline = list(refs), time.monotonic() + timeout_s
     role_of = dict(zip(refs, roles, strict=False))
@@ -67,22 +70,25 @@ def wait_each(
 
 
 def _culprit(pending: Sequence[Any], role_of: Mapping[Any, str]) -> RapoError | None:
-    """The death among the other calls that made this one fail: the peers of a dead rank fail as well, and often sooner."""
+    """The death among the other calls that made this one fail: the peers of a dead rank fail as
+    well, and often sooner."""
     done, _ = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S) if pending else ([], [])
     for ref in done:
         try:
             ray.get(ref, timeout=_GRACE_S)
         except (ActorDiedError, OutOfMemoryError) as error:
-            return explain(error, role=role_of[ref], timeout_s=_GRACE_S)
+            return to_user_error(error, role=role_of[ref], timeout_s=_GRACE_S)
         except (GetTimeoutError, RayError):
             continue
     return None
 
 
 def run_limited(work: Callable[[], Any], *, role: str, timeout_s: float, meanwhile: Callable[[], None]) -> None:
-    """Run `work`, a call into a Ray library that has no time limit of its own, in a thread, and `meanwhile` twice a second.
+    """Run `work`, a call into a Ray library that has no time limit of its own, in a thread, and
+    `meanwhile` twice a second.
 
-    Raises `RoleError` after `timeout_s`, and the `RapoError` inside whatever the library wraps a worker's failure in.
+    Raises `RoleError` after `timeout_s`, and the `RapoError` inside whatever the library wraps a
+    worker's failure in.
     """
     failure: list[Exception] = []
 
@@ -123,7 +129,7 @@ def _innermost(error: Exception, role: str) -> RapoError:
     return RoleError(f"{role} failed: {' '.join(lines[-3:])[:500]}. Logs: {log_folder()}")
 
 
-def explain(error: Exception, *, role: str, timeout_s: float) -> RapoError:
+def to_user_error(error: Exception, *, role: str, timeout_s: float) -> RapoError:
     """What a failed wait means, for a person."""
     if isinstance(error, GetTimeoutError):
         return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind="late")

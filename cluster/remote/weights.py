@@ -1,7 +1,8 @@
 """Versioned weights in the object store: the learner publishes, rollout workers pull and verify.
 
-A version is immutable: a manifest and chunks, as refs that this process owns (they are results of calls it made), so that a
-version outlives the learner that made it. A version is dropped when the last handle on it goes.
+A version is immutable: a manifest and chunks, as refs that this process owns (they are results of
+calls it made), so that a version outlives the learner that made it. A version is dropped when the
+last handle on it goes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class WeightVersion:
     chunks: tuple[Any, ...]
 
     def pull(self, worker: Any) -> Any:
-        """Have a rollout worker pull, verify and load this; a ref to the version that it then holds."""
+        """Have a rollout worker pull, verify and load this; a ref to the version that it then
+        holds."""
         return worker.load.remote(self.manifest, list(self.chunks))
 
 
@@ -37,4 +39,4 @@ class Folder:
 
 
 #: Where a rollout worker's weights come from.
-Source = WeightVersion | Folder
+WeightSource = WeightVersion | Folder

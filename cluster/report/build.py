@@ -1,8 +1,9 @@
 """What a run leaves behind to be read: `report.json` for machines, `report.html` for people.
 
-The page is one file that needs nothing else: no link, no script, pictures and plots inside. It is made from the report
-and from what the stages wrote into the run folder; a part whose input is missing is left out, with one line that says
-why, so that a report can be made of any run, however far it got.
+The page is one file that needs nothing else: no link, no script, images and plots inside. It is
+made from the report and from what the stages wrote into the run folder; a part whose input is
+missing is left out, with one line that says why, so that a report can be made of any run, however
+far it got.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Part:
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:
     """Write `report.json` and `report.html` into `run_dir`, each atomically.
 
-    `report` has the layout of report.json; any part of it may be missing. Raises `ResourceError` on a full disk.
+    `report` has the layout of report.json; any part of it may be missing. Raises `ResourceError` on
+    a full disk.
     """
     write_json(run_dir / "report.json", report)
     write_atomic(run_dir / "report.html", render(run_dir, report))
@@ -160,8 +162,8 @@ def _evaluation(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Rows by ascending step, and the count of unreadable lines.
 
-    A step may have several rows, one from training and one from validation, which complete each other; where a resumed
-    run has repeated a step, the last value counts.
+    A step may have several rows, one from training and one from validation, which complete each
+    other; where a resumed run has repeated a step, the last value counts.
     """
     steps: dict[float, dict[str, Any]] = {}
     torn = 0
@@ -285,9 +287,9 @@ def _gallery(run_dir: Path, tables: Mapping[str, list[dict[str, Any]] | str]) ->
     valid = {key: _valid(rows) for key, rows in tables.items() if isinstance(rows, list)}
     model = next((pair for pair in reversed(MODELS) if valid.get(pair[0])), None)
     if model is None:
-        return {"pictures": [], "missing": "Pictures are not shown: there are no valid predictions.", "model": ""}
+        return {"images": [], "missing": "Images are not shown: there are no valid predictions.", "model": ""}
     before = {row["uid"]: row["score"] for row in valid.get("coldstart", [])} if model[0] == "rapo" else {}
-    return {"pictures": gallery.choose(valid[model[0]], before, run_dir), "missing": "", "model": model[1]}
+    return {"images": gallery.choose(valid[model[0]], before, run_dir), "missing": "", "model": model[1]}
 
 
 def _aescot(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""Plots as inline SVG that take their colours from the page, so that one file reads well in light and dark.
+"""Plots as inline SVG that take their colours from the page, so that one file reads well in light
+and dark.
 
-Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable. No pyplot, hence no global
-figures; no dates or links are left in the SVG.
+Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable. No pyplot,
+hence no global figures; no dates or links are left in the SVG.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae", "#a8596a")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     colour: f"--series-{index}" for index, colour in enumerate(SERIES, start=1)
 }
-#: Above this many points a scatter is embedded as a bitmap: thousands of SVG nodes make a page slow.
+#: Above this many points a scatter is embedded as a bitmap: thousands of SVG nodes make a page
+#: slow.
 _MAX_VECTOR_POINTS = 2000
 #: Rows from which a noisy curve gets a moving mean.
 _SMOOTH_FROM = 30
@@ -51,7 +53,8 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line: `steps` and `values` are `(n,)`, ascending in steps; `label` names it if there are several."""
+    """One line: `steps` and `values` are `(n,)`, ascending in steps; `label` names it if there are
+    several."""
 
     label: str
     steps: Floats
@@ -61,7 +64,8 @@ class Curve:
 def curves_svg(
     curves: Sequence[Curve], *, alt: str, size: tuple[float, float] = (440, 190), smooth: bool = True
 ) -> str:
-    """Curves over steps. From 30 points on, each step is drawn thin and a moving mean (see `window`) bold over it."""
+    """Curves over steps. From 30 points on, each step is drawn thin and a moving mean (see
+    `window`) bold over it."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(size)
         for curve, colour in zip(curves, SERIES, strict=False):
@@ -82,7 +86,8 @@ def curves_svg(
 def validation_svg(
     curve: Curve, *, alt: str, marks: Sequence[float] = (), size: tuple[float, float] = (900, 240)
 ) -> str:
-    """Points joined by a line, the highest marked with its value; a light vertical line at each step in `marks`."""
+    """Points joined by a line, the highest marked with its value; a light vertical line at each
+    step in `marks`."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(size)
         for mark in sorted(set(marks)):
@@ -133,12 +138,14 @@ def scatter_svg(
 
 
 def window(n: int) -> int:
-    """Steps in the moving mean of a curve of `n` points: odd, about a fifteenth; 1 for short curves."""
+    """Steps in the moving mean of a curve of `n` points: odd, about a fifteenth; 1 for short
+    curves."""
     return 1 if n < _SMOOTH_FROM else max(3, n // 15 | 1)
 
 
 def moving_mean(values: Floats, span: int) -> Floats:
-    """The centred mean over `span` (odd) points, over fewer at the ends, so that the length stays `(n,)`."""
+    """The centred mean over `span` (odd) points, over fewer at the ends, so that the length stays
+    `(n,)`."""
     ones = np.ones(span)
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
 

@@ -1,8 +1,9 @@
 """How many rollout workers a run should have, from where its time goes.
 
-The learner waits for groups: add workers. The workers wait for the learner: give one back. The share of time that
-either side waits is averaged over some steps, and after each change the new fleet gets time to show what it does: a
-worker takes as long to join as an engine takes to start. No Ray.
+The learner waits for groups: add workers. The workers wait for the learner: give one back. The
+share of time that either side waits is averaged over some steps, and after each change the new
+fleet gets time to show what it does: a worker takes as long to join as an engine takes to start. No
+Ray.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ class Autoscaler:
         self._changed = -math.inf
 
     def decide(self, now: float, workers: int, ready: int, idle_rollout: float, idle_learner: float) -> int:
-        """How many workers to have, of `workers` that are wanted now and `ready` that work. `now` in seconds, idle
-        shares in [0, 1].
+        """How many workers to have, of `workers` that are wanted now and `ready` that work. `now`
+        in seconds, idle shares in [0, 1].
 
-        Out: as many as would have had the groups ready in time, at most twice as many. In: one at a time.
+        Out: as many as would have had the groups ready in time, at most twice as many. In: one at a
+        time.
         """
         settings = self._settings
         if ready < workers:  # what was asked for is not there yet, so the shares say nothing of it

@@ -7,7 +7,8 @@ from rapo.config import Config
 
 
 def request_capacity(config: Config, workers: int | None) -> None:
-    """Ask for room for the learner ranks and `workers` rollout workers, whatever runs on it now; None takes the request back.
+    """Ask for room for the learner ranks and `workers` rollout workers, whatever runs on it now;
+    None takes the request back.
 
     Without an autoscaler nobody listens, which does no harm. A local instance has none.
     """

@@ -1,6 +1,8 @@
-"""How a live run is asked for more or fewer rollout workers: a file in its folder, which the controller looks at.
+"""How a live run is asked for more or fewer rollout workers: a file in its folder, which the
+controller looks at.
 
-A file works wherever the run folder can be seen, asks nothing of the network, and the last request counts.
+A file works wherever the run folder can be seen, asks nothing of the network, and the last request
+counts.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ def ask_for(rapo_dir: Path, workers: int) -> None:
     write_json(rapo_dir / _FILE, {"rollouts": workers, "time": time.time()})
 
 
-class Requests:
+class ScaleRequests:
     """The requests that come after this object was made."""
 
     def __init__(self, rapo_dir: Path) -> None:
@@ -33,7 +35,8 @@ class Requests:
         self._looked = 0.0
 
     def take(self) -> int | None:
-        """How many workers are newly asked for, None where nobody asked. Cheap enough to call at any time."""
+        """How many workers are newly asked for, None where nobody asked. Cheap enough to call at
+        any time."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return None

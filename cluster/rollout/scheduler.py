@@ -1,4 +1,5 @@
-"""Who gets which work: each piece goes to the worker with the least to do, among those that may do it."""
+"""Who gets which work: each piece goes to the worker with the least to do, among those that may do
+it."""
 
 from __future__ import annotations
 
@@ -7,22 +8,23 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from cluster.rollout.tasks import Item, Piece, Task
-from cluster.rollout.worker_handle import Member
+from cluster.rollout.tasks import EvalShard, QueuedTask, Task
+from cluster.rollout.worker_handle import WorkerHandle
 
 
 def assign(
-    queue: deque[Item],
-    free: Iterable[Member],
+    queue: deque[QueuedTask],
+    free: Iterable[WorkerHandle],
     most: int,
-    may: Callable[[Member, Task | Piece], bool],
-    send: Callable[[Member, Item], None],
+    may: Callable[[WorkerHandle, Task | EvalShard], bool],
+    send: Callable[[WorkerHandle, QueuedTask], None],
 ) -> None:
-    """Take out of `queue` what a worker of `free` may do, in order; no worker gets more than `most` calls. What stays keeps its
-    order. The time goes with the work and the logarithm of the workers, not with their product: there may be hundreds of both."""
+    """Take out of `queue` what a worker of `free` may do, in order; no worker gets more than `most`
+    calls. What stays keeps its order. The time goes with the work and the logarithm of the workers,
+    not with their product: there may be hundreds of both."""
     heap = [(len(member.calls), member.number, member) for member in free]
     heapq.heapify(heap)
-    kept: deque[Item] = deque()
+    kept: deque[QueuedTask] = deque()
     in_vain = math.inf  # the least version that no free worker has
     while queue and heap:
         item = queue.popleft()

@@ -1,4 +1,5 @@
-"""One rollout worker as the fleet knows it: its state, its place in the cluster, what it has under way."""
+"""One rollout worker as the fleet knows it: its state, its place in the cluster, what it has under
+way."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from rapo.config import Config, RolloutConfig
 from rapo.inference.environment import engine_environment
 
 
-class State(Enum):
+class WorkerState(Enum):
     """A worker's way through the fleet. Work is given to `READY` workers only."""
 
     PENDING = "pending"  # asked for; the cluster has no room yet, or the process is starting
@@ -30,18 +31,18 @@ class State(Enum):
 
 
 #: States of a worker that will do work, or does.
-COMING = (State.PENDING, State.CREATING, State.HEALTHY, State.SYNCING)
+COMING = (WorkerState.PENDING, WorkerState.CREATING, WorkerState.HEALTHY, WorkerState.SYNCING)
 
 
 @dataclass(eq=False, slots=True)
-class Member:
-    """`held` is the weight version that it has verified, None where it has none. `calls` are its groups under way with the time
-    by which each must be done, oldest first."""
+class WorkerHandle:
+    """`held` is the weight version that it has verified, None where it has none. `calls` are its
+    groups under way with the time by which each must be done, oldest first."""
 
     number: int
     actor: Any
     place: PlacementGroup | None
-    state: State = State.PENDING
+    state: WorkerState = WorkerState.PENDING
     node: str = "no node yet"
     pid: int = 0
     held: int | None = None
@@ -62,7 +63,7 @@ class Member:
     def name(self) -> str:
         return f"rollout worker {self.number} on {self.node}"
 
-    def move(self, state: State) -> None:
+    def move(self, state: WorkerState) -> None:
         self.state = state
         self.times.setdefault(state.value, time.time())
 
@@ -91,7 +92,8 @@ class Member:
         return {name: end - begin for name, begin, end in known if begin is not None and end is not None}
 
     def overdue(self, now: float, limits: RolloutConfig) -> tuple[str, str] | None:
-        """What it is late with, and the kind of fault that this is; None where it is late with nothing."""
+        """What it is late with, and the kind of fault that this is; None where it is late with
+        nothing."""
         if self.deadline < now:
             return f"did not start within {limits.start_timeout_s:.0f} s (rollout.start_timeout_s)", "late"
         if self.loading is not None and self.loading[1] < now:
@@ -105,7 +107,7 @@ class Member:
 
     def to_be_asked(self, now: float, every_s: float) -> bool:
         """Whether it is time to ask it whether it is there."""
-        return self.state is not State.PENDING and self.asked is None and now - self.answered >= every_s
+        return self.state is not WorkerState.PENDING and self.asked is None and now - self.answered >= every_s
 
     def end(self) -> None:
         """Kill the actor and give its place back."""
@@ -114,7 +116,7 @@ class Member:
             remove_placement_group(self.place)
 
 
-def create(number: int, config: Config, worker: Any) -> Member:
+def create(number: int, config: Config, worker: Any) -> WorkerHandle:
     """Ask for a worker of the class `worker`, in a placement group of its own; returns at once."""
     settings = config.rollout
     place = _place(number, settings)
@@ -125,8 +127,8 @@ def create(number: int, config: Config, worker: Any) -> Member:
     }
     if place is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=0)
-    member = Member(number, worker.options(**options).remote(f"rollout-{number}", config), place)
-    member.move(State.PENDING)
+    member = WorkerHandle(number, worker.options(**options).remote(f"rollout-{number}", config), place)
+    member.move(WorkerState.PENDING)
     return member
 
 
@@ -138,7 +140,7 @@ def bundle(settings: RolloutConfig) -> dict[str, float]:
 
 def _place(number: int, settings: RolloutConfig) -> PlacementGroup | None:
     wanted = bundle(settings)
-    # One bundle: a tensor-parallel engine needs its GPUs on one node. A group of nothing is not allowed.
-    # Names are unique in a cluster, where other runs may have workers of the same number.
+    # One bundle: a tensor-parallel engine needs its GPUs on one node. A group of nothing is not
+    # allowed. Names are unique in a cluster, where other runs may have workers of the same number.
     name = f"rapo-rollout-{number}-{secrets.token_hex(4)}"
     return placement_group([wanted], name=name) if wanted else None

@@ -1,9 +1,11 @@
-"""What a person sees in the terminal while a run works: progress on stderr, the final tables on stdout.
+"""What a person sees in the terminal while a run works: progress on stderr, the final tables on
+stdout.
 
-At a terminal there is one live line for the stage that runs, and one line that stays for each that has ended. Elsewhere
-(a pipe, a log file, CI) the same facts come as plain lines without control characters, at most one every
-`PLAIN_INTERVAL_S` seconds per stage besides its start and its end. Text from outside never reaches the terminal raw:
-control characters are taken out and markup is not interpreted.
+At a terminal there is one live line for the stage that runs, and one line that stays for each that
+has ended. Elsewhere (a pipe, a log file, CI) the same facts come as plain lines without control
+characters, at most one every `PLAIN_INTERVAL_S` seconds per stage besides its start and its end.
+Text from outside never reaches the terminal raw: control characters are taken out and markup is not
+interpreted.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\
 
 
 class StageHandle:
-    """Progress of one stage. Made by `Console.stage`, which see; not usable after the stage has ended."""
+    """Progress of one stage. Made by `Console.stage`, which see; not usable after the stage has
+    ended."""
 
     def __init__(self, console: Console, name: str, total: int | None, now: float) -> None:
         self.name = name
@@ -57,7 +60,8 @@ class StageHandle:
         now = self._console.now()
         if completed is not None:
             self.completed = completed
-            # The rate counts from the first step reported: start-up, and steps of an earlier run, are not part of it.
+            # The rate counts from the first step reported: start-up, and steps of an earlier run,
+            # are not part of it.
             self._origin = self._origin or (completed, now)
         self.metrics |= metrics
         self.metrics = {name: value for name, value in self.metrics.items() if value is not None}
@@ -88,7 +92,8 @@ class StageHandle:
 
 
 class Console:
-    """The terminal of a run. `quiet` prints errors only. Called from one thread; the live line refreshes itself.
+    """The terminal of a run. `quiet` prints errors only. Called from one thread; the live line
+    refreshes itself.
 
     `stderr`, `stdout` and `clock` (monotonic seconds) default to the process's own.
     """
@@ -115,7 +120,8 @@ class Console:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageHandle]:
-        """Show a stage of `total` steps (None: unknown) while the block runs; its line stays with a tick or a cross."""
+        """Show a stage of `total` steps (None: unknown) while the block runs; its line stays with a
+        tick or a cross."""
         handle = StageHandle(self, name, total, self.now())
         self._begin(handle)
         try:
@@ -148,14 +154,16 @@ class Console:
         self._say(f"error: {text}", "bold red", always=True)
 
     def summary(self, report: dict[str, Any]) -> None:
-        """Print the final tables to stdout: time per stage, evaluation, AesCoT counts, where the results are.
+        """Print the final tables to stdout: time per stage, evaluation, AesCoT counts, where the
+        results are.
 
         `report` is the content of report.json; what it lacks is left out.
         """
         if self.quiet:
             return
         for part in summary_tables(report, plain_dashes=not _is_utf(self._out)):
-            # Paths must stay whole to be copied, tables must not be broken: only text may run past the width.
+            # Paths must stay whole to be copied, tables must not be broken: only text may run past
+            # the width.
             self._out.print(part, soft_wrap=isinstance(part, Text))
 
     def _begin(self, handle: StageHandle) -> None:
@@ -223,7 +231,8 @@ class Console:
 
 
 class _StageColumn(ProgressColumn):
-    """A column that shows something of the stage; drawn anew at every refresh, as time passes without updates."""
+    """A column that shows something of the stage; drawn anew at every refresh, as time passes
+    without updates."""
 
     def __init__(self, console: Console, table_column: Column | None = None) -> None:
         super().__init__(table_column or Column(no_wrap=True))

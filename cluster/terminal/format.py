@@ -11,7 +11,8 @@ ABSENT = "–"
 
 
 def fixed(value: Any, digits: int = 3) -> str:
-    """A number with a fixed count of decimals, so that columns align; `ABSENT` where there is none."""
+    """A number with a fixed count of decimals, so that columns align; `ABSENT` where there is
+    none."""
     number = finite(value)
     return ABSENT if number is None else f"{number:,.{digits}f}"
 
@@ -36,7 +37,8 @@ def interval(bounds: Any, digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest units that still say enough: `8.2 s`, `42 s`, `5 min 03 s`, `2 h 05 min`."""
+    """Seconds in the largest units that still say enough: `8.2 s`, `42 s`, `5 min 03 s`, `2 h 05
+    min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

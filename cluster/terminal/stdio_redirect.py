@@ -1,4 +1,5 @@
-"""Keeps what libraries print out of the user's terminal: it goes to a file, ours goes to the terminal."""
+"""Keeps what libraries print out of the user's terminal: it goes to a file, ours goes to the
+terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The tables that end a run: where the time went, how good the models are, what became of the critiques."""
+"""The tables that end a run: where the time went, how good the models are, what became of the
+critiques."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ MODELS: tuple[tuple[str, str], ...] = (("coldstart", "cold start"), ("rapo", "RA
 
 
 def summary_tables(report: Mapping[str, Any], *, plain_dashes: bool = False) -> Iterator[Table | Text]:
-    """What `report` holds, as rich tables and lines. `plain_dashes`: the terminal cannot show typographic ones."""
+    """What `report` holds, as rich tables and lines. `plain_dashes`: the terminal cannot show
+    typographic ones."""
     for table in (_times(report), _evaluation(report), _critiques(report)):
         if table.row_count:
             yield Text()

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cluster.learner.recovery import DurableLearners
+from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.weights import WeightVersion
 from rapo.config import Config
 
 
 class BestModel:
-    """Keeps the model of the best validation result in `folder`/step-*; before any training that is `start_dir` itself."""
+    """Keeps the model of the best validation result in `folder`/step-*; before any training that is
+    `start_dir` itself."""
 
-    def __init__(self, config: Config, learners: DurableLearners, start_dir: Path, folder: Path) -> None:
+    def __init__(self, config: Config, learners: RecoveringLearnerGroup, start_dir: Path, folder: Path) -> None:
         self._by_validation = config.rapo.select == "best"
         self._learners = learners
         self._start_dir = start_dir
@@ -24,14 +25,16 @@ class BestModel:
         self._step: int | None = None
 
     def consider(self, srcc: float, step: int, weights: WeightVersion | None) -> None:
-        """Keep the model of `step` (`weights` None: the one that training started from) if it is the best so far."""
+        """Keep the model of `step` (`weights` None: the one that training started from) if it is
+        the best so far."""
         if self._by_validation and srcc > self._srcc:
             if weights is not None:
                 self._save(step, weights)
             self._srcc, self._step = srcc, step
 
     def select(self, step: int, last: WeightVersion) -> tuple[Path, int]:
-        """The selected model's folder and step. Without a validation result there is nothing to choose by: the last."""
+        """The selected model's folder and step. Without a validation result there is nothing to
+        choose by: the last."""
         if self._step is None:
             return self._save(step, last), step
         folder = self._start_dir if self._step == 0 else self._path(self._step)
@@ -46,7 +49,8 @@ class BestModel:
             self._srcc, self._step = state["srcc"], state["step"]
 
     def prune(self, saved: Iterable[dict[str, Any]]) -> None:
-        """Remove the models that are neither the best now nor that of a `state` which the run may go back to."""
+        """Remove the models that are neither the best now nor that of a `state` which the run may
+        go back to."""
         kept = {self._step, *(state["step"] for state in saved)}
         for folder in self._folder.glob("step-*"):
             if int(folder.name.removeprefix("step-")) not in kept:

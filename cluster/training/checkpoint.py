@@ -1,12 +1,12 @@
 """The run's whole state on disk, so that a run whose driver died goes on where it was.
 
-    rapo/state/step-000025/learner/state/*   the ranks' weights, optimiser, schedule and random generators
+    rapo/state/step-000025/learner/state/*   the ranks' weights, optimiser, schedule, random states
                            groups.pkl        groups that were drawn and not used yet
                            state.json        step, window, best model, validation
                            manifest.json     size and checksum of each of these files
 
-A state appears whole or not at all. It is verified before it is used; one that is damaged is set aside, and the one
-before it taken.
+A state appears whole or not at all. It is verified before it is used; one that is damaged is set
+aside, and the one before it taken.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Checkpoints:
     def write(
         self, step: int, state: dict[str, Any], groups: dict[int, Any], save_learner: Callable[[Path], Entries]
     ) -> None:
-        """Write the state after `step`; `save_learner` writes the ranks' files into a folder and says which.
+        """Write the state after `step`; `save_learner` writes the ranks' files into a folder and
+        says which.
 
         Raises `ResourceError` where the disk is full; the states before are then untouched.
         """
@@ -68,7 +69,8 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def converted(self, checkpoint: Checkpoint) -> Path:
-        """Where a state that is rewritten for another number of ranks goes, until the next one is written; nothing is there."""
+        """Where a state that is rewritten for another number of ranks goes, until the next one is
+        written; nothing is there."""
         folder = self._folder / f"{_CONVERTED}-{checkpoint.folder.name}"
         shutil.rmtree(folder, ignore_errors=True)
         return folder
@@ -79,7 +81,8 @@ class Checkpoints:
             yield read_json(folder / _STATE)
 
     def latest(self, note: Callable[[str], None]) -> Checkpoint | None:
-        """The newest state that is whole; `note` is told of those that are not, which are renamed."""
+        """The newest state that is whole; `note` is told of those that are not, which are
+        renamed."""
         for folder in reversed(self._folders()):
             problem = _problem(folder)
             if problem is None:

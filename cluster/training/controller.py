@@ -1,11 +1,12 @@
 """The RAPO loop: draw, roll out, reward, learn, publish. It holds refs, not data.
 
-Groups stream in from the fleet while the learner works, at most `rapo.max_staleness` (eta) steps ahead of it
-(`cluster.training.staleness`).
-With eta 0 sampler and learner take turns, and with fixed seeds a run is a function of its configuration.
+Groups stream in from the fleet while the learner works, at most `rapo.max_staleness` (eta) steps
+ahead of it (`cluster.training.staleness`). With eta 0 sampler and learner take turns, and with
+fixed seeds a run is a function of its configuration.
 
-Whatever runs elsewhere may die: the fleet, `DurableLearners` and `Rewards` replace it. What this process knows is in a checkpoint
-every `rapo.checkpoint_every` steps, so that it may die as well.
+Whatever runs elsewhere may die: the fleet, `RecoveringLearnerGroup` and `RewardClient` replace it.
+What this process knows is in a checkpoint every `rapo.checkpoint_every` steps, so that it may die
+as well.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ import ray
 
 from cluster.files.alerts import FINDINGS
 from cluster.files.atomic import append_jsonl
-from cluster.learner.recovery import DurableLearners
+from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault, Report
 from cluster.remote.weights import WeightVersion
 from cluster.rollout.autoscale import Autoscaler
 from cluster.rollout.fleet import Fleet
-from cluster.rollout.scale_requests import Requests
-from cluster.rollout.tasks import Drawn, Task
+from cluster.rollout.scale_requests import ScaleRequests
+from cluster.rollout.tasks import RolloutResult, Task
 from cluster.training.best_model import BestModel
 from cluster.training.checkpoint import Checkpoint, Checkpoints
 from cluster.training.image_store import ImageStore
-from cluster.training.reward_client import Rewards
-from cluster.training.staleness import Ready, Window
-from rapo.algorithm.alerts import Finding, Watch
+from cluster.training.reward_client import RewardClient
+from cluster.training.staleness import Ready, StalenessWindow
+from rapo.algorithm.alerts import Alert, TrainingAlerts
 from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.config import Config
 from rapo.errors import RoleError
@@ -50,9 +51,10 @@ _REFILLS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the loop left behind: the selected model's folder and the step it comes from, the steps done, the validation results
-    by step, and the shares of time in which rollout workers and learners had nothing to do."""
+class TrainingResult:
+    """What the loop left behind: the selected model's folder and the step it comes from, the steps
+    done, the validation results by step, and the shares of time in which rollout workers and
+    learners had nothing to do."""
 
     folder: Path
     step: int
@@ -63,29 +65,32 @@ class Outcome:
 
 @dataclass(slots=True)
 class Hooks:
-    """Who is told what: `note` a line for the user, `progress` a step and some figures, `fault` what was survived, `drawn`
-    each group that came, `step` each step's row, `state` that something is new about the run (`Controller.status`)."""
+    """Who is told what: `note` a line for the user, `progress` a step and some figures, `fault`
+    what was survived, `drawn` each group that came, `step` each step's row, `state` that something
+    is new about the run (`Controller.status`)."""
 
     note: Callable[[str], None] = lambda text: None
     progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None
     fault: Report = lambda fault: None
-    drawn: Callable[[Drawn], None] = lambda drawn: None
+    drawn: Callable[[RolloutResult], None] = lambda drawn: None
     step: Callable[[dict[str, Any]], None] = lambda row: None
     state: Callable[[], None] = lambda: None
 
 
 class Controller:
-    """Runs `config.rapo.steps` steps, or those after `resume`, whose learner state the ranks hold already.
+    """Runs `config.rapo.steps` steps, or those after `resume`, whose learner state the ranks hold
+    already.
 
-    `start_dir` is the cold-start model; `out` gets metrics, warnings, states and models. See `cluster.training.session`.
+    `start_dir` is the cold-start model; `out` gets metrics, warnings, states and models. See
+    `cluster.training.session`.
     """
 
     def __init__(
         self,
         config: Config,
         fleet: Fleet,
-        learners: DurableLearners,
-        rewards: Rewards,
+        learners: RecoveringLearnerGroup,
+        rewards: RewardClient,
         start_dir: Path,
         out: Path,
         hooks: Hooks,
@@ -94,34 +99,34 @@ class Controller:
         self._config = config
         self._hooks = hooks
         self._resume = resume
-        self._watch = Watch(config.rapo.watch)
+        self._watch = TrainingAlerts(config.rapo.watch)
         self._fatal = False
         self._fleet = fleet
         self._learners = learners
         self._rewards = rewards
         self._out = out
         self._images = ImageStore(config)
-        self._window = Window(0, 0, 0)
-        self._drawn: dict[int, Drawn] = {}
+        self._window = StalenessWindow(0, 0, 0)
+        self._drawn: dict[int, RolloutResult] = {}
         self._models = BestModel(config, learners, start_dir, out / "checkpoints")
         self._checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
         self._weights: WeightVersion | None = None
         self._publishing: WeightVersion | None = None
         self._lost: int | None = None
         self._validation: list[dict[str, Any]] = []
-        self._requests = Requests(out)
+        self._requests = ScaleRequests(out)
         self._autoscaler = Autoscaler(config.rollout.autoscale, config.rollout.most)
         self._sampler: BatchSampler | None = None
         self.step = 0
         fleet.lost = self._weights_lost
 
-    def run(self, train: Sequence[ImageRecord], validation: Sequence[ImageRecord]) -> Outcome:
+    def run(self, train: Sequence[ImageRecord], validation: Sequence[ImageRecord]) -> TrainingResult:
         settings = self._config.rapo
         sampler = BatchSampler(
             train, settings.images_per_step, seed=self._config.run.seed, mix_datasets=settings.mix_datasets
         )
         self._sampler = sampler
-        self._window = Window(sampler.size, settings.max_staleness, settings.steps)
+        self._window = StalenessWindow(sampler.size, settings.max_staleness, settings.steps)
         if self._resume is None:
             self._validate(validation, None)
         else:
@@ -143,7 +148,7 @@ class Controller:
         assert self._weights is not None
         folder, step = self._models.select(self.step, self._weights)
         shares = [sum(column) / len(idle) for column in zip(*idle, strict=True)] if idle else [0.0, 0.0]
-        return Outcome(folder, step, self.step, self._validation, {"rollout": shares[0], "learner": shares[1]})
+        return TrainingResult(folder, step, self.step, self._validation, {"rollout": shares[0], "learner": shares[1]})
 
     def status(self) -> dict[str, Any]:
         """What `rapo status` shows of a live run."""
@@ -190,7 +195,7 @@ class Controller:
         }
         append_jsonl(self._out / METRICS, row)
         append_jsonl(self._out / LEDGER, {"step": self.step, "used": [d.task.ticket for d in batch]})
-        self._heed(self._watch.step(row))
+        self._record_alerts(self._watch.step(row))
         self._hooks.step(row)
         self._hooks.progress(self.step, {"reward": row["reward_mean"], "parsed": row["parse_rate"]})
         self._hooks.state()
@@ -198,7 +203,7 @@ class Controller:
 
     def _learn(
         self, step: int, sampler: BatchSampler, clock: _Clock
-    ) -> tuple[list[Drawn], dict[str, Any], dict[str, float]]:
+    ) -> tuple[list[RolloutResult], dict[str, Any], dict[str, float]]:
         """Collect, score and train; where groups turn out to be lost, their like is drawn again."""
         for refill in range(_REFILLS + 1):
             batch = self._collect(step, sampler)
@@ -217,10 +222,10 @@ class Controller:
                 self._refill(batch, error)
         raise AssertionError
 
-    def _collect(self, step: int, sampler: BatchSampler) -> list[Drawn]:
+    def _collect(self, step: int, sampler: BatchSampler) -> list[RolloutResult]:
         """The groups of a step, by ticket; what is too old is drawn again."""
         while True:
-            for ticket in self._window.sweep(step):
+            for ticket in self._window.drop_stale(step):
                 del self._drawn[ticket]
             batches: dict[int, list[ImageRecord]] = {}
             for ticket in self._window.admit(step):
@@ -231,7 +236,7 @@ class Controller:
             taken = self._window.take(step)
             if taken is not None:
                 return [self._drawn.pop(ready.ticket) for ready in taken]
-            self._renew()
+            self._republish()
             self._poll(())
 
     def _task(self, ticket: int, record: ImageRecord, step: int) -> Task:
@@ -242,21 +247,23 @@ class Controller:
         needs = max(number, step) - self._config.rapo.max_staleness
         return Task(ticket, bare, self._images.ref(record), number, needs)
 
-    def _refill(self, batch: Sequence[Drawn], error: RoleError) -> None:
-        """Of a batch that could not be used, keep the groups that are there and have the others drawn again."""
+    def _refill(self, batch: Sequence[RolloutResult], error: RoleError) -> None:
+        """Of a batch that could not be used, keep the groups that are there and have the others
+        drawn again."""
         for one in batch:
             ticket = one.task.ticket
             try:
                 ray.get(one.group, timeout=_FETCH_S)
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-                self._window.lost(ticket)
+                self._window.requeue(ticket)
                 self._hooks.fault(Fault("group", "", error.kind, f"{one.task.what}: {error}", "drawn again"))
             else:
                 self._drawn[ticket] = one
-                self._window.put_back(Ready(ticket, one.group, one.receipt["version"], one.task.record.dataset))
+                self._window.give_back(Ready(ticket, one.group, one.receipt["version"], one.task.record.dataset))
 
     def _meanwhile(self, refs: Sequence[Any]) -> None:
-        """Look after the fleet while `refs` are pending; returns when one is done, or something else happened."""
+        """Look after the fleet while `refs` are pending; returns when one is done, or something
+        else happened."""
         self._poll(refs)
 
     def _poll(self, others: Sequence[Any]) -> None:
@@ -272,7 +279,8 @@ class Controller:
     # Weights.
 
     def _publish(self, version: int) -> None:
-        """Publish the learner's weights and have the fleet load them; with eta > 0 both go on beside the next step."""
+        """Publish the learner's weights and have the fleet load them; with eta > 0 both go on
+        beside the next step."""
         self._published()  # the version before
         self._weights = self._publishing = self._learners.publish(version)
         self._fleet.load(self._weights)
@@ -288,14 +296,15 @@ class Controller:
             self._lost = None
 
     def _weights_lost(self, version: int) -> bool:
-        """A worker could not pull a version: it was damaged, or lost with whoever published it. Told in the midst of the
-        fleet's work, so that it is only noted here; the worker waits for the next."""
+        """A worker could not pull a version: it was damaged, or lost with whoever published it.
+        Told in the midst of the fleet's work, so that it is only noted here; the worker waits for
+        the next."""
         self._lost = version
         return True
 
-    def _renew(self) -> None:
-        """Publish anew what workers could not pull, if it is still the newest; while a step is trained the next one comes by
-        itself."""
+    def _republish(self) -> None:
+        """Publish anew what workers could not pull, if it is still the newest; while a step is
+        trained the next one comes by itself."""
         version, self._lost = self._lost, None
         if version is not None and self._weights is not None and self._weights.version == version:
             self._publishing = None
@@ -306,21 +315,22 @@ class Controller:
     # Validation, scaling, state.
 
     def _validate(self, records: Sequence[ImageRecord], weights: WeightVersion | None) -> None:
-        """Measure the current weights on the validation images; keep the model where it is the best yet."""
+        """Measure the current weights on the validation images; keep the model where it is the best
+        yet."""
         if not records:
             return
         began = time.perf_counter()
-        result = evaluate_predictions(self._fleet.predictions(records, self._renew), bootstrap=0, seed=0)
+        result = evaluate_predictions(self._fleet.predictions(records, self._republish), bootstrap=0, seed=0)
         row = {"step": self.step, "validation": result, "seconds": {"validation": time.perf_counter() - began}}
         append_jsonl(self._out / METRICS, row)
         self._validation.append({"step": self.step, **result})
-        self._heed(self._watch.validation(self.step, result))
+        self._record_alerts(self._watch.validation(self.step, result))
         self._hooks.step(row)
         if result["srcc"] is not None:
             self._hooks.progress(self.step, {"srcc": result["srcc"]})
             self._models.consider(result["srcc"], self.step, weights)
 
-    def _heed(self, findings: Sequence[Finding]) -> None:
+    def _record_alerts(self, findings: Sequence[Alert]) -> None:
         for finding in findings:
             append_jsonl(self._out / FINDINGS, finding.row())
             self._hooks.note(f"step {finding.step}: {finding.text}")
@@ -361,14 +371,15 @@ class Controller:
         self._models.prune(saved["best"] for saved in self._checkpoints.kept())
 
     def _restore(self, checkpoint: Checkpoint, sampler: BatchSampler) -> None:
-        """Go on from a checkpoint: what was ready is ready again, what was under way is drawn again."""
+        """Go on from a checkpoint: what was ready is ready again, what was under way is drawn
+        again."""
         self.step = checkpoint.step
         refs = {}
         for ticket, (group, receipt) in checkpoint.groups.items():
             number, place = divmod(ticket, sampler.size)
             refs[ticket] = ray.put(group)
             task = self._task(ticket, sampler.batch(number)[place], self.step)
-            self._drawn[ticket] = Drawn(task, refs[ticket], receipt)
+            self._drawn[ticket] = RolloutResult(task, refs[ticket], receipt)
         self._window.restore(checkpoint.state["window"], refs)
         self._validation = checkpoint.state["validation"]
         self._models.restore(checkpoint.state["best"])

@@ -18,7 +18,8 @@ _SHARE_OF_STORE = 4
 
 
 class ImageStore:
-    """A ref to each image's encoded bytes (`uint8` array). One that is dropped lives on as long as a call needs it."""
+    """A ref to each image's encoded bytes (`uint8` array). One that is dropped lives on as long as
+    a call needs it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

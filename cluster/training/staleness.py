@@ -1,12 +1,14 @@
-"""Bounded staleness: how many groups may be under way, which are ready, and which have become too old.
+"""Bounded staleness: how many groups may be under way, which are ready, and which have become too
+old.
 
 With eta the bound and N the groups of a step, groups are admitted as long as
 
     used + ready + running <= (eta + step + 1) N
 
-where `step` counts finished optimiser steps. That bounds staleness at the source, as long as workers take over new weights
-promptly. Where they don't, a group whose oldest token is more than eta steps behind when it would be used is dropped and drawn
-again. eta 0 is synchronous: the groups of a step are drawn from the weights that the step before made.
+where `step` counts finished optimiser steps. That bounds staleness at the source, as long as
+workers take over new weights promptly. Where they don't, a group whose oldest token is more than
+eta steps behind when it would be used is dropped and drawn again. eta 0 is synchronous: the groups
+of a step are drawn from the weights that the step before made.
 
 A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch. No Ray.
 """
@@ -29,18 +31,20 @@ class Ready:
     dataset: str
 
 
-class Window:
-    """Tickets go from `admit` over `put` to `take`, or back to `admit` where `sweep` drops them. `total` tickets in all."""
+class StalenessWindow:
+    """Tickets go from `admit` over `put` to `take`, or back to `admit` where `drop_stale` drops
+    them. `total` tickets in all."""
 
     def __init__(self, batch: int, eta: int, steps: int) -> None:
         self.batch = batch
-        self._eta = eta
+        self._max_staleness = eta
         self._total = batch * steps
         self._next = 0
         self._again: list[int] = []
         self._running: set[int] = set()
         self._ready: dict[int, Ready] = {}
-        # `sweep` and `take` are called whenever a group comes, with thousands of them ready: neither may look at all each time.
+        # `drop_stale` and `take` are called whenever a group comes, with thousands of them ready:
+        # neither may look at all each time.
         self._counts: Counter[str] = Counter()
         self._swept: int | None = None
         self._unswept: list[int] = []
@@ -53,7 +57,7 @@ class Window:
 
     def admit(self, step: int) -> list[int]:
         """The tickets that may be drawn now; those that were dropped come first."""
-        room = (self._eta + step + 1) * self.batch - self._used - len(self._ready) - len(self._running)
+        room = (self._max_staleness + step + 1) * self.batch - self._used - len(self._ready) - len(self._running)
         admitted: list[int] = []
         while len(admitted) < room and self._again:
             admitted.append(self._again.pop(0))
@@ -64,18 +68,19 @@ class Window:
         return admitted
 
     def put(self, ready: Ready) -> None:
-        """A group has been drawn. Raises `ValueError` for a ticket that is not under way: a group is used at most once."""
+        """A group has been drawn. Raises `ValueError` for a ticket that is not under way: a group
+        is used at most once."""
         if ready.ticket not in self._running:
             raise ValueError(f"ticket {ready.ticket} is not under way")
         self._running.remove(ready.ticket)
         self._add(ready)
 
-    def lost(self, ticket: int) -> None:
+    def requeue(self, ticket: int) -> None:
         """A group that was taken can't be had any more: draw it again."""
         self._used -= 1
         self._again = sorted([*self._again, ticket])
 
-    def put_back(self, ready: Ready) -> None:
+    def give_back(self, ready: Ready) -> None:
         """A group that was taken was not used after all."""
         self._used -= 1
         self._add(ready)
@@ -113,10 +118,11 @@ class Window:
     def used(self) -> int:
         return self._used
 
-    def sweep(self, step: int) -> list[int]:
-        """Drop what is too old to be used at `step`; their tickets, which `admit` gives out again."""
+    def drop_stale(self, step: int) -> list[int]:
+        """Drop what is too old to be used at `step`; their tickets, which `admit` gives out
+        again."""
         looked_at = self._ready if step != self._swept else [t for t in self._unswept if t in self._ready]
-        old = sorted(ticket for ticket in looked_at if step - self._ready[ticket].version > self._eta)
+        old = sorted(ticket for ticket in looked_at if step - self._ready[ticket].version > self._max_staleness)
         self._swept, self._unswept = step, []
         if old:
             for ticket in old:
@@ -128,13 +134,13 @@ class Window:
     def take(self, step: int) -> list[Ready] | None:
         """One step's groups by ticket, all of one data set, or None where too few are ready.
 
-        What was admitted first is taken first, but a group that is still being drawn holds nobody up (unless eta is 0, where
-        a step has its own groups only). Call `sweep` before.
+        What was admitted first is taken first, but a group that is still being drawn holds nobody
+        up (unless eta is 0, where a step has its own groups only). Call `drop_stale` before.
         """
         if max(self._counts.values(), default=0) < self.batch:
             return None
         ready = self.ready
-        if self._eta == 0:
+        if self._max_staleness == 0:
             ready = [r for r in ready if r.ticket // self.batch == step]
         for dataset in dict.fromkeys(r.dataset for r in ready):
             picked = [r for r in ready if r.dataset == dataset][: self.batch]

@@ -1,8 +1,9 @@
-"""The judge: it keeps a critique unless it leaks the score, contradicts it, or misstates the picture.
+"""The judge: it keeps a critique unless it leaks the score, contradicts it, or misstates the image.
 
-The paper names these three errors (its section 3.2 and appendix E.2) but gives no thresholds; those below are ours.
-Critiques in the measured teacher's clauses are checked level by level. Free text by another teacher is checked for
-leaks, and for a tone that is plainly at odds with the score; what it says about the picture is not checked.
+The paper names these three errors (its section 3.2 and appendix E.2) but gives no thresholds; those
+below are ours. Critiques in the measured teacher's clauses are checked level by level. Free text by
+another teacher is checked for leaks, and for a tone that is plainly at odds with the score; what it
+says about the image is not checked.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ def judge_critique(critique: Critique, measured: Mapping[str, float], score: flo
     """Judge one critique against the measures of its image and its score, both in [0, 1].
 
     A verdict's `reason` is the first that holds:
-    - `leak`: a digit, a percentage, a number word or a word of rating, or a mention of having been told;
-    - `misaligned`: the overall judgement is more than one level off the score's level, or the mean stated level more
-      than half a level off the score's place; for free text, a plain tone against a low or high score;
+    - `leak`: a digit, a percentage, a number word or a word of rating, or a mention of having been
+      told;
+    - `misaligned`: the overall judgement is more than one level off the score's level, or the mean
+      stated level more than half a level off the score's place; for free text, a plain tone against
+      a low or high score;
     - `factual`: a stated level differs from the measured one by more than `tolerance` levels.
 
     Raises `DataError` if the score is not in [0, 1].
@@ -91,7 +94,8 @@ def judge_critique(critique: Critique, measured: Mapping[str, float], score: flo
 
 def find_leak(text: str) -> str:
     """The piece of a text that reveals a score or that one was given; empty if there is none."""
-    # Digits of every script, and signs such as a vulgar half, count; letters that mean a number do not.
+    # Digits of every script, and signs such as a vulgar half, count; letters that mean a number do
+    # not.
     numeral = next((sign for sign in text if unicodedata.category(sign) in ("Nd", "No", "Nl")), "")
     if numeral:
         start = text.index(numeral)
@@ -101,7 +105,8 @@ def find_leak(text: str) -> str:
 
 
 def tone(text: str) -> tuple[float, int]:
-    """Tone of a text in [-1, 1] by a small list of words, and how many it rests on; the last sentence counts twice."""
+    """Tone of a text in [-1, 1] by a small list of words, and how many it rests on; the last
+    sentence counts twice."""
     sentences = [sentence for sentence in _SENTENCE.split(text.lower()) if sentence.strip()]
     total = hits = 0
     for sentence in [*sentences, *sentences[-1:]]:

@@ -1,9 +1,11 @@
-"""Classical image measures of the five dimensions of beauty, for any picture; no weights, no knowledge of its origin.
+"""Classical image measures of the five dimensions of beauty, for any image; no weights, no
+knowledge of its origin.
 
-Each measure is a number with a physical meaning; a monotone table then maps it to [0, 1], so that steps of 0.2 are
-the five levels of a critique. The tables were calibrated on rendered scenes (`rapo.datasets.scenes`), whose
-attributes are known. On photographs they are plausible, not validated: fine detail, for one, stands in for "mood and
-narrative", which no classical measure can see.
+Each measure is a number with a physical meaning; a monotone table then maps it to [0, 1], so that
+steps of 0.2 are the five levels of a critique. The tables were calibrated on rendered scenes
+(`rapo.datasets.scenes`), whose attributes are known. On photographs they are plausible, not
+validated: fine detail, for one, stands in for "mood and narrative", which no classical measure can
+see.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rapo.records import DIMENSIONS
 
 Floats = NDArray[np.float64]
 
-_SIDE = 84  # every picture is measured at this longer side, so that a measure does not depend on the resolution
+_SIDE = 84  # every image is measured at this longer side, so that a measure does not depend on the resolution
 _LUMA = np.array([0.299, 0.587, 0.114])
 _SCALE = np.linspace(0, 1, 6)
 _BLACK, _WHITE = 0.015, 0.97  # luminance outside of these is clipped: it carries neither shading nor detail
@@ -26,7 +28,8 @@ _ANGLES = np.radians(np.arange(-32, 33, 2.0))
 _BALANCED = 0.45  # mean luminance (sRGB values) of a balanced exposure
 _FLAT = 0.008  # added to luminance before a logarithm, about one step of 8 bits
 
-# Knots of the monotone maps: the measure that stands for 0, 0.2, .. 1. Between them linear, outside held.
+# Knots of the monotone maps: the measure that stands for 0, 0.2, .. 1. Between them linear, outside
+# held.
 _LIGHT = (0.07, 0.36, 0.70, 1.05, 1.45, 1.85)
 _DETAIL = (-38.5, -36.1, -33.2, -29.2, -21.0, -17.1)
 _LEVEL = (-24.0, -19.5, -14.5, -9.5, -4.5, 0.0)
@@ -36,7 +39,8 @@ _OVER = (-0.81, -0.70, -0.56, -0.38, -0.19, 0.0)
 
 
 def measure(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure a picture, uint8 `(height, width, 3)` of any size: a value in [0, 1] for each of `DIMENSIONS`.
+    """Measure an image, uint8 `(height, width, 3)` of any size: a value in [0, 1] for each of
+    `DIMENSIONS`.
 
     Raises `ImageError` (reason `layout`) for another shape or type.
     """
@@ -60,10 +64,12 @@ def measure(image: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def directional_light(luminance: Floats, seen: NDArray[np.bool_]) -> float:
-    """How much brighter one side of the picture is than the other, in stops (base 2), ignoring clipped pixels.
+    """How much brighter one side of the image is than the other, in stops (base 2), ignoring
+    clipped pixels.
 
-    The median over rows of each row's regression slope: a tilted horizon crosses some rows only, so it does not count.
-    Rows weigh by the spread of their seen pixels, as a clipped end flattens the slope of what is left.
+    The median over rows of each row's regression slope: a tilted horizon crosses some rows only, so
+    it does not count. Rows weigh by the spread of their seen pixels, as a clipped end flattens the
+    slope of what is left.
     """
     value = ndimage.gaussian_filter(np.log2(luminance + _FLAT), 2)
     across = np.linspace(-1, 1, luminance.shape[1])
@@ -79,7 +85,8 @@ def directional_light(luminance: Floats, seen: NDArray[np.bool_]) -> float:
 
 
 def fine_detail(luminance: Floats, seen: NDArray[np.bool_]) -> float:
-    """Contrast of the finest structures, in decibels of log luminance; low for blur, haze and flat areas."""
+    """Contrast of the finest structures, in decibels of log luminance; low for blur, haze and flat
+    areas."""
     value = np.log(luminance + _FLAT)
     residue = value - ndimage.gaussian_filter(value, 1)
     inner = ndimage.binary_erosion(seen)
@@ -89,9 +96,11 @@ def fine_detail(luminance: Floats, seen: NDArray[np.bool_]) -> float:
 
 
 def horizon_tilt(luminance: Floats) -> tuple[float, float]:
-    """Angle of the dominant near-horizontal edge, in degrees (clockwise positive), and confidence in [0, 1].
+    """Angle of the dominant near-horizontal edge, in degrees (clockwise positive), and confidence
+    in [0, 1].
 
-    The picture is projected along each angle within 32 degrees; the horizon is where the projection steps hardest.
+    The image is projected along each angle within 32 degrees; the horizon is where the projection
+    steps hardest.
     """
     height = luminance.shape[0]
     value = ndimage.gaussian_filter(luminance / (luminance.mean() + _FLAT), 1)
@@ -105,9 +114,11 @@ def horizon_tilt(luminance: Floats) -> tuple[float, float]:
 
 
 def subject_place(rgb: Floats, luminance: Floats, tilt: float) -> float:
-    """Distance of the salient region's centre from the nearer vertical third, in widths of the picture.
+    """Distance of the salient region's centre from the nearer vertical third, in widths of the
+    image.
 
-    Salient is what differs from the rest of its own row (rows run along the horizon, `tilt` in degrees).
+    Salient is what differs from the rest of its own row (rows run along the horizon, `tilt` in
+    degrees).
     """
     value = ndimage.gaussian_filter(rgb / (luminance.mean() + _FLAT), (2, 2, 0))
     value = _shear(value, np.radians(tilt))
@@ -120,16 +131,19 @@ def subject_place(rgb: Floats, luminance: Floats, tilt: float) -> float:
 
 
 def composition(rgb: Floats, luminance: Floats) -> float:
-    """A level horizon and a subject on a third, in [0, 1]; the horizon weighs most, as it is measured best."""
+    """A level horizon and a subject on a third, in [0, 1]; the horizon weighs most, as it is
+    measured best."""
     tilt, confidence = horizon_tilt(luminance)
     level = confidence * np.interp(-abs(tilt), _LEVEL, _SCALE) + (1 - confidence) * 0.5
     return float(0.9 * level + 0.1 * np.clip(1 - subject_place(rgb, luminance, tilt) * 6, 0, 1))
 
 
 def colorfulness(rgb: Floats) -> float:
-    """Saturation (upper quartile over pixels), lowered by up to a tenth where the hues have nothing in common.
+    """Saturation (upper quartile over pixels), lowered by up to a tenth where the hues have nothing
+    in common.
 
-    Hues agree if they are alike or opposite: the resultant length of doubled hue angles, weighted by chroma.
+    Hues agree if they are alike or opposite: the resultant length of doubled hue angles, weighted
+    by chroma.
     """
     high, low = rgb.max(2), rgb.min(2)
     saturation = float(np.percentile((high - low) / (high + 0.02), 75))
@@ -151,8 +165,8 @@ def _working_copy(image: NDArray[np.uint8]) -> Floats:
     scale = _SIDE / max(height, width)
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
     if size != (width, height):
-        picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        image = np.asarray(picture)
+        resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = np.asarray(resized)
     return image.astype(np.float64) / 255
 
 

@@ -15,10 +15,11 @@ def balanced_sample(
 ) -> tuple[list[int], dict[str, int]]:
     """Choose `count` of the images (all, if there are fewer), spread equally over the score bands.
 
-    `bands` are ascending bounds: `[0, 0.4, 0.7, 1]` makes `[0, 0.4)`, `[0.4, 0.7)` and `[0.7, 1]`; scores beyond the
-    outer bounds belong to the outer bands. What a scarce band cannot give is taken equally from the others.
-    Returns the indices in random order, and for each band ("0-0.4") how many it fell short of its equal share.
-    The choice depends on uids, not on the order of the rows. Raises `DataError` for rows that do not fit together.
+    `bands` are ascending bounds: `[0, 0.4, 0.7, 1]` makes `[0, 0.4)`, `[0.4, 0.7)` and `[0.7, 1]`;
+    scores beyond the outer bounds belong to the outer bands. What a scarce band cannot give is
+    taken equally from the others. Returns the indices in random order, and for each band ("0-0.4")
+    how many it fell short of its equal share. The choice depends on uids, not on the order of the
+    rows. Raises `DataError` for rows that do not fit together.
     """
     if len(scores) != len(uids):
         raise DataError(f"{len(scores)} scores for {len(uids)} uids: each image needs one of both")
@@ -48,7 +49,8 @@ def balanced_sample(
 def _deal(count: int, capacity: list[int]) -> list[int]:
     """Split `count` as equally as the capacities allow; lower bands get the odd ones."""
     dealt, open_bands = [0] * len(capacity), list(range(len(capacity)))
-    # Each round fills a band or deals everything, so there are at most as many rounds as bands, and one more.
+    # Each round fills a band or deals everything, so there are at most as many rounds as bands, and
+    # one more.
     while count > 0 and open_bands:
         share, odd = divmod(count, len(open_bands))
         for place, band in enumerate(open_bands):

@@ -1,8 +1,9 @@
 """Early warnings of a RAPO run that goes wrong, from the rows of metrics.jsonl as they are made.
 
-A kind of finding is raised once when it begins, and again only after it has recovered in between. What is missing or
-not finite is left out of every judgement; a figure of the learner that is not finite is a finding of its own. Rows count
-in ascending steps: one whose step is not above the last (a resumed run repeats some) is passed over.
+A kind of finding is raised once when it begins, and again only after it has recovered in between.
+What is missing or not finite is left out of every judgement; a figure of the learner that is not
+finite is a finding of its own. Rows count in ascending steps: one whose step is not above the last
+(a resumed run repeats some) is passed over.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ Kind = Literal[
     "not_finite", "entropy_collapse", "parse_loss", "mismatch", "no_signal", "reward_up_srcc_down", "srcc_below_best"
 ]
 
-#: The policy itself is broken, and further steps do not mend it; `on_collapse = "stop"` makes these fatal.
+#: The policy itself is broken, and further steps do not mend it; `on_collapse = "stop"` makes these
+#: fatal.
 COLLAPSE: frozenset[Kind] = frozenset({"not_finite", "entropy_collapse", "parse_loss"})
 
 #: What the learner computes from its weights; none of it is ever NaN or infinite in a sound run.
 _LEARNER = ("loss", "grad_norm", "entropy", "kl", "mismatch_kl")
-#: A disagreement of sampler and learner shows in every step; one batch above the bound may be a few odd tokens.
+#: A disagreement of sampler and learner shows in every step; one batch above the bound may be a few
+#: odd tokens.
 _MISMATCH_STEPS = 3
-#: A level counts as recovered only this far inside its bound, so that one that hovers there is not reported again and again.
+#: A level counts as recovered only this far inside its bound, so that one that hovers there is not
+#: reported again and again.
 _ENTROPY_RECOVERED, _DROP_RECOVERED = 1.25, 0.5
 #: Standard errors by which the mean reward must rise to count as risen.
 _REWARD_ERRORS = 2.0
@@ -40,8 +44,9 @@ _MIN_IMAGES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that goes wrong from `step` on. `values` are the figures that `text` is about, by name.
+class Alert:
+    """Something that goes wrong from `step` on. `values` are the figures that `text` is about, by
+    name.
 
     `fatal`: under the run's configuration the loop is to end after this step.
     """
@@ -57,8 +62,9 @@ class Finding:
         return dataclasses.asdict(self)
 
 
-class Watch:
-    """Is given each training row and each validation result, and returns the findings that newly arise."""
+class TrainingAlerts:
+    """Is given each training row and each validation result, and returns the findings that newly
+    arise."""
 
     def __init__(self, config: WatchConfig = WatchConfig()) -> None:
         self._config = config
@@ -75,8 +81,9 @@ class Watch:
         self._last: tuple[float, float] | None = None
         self._levels: list[_Level] = []
 
-    def step(self, row: Mapping[str, Any]) -> list[Finding]:
-        """Findings that begin with a training row; `row` needs `step`, and every other key may be missing."""
+    def step(self, row: Mapping[str, Any]) -> list[Alert]:
+        """Findings that begin with a training row; `row` needs `step`, and every other key may be
+        missing."""
         step = _number(row.get("step"))
         if not self._config.enabled or step is None or step <= self._step:
             return []
@@ -92,10 +99,12 @@ class Watch:
         ]
         return [finding for finding in found if finding is not None]
 
-    def validation(self, step: float, result: Mapping[str, Any]) -> list[Finding]:
-        """Findings that begin with a validation after `step` steps; give the training row of that step first.
+    def validation(self, step: float, result: Mapping[str, Any]) -> list[Alert]:
+        """Findings that begin with a validation after `step` steps; give the training row of that
+        step first.
 
-        Read are `srcc` and `n_valid`, or else `n`, the number of images behind it. Without both it is passed over.
+        Read are `srcc` and `n_valid`, or else `n`, the number of images behind it. Without both it
+        is passed over.
         """
         at, srcc, images = _number(step), _number(result.get("srcc")), _number(result.get("n_valid", result.get("n")))
         if not self._config.enabled or at is None or at <= self._validated:
@@ -104,8 +113,9 @@ class Watch:
         if srcc is None or abs(srcc) > 1.0 or images is None or images <= _MIN_IMAGES:
             return []
         before, self._last = self._last, (srcc, images)
-        # Levels are means of two validations: a single low one is noise more often than not. The first of all, of the cold
-        # start, stands for itself: in a mean with a second one that has broken down it would be lost.
+        # Levels are means of two validations: a single low one is noise more often than not. The
+        # first of all, of the cold start, stands for itself: in a mean with a second one that has
+        # broken down it would be lost.
         level = srcc if before is None else (before[0] + srcc) / 2.0
         error = srcc_standard_error(level, images if before is None else min(before[1], images))
         error /= 1.0 if before is None else math.sqrt(2.0)
@@ -113,12 +123,13 @@ class Watch:
         finding = self._srcc_down()
         return [] if finding is None else [finding]
 
-    def replay(self, rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    def replay(self, rows: Iterable[Mapping[str, Any]]) -> list[Alert]:
         """Take in the lines of a metrics.jsonl, of training and validation alike, in their order.
 
-        A run that is resumed gives what it has written up to its checkpoint, and drops the findings, as they were reported.
+        A run that is resumed gives what it has written up to its checkpoint, and drops the
+        findings, as they were reported.
         """
-        found: list[Finding] = []
+        found: list[Alert] = []
         for row in rows:
             result = row.get("validation")
             if not isinstance(result, Mapping):
@@ -129,8 +140,9 @@ class Watch:
             found += self.validation(row.get("step", math.nan), result)
         return found
 
-    def _not_finite(self, row: Mapping[str, Any]) -> Finding | None:
-        # A key that is there without a number counts, as NaN becomes null in a file; one that is absent does not.
+    def _not_finite(self, row: Mapping[str, Any]) -> Alert | None:
+        # A key that is there without a number counts, as NaN becomes null in a file; one that is
+        # absent does not.
         bad = [key for key in _LEARNER if key in row and _number(row[key]) is None]
         self._finite_steps = 0 if bad else self._finite_steps + 1
         if not self._begins("not_finite", bool(bad), self._finite_steps >= self._config.window):
@@ -143,7 +155,7 @@ class Watch:
             dict.fromkeys(bad, math.nan),
         )
 
-    def _entropy_collapse(self, value: float | None) -> Finding | None:
+    def _entropy_collapse(self, value: float | None) -> Alert | None:
         level = _level(self._entropy, value)
         if level is None:
             return None
@@ -162,7 +174,7 @@ class Watch:
             {"entropy": level, "start": start, "bound": bound},
         )
 
-    def _parse_loss(self, value: float | None) -> Finding | None:
+    def _parse_loss(self, value: float | None) -> Alert | None:
         level = _level(self._parsed, value)
         if level is None:
             return None
@@ -181,7 +193,7 @@ class Watch:
             {"parse_rate": level, "best": max(self._parse_best, level), "floor": floor},
         )
 
-    def _mismatched(self, value: float | None, staleness: float | None) -> Finding | None:
+    def _mismatched(self, value: float | None, staleness: float | None) -> Alert | None:
         if value is None:
             return None
         self._mismatch.append(value)
@@ -203,7 +215,7 @@ class Watch:
             {"mismatch_kl": value, "bound": bound, "staleness_mean": staleness or 0.0},
         )
 
-    def _no_signal(self, value: float | None) -> Finding | None:
+    def _no_signal(self, value: float | None) -> Alert | None:
         if value is None:
             return None
         self._flat.append(value)
@@ -220,12 +232,14 @@ class Watch:
             {"zero_spread": value, "steps": float(len(self._flat))},
         )
 
-    def _srcc_down(self) -> Finding | None:
-        """One finding at most: that the reward rose meanwhile says more than that the SRCC is low."""
+    def _srcc_down(self) -> Alert | None:
+        """One finding at most: that the reward rose meanwhile says more than that the SRCC is
+        low."""
         now, earlier = self._levels[-1], self._levels[:-2]  # the level just before shares a validation with this one
         if not earlier:
             return None
-        # Compared is the level from which the fall is clearest: of two equal ones, that with the smaller error.
+        # Compared is the level from which the fall is clearest: of two equal ones, that with the
+        # smaller error.
         best = max(earlier, key=lambda level: self._drop(level, now))
         apart = [level for level in earlier if level.step <= now.step - self._config.srcc_apart]
         start = max(apart, key=lambda level: self._drop(level, now), default=None)
@@ -272,7 +286,8 @@ class Watch:
         return {"srcc": b.srcc, "srcc_before": a.srcc, "step_before": a.step, "allowed": self._allowed(a, b)}
 
     def _begins(self, kind: Kind, bad: bool, recovered: bool) -> bool:
-        """Whether `kind` begins now. While it lasts it is active; it ends when it has `recovered`."""
+        """Whether `kind` begins now. While it lasts it is active; it ends when it has
+        `recovered`."""
         if kind in self._active:
             if recovered:
                 self._active.discard(kind)
@@ -281,18 +296,19 @@ class Watch:
             self._active.add(kind)
         return bad
 
-    def _finding(self, kind: Kind, text: str, values: dict[str, float], *, step: float | None = None) -> Finding:
+    def _finding(self, kind: Kind, text: str, values: dict[str, float], *, step: float | None = None) -> Alert:
         fatal = self._config.on_collapse == "stop" and kind in COLLAPSE
-        return Finding(int(self._step if step is None else step), kind, text, values, fatal)
+        return Alert(int(self._step if step is None else step), kind, text, values, fatal)
 
 
 def srcc_standard_error(srcc: float, images: float) -> float:
     """Standard error of a Spearman correlation over `images` > 3 pairs.
 
-    Bonett and Wright, Psychometrika 65 (2000) 23-28, doi:10.1007/BF02294183: atanh(r) has a variance of
-    (1 + r^2 / 2) / (n - 3), which the slope 1 - r^2 of tanh takes back to r. The shorter (1 - r^2) / sqrt(n - 1) is a
-    tenth too small at .8. It is of samples of images; where the images stay the same from one validation to the next,
-    as they do here, differences vary less, so that a bound made of it is on the safe side.
+    Bonett and Wright, Psychometrika 65 (2000) 23-28, doi:10.1007/BF02294183: atanh(r) has a
+    variance of (1 + r^2 / 2) / (n - 3), which the slope 1 - r^2 of tanh takes back to r. The
+    shorter (1 - r^2) / sqrt(n - 1) is a tenth too small at .8. It is of samples of images; where
+    the images stay the same from one validation to the next, as they do here, differences vary
+    less, so that a bound made of it is on the safe side.
     """
     square = srcc * srcc
     return (1.0 - square) * math.sqrt((1.0 + square / 2.0) / (images - _MIN_IMAGES))
@@ -300,7 +316,8 @@ def srcc_standard_error(srcc: float, images: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """The SRCC of two validations in succession, with its standard error, and the mean training reward by then."""
+    """The SRCC of two validations in succession, with its standard error, and the mean training
+    reward by then."""
 
     step: float
     srcc: float
@@ -321,7 +338,8 @@ def _number(value: Any) -> float | None:
 
 
 def _level(values: deque[float], value: float | None) -> float | None:
-    """The median of the last values with `value`, once there are a few. It follows a jump in half the window."""
+    """The median of the last values with `value`, once there are a few. It follows a jump in half
+    the window."""
     if value is None:
         return None
     values.append(value)
@@ -329,7 +347,8 @@ def _level(values: deque[float], value: float | None) -> float | None:
 
 
 def _all_above(values: deque[float], bound: float) -> tuple[bool, bool]:
-    """Whether the last values, once there are enough, are all above the bound, and whether none is."""
+    """Whether the last values, once there are enough, are all above the bound, and whether none
+    is."""
     full = len(values) == values.maxlen
     return full and min(values) > bound, full and max(values) <= bound
 

@@ -1,4 +1,5 @@
-"""Which images a step trains on: a function of (seed, step) alone, so that a resumed run draws what it would have drawn."""
+"""Which images a step trains on: a function of (seed, step) alone, so that a resumed run draws what
+it would have drawn."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from rapo.util.seeds import derive_seed
 
 
 class BatchSampler:
-    """Draws `size` records per step, each once per epoch. A batch that spans two epochs holds no image twice either.
+    """Draws `size` records per step, each once per epoch. A batch that spans two epochs holds no
+    image twice either.
 
-    Unless `mix_datasets`, a batch holds images of one data set only (scores of different sets are not comparable); the
-    sets take turns in proportion to their sizes.
+    Unless `mix_datasets`, a batch holds images of one data set only (scores of different sets are
+    not comparable); the sets take turns in proportion to their sizes.
     """
 
     def __init__(self, records: Sequence[ImageRecord], size: int, *, seed: int, mix_datasets: bool) -> None:
@@ -41,7 +43,8 @@ class BatchSampler:
         return [self._records[i] for i in picked]
 
     def _turn(self, step: int) -> tuple[str, int]:
-        """The data set of a step and how many of its batches went before (smooth weighted turns)."""
+        """The data set of a step and how many of its batches went before (smooth weighted
+        turns)."""
         if len(self._pools) == 1:
             return next(iter(self._pools)), step
         total = sum(len(pool) for pool in self._pools.values())
@@ -61,7 +64,8 @@ class BatchSampler:
             known += 1
             rng = np.random.default_rng(derive_seed(self._seed, "batch", name, known))
             drawn = [pool[i] for i in rng.permutation(len(pool))]
-            # The last batch of the epoch before ends in this one: what it already holds has to come later here.
+            # The last batch of the epoch before ends in this one: what it already holds has to come
+            # later here.
             tail = known * len(pool) % self.size
             order = _after(drawn, set(order[len(pool) - tail :]), self.size - tail) if tail else drawn
             self._orders[name] = known, order

@@ -13,10 +13,11 @@ from rapo.records import ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one rank gets of a batch: its groups, and the counts over the whole batch that every rank divides by.
+    """What one rank gets of a batch: its groups, and the counts over the whole batch that every
+    rank divides by.
 
-    All ranks run `micro_batches` micro-batches, because collective calls must match; a rank without a group for one runs
-    an idle one that contributes nothing.
+    All ranks run `micro_batches` micro-batches, because collective calls must match; a rank without
+    a group for one runs an idle one that contributes nothing.
     """
 
     groups: tuple[ScoredGroup, ...]
@@ -33,10 +34,11 @@ def group_cost(scored: ScoredGroup) -> int:
 def share_out(
     groups: Sequence[ScoredGroup], *, ranks: int, micro_batch_groups: int, keep_level: bool = False
 ) -> list[Share]:
-    """One share per rank, balanced by token count (longest group first, to the rank with the least so far).
+    """One share per rank, balanced by token count (longest group first, to the rank with the least
+    so far).
 
-    A group whose advantages are all zero moves nothing and is left out, unless `keep_level` (a KL term moves it all the same);
-    it still counts in what the loss is divided by.
+    A group whose advantages are all zero moves nothing and is left out, unless `keep_level` (a KL
+    term moves it all the same); it still counts in what the loss is divided by.
     """
     completions = sum(len(g.advantages) for g in groups)
     tokens = sum(len(ids) for g in groups for ids in g.group.token_ids)

@@ -1,9 +1,10 @@
-"""Which of two pictures is preferred: Thurstone's model, case V with each picture's own variance.
+"""Which of two images is preferred: Thurstone's model, case V with each image's own variance.
 
     p_ij = Phi((mu_i - mu_j) / sqrt(var_i + var_j + gamma))
 
-It is the comparison inside the reward's relative term (`rapo/algorithm/reward.py`; Aes-R1, arXiv 2509.21871, Eq. 3), with the
-score for mu and the square of its standard deviation for var. Plain Python: n is small, and clients need no NumPy.
+It is the comparison inside the reward's relative term (`rapo/algorithm/reward.py`; Aes-R1, arXiv
+2509.21871, Eq. 3), with the score for mu and the square of its standard deviation for var. Plain
+Python: n is small, and clients need no NumPy.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from collections.abc import Sequence
 
 
 def preference(mean_i: float, mean_j: float, var_i: float, var_j: float, gamma: float) -> float:
-    """The probability that i is preferred to j; NaN where a score is NaN. `gamma` > 0, variances >= 0."""
+    """The probability that i is preferred to j; NaN where a score is NaN. `gamma` > 0, variances >=
+    0."""
     # erfc keeps its precision in both tails, where 1 + erf would round to nothing.
     return 0.5 * math.erfc((mean_j - mean_i) / math.sqrt(2.0 * (var_i + var_j + gamma)))
 
 
 def preference_matrix(means: Sequence[float], variances: Sequence[float], gamma: float) -> list[float]:
-    """The n x n probabilities, row by row: entry i*n+j that picture i is preferred to picture j.
+    """The n x n probabilities, row by row: entry i*n+j that image i is preferred to image j.
 
-    A half on the diagonal; NaN wherever a mean is NaN. Raises `ValueError` for lengths that differ, `gamma` <= 0 or a
-    negative variance.
+    A half on the diagonal; NaN wherever a mean is NaN. Raises `ValueError` for lengths that differ,
+    `gamma` <= 0 or a negative variance.
     """
     if len(means) != len(variances):
         raise ValueError(f"{len(means)} means and {len(variances)} variances; give one variance for each mean")

@@ -1,7 +1,8 @@
-"""RAPO's reward: scores of N images x K completions in, rewards and advantages out. Vectorised, float64.
+"""RAPO's reward: scores of N images x K completions in, rewards and advantages out. Vectorised,
+float64.
 
-With o_ik the k-th score of image i, mu_j and var_j mean and unbiased variance of image j's valid scores, and s_i the
-human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
+With o_ik the k-th score of image i, mu_j and var_j mean and unbiased variance of image j's valid
+scores, and s_i the human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
 
     p_ik,j      = Phi((o_ik - mu_j) / sqrt(var_i + var_j + gamma))
     relative_ik = mean over the opponents j of  sqrt(c_ij p_ik,j) + sqrt((1 - c_ij) (1 - p_ik,j))
@@ -9,10 +10,11 @@ human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
     total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format
     advantage   = (total - group mean) / (group sd + eps)
 
-c_ij is 1 where s_i > s_j and 0 where s_i < s_j. What this file does and the released code does not: an invalid
-completion earns 0 on every term and takes no part in its image's mu and var; opponents are the other images of the
-same data set that have a valid completion; a tie of labels counts half (`ties`); every term lies in [0, 1], as no
-epsilon is added and nothing is rounded. `RewardSettings(preset="upstream")` gives the released code's numbers instead.
+c_ij is 1 where s_i > s_j and 0 where s_i < s_j. What this file does and the released code does not:
+an invalid completion earns 0 on every term and takes no part in its image's mu and var; opponents
+are the other images of the same data set that have a valid completion; a tie of labels counts half
+(`ties`); every term lies in [0, 1], as no epsilon is added and nothing is rounded.
+`RewardSettings(preset="upstream")` gives the released code's numbers instead.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ __all__ = ["RewardSettings", "Rewards", "rapo_rewards"]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Label sd below which a batch's own spread says nothing about its data set (two near-equal labels, say).
+#: Label sd below which a batch's own spread says nothing about its data set (two near-equal labels,
+#: say).
 MIN_SPREAD = 0.02
 
-# The comparisons N x K x N are made in blocks of about this many elements: they stay in cache, and memory stays flat.
+# The comparisons N x K x N are made in blocks of about this many elements: they stay in cache, and
+# memory stays flat.
 _BLOCK_ELEMENTS = 1 << 16
 
 # Totals that differ by less than this within a group differ by rounding only.
@@ -47,12 +51,13 @@ _UPSTREAM_DECIMALS = 4
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """Arrays `(N, K)`, finite: the terms in [0, 1] before weighting, their weighted total, the advantage.
+    """Arrays `(N, K)`, finite: the terms in [0, 1] before weighting, their weighted total, the
+    advantage.
 
-    `metrics`: reward_mean, absolute_mean, relative_mean, format_mean (over all completions, invalid ones as 0),
-    parse_rate, no_opponent (number of images with a valid completion and no
-    image to compare it with), zero_spread (share of groups whose
-    completions all earn the same, and so teach nothing), ties (share of compared pairs with equal labels).
+    `metrics`: reward_mean, absolute_mean, relative_mean, format_mean (over all completions, invalid
+    ones as 0), parse_rate, no_opponent (number of images with a valid completion and no image to
+    compare it with), zero_spread (share of groups whose completions all earn the same, and so teach
+    nothing), ties (share of compared pairs with equal labels).
     """
 
     absolute: Floats
@@ -73,18 +78,21 @@ def rapo_rewards(
 ) -> Rewards:
     """Rewards of one batch.
 
-    `scores` `(N, K)`, NaN for an invalid completion; a score outside [0, 1] counts as invalid too. `targets` `(N,)` in
-    [0, 1]. `dataset_ids` `(N,)` names each image's data set (None: all of one). `target_std` `(N,)`, the raters' sd on
-    the same scale, NaN where unknown, is read for `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2
-    + gamma)). With `sigma_unit="spread"`, sigma is the fraction times the sd of the data set's labels in this batch
+    `scores` `(N, K)`, NaN for an invalid completion; a score outside [0, 1] counts as invalid too.
+    `targets` `(N,)` in [0, 1]. `dataset_ids` `(N,)` names each image's data set (None: all of one).
+    `target_std` `(N,)`, the raters' sd on the same scale, NaN where unknown, is read for
+    `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2 + gamma)). With
+    `sigma_unit="spread"`, sigma is the fraction times the sd of the data set's labels in this batch
     (of the whole batch where it has one image; at least `MIN_SPREAD`).
 
-    Preset "upstream", on valid scores the numbers of the released code: a tie of labels is a win in both directions;
-    gamma also stands inside both square roots of the relative term, so that it lies in [.002, 1.001]; 1e-5 is added to
-    the absolute term; both terms are rounded to 4 decimals before they are added; all images of the batch are compared,
-    whatever their data set. (It computes in float32; where a value lies on the edge, the last decimal may differ.)
+    Preset "upstream", on valid scores the numbers of the released code: a tie of labels is a win in
+    both directions; gamma also stands inside both square roots of the relative term, so that it
+    lies in [.002, 1.001]; 1e-5 is added to the absolute term; both terms are rounded to 4 decimals
+    before they are added; all images of the batch are compared, whatever their data set. (It
+    computes in float32; where a value lies on the edge, the last decimal may differ.)
 
-    Memory beyond the results is about 30 MB, whatever N. Raises `DataError` for shapes or targets that do not fit.
+    Memory beyond the results is about 30 MB, whatever N. Raises `DataError` for shapes or targets
+    that do not fit.
     """
     o, s, std = _checked(scores, targets, target_std, settings)
     upstream = settings.preset == "upstream"
@@ -98,7 +106,8 @@ def rapo_rewards(
     relative = np.zeros_like(o)
     no_opponent = pairs = ties = 0
     for members in [np.arange(len(s))] if upstream else datasets.values():
-        # An image without a valid completion has no mean: it neither earns a relative reward nor is an opponent.
+        # An image without a valid completion has no mean: it neither earns a relative reward nor is
+        # an opponent.
         rows = members[valid[members].any(axis=1)]
         relative[rows], opponents = _relative(o[rows], valid[rows], s[rows], std[rows], settings)
         no_opponent += int(np.count_nonzero(opponents == 0))
@@ -129,7 +138,8 @@ def rapo_rewards(
 def _relative(
     o: Floats, valid: Mask, s: Floats, std: Floats, settings: RewardSettings
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """The relative term `(M, K)` of M images that are all compared with each other, and their opponents' number `(M,)`.
+    """The relative term `(M, K)` of M images that are all compared with each other, and their
+    opponents' number `(M,)`.
 
     `o` holds 0 where invalid, and each image has a valid score.
     """
@@ -154,7 +164,8 @@ def _relative(
 
 
 def _fidelity(p: Floats, s_i: Floats, s_j: Floats, std_i: Floats, std_j: Floats, settings: RewardSettings) -> Floats:
-    """sqrt(c p) + sqrt((1 - c)(1 - p)) for `p` `(B, K, M)`, which is overwritten. `s_i` is `(B, 1)`, `s_j` `(M,)`."""
+    """sqrt(c p) + sqrt((1 - c)(1 - p)) for `p` `(B, K, M)`, which is overwritten. `s_i` is `(B,
+    1)`, `s_j` `(M,)`."""
     if settings.preset == "upstream":
         c = (s_i >= s_j).astype(np.float64)[:, None, :]
         return np.sqrt(c * p + settings.gamma) + np.sqrt((1.0 - c) * (1.0 - p) + settings.gamma)
@@ -166,7 +177,8 @@ def _fidelity(p: Floats, s_i: Floats, s_j: Floats, std_i: Floats, std_j: Floats,
         row, column = half
         tied = p[row, :, column]
         tied = np.sqrt(0.5 * tied) + np.sqrt(0.5 * (1.0 - tied))
-    # Where c is 0 or 1, one of the two roots is 0 and the other is that of |p - (1 - c)|: one root instead of two.
+    # Where c is 0 or 1, one of the two roots is 0 and the other is that of |p - (1 - c)|: one root
+    # instead of two.
     p -= (s_i < s_j)[:, None, :]
     np.sqrt(np.abs(p, out=p), out=p)
     if half is not None:
@@ -175,7 +187,8 @@ def _fidelity(p: Floats, s_i: Floats, s_j: Floats, std_i: Floats, std_j: Floats,
 
 
 def _moments(o: Floats, valid: Mask) -> tuple[Floats, Floats]:
-    """Mean and unbiased variance `(M,)` of each image's valid scores; the variance of a single one is 0."""
+    """Mean and unbiased variance `(M,)` of each image's valid scores; the variance of a single one
+    is 0."""
     count = valid.sum(axis=1)
     mean = np.where(valid, o, 0.0).sum(axis=1) / np.maximum(count, 1)
     squares = np.where(valid, np.square(o - mean[:, None]), 0.0).sum(axis=1)
@@ -183,7 +196,8 @@ def _moments(o: Floats, valid: Mask) -> tuple[Floats, Floats]:
 
 
 def _advantage(total: Floats, settings: RewardSettings) -> tuple[Floats, Mask]:
-    """Totals `(N, K)` normalised within each group, and which groups `(N,)` have no spread: those get exactly 0."""
+    """Totals `(N, K)` normalised within each group, and which groups `(N,)` have no spread: those
+    get exactly 0."""
     flat = np.ptp(total, axis=1) <= _ROUNDING
     centred = total - total.mean(axis=1, keepdims=True)
     if settings.advantage == "std":

@@ -14,9 +14,11 @@ from rapo.records import Group, ScoredGroup
 
 
 def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """Score all groups of a step together, because the relative term compares every completion with every other image.
+    """Score all groups of a step together, because the relative term compares every completion with
+    every other image.
 
-    Metrics are those of `rapo_rewards`, the share of completions that are `invalid/<reason>`, and `completion_tokens` (the mean).
+    Metrics are those of `rapo_rewards`, the share of completions that are `invalid/<reason>`, and
+    `completion_tokens` (the mean).
     """
     answers = [
         [parse_answer(text, truncated=end == "length") for text, end in zip(g.texts, g.finish_reasons, strict=True)]

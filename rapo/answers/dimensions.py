@@ -1,4 +1,5 @@
-"""Which part of a rationale speaks of which aesthetic dimension. By the words that stand in it, not by a model."""
+"""Which part of a rationale speaks of which aesthetic dimension. By the words that stand in it, not
+by a model."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ _CLAUSE_END = re.compile(r"(?<=[;!?。；！？])\s*|(?<=\.)(?=\s|$)\s*|\n+")
 
 
 def split_dimensions(rationale: str) -> list[tuple[str, str]]:
-    """`(dimension, text)` for each dimension that the rationale speaks of, in the order in which it first does.
+    """`(dimension, text)` for each dimension that the rationale speaks of, in the order in which it
+    first does.
 
-    A clause or sentence belongs to the dimension whose name stands in it, else to the one that it mentions first; one that
-    mentions none belongs to none.
+    A clause or sentence belongs to the dimension whose name stands in it, else to the one that it
+    mentions first; one that mentions none belongs to none.
     """
     parts: dict[str, list[str]] = {}
     for clause in _CLAUSE_END.split(rationale):

@@ -1,7 +1,8 @@
 """Strict parsing of a completion into a score, or a named reason why not.
 
-A completion is `<think>rationale</think><answer>score</answer>`, once each and nothing else but white space around
-and between. Nothing is guessed: no first-number-in-the-text, no default, no random value.
+A completion is `<think>rationale</think><answer>score</answer>`, once each and nothing else but
+white space around and between. Nothing is guessed: no first-number-in-the-text, no default, no
+random value.
 """
 
 from __future__ import annotations

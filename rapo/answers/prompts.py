@@ -1,7 +1,7 @@
 """One prompt builder, used by cold start, rollout, evaluation and serving alike.
 
-A model that is trained on one layout and asked in another loses accuracy for no reason; so there is one layout,
-image first, and no caller builds its own.
+A model that is trained on one layout and asked in another loses accuracy for no reason; so there is
+one layout, image first, and no caller builds its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ SCORE_PROMPT = (
     "two decimals. Answer exactly in this form: <think>your reasoning</think><answer>your score</answer>"
 )
 
-#: What a vision-language teacher is asked. It sees the score but must not reveal it (the paper's appendix B).
+#: What a vision-language teacher is asked. It sees the score but must not reveal it (the paper's
+#: appendix B).
 TEACHER_PROMPT = (
     "You are an expert in image aesthetics. The true aesthetic score of this picture is {score:.2f} on a scale from 0 to "
     "1. The score is private: never mention it, any other number, or that you were told. Look closely and write a "
@@ -25,5 +26,6 @@ TEACHER_PROMPT = (
 
 
 def chat(text: str = SCORE_PROMPT) -> list[dict[str, Any]]:
-    """The chat messages for one image and one text, in the form that processors' chat templates take."""
+    """The chat messages for one image and one text, in the form that processors' chat templates
+    take."""
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]

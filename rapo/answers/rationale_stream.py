@@ -1,4 +1,5 @@
-"""The rationale while it is being written: pieces that put together are exactly the rationale of the parsed answer."""
+"""The rationale while it is being written: pieces that put together are exactly the rationale of
+the parsed answer."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # the bytes of a character that is not co
 class RationaleStream:
     """Takes the text written so far, gives what of the rationale is new and certain.
 
-    Held back is what may still turn out not to belong to it: white space at its end, half a tag, half a character.
+    Held back is what may still turn out not to belong to it: white space at its end, half a tag,
+    half a character.
     """
 
     def __init__(self) -> None:
         self._sent = ""
 
     def take(self, text: str) -> str:
-        """The next piece, often empty. `text` is all that was written so far, not only what is new."""
+        """The next piece, often empty. `text` is all that was written so far, not only what is
+        new."""
         _, opened, rest = text.partition(_OPEN)
         if not opened:
             return ""

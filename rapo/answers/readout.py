@@ -1,11 +1,14 @@
-"""The readout `expected`: mean, spread and quantiles of the answer that the model would write, without drawing one.
+"""The readout `expected`: mean, spread and quantiles of the answer that the model would write,
+without drawing one.
 
-An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The characters form a tree of
-16 nodes; with the model's probability of each next character at every node, the probability of each of the 101 answers 0.00,
-0.01, ..., 1.00 is a product along its path. Nothing is estimated; a node reached less often than `NEGLIGIBLE` is left out.
+An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The
+characters form a tree of 16 nodes; with the model's probability of each next character at every
+node, the probability of each of the 101 answers 0.00, 0.01, ..., 1.00 is a product along its path.
+Nothing is estimated; a node reached less often than `NEGLIGIBLE` is left out.
 
-An answer that goes on after its second decimal counts as its first two. Everything else that the model might write instead
-(a single decimal, a word) is the mass outside; the 101 probabilities are scaled to sum to one without it.
+An answer that goes on after its second decimal counts as its first two. Everything else that the
+model might write instead (a single decimal, a word) is the mass outside; the 101 probabilities are
+scaled to sum to one without it.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for di
 ANSWERS: Floats = np.arange(101) / 100
 TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
 
-#: A node that the model reaches less often than this need not be asked: its answers count as outside. All of them together
-#: move the mean by about as much as float32 rounds the log-probs.
+#: A node that the model reaches less often than this need not be asked: its answers count as
+#: outside. All of them together move the mean by about as much as float32 rounds the log-probs.
 NEGLIGIBLE = 1e-7
 
 # Rounding must not decide which of two answers a quantile is.
@@ -40,8 +43,8 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Mean, standard deviation, and 5th and 95th percentile of the answer, all in [0, 1]; `outside` is the probability of
-    everything that is no answer of two decimals."""
+    """Mean, standard deviation, and 5th and 95th percentile of the answer, all in [0, 1]; `outside`
+    is the probability of everything that is no answer of two decimals."""
 
     mean: float
     std: float
@@ -51,7 +54,8 @@ class Expectation:
 
 
 class AnswerTree:
-    """The tree for one picture: learns log-probs node by node, and says which nodes are still missing."""
+    """The tree for one image: learns log-probs node by node, and says which nodes are still
+    missing."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -59,9 +63,11 @@ class AnswerTree:
         self._reach: dict[str, float] = {"": 1.0}
 
     def learn(self, node: str, logprobs: ArrayLike) -> None:
-        """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so they may sum to less than 1).
+        """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so
+        they may sum to less than 1).
 
-        Raises `ValueError` for a node that is unknown or comes before its parent, a wrong shape, or what is no log-prob.
+        Raises `ValueError` for a node that is unknown or comes before its parent, a wrong shape, or
+        what is no log-prob.
         """
         values = np.asarray(logprobs, np.float64)
         if node not in NODES or node not in self._reach or values.shape != (len(CHARACTERS),):
@@ -73,7 +79,8 @@ class AnswerTree:
         self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
 
     def missing(self) -> list[str]:
-        """Nodes to learn next, parents before their children: `expectation` needs them. Empty once nothing is missing."""
+        """Nodes to learn next, parents before their children: `expectation` needs them. Empty once
+        nothing is missing."""
         return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]
 
     def probabilities(self) -> Floats:
@@ -81,7 +88,8 @@ class AnswerTree:
         return np.array([self._reach.get(text, 0.0) for text in TEXTS])
 
     def expectation(self) -> Expectation:
-        """Raises `ServiceError` where the model never writes an answer of two decimals, `ValueError` while nodes are missing."""
+        """Raises `ServiceError` where the model never writes an answer of two decimals,
+        `ValueError` while nodes are missing."""
         if missing := self.missing():
             raise ValueError(f"log-probs are missing after {missing}")
         return expectation(self.probabilities())

@@ -22,7 +22,7 @@ import grpc
 
 from rapo.client.connection import DEFAULT_TARGET, Connection, Pem, RetryPolicy
 from rapo.client.errors import CallError, from_rpc
-from rapo.client.stream import Bulk, ended_early
+from rapo.client.stream import BulkStream, ended_early
 from rapo.client.sync import IN_FLIGHT
 from rapo.client.types import (
     Image,
@@ -225,7 +225,7 @@ class AsyncScorerClient:
         source = _iterate(images)
         index = 0
         more = True
-        bulk = Bulk(self._connection.policy, self.timeout)
+        bulk = BulkStream(self._connection.policy, self.timeout)
         line: _Line | None = None
         try:
             while True:
@@ -291,7 +291,8 @@ class _End:
 
 
 class _Line:
-    """One ScoreStream call whose replies have a time limit: cancelling a read of gRPC's would cancel the call."""
+    """One ScoreStream call whose replies have a time limit: cancelling a read of gRPC's would
+    cancel the call."""
 
     def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
         self._outbox: asyncio.Queue[scorer_pb2.ScoreRequest] = asyncio.Queue()

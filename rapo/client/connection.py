@@ -1,9 +1,11 @@
-"""How a client reaches a service: address, TLS, token, time limit, and when to try again. Shared by both clients.
+"""How a client reaches a service: address, TLS, token, time limit, and when to try again. Shared by
+both clients.
 
-Who repeats what: gRPC's own retry policy repeats UNAVAILABLE, up to `attempts` times with growing pauses. gRPC does not
-read google.rpc.RetryInfo; so where a service says when to come back (it is full, the client sent more than its share,
-it restarts), the client waits that long itself, again and again as long as the call's time limit allows. Scoring
-changes nothing on the server, so any call may be repeated.
+Who repeats what: gRPC's own retry policy repeats UNAVAILABLE, up to `attempts` times with growing
+pauses. gRPC does not read google.rpc.RetryInfo; so where a service says when to come back (it is
+full, the client sent more than its share, it restarts), the client waits that long itself, again
+and again as long as the call's time limit allows. Scoring changes nothing on the server, so any
+call may be repeated.
 """
 
 from __future__ import annotations
@@ -27,15 +29,16 @@ SERVICE = "rapo.v1.AestheticScorer"
 #: A file: its path, or what is in it.
 Pem = bytes | str | os.PathLike[str]
 
-# gRPC keeps a message for a repeat only up to this size; its own default of 256 KiB would turn retries off for
-# nearly every photograph, without a word.
+# gRPC keeps a message for a repeat only up to this size; its own default of 256 KiB would turn
+# retries off for nearly every photograph, without a word.
 _RETRY_BUFFER_BYTES = 256 * 2**20
 _COME_BACK = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` counts the first try (1: no repeats). Pauses double from `initial_backoff` to `max_backoff` seconds."""
+    """`attempts` counts the first try (1: no repeats). Pauses double from `initial_backoff` to
+    `max_backoff` seconds."""
 
     attempts: int = 5
     initial_backoff: float = 0.2
@@ -46,11 +49,13 @@ class RetryPolicy:
             raise ValueError(f"attempts must be 1 to 5, which is gRPC's own limit, not {self.attempts}")
 
     def backoff(self, tries: int) -> float:
-        """Seconds to wait after `tries` failures in a row, with jitter so that clients do not come back in step."""
+        """Seconds to wait after `tries` failures in a row, with jitter so that clients do not come
+        back in step."""
         return min(self.max_backoff, self.initial_backoff * 2 ** min(tries - 1, 30)) * random.uniform(0.8, 1.2)
 
     def pause(self, error: CallError, tries: int, left: float) -> float | None:
-        """Seconds to wait before asking again, None to give up. `left` is what remains of the time limit.
+        """Seconds to wait before asking again, None to give up. `left` is what remains of the time
+        limit.
 
         Never shorter than what the service asked for.
         """
@@ -64,9 +69,9 @@ class RetryPolicy:
 class Connection:
     """Address and credentials. Raises `ConfigError` at once where they cannot work.
 
-    TLS is used where `tls` is set or `ca` or `certificate` is given; without `ca` gRPC's own roots are trusted.
-    `certificate` and `key` are the client's own (mTLS). `token_file` is read at each call, so that a token can be changed
-    without a restart.
+    TLS is used where `tls` is set or `ca` or `certificate` is given; without `ca` gRPC's own roots
+    are trusted. `certificate` and `key` are the client's own (mTLS). `token_file` is read at each
+    call, so that a token can be changed without a restart.
     """
 
     target: str
@@ -135,7 +140,8 @@ class Connection:
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             }
-        # The client itself sends again what a broken stream left unanswered; gRPC would have to keep all that was sent.
+        # The client itself sends again what a broken stream left unanswered; gRPC would have to
+        # keep all that was sent.
         stream = {"name": [{"service": SERVICE, "method": "ScoreStream"}]}
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps({"methodConfig": [method, stream]})),

@@ -27,9 +27,10 @@ class FieldViolation:
 class CallError(ServiceError):
     """A call, or one image of it, that the service refused, or a call that never reached it.
 
-    `code` is the gRPC status name, such as UNAVAILABLE; `reason` the service's one-word reason where it gave one;
-    `request_id` finds the call in the service's log. `violations` are the fields at fault of an INVALID_ARGUMENT.
-    `retry_delay` is after how many seconds the service wants to be asked again, None where it did not say so.
+    `code` is the gRPC status name, such as UNAVAILABLE; `reason` the service's one-word reason
+    where it gave one; `request_id` finds the call in the service's log. `violations` are the fields
+    at fault of an INVALID_ARGUMENT. `retry_delay` is after how many seconds the service wants to be
+    asked again, None where it did not say so.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ def _call_error(
 
 
 def from_rpc(error: grpc.RpcError, target: str, timeout: float, request_id: str = "", *, secure: bool) -> CallError:
-    """The `CallError` for what gRPC raised, of both its APIs. `timeout` is in seconds, for the words alone."""
+    """The `CallError` for what gRPC raised, of both its APIs. `timeout` is in seconds, for the
+    words alone."""
     code: str = error.code().name
     details = error.details() or "no details"
     trailing = tuple(error.trailing_metadata() or ())

@@ -1,8 +1,11 @@
-"""Scoring as a step of a data pipeline: a callable for Ray Data's `map_batches`, which serves `datasets.map` as well.
+"""Scoring as a step of a data pipeline: a callable for Ray Data's `map_batches`, which serves
+`datasets.map` as well.
 
-    ds.map_batches(ScoreImages, fn_constructor_args=("scorer:50051",), compute=ray.data.ActorPoolStrategy(size=4))
+    pool = ray.data.ActorPoolStrategy(size=4)
+    ds.map_batches(ScoreImages, fn_constructor_args=("scorer:50051",), compute=pool)
 
-It imports neither Ray nor NumPy: it is called with a batch as a dict of columns and gives it back with columns added.
+It imports neither Ray nor NumPy: it is called with a batch as a dict of columns and gives it back
+with columns added.
 """
 
 from __future__ import annotations
@@ -16,22 +19,26 @@ from rapo.client.sync import ScorerClient
 from rapo.client.types import Image, Outcome, ScoreOptions
 from rapo.errors import ConfigError, DataError, ImageError
 
-#: The columns that are added. Where there is no score, the first two are NaN (null with `null=None`) and `error` says why; it is
-#: empty otherwise, never null: a block of nothing but nulls has no type, and does not go into one file with the others.
+#: The columns that are added. Where there is no score, the first two are NaN (null with
+#: `null=None`) and `error` says why; it is empty otherwise, never null: a block of nothing but
+#: nulls has no type, and does not go into one file with the others.
 ADDED = ("aesthetic_score", "aesthetic_score_std", "error")
 
 _NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
 
 
 class ScoreImages:
-    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch; no row is left out.
+    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch;
+    no row is left out.
 
-    `column` holds encoded bytes or paths that this process can read; without it, `bytes` is taken or else `path`. `options` are
-    `ScoreOptions`, `client` the arguments of `ScorerClient` (`token_file`, `ca`, ...). `rationale` and `native_score` are
-    added where asked for. `null` stands for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
+    `column` holds encoded bytes or paths that this process can read; without it, `bytes` is taken
+    or else `path`. `options` are `ScoreOptions`, `client` the arguments of `ScorerClient`
+    (`token_file`, `ca`, ...). `rationale` and `native_score` are added where asked for. `null`
+    stands for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
 
-    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError` where the scorer is gone,
-    so that the pipeline's own retries take over instead of a data set full of errors.
+    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError`
+    where the scorer is gone, so that the pipeline's own retries take over instead of a data set
+    full of errors.
     """
 
     def __init__(

@@ -1,10 +1,13 @@
-"""The book-keeping of a bulk job over ScoreStream: what is under way, what is answered, what must be sent again.
+"""The book-keeping of a bulk job over ScoreStream: what is under way, what is answered, what must
+be sent again.
 
 Knows neither threads nor gRPC, so that both clients share it. What holds:
-- An image is under way from `admit` until its outcome comes out of `take`, once: what comes twice is dropped.
-- At most as many images are kept as the caller admits; a broken stream costs nothing but sending those again.
-- A service that says when to come back is obeyed. The job is given up only where nothing at all was answered for
-  `limit_s` seconds.
+- An image is under way from `admit` until its outcome comes out of `take`, once: what comes twice
+  is dropped.
+- At most as many images are kept as the caller admits; a broken stream costs nothing but sending
+  those again.
+- A service that says when to come back is obeyed. The job is given up only where nothing at all was
+  answered for `limit_s` seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from rapo.client.errors import CallError
 from rapo.client.types import Image, Outcome, outcome, result_or_error
 from rapo.v1 import scorer_pb2
 
-# A stream that ends so may be opened again. RESOURCE_EXHAUSTED belongs here only where the service says when.
+# A stream that ends so may be opened again. RESOURCE_EXHAUSTED belongs here only where the service
+# says when.
 _PASSING = frozenset({"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED"})
 
 
@@ -33,7 +37,7 @@ class _Item:
     sent: bool = False
 
 
-class Bulk:
+class BulkStream:
     """One job. Times are in seconds of `clock`, a monotonic one."""
 
     def __init__(self, policy: RetryPolicy, limit_s: float, clock: Callable[[], float] = monotonic) -> None:
@@ -65,13 +69,15 @@ class Bulk:
         return [item.request for item in ready]
 
     def patience(self) -> float:
-        """Seconds that may pass, at most, before `to_send` has something or the job is to be given up."""
+        """Seconds that may pass, at most, before `to_send` has something or the job is to be given
+        up."""
         now = self._clock()
         waiting = [item.due for item in self._items.values() if not item.sent]
         return max(0.0, min([*waiting, self._last_answer + self._limit_s]) - now)
 
     def take(self, reply: scorer_pb2.ScoreResult) -> Outcome | None:
-        """The outcome that a reply brings; None where it was known already, or the image is to be sent again."""
+        """The outcome that a reply brings; None where it was known already, or the image is to be
+        sent again."""
         item = self._items.get(reply.request_id)
         if item is None:
             return None
@@ -88,11 +94,12 @@ class Bulk:
         return outcome(item.index, item.image, result)
 
     def broken(self, error: CallError) -> None:
-        """The stream ended with images under way: they become due again after a pause. Raises `error` to give up."""
+        """The stream ended with images under way: they become due again after a pause. Raises
+        `error` to give up."""
         self._breaks += 1
         pause = self._policy.pause(error, self._breaks, self._left())
-        # gRPC's asynchronous client says INTERNAL where it was about to write as the stream broke, whatever broke it. A service
-        # that means it says it again.
+        # gRPC's asynchronous client says INTERNAL where it was about to write as the stream broke,
+        # whatever broke it. A service that means it says it again.
         passing = error.code in _PASSING or (error.code == "INTERNAL" and self._breaks < self._policy.attempts)
         if pause is None and passing and self._policy.attempts > 1:
             pause = self._policy.backoff(self._breaks)
@@ -116,5 +123,6 @@ class Bulk:
 
 
 def ended_early() -> CallError:
-    """For a stream that the service closed without a fault and without all answers: it is going down."""
+    """For a stream that the service closed without a fault and without all answers: it is going
+    down."""
     return CallError("the service closed the stream before it had answered everything", code="UNAVAILABLE")

@@ -23,7 +23,7 @@ import grpc
 
 from rapo.client.connection import DEFAULT_TARGET, Connection, Pem, RetryPolicy
 from rapo.client.errors import CallError, FieldViolation, from_rpc
-from rapo.client.stream import Bulk, ended_early
+from rapo.client.stream import BulkStream, ended_early
 from rapo.client.types import (
     Dimension,
     Image,
@@ -58,13 +58,15 @@ IN_FLIGHT = 32
 class ScorerClient:
     """A client of one scoring service. Connections are made at the first call.
 
-    `timeout` is the limit of one call in seconds, repeats included; of a bulk job it is the longest silence. The address,
-    TLS and token arguments are those of `rapo.client.connection.Connection`, which says who repeats what; `attempts` counts the
-    first try too, up to 5, and 1 turns every repeat off. `channels` is the number of connections that calls take in turn:
-    one is enough unless many large images travel at once.
+    `timeout` is the limit of one call in seconds, repeats included; of a bulk job it is the longest
+    silence. The address, TLS and token arguments are those of `rapo.client.connection.Connection`,
+    which says who repeats what; `attempts` counts the first try too, up to 5, and 1 turns every
+    repeat off. `channels` is the number of connections that calls take in turn: one is enough
+    unless many large images travel at once.
 
-    Raises `ConfigError` for arguments that cannot work. Every call raises `CallError` with the service's words where it
-    refuses or cannot be reached, and `ImageError` where a path cannot be read.
+    Raises `ConfigError` for arguments that cannot work. Every call raises `CallError` with the
+    service's words where it refuses or cannot be reached, and `ImageError` where a path cannot be
+    read.
     """
 
     def __init__(
@@ -98,7 +100,8 @@ class ScorerClient:
     ) -> ScoreResult:
         """Score one image.
 
-        The error's code is INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the model's answer held no score.
+        The error's code is INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the
+        model's answer held no score.
         """
         request_id = request_id or uuid.uuid4().hex
         request = score_request(read_image(image), request_id, **options)
@@ -107,7 +110,8 @@ class ScorerClient:
     def score_batch(
         self, images: Sequence[Image], *, timeout: float | None = None, **options: Unpack[ScoreOptions]
     ) -> tuple[Outcome, ...]:
-        """Score a few images in one call, at most `ModelInfo.max_batch`; an outcome for each, in their order.
+        """Score a few images in one call, at most `ModelInfo.max_batch`; an outcome for each, in
+        their order.
 
         Images that the service asks to send again later are, as far as the time limit allows.
         """
@@ -132,10 +136,11 @@ class ScorerClient:
     def score_many(
         self, images: Iterable[Image], in_flight: int | None = None, **options: Unpack[ScoreOptions]
     ) -> Generator[Outcome, None, None]:
-        """Score any number of images over one stream, and yield an outcome per image in the order of `images`.
+        """Score any number of images over one stream, and yield an outcome per image in the order
+        of `images`.
 
-        As `stream`, but for the order: an image that takes long holds back those after it, of which at most four times
-        `in_flight` are kept. `images` may be endless.
+        As `stream`, but for the order: an image that takes long holds back those after it, of which
+        at most four times `in_flight` are kept. `images` may be endless.
         """
         ready: dict[int, Outcome] = {}
         head = 0
@@ -149,12 +154,14 @@ class ScorerClient:
     def stream(
         self, images: Iterable[Image], in_flight: int | None = None, **options: Unpack[ScoreOptions]
     ) -> Generator[Outcome, None, None]:
-        """Score any number of images over one stream, and yield an outcome for each as it is ready, in any order.
+        """Score any number of images over one stream, and yield an outcome for each as it is ready,
+        in any order.
 
-        An image that fails never stops the others. At most `in_flight` are read and under way at a time (default: as many as
-        the service takes); nothing is sent while the caller does not take outcomes. Where the stream breaks, what is
-        unanswered is sent again over a new one; no image is yielded twice. Raises `CallError` where the service refuses the
-        stream, or answers nothing for `timeout` seconds.
+        An image that fails never stops the others. At most `in_flight` are read and under way at a
+        time (default: as many as the service takes); nothing is sent while the caller does not take
+        outcomes. Where the stream breaks, what is unanswered is sent again over a new one; no image
+        is yielded twice. Raises `CallError` where the service refuses the stream, or answers
+        nothing for `timeout` seconds.
         """
         return self._bulk(images, in_flight, lambda window: True, options)
 
@@ -167,7 +174,8 @@ class ScorerClient:
         request_id: str = "",
         timeout: float | None = None,
     ) -> Ranking:
-        """Order 2 to `ModelInfo.max_batch` images from best to worst, with the probability that each is preferred to each."""
+        """Order 2 to `ModelInfo.max_batch` images from best to worst, with the probability that
+        each is preferred to each."""
         request_id = request_id or uuid.uuid4().hex
         request = rank_request(images, request_id, readout, model_version)
         return ranking(self._call("Rank", request, request_id, timeout), images)
@@ -175,7 +183,8 @@ class ScorerClient:
     def explain(
         self, image: Image, *, request_id: str = "", timeout: float | None = None, **options: Unpack[ScoreOptions]
     ) -> Generator[str | ScoreResult, None, None]:
-        """Yield the rationale piece by piece while the model writes it, then the `ScoreResult`, always last."""
+        """Yield the rationale piece by piece while the model writes it, then the `ScoreResult`,
+        always last."""
         request_id = request_id or uuid.uuid4().hex
         request = score_request(read_image(image), request_id, **options)
         limit = timeout if timeout is not None else self.timeout
@@ -252,7 +261,7 @@ class ScorerClient:
         window = in_flight or limits.max_stream_in_flight or IN_FLIGHT
         source = enumerate(images)
         more = True
-        bulk = Bulk(self._connection.policy, self.timeout)
+        bulk = BulkStream(self._connection.policy, self.timeout)
         line: _Line | None = None
         try:
             while True:
@@ -303,7 +312,8 @@ class _End:
 
 
 class _Line:
-    """One ScoreStream call. gRPC's blocking iterator has no time limit, so a thread turns it into a queue that has."""
+    """One ScoreStream call. gRPC's blocking iterator has no time limit, so a thread turns it into a
+    queue that has."""
 
     def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
         self._outbox: queue.SimpleQueue[scorer_pb2.ScoreRequest | None] = queue.SimpleQueue()

@@ -1,4 +1,5 @@
-"""What a client gets back: frozen, typed results, made from the service's messages; and the requests, made from options."""
+"""What a client gets back: frozen, typed results, made from the service's messages; and the
+requests, made from options."""
 
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ _MESSAGE_OVERHEAD = 4096
 
 
 class ScoreOptions(TypedDict, total=False):
-    """What may be asked for with each image. All are optional; the server's defaults hold where one is left out.
+    """What may be asked for with each image. All are optional; the server's defaults hold where one
+    is left out.
 
-    `readout`: one of `READOUTS`. `rationale`: False leaves the text out. `native_scale`: a name in `ModelInfo.native_scales`.
-    `dimensions`: adds what the rationale says of each dimension. `samples`: answers for the readout `sampled`.
-    `model_version`: one of `ModelInfo.models`.
+    `readout`: one of `READOUTS`. `rationale`: False leaves the text out. `native_scale`: a name in
+    `ModelInfo.native_scales`. `dimensions`: adds what the rationale says of each dimension.
+    `samples`: answers for the readout `sampled`. `model_version`: one of `ModelInfo.models`.
     """
 
     readout: str
@@ -60,8 +62,9 @@ class Dimension:
 class ScoreResult:
     """One answer. `score` lies in [0, 1]; times are the server's, in milliseconds.
 
-    `std` and `interval` are the model's own uncertainty, None with the readout `greedy`. `native_score` and `dimensions`
-    are filled where asked for. `cached` says that the server had the answer already.
+    `std` and `interval` are the model's own uncertainty, None with the readout `greedy`.
+    `native_score` and `dimensions` are filled where asked for. `cached` says that the server had
+    the answer already.
     """
 
     score: float
@@ -97,8 +100,8 @@ class Outcome:
 class Ranking:
     """Images in order. `order` is best first, images without a score last, with their error.
 
-    `preference[i][j]` is the probability that image i is preferred to image j, in the order of the request; NaN where
-    either has no score.
+    `preference[i][j]` is the probability that image i is preferred to image j, in the order of the
+    request; NaN where either has no score.
     """
 
     order: tuple[Outcome, ...]
@@ -119,9 +122,11 @@ class NativeScale:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Which model answers, and what it takes. The first of `readouts` is the default, as is the first of `models`.
+    """Which model answers, and what it takes. The first of `readouts` is the default, as is the
+    first of `models`.
 
-    A limit of 0 means that the server names none. Sizes are in bytes; `max_image_pixels` is width times height.
+    A limit of 0 means that the server names none. Sizes are in bytes; `max_image_pixels` is width
+    times height.
     """
 
     model_version: str
@@ -151,7 +156,8 @@ def read_image(image: Image) -> bytes:
 
 
 def readout_number(name: str | None) -> scorer_pb2.Readout:
-    """The message's value for a readout's name; None is the server's default. Raises `ConfigError` for an unknown one."""
+    """The message's value for a readout's name; None is the server's default. Raises `ConfigError`
+    for an unknown one."""
     if name is None:
         return scorer_pb2.READOUT_UNSPECIFIED
     if name not in READOUTS:
@@ -160,7 +166,8 @@ def readout_number(name: str | None) -> scorer_pb2.Readout:
 
 
 def readout_name(number: int) -> str:
-    """A readout's name. A newer server may know readouts that this client does not: those have a number in place of one."""
+    """A readout's name. A newer server may know readouts that this client does not: those have a
+    number in place of one."""
     names = scorer_pb2.Readout.DESCRIPTOR.values_by_number
     return names[number].name.removeprefix("READOUT_").lower() if number in names else f"readout-{number}"
 
@@ -190,7 +197,8 @@ def score_request(
 
 
 def check_message_size(data: bytes, image: Image, limits: ModelInfo) -> None:
-    """Raise `ImageError` for an image that no message to this service can hold: gRPC would break a whole stream over it."""
+    """Raise `ImageError` for an image that no message to this service can hold: gRPC would break a
+    whole stream over it."""
     room = limits.max_message_bytes - _MESSAGE_OVERHEAD
     if limits.max_message_bytes and len(data) > room:
         name = "the image" if isinstance(image, bytes) else os.fspath(image)
@@ -229,7 +237,8 @@ def batch_results(
     request: scorer_pb2.ScoreBatchRequest,
     reply: scorer_pb2.ScoreBatchResponse,
 ) -> dict[str, CallError]:
-    """Put the results of a batch into `outcomes`; the errors, by request id, that the service says will pass.
+    """Put the results of a batch into `outcomes`; the errors, by request id, that the service says
+    will pass.
 
     Raises `CallError` where the reply does not fit the request.
     """

@@ -1,10 +1,10 @@
-"""One typed configuration: TOML in, resolved TOML out; unknown keys fail. No torch, Ray or vLLM is imported."""
+"""One typed configuration: TOML in, resolved TOML out; unknown keys fail. No torch, Ray or vLLM is
+imported."""
 
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
     Config,
     DataConfig,
-    EmbeddedPolicyConfig,
     EngineConfig,
     ImageConfig,
     LoRAConfig,
@@ -15,6 +15,7 @@ from rapo.config.sections import (
     RolloutConfig,
     ScenesConfig,
     TeacherConfig,
+    TinyModelConfig,
     WatchConfig,
 )
 from rapo.config.serving import GatewayConfig, ServeConfig
@@ -22,7 +23,6 @@ from rapo.config.serving import GatewayConfig, ServeConfig
 __all__ = [
     "Config",
     "DataConfig",
-    "EmbeddedPolicyConfig",
     "EngineConfig",
     "GatewayConfig",
     "ImageConfig",
@@ -35,6 +35,7 @@ __all__ = [
     "ScenesConfig",
     "ServeConfig",
     "TeacherConfig",
+    "TinyModelConfig",
     "WatchConfig",
     "diff_config",
     "dump_config",

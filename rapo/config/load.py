@@ -1,4 +1,5 @@
-"""The configuration as TOML: read, overridden, validated, written, compared. Errors name the key and what it may hold."""
+"""The configuration as TOML: read, overridden, validated, written, compared. Errors name the key
+and what it may hold."""
 
 from __future__ import annotations
 
@@ -44,12 +45,14 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as TOML. Keys without a value are left out, as TOML has no null."""
+    """The resolved configuration as TOML. Keys without a value are left out, as TOML has no
+    null."""
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
 def diff_config(old: Config, new: Config, *, ignore: Sequence[str] = ()) -> list[str]:
-    """The dotted keys in which two configurations differ, as `key: old -> new`, without the `ignore`d prefixes."""
+    """The dotted keys in which two configurations differ, as `key: old -> new`, without the
+    `ignore`d prefixes."""
     a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     return [
         f"{key}: {a.get(key)!r} -> {b.get(key)!r}"

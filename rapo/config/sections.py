@@ -18,7 +18,8 @@ class RunConfig(Section):
 
 
 class ScenesConfig(Section):
-    """The embedded data set: rendered scenes, rated by simulated raters, on disk in AVA's layout."""
+    """The embedded data set: rendered scenes, rated by simulated raters, on disk in AVA's
+    layout."""
 
     train: Positive = 2000
     validation: Positive = 128
@@ -28,7 +29,8 @@ class ScenesConfig(Section):
 
 
 class DataConfig(Section):
-    """Images with human scores. Without `path` the embedded scenes are rendered into the run folder."""
+    """Images with human scores. Without `path` the embedded scenes are rendered into the run
+    folder."""
 
     path: Path | None = None
     format: Literal["auto", "ava", "table"] = "auto"
@@ -53,8 +55,9 @@ class ImageConfig(Section):
     max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one counts")
 
 
-class EmbeddedPolicyConfig(Section):
-    """The Qwen2.5-VL that the project builds from random weights; about a million parameters by default."""
+class TinyModelConfig(Section):
+    """The Qwen2.5-VL that the project builds from random weights; about a million parameters by
+    default."""
 
     hidden_size: Positive = 128
     text_layers: Positive = 3
@@ -65,14 +68,15 @@ class EmbeddedPolicyConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The model in training: "embedded", or a folder with a Qwen2.5-VL in the transformers format."""
+    """The model in training: "embedded", or a folder with a Qwen2.5-VL in the transformers
+    format."""
 
     model: str = "embedded"
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_pixels: Positive | None = Field(None, description="overrides the processor's own limit")
     min_pixels: Positive | None = None
     max_completion_tokens: Positive = 64
-    embedded: EmbeddedPolicyConfig = EmbeddedPolicyConfig()
+    embedded: TinyModelConfig = TinyModelConfig()
 
 
 class EngineConfig(Section):
@@ -92,7 +96,8 @@ class TeacherEngineConfig(EngineConfig):
 
 
 class TeacherConfig(Section):
-    """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a local folder."""
+    """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a
+    local folder."""
 
     kind: Literal["measured", "vllm"] = "measured"
     model: str | None = None
@@ -102,7 +107,7 @@ class TeacherConfig(Section):
     words: Positive = 120
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_tokens: Positive = Field(320, description="a longer critique is cut at its last full sentence")
-    max_pixels: Positive = Field(1280 * 28 * 28, description="larger pictures are shrunk for the vllm teacher")
+    max_pixels: Positive = Field(1280 * 28 * 28, description="larger images are shrunk for the vllm teacher")
     engine: TeacherEngineConfig = TeacherEngineConfig()
     slip_rate: Fraction = Field(0.04, description="how often the measured teacher errs as real teachers do")
 
@@ -114,7 +119,8 @@ class TeacherConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Who filters critiques. A level may differ from the measurement by `tolerance` before it counts as an error."""
+    """Who filters critiques. A level may differ from the measurement by `tolerance` before it
+    counts as an error."""
 
     actors: Positive = 1
     cpus: Amount = 1.0
@@ -122,7 +128,8 @@ class JudgeConfig(Section):
 
 
 class AesCoTConfig(Section):
-    """The cold-start data: how many images to critique, balanced over the score bands as far as the data allows."""
+    """The cold-start data: how many images to critique, balanced over the score bands as far as the
+    data allows."""
 
     images: Positive = 3000
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
@@ -159,9 +166,11 @@ class ColdStartConfig(Section):
 
 
 class RewardSettings(Section):
-    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects (docs/reward.md).
+    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects
+    (docs/reward.md).
 
-    The preset "upstream" reproduces the released code, so it fixes every other field to what that code hard-codes.
+    The preset "upstream" reproduces the released code, so it fixes every other field to what that
+    code hard-codes.
     """
 
     sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
@@ -190,7 +199,8 @@ class RewardSettings(Section):
 
 
 class SamplingConfig(Section):
-    """How completions are drawn in training. The learner applies the same temperature and the same token mask."""
+    """How completions are drawn in training. The learner applies the same temperature and the same
+    token mask."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
@@ -255,8 +265,8 @@ class RapoConfig(Section):
 
 
 class RolloutAutoscaleConfig(Section):
-    """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they are
-    (`cluster/rollout/autoscale.py`)."""
+    """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they
+    are (`cluster/rollout/autoscale.py`)."""
 
     enabled: bool = False
     min_workers: Positive = 1
@@ -299,9 +309,11 @@ LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class LoRAConfig(Section):
-    """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A, only A and B train.
+    """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A,
+    only A and B train.
 
-    What is published, saved and exported is the merged weight under its plain name, so nothing else knows of LoRA.
+    What is published, saved and exported is the merged weight under its plain name, so nothing else
+    knows of LoRA.
     """
 
     rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
@@ -348,7 +360,8 @@ class EvaluateConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that fails stops nothing."""
+    """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that
+    fails stops nothing."""
 
     tensorboard: bool = Field(True, description="event files in the run folder, rapo/tensorboard")
     prometheus: bool = Field(True, description="through Ray's own metrics endpoint on every node")

@@ -11,7 +11,8 @@ from rapo.config.types import Amount, Positive, Seconds, Section
 
 
 class AutoscaleConfig(Section):
-    """Replicas between `min_replicas` and `max_replicas`, by the requests under way. Off where both are the same."""
+    """Replicas between `min_replicas` and `max_replicas`, by the requests under way. Off where both
+    are the same."""
 
     min_replicas: Positive = 1
     max_replicas: Positive = 1
@@ -27,7 +28,8 @@ class AutoscaleConfig(Section):
 
 
 class GatewayConfig(Section):
-    """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it is loopback only."""
+    """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it
+    is loopback only."""
 
     certificate: Path | None = Field(None, description="PEM chain of the server; with `key` it turns TLS on")
     key: Path | None = Field(None, description="PEM private key of `certificate`")
@@ -36,11 +38,11 @@ class GatewayConfig(Section):
     health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
     reflection: bool = False
     max_calls: Positive = Field(2048, description="calls under way, of all clients together")
-    max_batch: Positive = Field(64, description="pictures of one ScoreBatch or Rank")
-    max_stream_in_flight: Positive = Field(32, description="pictures under way in one ScoreStream")
+    max_batch: Positive = Field(64, description="images of one ScoreBatch or Rank")
+    max_stream_in_flight: Positive = Field(32, description="images under way in one ScoreStream")
     stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
-    rate: Amount = Field(0.0, description="pictures per second and client; 0: no limit")
-    burst: Positive = Field(256, description="pictures that a client may send at once on top of `rate`")
+    rate: Amount = Field(0.0, description="images per second and client; 0: no limit")
+    burst: Positive = Field(256, description="images that a client may send at once on top of `rate`")
     grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="Prometheus metrics over HTTP on loopback; none where not set"
@@ -68,8 +70,8 @@ class ServeConfig(Section):
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 2
-    max_ongoing_requests: Positive = Field(64, description="pictures in the engine at once, per replica")
-    max_queued_requests: Positive = Field(128, description="pictures that wait, per replica; more are refused")
+    max_ongoing_requests: Positive = Field(64, description="images in the engine at once, per replica")
+    max_queued_requests: Positive = Field(128, description="images that wait, per replica; more are refused")
     request_timeout_s: Seconds = 60.0
     start_timeout_s: Seconds = 300.0
     demo_images: Annotated[int, Field(ge=0)] = Field(

@@ -1,4 +1,5 @@
-"""What all sections of the configuration share: a base that refuses unknown keys, and kinds of numbers."""
+"""What all sections of the configuration share: a base that refuses unknown keys, and kinds of
+numbers."""
 
 from __future__ import annotations
 

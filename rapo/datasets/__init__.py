@@ -1,7 +1,8 @@
 """Images with human scores: one reader per on-disk format, one way from rows to records.
 
-`load_dataset` reads the labels, normalises them to [0, 1], assigns splits, looks at every image and returns
-`ImageRecord`s. An image that is not usable is skipped, counted and listed; labels that are wrong are an error.
+`load_dataset` reads the labels, normalises them to [0, 1], assigns splits, looks at every image and
+returns `ImageRecord`s. An image that is not usable is skipped, counted and listed; labels that are
+wrong are an error.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any, Literal, get_args
 
 from rapo.config import DataConfig, ImageConfig
 from rapo.datasets.ava import read_ava
-from rapo.datasets.rows import Row, Source, raise_bad_rows
+from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows
 from rapo.datasets.splits import carve_validation, hash_fraction, hash_splits
 from rapo.datasets.table import READERS, read_table
 from rapo.errors import ConfigError, DataError, ImageError
 from rapo.images.decode import check_image_file
 from rapo.records import ImageRecord, Split
 
-#: Up to this many images each one is fully decoded at load; of larger sets only the headers are read.
+#: Up to this many images each one is fully decoded at load; of larger sets only the headers are
+#: read.
 DECODE_UP_TO = 20_000
 
 ACCEPTED = (
@@ -40,8 +42,9 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 class Dataset:
     """Records in the order of the label file, each with `path` set, and what was left out.
 
-    `skipped` rows hold image, reason and detail. `info` holds format, path, normalizer, native_range, split_source,
-    verify, counts (images per split), skipped (per reason), label_mean and label_sd (of the normalised scores).
+    `skipped` rows hold image, reason and detail. `info` holds format, path, normalizer,
+    native_range, split_source, verify, counts (images per split), skipped (per reason), label_mean
+    and label_sd (of the normalised scores).
     """
 
     name: str
@@ -63,9 +66,10 @@ def load_dataset(
 ) -> Dataset:
     """Load the data set at `config.path` (or `default_path`).
 
-    Splits come from the data set where it has them; what it lacks is drawn by a stable hash of (seed, uid), as are the
-    subsamples of `config.max_*`. `verify` says how closely images are looked at, see `DECODE_UP_TO`.
-    Raises `DataError` for labels that are missing or wrong and for a train or test split without a usable image.
+    Splits come from the data set where it has them; what it lacks is drawn by a stable hash of
+    (seed, uid), as are the subsamples of `config.max_*`. `verify` says how closely images are
+    looked at, see `DECODE_UP_TO`. Raises `DataError` for labels that are missing or wrong and for a
+    train or test split without a usable image.
     """
     source = _read(config, default_path)
     low, high = _native_range(config, source)
@@ -102,7 +106,7 @@ def load_dataset(
     return Dataset(name, tuple(records), tuple(skipped), info)
 
 
-def _read(config: DataConfig, default_path: Path | None) -> Source:
+def _read(config: DataConfig, default_path: Path | None) -> LabelSource:
     path = config.path or default_path
     if path is None:
         raise DataError(f"no data set is given: {ACCEPTED}")
@@ -129,7 +133,7 @@ def _tables_in(folder: Path) -> str:
     return "" if any(folder.iterdir()) else " and is empty"
 
 
-def _native_range(config: DataConfig, source: Source) -> tuple[float, float]:
+def _native_range(config: DataConfig, source: LabelSource) -> tuple[float, float]:
     declared = config.score_range
     if declared is not None and declared[0] >= declared[1]:
         raise ConfigError(f"data.score_range {list(declared)} must be [lowest, highest]")
@@ -156,7 +160,9 @@ def _native_range(config: DataConfig, source: Source) -> tuple[float, float]:
     return declared
 
 
-def _records(config: DataConfig, source: Source, name: str, seed: int, low: float, high: float) -> list[ImageRecord]:
+def _records(
+    config: DataConfig, source: LabelSource, name: str, seed: int, low: float, high: float
+) -> list[ImageRecord]:
     if config.normalizer == "minmax":
         offset, scale = low, high - low
     else:
@@ -178,8 +184,9 @@ def _records(config: DataConfig, source: Source, name: str, seed: int, low: floa
     ]
 
 
-def _splits(config: DataConfig, rows: tuple[Row, ...], uids: list[str], seed: int) -> list[Split]:
-    """The split of each row: as given; without any test row by hash; else validation is carved from the rest."""
+def _splits(config: DataConfig, rows: tuple[LabelRow, ...], uids: list[str], seed: int) -> list[Split]:
+    """The split of each row: as given; without any test row by hash; else validation is carved from
+    the rest."""
     given = [row.split for row in rows]
     if not any(given):
         fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
@@ -197,7 +204,8 @@ def _splits(config: DataConfig, rows: tuple[Row, ...], uids: list[str], seed: in
 def _usable(
     members: list[ImageRecord], limit: int | None, image: ImageConfig, seed: int, *, decode: bool
 ) -> tuple[set[str], list[dict[str, str]]]:
-    """The uids of up to `limit` usable images, in hash order, and the ones that were found bad on the way."""
+    """The uids of up to `limit` usable images, in hash order, and the ones that were found bad on
+    the way."""
     if limit is not None and limit < len(members):
         members = sorted(members, key=lambda record: hash_fraction(seed, record.uid, "subsample"))
     limit = len(members) if limit is None else limit
@@ -215,7 +223,8 @@ def _usable(
     # Decoding happens outside the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         queue = iter(members)
-        # Images are looked at as long as more are wanted, so that a small subsample of a large set starts at once.
+        # Images are looked at as long as more are wanted, so that a small subsample of a large set
+        # starts at once.
         while chunk := list(itertools.islice(queue, min(limit - len(good), 4096))):
             for record, error in _outcomes(pool, check, chunk):
                 if error is None:
@@ -230,7 +239,7 @@ def _outcomes(pool: ThreadPoolExecutor, check: Any, chunk: list[ImageRecord]) ->
     return zip(chunk, pool.map(check, chunk), strict=True)
 
 
-def _why_empty(source: Source, split: Split, members: list[ImageRecord], bad: list[dict[str, str]]) -> str:
+def _why_empty(source: LabelSource, split: Split, members: list[ImageRecord], bad: list[dict[str, str]]) -> str:
     if not members:
         hint = {"column": "the split column", "hash": "three images or more"}.get(source.split_source, "the list files")
         return f"{source.path}: no image falls into the {split} split; check {hint}"
@@ -242,8 +251,9 @@ def _why_empty(source: Source, split: Split, members: list[ImageRecord], bad: li
     )
 
 
-def peek(config: DataConfig) -> Source:
-    """Read the labels only: the cheap half of `load_dataset`, with the same errors for what is wrong in them."""
+def peek(config: DataConfig) -> LabelSource:
+    """Read the labels only: the cheap half of `load_dataset`, with the same errors for what is
+    wrong in them."""
     source = _read(config, None)
     _native_range(config, source)
     return source

@@ -1,7 +1,9 @@
-"""AVA (Murray et al., CVPR 2012): `AVA.txt` with vote histograms, `<id>.jpg` images, list files for the splits.
+"""AVA (Murray et al., CVPR 2012): `AVA.txt` with vote histograms, `<id>.jpg` images, list files for
+the splits.
 
-A line of `AVA.txt` is: index, image id, ten counts of the votes 1..10, two tag ids, challenge id; separated by
-blanks, no header. The official test split is `aesthetics_image_lists/generic_test.jpgl`, one id per line.
+A line of `AVA.txt` is: index, image id, ten counts of the votes 1..10, two tag ids, challenge id;
+separated by blanks, no header. The official test split is
+`aesthetics_image_lists/generic_test.jpgl`, one id per line.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from rapo.datasets.rows import Row, Source, raise_bad_rows, raise_duplicates
+from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
 from rapo.records import Split
 
@@ -20,8 +22,9 @@ _TEST_LIST = Path("aesthetics_image_lists", "generic_test.jpgl")
 _VALIDATION_LIST = Path("aesthetics_image_lists", "validation.jpgl")
 
 
-def read_ava(folder: Path, images: Path | None = None) -> Source:
-    """Read a folder in AVA's layout. Images lie in `images`, or in the folder's images/, image/ or itself.
+def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
+    """Read a folder in AVA's layout. Images lie in `images`, or in the folder's images/, image/ or
+    itself.
 
     A row's split is set for the ids of the list files only. Raises `DataError`.
     """
@@ -31,7 +34,7 @@ def read_ava(folder: Path, images: Path | None = None) -> Source:
     if both := sorted(test & validation):
         raise DataError(f"{folder / _VALIDATION_LIST}: image {both[0]!r} is in the test list too; remove it from one")
 
-    rows: list[Row] = []
+    rows: list[LabelRow] = []
     skipped: list[dict[str, str]] = []
     problems: list[str] = []
     for number, line in enumerate(_read_lines(labels), start=1):
@@ -54,7 +57,7 @@ def read_ava(folder: Path, images: Path | None = None) -> Source:
             continue
         mean, std = vote_statistics(votes)
         split: Split | None = "test" if name in test else "validation" if name in validation else None
-        rows.append(Row(name, image_folder / f"{name}.jpg", mean, place, std, votes, split))
+        rows.append(LabelRow(name, image_folder / f"{name}.jpg", mean, place, std, votes, split))
     raise_bad_rows(labels, problems, "A line holds index, image id, ten counts of votes, two tags, challenge.")
     if not rows:
         raise DataError(f"{labels} holds no rated image")
@@ -62,7 +65,7 @@ def read_ava(folder: Path, images: Path | None = None) -> Source:
 
     used = [str(path) for path, ids in ((_TEST_LIST, test), (_VALIDATION_LIST, validation)) if ids]
     known = {row.name for row in rows}
-    return Source(
+    return LabelSource(
         name="ava",
         format="ava",
         path=folder,

@@ -1,4 +1,5 @@
-"""What a reader of one on-disk format hands over, before scores are normalised and images are looked at."""
+"""What a reader of one on-disk format hands over, before scores are normalised and images are
+looked at."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ NAMED_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One rated image. `score` and `std` are native; `place` says where it stands, such as "line 7"."""
+class LabelRow:
+    """One rated image. `score` and `std` are native; `place` says where it stands, such as "line
+    7"."""
 
     name: str
     path: Path
@@ -27,13 +29,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """All rows of one data set. `name` is the default data set name; `native_range` None: to be declared."""
+class LabelSource:
+    """All rows of one data set. `name` is the default data set name; `native_range` None: to be
+    declared."""
 
     name: str
     format: str
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[LabelRow, ...]
     split_source: str
     native_range: tuple[float, float] | None = None
     skipped: tuple[dict[str, str], ...] = ()
@@ -41,16 +44,18 @@ class Source:
 
 
 def raise_bad_rows(path: Path, problems: list[str], fix: str) -> None:
-    """Raise `DataError` naming the first problems, each "line 7: what is wrong", if there are any."""
+    """Raise `DataError` naming the first problems, each "line 7: what is wrong", if there are
+    any."""
     if problems:
         more = len(problems) - NAMED_ROWS
         tail = f"; and {more:,} more" if more > 0 else ""
         raise DataError(f"{path}: " + "; ".join(problems[:NAMED_ROWS]) + f"{tail}. {fix}")
 
 
-def raise_duplicates(path: Path, rows: list[Row]) -> None:
-    """Raise `DataError` if an image is rated twice: which of the scores should count is not ours to guess."""
-    first: dict[str, Row] = {}
+def raise_duplicates(path: Path, rows: list[LabelRow]) -> None:
+    """Raise `DataError` if an image is rated twice: which of the scores should count is not ours to
+    guess."""
+    first: dict[str, LabelRow] = {}
     problems = []
     for row in rows:
         seen = first.setdefault(row.name, row)

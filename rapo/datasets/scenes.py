@@ -1,15 +1,21 @@
-"""The embedded data set: photograph-like scenes with a known latent beauty, rated by simulated raters.
+"""The embedded data set: photograph-like scenes with a known latent beauty, rated by simulated
+raters.
 
-Five attributes in [0, 1], one for each of `rapo.records.DIMENSIONS`, are drawn independently and shown in the pixels:
+Five attributes in [0, 1], one for each of `rapo.records.DIMENSIONS`, are drawn independently and
+shown in the pixels:
 
-- light and shadow: directional light (fall-off across the frame, lit and dark sides, a cast shadow) against flat light;
-- mood and narrative: a path, a figure and a lit window seen clearly, against a soft picture in which they dissolve;
-- composition: the subject on a third over a level horizon, against centred or at the edge under a tilted one;
+- light and shadow: directional light (fall-off across the frame, lit and dark sides, a cast shadow)
+  against flat light;
+- mood and narrative: a path, a figure and a lit window seen clearly, against a soft image in which
+  they dissolve;
+- composition: the subject on a third over a level horizon, against centred or at the edge under a
+  tilted one;
 - color: saturated hues of one palette, against grey ones that drift apart;
 - exposure: balanced mid-tones, against a dark frame or clipped highlights.
 
-The latent score is their stretched weighted mean. Every image has its own seed, made of the run's seed, its split and
-its number; so neither the order of rendering nor the size of another split changes a pixel.
+The latent score is their stretched weighted mean. Every image has its own seed, made of the run's
+seed, its split and its number; so neither the order of rendering nor the size of another split
+changes a pixel.
 """
 
 from __future__ import annotations
@@ -56,7 +62,8 @@ _REVISION = 1  # raise it when the same seed renders other pixels
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A rendered picture: `image` is uint8 (size, size, 3); `attributes` has one value in [0, 1] per dimension."""
+    """A rendered image: `image` is uint8 (size, size, 3); `attributes` has one value in [0, 1] per
+    dimension."""
 
     image: NDArray[np.uint8]
     attributes: dict[str, float]
@@ -79,7 +86,8 @@ def render_scene(rng: np.random.Generator, size: int) -> Scene:
 
 
 def rater_panel(rng: np.random.Generator, raters: int) -> Floats:
-    """The biases of a panel, `(raters,)`, in votes of the 1..10 scale; centred: a common bias only moves the scale."""
+    """The biases of a panel, `(raters,)`, in votes of the 1..10 scale; centred: a common bias only
+    moves the scale."""
     biases = rng.normal(0, 0.6, raters)
     return biases - biases.mean()
 
@@ -93,12 +101,14 @@ def rate_scene(rng: np.random.Generator, score: float, panel: Floats) -> NDArray
 def write_scenes(
     folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Render a whole data set into `folder`, in AVA's layout; the folder appears whole or not at all.
+    """Render a whole data set into `folder`, in AVA's layout; the folder appears whole or not at
+    all.
 
-    `AVA.txt` has a row per image (row number, image id, counts of the votes 1..10, two tag ids, challenge id);
-    `aesthetics_image_lists/` names the test images (`generic_test.jpgl`) and the validation images
-    (`validation.jpgl`). `progress` is told (done, total) after each image. A folder that already holds these very
-    scenes is left as it is; `DataError` if it holds anything else.
+    `AVA.txt` has a row per image (row number, image id, counts of the votes 1..10, two tag ids,
+    challenge id); `aesthetics_image_lists/` names the test images (`generic_test.jpgl`) and the
+    validation images (`validation.jpgl`). `progress` is told (done, total) after each image. A
+    folder that already holds these very scenes is left as it is; `DataError` if it holds anything
+    else.
     """
     recipe = {"revision": _REVISION, "seed": seed, **settings.model_dump()}
     if folder.exists():
@@ -112,7 +122,8 @@ def write_scenes(
         try:
             partial.rename(folder)
         except OSError:
-            # Another process may have finished the same scenes first; a rename never replaces a folder with files.
+            # Another process may have finished the same scenes first; a rename never replaces a
+            # folder with files.
             if not folder.exists():
                 raise
             _check_same(folder, recipe)
@@ -134,7 +145,8 @@ def _fill(folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[i
         for number, image_id in enumerate(ids[name]):
             rng = _generator(seed, split, number)
             scene = render_scene(rng, settings.size)
-            # Not flushed to the disk one by one: that costs more than rendering, and a lost image can be rendered anew.
+            # Not flushed to the disk one by one: that costs more than rendering, and a lost image
+            # can be rendered anew.
             Image.fromarray(scene.image).save(images / f"{image_id}.jpg", quality=95, subsampling=0)
             votes = " ".join(map(str, rate_scene(rng, scene.score, panel)))
             rows.append(f"{len(rows) + 1} {image_id} {votes} 0 0 1\n")
@@ -178,7 +190,8 @@ def _render(
     level, placed = np.clip(composition + rng.normal(0, 0.04, 2), 0, 1)
     tilt = rng.choice([-1.0, 1.0]) * (1 - level) * 0.42
     third, worst = rng.choice([1 / 3, 2 / 3]), rng.choice([0.5, 0.5, 0.04, 0.96])
-    # A rotation about the centre shifts what is off centre; undo it, or a tilt would also move the subject.
+    # A rotation about the centre shifts what is off centre; undo it, or a tilt would also move the
+    # subject.
     x = 0.5 + (frame_x - 0.5) * np.cos(tilt) - (frame_y - 0.5) * np.sin(tilt)
     y = 0.5 + (frame_x - 0.5) * np.sin(tilt) + (frame_y - 0.5) * np.cos(tilt)
     horizon = 0.53 + 0.12 * placed
@@ -236,7 +249,8 @@ def _texture(rng: np.random.Generator, size: int) -> Floats:
 def _subject(
     rng: np.random.Generator, x: Floats, y: Floats, center: float, base: float, side: float, soft: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Coverage of a tree, a peak or a house, how much of it faces the light ([-1, 1]), coverage of its window."""
+    """Coverage of a tree, a peak or a house, how much of it faces the light ([-1, 1]), coverage of
+    its window."""
     kind = rng.integers(3)
     dark = np.zeros_like(x)
     across = (x - center) * side

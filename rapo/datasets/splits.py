@@ -1,4 +1,5 @@
-"""Splits by a stable hash: which split an image falls into depends on the seed and its uid, not on its neighbours.
+"""Splits by a stable hash: which split an image falls into depends on the seed and its uid, not on
+its neighbours.
 
 Adding or removing images therefore never moves the others between training and test.
 """
@@ -14,7 +15,8 @@ from rapo.records import Split
 
 
 def hash_fraction(seed: int, uid: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on nothing but the arguments, the same on every machine (BLAKE2b)."""
+    """A number in [0, 1) that depends on nothing but the arguments, the same on every machine
+    (BLAKE2b)."""
     digest = hashlib.blake2b(f"{purpose}\0{seed}\0{uid}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -42,7 +44,8 @@ def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, t
 
 
 def carve_validation(uids: Sequence[str], *, seed: int, fraction: float) -> list[bool]:
-    """Which of the training uids are to validate on: about `fraction`, at least one where there are two or more."""
+    """Which of the training uids are to validate on: about `fraction`, at least one where there are
+    two or more."""
     if fraction >= 1.0:
         raise DataError(f"data.validation_fraction {fraction} leaves nothing to train on: it must be below 1")
     draws = [hash_fraction(seed, uid, "validation") for uid in uids]
@@ -55,7 +58,8 @@ def carve_validation(uids: Sequence[str], *, seed: int, fraction: float) -> list
 
 
 def _take_one(splits: list[Split], draws: list[float], split: Split) -> None:
-    """Move the image of the fullest split whose draw is nearest to where `split` lies (test lowest, train highest)."""
+    """Move the image of the fullest split whose draw is nearest to where `split` lies (test lowest,
+    train highest)."""
     fullest = max(get_args(Split), key=splits.count)
     members = [index for index, value in enumerate(splits) if value == fullest]
     pick = max if split == "train" else min

@@ -1,7 +1,7 @@
 """A table of images and scores: CSV, JSON Lines, a JSON list, or Parquet.
 
-Columns: image (a path, relative to the table's folder or to `data.images`), score (or gt_score), and, where known,
-std (of the raters, on the scores' scale) and split (train, validation or test).
+Columns: image (a path, relative to the table's folder or to `data.images`), score (or gt_score),
+and, where known, std (of the raters, on the scores' scale) and split (train, validation or test).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rapo.datasets.rows import Row, Source, raise_bad_rows, raise_duplicates
+from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError, ResourceError
 from rapo.records import Split
 
@@ -34,8 +34,9 @@ _SPLITS: dict[str, Split] = {
 _Place = tuple[str, dict[str, Any]]
 
 
-def read_table(path: Path, images: Path | None = None) -> Source:
-    """Read a table. Images that are missing are not looked for here. Raises `DataError` naming the rows at fault."""
+def read_table(path: Path, images: Path | None = None) -> LabelSource:
+    """Read a table. Images that are missing are not looked for here. Raises `DataError` naming the
+    rows at fault."""
     reader = READERS[path.suffix.lower()]
     folder = images if images is not None else path.parent
     try:
@@ -46,7 +47,7 @@ def read_table(path: Path, images: Path | None = None) -> Source:
         raise DataError(f"{path} holds no rows; it needs the columns image and score")
     columns = {name for _, row in raw for name in row}
     score_column = _score_column(path, columns)
-    rows: list[Row] = []
+    rows: list[LabelRow] = []
     problems: list[str] = []
     for place, cells in raw:
         try:
@@ -55,7 +56,7 @@ def read_table(path: Path, images: Path | None = None) -> Source:
             problems.append(f"{place}: {error}")
     raise_bad_rows(path, problems, "Each row needs an image and a number as its score.")
     raise_duplicates(path, rows)
-    return Source(
+    return LabelSource(
         name=path.stem,
         format="table",
         path=path,
@@ -73,7 +74,7 @@ def _score_column(path: Path, columns: set[str]) -> str:
     raise DataError(f"{path} has no column 'score' (or 'gt_score'), only {sorted(columns)}; name the scores' column so")
 
 
-def _row(folder: Path, place: str, cells: dict[str, Any], score_column: str, *, with_split: bool) -> Row:
+def _row(folder: Path, place: str, cells: dict[str, Any], score_column: str, *, with_split: bool) -> LabelRow:
     image = cells.get("image")
     if not isinstance(image, str) or not image.strip():
         raise ValueError(f"image is {image!r}, not a path")
@@ -90,7 +91,7 @@ def _row(folder: Path, place: str, cells: dict[str, Any], score_column: str, *, 
         if word not in _SPLITS:
             raise ValueError(f"split {cells.get('split')!r} is none of train, validation, test")
         split = _SPLITS[word]
-    return Row(name, path, _number(cells.get(score_column), score_column), place, std=std, split=split)
+    return LabelRow(name, path, _number(cells.get(score_column), score_column), place, std=std, split=split)
 
 
 def _given(value: Any) -> bool:

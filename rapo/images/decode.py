@@ -1,7 +1,9 @@
-"""Safe decoding: an image is judged by its header before a pixel of it is decoded, and is RGB afterwards.
+"""Safe decoding: an image is judged by its header before a pixel of it is decoded, and is RGB
+afterwards.
 
-Every way in (training data, rollouts, the service) goes through `decode_image`, so that the model sees the same
-pixels for the same bytes everywhere. No setting of Pillow is changed: many threads decode at the same time.
+Every way in (training data, rollouts, the service) goes through `decode_image`, so that the model
+sees the same pixels for the same bytes everywhere. No setting of Pillow is changed: many threads
+decode at the same time.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from rapo.errors import ImageError
 from rapo.images.structure import check_frames, check_structure
 from rapo.records import ImageRecord
 
-#: Pillow's names of the formats that are accepted. A JPEG that holds several pictures (MPO) counts as JPEG.
+#: Pillow's names of the formats that are accepted. A JPEG that holds several images (MPO) counts as
+#: JPEG.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 #: Stable words for counting, see `ImageError.reason`.
 REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_format", "too_many_pixels", "too_small",
                             "too_elongated", "too_many_frames", "too_complex", "truncated")  # fmt: skip
 
-#: Qwen2.5-VL's processor refuses a picture whose sides differ by more than this factor.
+#: Qwen2.5-VL's processor refuses an image whose sides differ by more than this factor.
 MAX_ASPECT = 200
 
 _STRIP_ROWS = 256
@@ -44,7 +47,8 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns of what is an error here or does no harm, in words taken from the file: a flood in a service's log.
+# Pillow warns of what is an error here or does no harm, in words taken from the file: a flood in a
+# service's log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # What Pillow's plugins raise on damaged input; they have no common base.
@@ -55,9 +59,9 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeE
 def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Image:
     """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
 
-    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not applied. What
-    follows the picture in the file is ignored; what stands before it makes it a file of an unknown format.
-    Raises `ImageError` with one of `REASONS`.
+    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not
+    applied. What follows the image in the file is ignored; what stands before it makes it a file of
+    an unknown format. Raises `ImageError` with one of `REASONS`.
     """
     _check_size(len(data), limits)
     check_structure(data, limits)
@@ -66,7 +70,8 @@ def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Imag
 
 
 def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -> bytes:
-    """The encoded bytes of a record, from memory or from its file; the size is checked before the file is read.
+    """The encoded bytes of a record, from memory or from its file; the size is checked before the
+    file is read.
 
     Raises `ImageError` with the reason missing, empty or too_many_bytes.
     """
@@ -88,7 +93,8 @@ def read_image_file(path: Path, limits: ImageConfig = ImageConfig()) -> bytes:
 
 
 def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> None:
-    """Raise `ImageError` if the file is not usable; `decode=False` looks at the header only and reads no more."""
+    """Raise `ImageError` if the file is not usable; `decode=False` looks at the header only and
+    reads no more."""
     if decode:
         decode_image(read_image_file(path, limits), limits)
         return
@@ -176,7 +182,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODE_ERRORS:
-        return 1  # damaged metadata does not make a good picture bad
+        return 1  # damaged metadata does not make a good image bad
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -189,7 +195,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Composited strip by strip: whole copies of a large picture with alpha would take a gigabyte."""
+    """Composited strip by strip: whole copies of a large image with alpha would take a gigabyte."""
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP_ROWS):
         box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
@@ -200,7 +206,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Deep greyscale to 8 bit. 16-bit white is 65535; wider types have no fixed white: the usual one that fits."""
+    """Deep greyscale to 8 bit. 16-bit white is 65535; wider types have no fixed white: the usual
+    one that fits."""
     if pixels.dtype.itemsize == 2:
         white = 65535.0
     else:

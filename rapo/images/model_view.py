@@ -1,7 +1,8 @@
-"""What the model saw: a picture decoded, upright, and at the size that the image processor makes of it, without torch.
+"""What the model saw: an image decoded, upright, and at the size that the image processor makes of
+it, without torch.
 
-The sizes are exactly the processor's. The pixels come from Pillow's resampling instead of torchvision's and differ from it by
-rounding; they are for people to look at, never for the model.
+The sizes are exactly the processor's. The pixels come from Pillow's resampling instead of
+torchvision's and differ from it by rounding; they are for people to look at, never for the model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FILES = ("processor_config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The picture as a PNG, its size, and the size it had before, each as (width, height) in pixels."""
+    """The image as a PNG, its size, and the size it had before, each as (width, height) in
+    pixels."""
 
     png: bytes
     size: tuple[int, int]
@@ -32,7 +34,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """The resizing of a model's image processor: sides are multiples of `factor`, the area lies in the given range."""
+    """The resizing of a model's image processor: sides are multiples of `factor`, the area lies in
+    the given range."""
 
     min_pixels: int
     max_pixels: int
@@ -41,7 +44,8 @@ class ModelView:
 
     @classmethod
     def of(cls, folder: Path) -> ModelView:
-        """The view of a model folder. Raises `ModelError` where its image processor is not described as expected."""
+        """The view of a model folder. Raises `ModelError` where its image processor is not
+        described as expected."""
         for name in _FILES:
             if (folder / name).is_file():
                 break
@@ -63,7 +67,7 @@ class ModelView:
             ) from error
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """The size at which the model sees a picture of `width` x `height` pixels."""
+        """The size at which the model sees an image of `width` x `height` pixels."""
         sides = [max(self.factor, round(side / self.factor) * self.factor) for side in (width, height)]
         if sides[0] * sides[1] > self.max_pixels:
             scale = math.sqrt(width * height / self.max_pixels)
@@ -74,7 +78,8 @@ class ModelView:
         return sides[0], sides[1]
 
     def render(self, data: bytes, limits: ImageConfig) -> Seen:
-        """The picture of an encoded file as the model sees it. Raises `ImageError` where it cannot be used."""
+        """The image of an encoded file as the model sees it. Raises `ImageError` where it cannot be
+        used."""
         image = decode_image(data, limits)
         fitted = image.resize(self.size(*image.size), self.resample)
         buffer = io.BytesIO()

@@ -1,11 +1,13 @@
 """A look at an encoded file's structure before any decoder sees it.
 
-Decoders allocate and loop as the file tells them to, and some of that happens while a header is opened. What is counted
-here costs microseconds on a real picture, and stops files that are small and take gigabytes or minutes:
+Decoders allocate and loop as the file tells them to, and some of that happens while a header is
+opened. What is counted here costs microseconds on a real image, and stops files that are small and
+take gigabytes or minutes:
 - WebP: the canvas, which its decoder allocates when it opens the file;
 - PNG: the number of chunks;
-- JPEG: the number of segments, and of scans, each of which is a pass over the whole picture;
-- TIFF: the number of values in its tags (strips above all), the size of a tile, and the chain of its pages;
+- JPEG: the number of segments, and of scans, each of which is a pass over the whole image;
+- TIFF: the number of values in its tags (strips above all), the size of a tile, and the chain of
+  its pages;
 - frames, in every format that has them. Only the first is ever decoded.
 """
 
@@ -17,7 +19,8 @@ import struct
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 
-# Real files stay far below: progressive JPEGs have about ten scans, 20 MiB of PNG in chunks of 8 KiB are 2,560.
+# Real files stay far below: progressive JPEGs have about ten scans, 20 MiB of PNG in chunks of 8
+# KiB are 2,560.
 MAX_SCANS = 100
 MAX_SEGMENTS = 2_000
 MAX_CHUNKS = 20_000
@@ -31,7 +34,8 @@ _TIFF_TEXT = frozenset((1, 2, 6, 7))  # bytes and text stay bytes in memory, how
 
 
 def check_structure(data: bytes, limits: ImageConfig) -> None:
-    """Raise `ImageError` (too_complex, too_many_frames, too_many_pixels) for what would cost too much to decode.
+    """Raise `ImageError` (too_complex, too_many_frames, too_many_pixels) for what would cost too
+    much to decode.
 
     Files that are damaged or of another format pass: the decoder says so better.
     """
@@ -141,7 +145,8 @@ def _check_tags(tags: list[tuple[int, int, int, int]], order: str, big: bool, li
 
 
 def _inline(kind: int, value: int, order: str, big: bool) -> int:
-    """A number that stands in the entry itself, left-aligned in the field that was read as one integer."""
+    """A number that stands in the entry itself, left-aligned in the field that was read as one
+    integer."""
     width = {3: 2, 4: 4, 16: 8}.get(kind, 8 if big else 4)
     field = struct.pack(order + ("Q" if big else "I"), value)
     return int.from_bytes(field[:width], "little" if order == "<" else "big")

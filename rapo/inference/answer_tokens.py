@@ -1,4 +1,5 @@
-"""How a tokenizer writes answers: which token each character of an answer is. The readout `expected` rests on it."""
+"""How a tokenizer writes answers: which token each character of an answer is. The readout
+`expected` rests on it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft ligh
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """`characters`: the token ids of `CHARACTERS`, in their order. `no_rationale`: those of `NO_RATIONALE`."""
+    """`characters`: the token ids of `CHARACTERS`, in their order. `no_rationale`: those of
+    `NO_RATIONALE`."""
 
     characters: tuple[int, ...]
     no_rationale: tuple[int, ...]
@@ -32,9 +34,11 @@ class AnswerTokens:
 
 
 def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
-    """Find the tokens and check that all 101 answers are written with them, whatever stands before and after.
+    """Find the tokens and check that all 101 answers are written with them, whatever stands before
+    and after.
 
-    Raises `ModelError` where an answer is written otherwise: its probability would then not be the product along its path.
+    Raises `ModelError` where an answer is written otherwise: its probability would then not be the
+    product along its path.
     """
     characters = []
     for character in CHARACTERS:

@@ -9,8 +9,8 @@ import numpy as np
 from rapo.answers.parse import parse_answer
 from rapo.config import Config
 from rapo.images.decode import decode_image, read_image_bytes
-from rapo.inference.asking import Completion, Picture, Sampling
-from rapo.inference.pictures import picture_of
+from rapo.inference.image_inputs import encode_image
+from rapo.inference.types import Completion, EncodedImage, SamplingSpec
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import Group, ImageRecord, Prediction
 from rapo.util.cache import BytesLRU
@@ -26,25 +26,28 @@ class GroupSampler:
         self._processor = processor
         self._config = config
         limit = config.policy.max_completion_tokens
-        self.training = Sampling(config.rapo.completions, config.rapo.sampling.temperature, limit)
-        self.greedy = Sampling(1, 0.0, limit, logprobs=False)
-        self._pictures: BytesLRU[Picture] = BytesLRU(_CACHE_BYTES, lambda picture: picture.patches.nbytes)
+        self.training = SamplingSpec(config.rapo.completions, config.rapo.sampling.temperature, limit)
+        self.greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
+        self._encoded: BytesLRU[EncodedImage] = BytesLRU(_CACHE_BYTES, lambda encoded: encoded.patches.nbytes)
         self._lock = threading.Lock()
 
-    def picture(self, record: ImageRecord) -> Picture:
-        """The record's picture as the engine takes it, made once while it is kept. From any thread."""
+    def encode(self, record: ImageRecord) -> EncodedImage:
+        """The record's image as the engine takes it, made once while it is kept. From any
+        thread."""
         limits = self._config.image
         with self._lock:
-            return self._pictures.get(
+            return self._encoded.get(
                 record.uid,
-                lambda: picture_of(self._processor, decode_image(read_image_bytes(record, limits), limits), record.uid),
+                lambda: encode_image(
+                    self._processor, decode_image(read_image_bytes(record, limits), limits), record.uid
+                ),
             )
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """Of the first completion; completion k draws with `seed + k`."""
         return derive_seed(self._config.run.seed, record.uid, step)
 
-    def group(self, record: ImageRecord, step: int, picture: Picture, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, encoded: EncodedImage, completions: list[Completion]) -> Group:
         token_ids = tuple(c.token_ids for c in completions)
         versions = tuple(c.versions for c in completions)
         oldest = min(int(v.min()) for v in versions)
@@ -57,7 +60,7 @@ class GroupSampler:
             target_std=record.std,
             step=step,
             weight_version=oldest,
-            prompt_tokens=len(picture.prompt_ids),
+            prompt_tokens=len(encoded.prompt_ids),
             token_ids=token_ids,
             logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
             texts=tuple(self._processor.decode(ids) for ids in token_ids),

@@ -1,7 +1,8 @@
 """Critiques from a vision-language model in vLLM: any that vLLM runs and that has a chat template.
 
-Unlike the policy's engine, every prompt differs (each image has its own private score in it) and the answer is text. Requests
-go through vLLM's chat interface, because the model's own template and processor know where an image belongs in its prompt.
+Unlike the policy's engine, every prompt differs (each image has its own private score in it) and
+the answer is text. Requests go through vLLM's chat interface, because the model's own template and
+processor know where an image belongs in its prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenCritique:
     """A critique's `text`, or None and the `problem` that the answer has."""
 
     text: str | None
@@ -48,29 +49,30 @@ def to_last_sentence(text: str) -> str:
     return text[: ends[-1]] if ends else ""
 
 
-def read_answer(text: str, *, truncated: bool, reasoning: bool = False) -> Written:
+def read_answer(text: str, *, truncated: bool, reasoning: bool = False) -> WrittenCritique:
     """The critique in a teacher's answer, on one line.
 
-    `truncated` says that the token limit ended the answer, `reasoning` that the prompt had opened a `<think>` already, as
-    the templates of reasoning models do. What a model thinks before `</think>` may name the score and is left out.
+    `truncated` says that the token limit ended the answer, `reasoning` that the prompt had opened a
+    `<think>` already, as the templates of reasoning models do. What a model thinks before
+    `</think>` may name the score and is left out.
     """
     _thought, closed, rest = text.rpartition(_CLOSE)
     if not closed and (reasoning or _OPEN in rest):
-        return Written(None, _too_short("inside the teacher's own reasoning", text))
+        return WrittenCritique(None, _too_short("inside the teacher's own reasoning", text))
     answer = " ".join(rest.split())
     if tag := _TAG.search(answer):
-        return Written(
+        return WrittenCritique(
             None, f"the critique holds the tag {tag[0]}, which marks the policy's own answer: {_head(answer)}"
         )
     if not answer:
-        return Written(None, "the teacher wrote nothing")
+        return WrittenCritique(None, "the teacher wrote nothing")
     if not truncated:
-        return Written(answer, None)
+        return WrittenCritique(answer, None)
     whole = to_last_sentence(answer)
     return (
-        Written(whole, None)
+        WrittenCritique(whole, None)
         if whole
-        else Written(None, _too_short("before its first full sentence was complete", answer))
+        else WrittenCritique(None, _too_short("before its first full sentence was complete", answer))
     )
 
 
@@ -84,7 +86,8 @@ def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def check_teacher_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless the folder looks like a model in the transformers format, of whatever architecture."""
+    """Raise `ModelError` unless the folder looks like a model in the transformers format, of
+    whatever architecture."""
     path, key = Path(folder), "aescot.teacher.model takes a local folder with a vision-language model"
     if not path.is_dir():
         raise ModelError(f"teacher folder not found: {folder}. {key}.")
@@ -130,15 +133,18 @@ class TeacherEngine:
             )
         self._tokenizer = self._llm.get_tokenizer()
 
-    def write(self, images: Sequence[Image.Image], scores: Sequence[float], seeds: Sequence[int]) -> list[Written]:
-        """A critique or a problem for each RGB image with its score in [0, 1], in order. One seed per image."""
-        results: list[Written | None] = []
+    def write(
+        self, images: Sequence[Image.Image], scores: Sequence[float], seeds: Sequence[int]
+    ) -> list[WrittenCritique]:
+        """A critique or a problem for each RGB image with its score in [0, 1], in order. One seed
+        per image."""
+        results: list[WrittenCritique | None] = []
         for image, score, seed in zip(images, scores, seeds, strict=True):
             try:
                 self._enqueue(shrink(image, self._settings.max_pixels), score, seed)
             except self._refusals as error:
-                # One picture that the model does not take must not cost the others of its batch.
-                results.append(Written(None, f"the teacher refused the picture: {error}"))
+                # One image that the model does not take must not cost the others of its batch.
+                results.append(WrittenCritique(None, f"the teacher refused the image: {error}"))
             else:
                 results.append(None)
         answers = iter([self._read(request) for request in self._llm.wait_for_completion(use_tqdm=False)])
@@ -158,7 +164,7 @@ class TeacherEngine:
         )
         self._llm.enqueue_chat(messages, parameters, use_tqdm=False)
 
-    def _read(self, request: Any) -> Written:
+    def _read(self, request: Any) -> WrittenCritique:
         (output,) = request.outputs
         prompt_end = self._tokenizer.decode(request.prompt_token_ids[-4:]).rstrip()
         return read_answer(

@@ -1,8 +1,8 @@
 """Loads a weight version into a running vLLM worker and proves that nothing was left out.
 
-vLLM mixes `WeightLoader` into its worker (`worker_extension_cls`). vLLM's own reload only warns about parameters that a
-reload did not assign; here that is an error, because a worker with half a new model would go on sampling as if nothing had
-happened.
+vLLM mixes `WeightLoader` into its worker (`worker_extension_cls`). vLLM's own reload only warns
+about parameters that a reload did not assign; here that is an error, because a worker with half a
+new model would go on sampling as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rapo.errors import WeightError
 
-#: What vLLM's loaders raise for an unknown name (Attribute-, Key- or ValueError) or a shape that does not fit.
+#: What vLLM's loaders raise for an unknown name (Attribute-, Key- or ValueError) or a shape that
+#: does not fit.
 _REFUSALS = (AssertionError, AttributeError, KeyError, RuntimeError, ValueError)
 
 
 def load_every_parameter(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> int:
-    """Assign every parameter of vLLM's `model` from `weights` (names as in transformers); the number of parameters assigned.
+    """Assign every parameter of vLLM's `model` from `weights` (names as in transformers); the
+    number of parameters assigned.
 
-    Raises `WeightError` for a tensor that the model does not take, and where a parameter was not assigned, or only in part (one
-    shard of a fused one). What `weights` itself raises passes. After an error the model is a mixture of versions: load again
-    before it is used.
+    Raises `WeightError` for a tensor that the model does not take, and where a parameter was not
+    assigned, or only in part (one shard of a fused one). What `weights` itself raises passes. After
+    an error the model is a mixture of versions: load again before it is used.
     """
     drawn = ""
 
@@ -57,8 +59,8 @@ def load_every_parameter(model: Any, model_config: Any, weights: Iterable[tuple[
 
 @contextmanager
 def _reloading(model: Any, model_config: Any) -> Iterator[None]:
-    """vLLM holds the shards of a fused parameter back until all have come. After an error what waits is dropped: it would count
-    towards the next version, which then does not load."""
+    """vLLM holds the shards of a fused parameter back until all have come. After an error what
+    waits is dropped: it would count towards the next version, which then does not load."""
     initialize_layerwise_reload(model)
     try:
         yield
@@ -85,13 +87,14 @@ class WeightLoader:
     model_runner: Any
 
     def rapo_load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> int:
-        """`load_every_parameter` of the worker's model, which then forgets what it had computed of images."""
+        """`load_every_parameter` of the worker's model, which then forgets what it had computed of
+        images."""
         assigned = load_every_parameter(self.model_runner.get_model(), self.model_runner.model_config, weights)
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()
         return assigned
 
-    def rapo_keep_pictures(self, features: dict[str, list[Any]]) -> None:
+    def rapo_keep_images(self, features: dict[str, list[Any]]) -> None:
         """Set the multimodal features, pixels included, of the requests that this worker knows."""
         for name, known in self.model_runner.requests.items():
             if name in features:

@@ -1,4 +1,5 @@
-"""The card of an exported model, `rapo.json` beside its weights: which weights they are and how they must be asked."""
+"""The card of an exported model, `rapo.json` beside its weights: which weights they are and how
+they must be asked."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ CARD = "rapo.json"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The scale of a data set's own scores. A score s in [0, 1] is `low + s * (high - low)` on it."""
+    """The scale of a data set's own scores. A score s in [0, 1] is `low + s * (high - low)` on
+    it."""
 
     name: str
     low: float
@@ -28,7 +30,8 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """`version` names the weights; `engine` holds the dtype and lengths that the model was trained with."""
+    """`version` names the weights; `engine` holds the dtype and lengths that the model was trained
+    with."""
 
     version: str
     scales: tuple[Scale, ...] = ()
@@ -36,7 +39,8 @@ class Card:
 
 
 def read_card(folder: str | Path) -> Card:
-    """The card in a model folder; one made from the weights where there is none. Raises `ModelError` where it is damaged."""
+    """The card in a model folder; one made from the weights where there is none. Raises
+    `ModelError` where it is damaged."""
     path = Path(folder) / CARD
     if not path.is_file():
         return Card(weights_version(Path(folder)))
@@ -50,7 +54,8 @@ def read_card(folder: str | Path) -> Card:
 
 
 def with_card(config: Config, card: Card) -> Config:
-    """The configuration with the lengths and the dtype that the model was trained with, as its card says."""
+    """The configuration with the lengths and the dtype that the model was trained with, as its card
+    says."""
     engine = card.engine
     policy: dict[str, Any] = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
     rollout = config.rollout
@@ -61,7 +66,8 @@ def with_card(config: Config, card: Card) -> Config:
 
 
 def weights_version(folder: Path) -> str:
-    """A short name for exactly these weights: the first 12 hex digits of the SHA-256 over all safetensors files."""
+    """A short name for exactly these weights: the first 12 hex digits of the SHA-256 over all
+    safetensors files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:

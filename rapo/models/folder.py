@@ -1,4 +1,5 @@
-"""Is a folder a model that rapo can train? Answered from its files alone, without torch or transformers."""
+"""Is a folder a model that rapo can train? Answered from its files alone, without torch or
+transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ MODEL_TYPE = "qwen2_5_vl"
 
 
 def check_model_folder(folder: str | Path) -> dict[str, Any]:
-    """The folder's `config.json`. Raises `ModelError` unless it looks like a Qwen2.5-VL in the transformers format."""
+    """The folder's `config.json`. Raises `ModelError` unless it looks like a Qwen2.5-VL in the
+    transformers format."""
     path = Path(folder)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")

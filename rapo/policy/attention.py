@@ -1,12 +1,14 @@
-"""Attention over shared prefixes: exact, and each prefix's keys and values exist once, however many completions follow it.
+"""Attention over shared prefixes: exact, and each prefix's keys and values exist once, however many
+completions follow it.
 
-Softmax attention over two sets of keys is the attention over each, weighted by the exponential of its log-sum-exp. A completion's
-queries therefore meet its own tokens (causal) and its image's prefix (all of it, the K completions' queries folded
-into one) in two calls, and the results are merged. The backward pass of a flash kernel needs only the *merged* output and
-log-sum-exp to give each part's exact share of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
+Softmax attention over two sets of keys is the attention over each, weighted by the exponential of
+its log-sum-exp. A completion's queries therefore meet its own tokens (causal) and its image's
+prefix (all of it, the K completions' queries folded into one) in two calls, and the results are
+merged. The backward pass of a flash kernel needs only the *merged* output and log-sum-exp to give
+each part's exact share of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
 
-transformers' layers look up the function that `install` puts into its table; the layout comes with the call, and a call
-without one is transformers' own attention.
+transformers' layers look up the function that `install` puts into its table; the layout comes with
+the call, and a call without one is transformers' own attention.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def install(model: PreTrainedModel) -> None:
-    """Have the text layers of `model` call `shared_prefix_attention`; the vision tower keeps what it has."""
+    """Have the text layers of `model` call `shared_prefix_attention`; the vision tower keeps what
+    it has."""
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.config.get_text_config()._attn_implementation = NAME
@@ -47,7 +50,8 @@ def shared_prefix_attention(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`query` `(1, heads, T, d)`, `key` and `value` `(1, kv_heads, T, d)` in the order of `layout`; gives `(1, T, heads, d)`."""
+    """`query` `(1, heads, T, d)`, `key` and `value` `(1, kv_heads, T, d)` in the order of `layout`;
+    gives `(1, T, heads, d)`."""
     if layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
@@ -66,7 +70,8 @@ def shared_prefix_attention(
 def concatenated(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float
 ) -> torch.Tensor:
-    """The same on any device by torch's own attention, with each prefix's keys and values repeated for its completions.
+    """The same on any device by torch's own attention, with each prefix's keys and values repeated
+    for its completions.
 
     All tensors `(T, heads, d)`.
     """
@@ -101,7 +106,8 @@ def _heads_first(grid: torch.Tensor) -> torch.Tensor:
 
 
 class _Merged(torch.autograd.Function):
-    """Two flash calls per completion, merged by their log-sum-exp; CPU kernels. Tensors `(T, heads, d)`."""
+    """Two flash calls per completion, merged by their log-sum-exp; CPU kernels. Tensors `(T, heads,
+    d)`."""
 
     @staticmethod
     def forward(
@@ -173,7 +179,8 @@ class _Merged(torch.autograd.Function):
 
 
 def _fold(grid: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """`(G * K, heads, C, d)` to `(G, heads, K * C, d)`: a prefix meets the queries of all its completions at once."""
+    """`(G * K, heads, C, d)` to `(G, heads, K * C, d)`: a prefix meets the queries of all its
+    completions at once."""
     return grid.unflatten(0, (-1, layout.group_size)).transpose(1, 2).flatten(2, 3)
 
 

@@ -16,8 +16,9 @@ from rapo.policy.processing import Prepared
 class GroupBatch:
     """G images with K completions each, as tensors.
 
-    `prompt_ids` `(G, P)` left-padded with `prompt_mask`; `completion_ids` `(G, K, C)` right-padded with `completion_mask`;
-    `pixels` `(patches of all images, patch_dim)`; `grid` `(G, 3)`. `padded` says whether any prompt is padded.
+    `prompt_ids` `(G, P)` left-padded with `prompt_mask`; `completion_ids` `(G, K, C)` right-padded
+    with `completion_mask`; `pixels` `(patches of all images, patch_dim)`; `grid` `(G, 3)`. `padded`
+    says whether any prompt is padded.
     """
 
     prompt_ids: torch.Tensor
@@ -41,10 +42,12 @@ class GroupBatch:
 
 
 def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]], pad: int) -> GroupBatch:
-    """Pad G prepared images and their K completions (token ids, each at least one long) into one batch."""
+    """Pad G prepared images and their K completions (token ids, each at least one long) into one
+    batch."""
     count, width = len(prepared), max(len(item.prompt_ids) for item in prepared)
     group_size = len(completions[0])
-    # Two at least: a one-token batch would skip a pass that other ranks make, and under ZeRO-3 all ranks' calls must match.
+    # Two at least: a one-token batch would skip a pass that other ranks make, and under ZeRO-3 all
+    # ranks' calls must match.
     length = max(2, *(len(ids) for group in completions for ids in group))
     prompt_ids = np.full((count, width), pad, dtype=np.int64)
     prompt_mask = np.zeros((count, width), dtype=np.int64)
@@ -68,7 +71,8 @@ def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray
 
 
 def pack_rows(values: Sequence[Sequence[NDArray[np.floating]]], mask: torch.Tensor) -> torch.Tensor:
-    """Per-token values of G x K completions, flat `(tokens,)` float32 in the order in which `mask` selects tokens."""
+    """Per-token values of G x K completions, flat `(tokens,)` float32 in the order in which `mask`
+    selects tokens."""
     flat = np.concatenate([np.asarray(row, dtype=np.float32) for group in values for row in group])
     if len(flat) != int(mask.sum()):
         raise ValueError(f"{len(flat)} per-token values for {int(mask.sum())} completion tokens")

@@ -19,7 +19,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Rank:
     """One process of a training world.
 
-    `local_rank` is the index of its device among those it can see: 0 for a Ray actor, which sees its own only.
+    `local_rank` is the index of its device among those it can see: 0 for a Ray actor, which sees
+    its own only.
     """
 
     rank: int
@@ -33,7 +34,8 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
-    """AdamW with a schedule over `steps`: linear warm-up, then constant, linear or cosine decay to zero."""
+    """AdamW with a schedule over `steps`: linear warm-up, then constant, linear or cosine decay to
+    zero."""
 
     learning_rate: float
     weight_decay: float
@@ -58,12 +60,14 @@ def prepare_process(threads: int) -> None:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(threads)
-        # Tiny gradients become denormals, which this hardware computes an order of magnitude slower.
+        # Tiny gradients become denormals, which this hardware computes an order of magnitude
+        # slower.
         torch.set_flush_denormal(True)
 
 
 def join_world(rank: Rank) -> None:
-    """Join the process group (NCCL on GPUs, gloo on CPUs); raises after `rank.timeout_s` where a peer is missing."""
+    """Join the process group (NCCL on GPUs, gloo on CPUs); raises after `rank.timeout_s` where a
+    peer is missing."""
     prepare_process(rank.threads)
     os.environ.update(
         MASTER_ADDR=rank.address,
@@ -132,7 +136,8 @@ def freeze_vision(policy: GroupPolicy) -> None:
 
 
 def accumulate(engine: Any, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
-    """Backward over micro-batches (`losses` are called one by one, so that one graph lives at a time), then one step."""
+    """Backward over micro-batches (`losses` are called one by one, so that one graph lives at a
+    time), then one step."""
     values = []
     for index, loss_of in enumerate(losses):
         engine.set_gradient_accumulation_boundary(index == len(losses) - 1)

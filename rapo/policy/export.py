@@ -17,7 +17,8 @@ from rapo.records import WeightManifest
 def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: Iterable[Chunk]) -> None:
     """Model, tokenizer and processor into `folder`; configuration and processor come from `source`.
 
-    Raises `WeightError` where the version holds a tensor that the model lacks, or the other way round.
+    Raises `WeightError` where the version holds a tensor that the model lacks, or the other way
+    round.
     """
     tensors = dict(unpack(manifest, chunks))
     config = AutoConfig.from_pretrained(source, local_files_only=True)

@@ -1,8 +1,10 @@
-"""LoRA on the policy's text model (Hu et al. 2021, arXiv 2106.09685), by peft: adapters in, merged weights out.
+"""LoRA on the policy's text model (Hu et al. 2021, arXiv 2106.09685), by peft: adapters in, merged
+weights out.
 
-The adapters are injected in place: class and module paths of the model stay, `layer.self_attn.q_proj(x)` still works. Outside of
-the learner nothing knows of them, because weights leave it merged (`rapo.policy.weights.model_tensors`).
-peft is imported only where adapters are made.
+The adapters are injected in place: class and module paths of the model stay,
+`layer.self_attn.q_proj(x)` still works. Outside of the learner nothing knows of them, because
+weights leave it merged (`rapo.policy.weights.model_tensors`). peft is imported only where adapters
+are made.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _NAME = "default"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What the weight `(out, in)` of a linear layer gains: `scaling * up @ down`; `down` is `(rank, in)`, `up` `(out, rank)`."""
+    """What the weight `(out, in)` of a linear layer gains: `scaling * up @ down`; `down` is `(rank,
+    in)`, `up` `(out, rank)`."""
 
     down: nn.Parameter
     up: nn.Parameter
@@ -33,16 +36,19 @@ class Adapter:
     def merge(self, weight: torch.Tensor) -> torch.Tensor:
         """`weight` with the update added, computed in float32, in the dtype of `weight`.
 
-        An element that gains nothing keeps its bits, so fresh adapters (`up` is zero) give the base weight itself.
+        An element that gains nothing keeps its bits, so fresh adapters (`up` is zero) give the base
+        weight itself.
         """
         gain = self.scaling * (self.up.detach().float() @ self.down.detach().float())
         return torch.where(gain == 0.0, weight, (weight.float() + gain).to(weight.dtype))
 
 
 def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *, seed: int) -> None:
-    """Freeze `model` and put a trainable adapter of `settings.rank` on each target layer of its text model, in place.
+    """Freeze `model` and put a trainable adapter of `settings.rank` on each target layer of its
+    text model, in place.
 
-    The same `seed` gives the same adapters on every rank. Raises `ModelError` for a target that the text model lacks.
+    The same `seed` gives the same adapters on every rank. Raises `ModelError` for a target that the
+    text model lacks.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -66,7 +72,8 @@ def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *,
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Within it `model` computes what its base would: the reference policy, without a second copy of the weights."""
+    """Within it `model` computes what its base would: the reference policy, without a second copy
+    of the weights."""
     layers = [layer for _, layer in _adapted(model)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -78,9 +85,11 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Adapter | None]]:
-    """`(name, parameter, adapter)` under the names that the model had before `add_lora`, in the same order.
+    """`(name, parameter, adapter)` under the names that the model had before `add_lora`, in the
+    same order.
 
-    The adapter of a parameter is merged into it by the reader, who may have to gather the parts first.
+    The adapter of a parameter is merged into it by the reader, who may have to gather the parts
+    first.
     """
     adapters = {
         path: Adapter(layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight, float(layer.scaling[_NAME]))

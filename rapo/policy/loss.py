@@ -1,7 +1,9 @@
-"""The policy-gradient loss on scored groups (the paper's objective J, with its clip bounds made to bind).
+"""The policy-gradient loss on scored groups (the paper's objective J, with its clip bounds made to
+bind).
 
-The ratio is taken to the *behaviour* log-probs, those of the sampler that drew the tokens, so that a difference between sampler
-and learner, or several updates on one batch, is corrected for and clipped instead of ignored.
+The ratio is taken to the *behaviour* log-probs, those of the sampler that drew the tokens, so that
+a difference between sampler and learner, or several updates on one batch, is corrected for and
+clipped instead of ignored.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from rapo.config import LossConfig
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """Per-token inputs of the loss, each `(tokens,)`; `sequence` is the index of the token's completion.
+    """Per-token inputs of the loss, each `(tokens,)`; `sequence` is the index of the token's
+    completion.
 
-    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL is taken. `fresh` (bool)
-    marks the tokens that the sampler drew from the very weights that `log_probs` come from, None: all.
+    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL
+    is taken. `fresh` (bool) marks the tokens that the sampler drew from the very weights that
+    `log_probs` come from, None: all.
     """
 
     log_probs: torch.Tensor
@@ -32,8 +36,9 @@ class TokenTerms:
 
 @dataclass(frozen=True, slots=True)
 class Normalizer:
-    """What the summed loss is divided by: counts over the *whole* batch, so that any split over micro-batches and ranks gives
-    the same gradient. `scale` undoes the averaging over ranks that data-parallel training does."""
+    """What the summed loss is divided by: counts over the *whole* batch, so that any split over
+    micro-batches and ranks gives the same gradient. `scale` undoes the averaging over ranks that
+    data-parallel training does."""
 
     completions: int
     tokens: int
@@ -44,13 +49,16 @@ class Normalizer:
 def policy_loss(
     terms: TokenTerms, settings: LossConfig, normalizer: Normalizer
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `fresh_tokens`, `drift_kl`, `clipped`, `capped`, `tokens`.
+    """The loss (scalar) and sums for metrics: `kl`, `mismatch_kl`, `fresh_tokens`, `drift_kl`,
+    `clipped`, `capped`, `tokens`.
 
-    Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour, cap)` (truncated importance
-    sampling: without the cap a negative advantage has no bound) and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`.
-    `mismatch_kl` is the k3 estimate of KL(behaviour || policy) on fresh tokens: how far sampler and learner differ on the same
-    weights. `drift_kl` is that on all tokens: staleness and several updates on one batch add to it. With
-    `importance_correction` off, the ratio is taken to the policy itself, as if every token were fresh.
+    Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour,
+    cap)` (truncated importance sampling: without the cap a negative advantage has no bound) and `k3
+    = exp(d) - d - 1`, `d = log pi_ref - log pi`. `mismatch_kl` is the k3 estimate of KL(behaviour
+    || policy) on fresh tokens: how far sampler and learner differ on the same weights. `drift_kl`
+    is that on all tokens: staleness and several updates on one batch add to it. With
+    `importance_correction` off, the ratio is taken to the policy itself, as if every token were
+    fresh.
     """
     log_ratio = terms.log_probs - terms.behaviour
     corrected = log_ratio if settings.importance_correction else terms.log_probs - terms.log_probs.detach()

@@ -1,7 +1,7 @@
 """Images and text to what the policy takes, the same for learner and sampler.
 
-The prompt is tokenised once and its single image pad is widened to the number of features each image will have; the two counts
-are equal by construction, and a prompt is never truncated.
+The prompt is tokenised once and its single image pad is widened to the number of features each
+image will have; the two counts are equal by construction, and a prompt is never truncated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from rapo.models.folder import check_model_folder
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One image, ready: `pixels` float32 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` int64 `(P,)`."""
+    """One image, ready: `pixels` float32 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids`
+    int64 `(P,)`."""
 
     pixels: NDArray[np.float32]
     grid: NDArray[np.int64]
@@ -32,7 +33,8 @@ class Prepared:
 
 
 class PolicyProcessor:
-    """Tokenizer, image processor and chat template of a model folder, behind the few calls that rapo makes.
+    """Tokenizer, image processor and chat template of a model folder, behind the few calls that
+    rapo makes.
 
     Raises `ModelError` where the folder is missing or holds no Qwen2.5-VL.
     """
@@ -55,7 +57,8 @@ class PolicyProcessor:
         return self.processor.apply_chat_template(chat(text), tokenize=False, add_generation_prompt=True)
 
     def tokenize_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a rendered prompt, with exactly one image pad (engines widen it themselves)."""
+        """Token ids of a rendered prompt, with exactly one image pad (engines widen it
+        themselves)."""
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         if ids.count(self.image_token_id) != 1:
             raise ModelError(
@@ -66,9 +69,11 @@ class PolicyProcessor:
 
     @property
     def banned_token_ids(self) -> list[int]:
-        """Tokens that no completion may hold: every special token but the stop token, and ids without a token.
+        """Tokens that no completion may hold: every special token but the stop token, and ids
+        without a token.
 
-        A sampled vision token would make the learner's image-pad count wrong; sampler and learner mask the same ids.
+        A sampled vision token would make the learner's image-pad count wrong; sampler and learner
+        mask the same ids.
         """
         special = set(self.tokenizer.all_special_ids) | {
             i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
@@ -77,9 +82,11 @@ class PolicyProcessor:
         return sorted(special - set(self.stop_token_ids))
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The RGB image at the size at which the model sees it, resized as the image processor itself does it.
+        """The RGB image at the size at which the model sees it, resized as the image processor
+        itself does it.
 
-        `prepare(fit(image))` equals `prepare(image)` to the last bit, so a picture of many megapixels need be decoded once only.
+        `prepare(fit(image))` equals `prepare(image)` to the last bit, so an image of many
+        megapixels need be decoded once only.
         """
         resizer = self.processor.image_processor
         factor = resizer.patch_size * resizer.merge_size
@@ -105,7 +112,8 @@ class PolicyProcessor:
         return [*self.prompt_token_ids[:at], *pads, *self.prompt_token_ids[at + 1 :]]
 
     def prompt_length(self, image: Image.Image) -> int:
-        """Number of prompt tokens for an image, its features included, without processing its pixels."""
+        """Number of prompt tokens for an image, its features included, without processing its
+        pixels."""
         patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width)
         return len(self.prompt_token_ids) - 1 + patches // self._merge**2
 

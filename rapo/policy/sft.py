@@ -36,7 +36,8 @@ class Example:
 
 
 class SupervisedTrainer:
-    """Trains the policy of `model_dir` to write critique and score. The process group must be up."""
+    """Trains the policy of `model_dir` to write critique and score. The process group must be
+    up."""
 
     def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
         self._config = config
@@ -60,7 +61,8 @@ class SupervisedTrainer:
         self._batch = max(1, settings.batch_size // world)
 
     def example(self, image: bytes, critique: str, score: float) -> Example:
-        """Raises `ImageError` where the image does not decode, `ConfigError` where the configured lengths do not hold it."""
+        """Raises `ImageError` where the image does not decode, `ConfigError` where the configured
+        lengths do not hold it."""
         target = self.processor.encode_completion(format_completion(critique, score))
         example = Example(self.processor.prepare(decode_image(image, self._config.image)), target)
         longest, room = self._config.policy.max_completion_tokens, self._config.rollout.engine.max_model_len
@@ -77,7 +79,8 @@ class SupervisedTrainer:
         return example
 
     def step(self, examples: Sequence[Example]) -> float:
-        """One optimiser step on this rank's examples; the mean negative log-likelihood per target token."""
+        """One optimiser step on this rank's examples; the mean negative log-likelihood per target
+        token."""
         size, tokens = self._config.coldstart.micro_batch_size, sum(len(e.target) for e in examples)
         parts = [examples[start : start + size] for start in range(0, len(examples), size)]
         return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in parts]))
@@ -95,15 +98,16 @@ class SupervisedTrainer:
         return self._batch
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
-        """The trained parameters, see `rapo.policy.weights.model_tensors`; call it on every rank."""
+        """The trained parameters, see `rapo.policy.weights.model_tensors`; call it on every
+        rank."""
         return model_tensors(self.engine.module.model)
 
 
 def endless(epochs: Iterable[Iterable[Example]], size: int, budget_bytes: int, seed: int) -> Iterator[list[Example]]:
     """Batches of `size` for ever.
 
-    `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it is kept and reshuffled
-    instead of read again.
+    `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it
+    is kept and reshuffled instead of read again.
     """
     kept: list[Example] | None = []
     used, batch = 0, []

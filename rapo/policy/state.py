@@ -1,7 +1,8 @@
-"""A rank's whole training state as files: weights, optimiser shard, schedule, random generators. DeepSpeed's own format.
+"""A rank's whole training state as files: weights, optimiser shard, schedule, random generators.
+DeepSpeed's own format.
 
-Every rank of the world saves and loads together. A state is bound to the world size that saved it; `to_universal`
-rewrites one, so that a world of another size can load it.
+Every rank of the world saves and loads together. A state is bound to the world size that saved it;
+`to_universal` rewrites one, so that a world of another size can load it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ StateFiles = dict[str, NDArray[np.uint8]]
 
 _TAG = "state"
 _MEMORY = Path("/dev/shm")
-# DeepSpeed converts only what says of itself that it may be; nothing in a plain transformer needs a rule of its own.
+# DeepSpeed converts only what says of itself that it may be; nothing in a plain transformer needs a
+# rule of its own.
 _CONVERTIBLE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
 def save_state(engine: Any, folder: Path, **facts: Any) -> None:
-    """Write this rank's files to `folder`/state, and `facts` with them. The ranks may use one folder or one each."""
+    """Write this rank's files to `folder`/state, and `facts` with them. The ranks may use one
+    folder or one each."""
     (folder / _TAG).mkdir(parents=True, exist_ok=True)
     generators = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -41,7 +44,8 @@ def save_state(engine: Any, folder: Path, **facts: Any) -> None:
 
 
 def load_state(engine: Any, folder: Path, *, universal: bool = False) -> dict[str, Any]:
-    """Take over the state of `folder`; the facts that it was saved with. `universal`: it was made by `to_universal`.
+    """Take over the state of `folder`; the facts that it was saved with. `universal`: it was made
+    by `to_universal`.
 
     Raises `RunFolderError` where there is none.
     """
@@ -63,7 +67,8 @@ def load_state(engine: Any, folder: Path, *, universal: bool = False) -> dict[st
 
 
 def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
-    """Rewrite the state of `folder` (of all ranks, in one folder) under `target`, for a world of any size."""
+    """Rewrite the state of `folder` (of all ranks, in one folder) under `target`, for a world of
+    any size."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(folder / _TAG), "--output_folder", str(target / _TAG)]
     try:
@@ -79,14 +84,16 @@ def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
 
 
 def pack_state(engine: Any, **facts: Any) -> StateFiles:
-    """This rank's files as bytes. They pass through memory, not through a disk, where the system has a place for that."""
+    """This rank's files as bytes. They pass through memory, not through a disk, where the system
+    has a place for that."""
     with _scratch() as folder:
         save_state(engine, folder, **facts)
         return {path.name: np.fromfile(path, np.uint8) for path in sorted((folder / _TAG).iterdir())}
 
 
 def unpack_state(engine: Any, *parts: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
-    """Take over a state from the bytes of this rank's files and of those that it shares (rank 0's); its facts."""
+    """Take over a state from the bytes of this rank's files and of those that it shares (rank 0's);
+    its facts."""
     with _scratch() as folder:
         (folder / _TAG).mkdir()
         for name, data in (item for part in parts for item in part.items()):

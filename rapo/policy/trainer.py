@@ -41,7 +41,8 @@ def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGenera
 
 
 class PolicyTrainer:
-    """The policy of `model_dir` under DeepSpeed. The process group must be up. `version` counts optimiser steps."""
+    """The policy of `model_dir` under DeepSpeed. The process group must be up. `version` counts
+    optimiser steps."""
 
     def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
         self._config = config
@@ -73,7 +74,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing. With LoRA it is in the model.
+        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing.
+        # With LoRA it is in the model.
         if rapo.loss.kl_beta > 0.0 and not self._lora:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
@@ -86,7 +88,8 @@ class PolicyTrainer:
         )
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
-        """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add them up over ranks)."""
+        """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add
+        them up over ranks)."""
         prepared = {uid: self._prepared.get(uid, partial(self._prepare, data)) for uid, data in images.items()}
         totals: dict[str, float] = {}
         learning_rate = float(
@@ -178,7 +181,8 @@ class PolicyTrainer:
         return batch.to(device(), torch_dtype(self._config.policy.dtype))
 
     def _idle_loss(self) -> torch.Tensor:
-        """A forward pass whose loss is zero, to take part in the collective calls of a micro-batch without groups."""
+        """A forward pass whose loss is zero, to take part in the collective calls of a micro-batch
+        without groups."""
         from PIL import Image
 
         blank = self.processor.prepare(Image.new("RGB", (56, 56)))
@@ -196,7 +200,8 @@ class PolicyTrainer:
 
     @property
     def published_chunks(self) -> int:
-        """How many chunks `publish` makes; known before the first version, as it depends on the parameters' sizes alone."""
+        """How many chunks `publish` makes; known before the first version, as it depends on the
+        parameters' sizes alone."""
         dense = dense_parameters(self.engine.module.model)
         sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
         return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
@@ -218,16 +223,17 @@ class PolicyTrainer:
         self.version = unpack_state(self.engine, *parts)["version"]
 
     def snapshot(self, version: int) -> None:
-        """Copy the weights aside (rank 0 holds the copy; under ZeRO-3 call it on every rank), so that `publish` may stream them
-        from another thread while the next step changes them."""
+        """Copy the weights aside (rank 0 holds the copy; under ZeRO-3 call it on every rank), so
+        that `publish` may stream them from another thread while the next step changes them."""
         copy = [
             (name, tensor.clone()) for name, tensor in model_tensors(self.engine.module.model) if tensor is not None
         ]
         self._snapshots = {version: copy}
 
     def publish(self, version: int) -> Iterator[Any]:
-        """Chunks and manifest of the snapshot of `version`, or, without one, of the current weights (see
-        `rapo.policy.weights.pack`; under ZeRO-3 call it on every rank then). Ranks other than 0 yield nothing."""
+        """Chunks and manifest of the snapshot of `version`, or, without one, of the current weights
+        (see `rapo.policy.weights.pack`; under ZeRO-3 call it on every rank then). Ranks other than
+        0 yield nothing."""
         chunk_bytes = self._config.learner.chunk_mib * 2**20
         if version in self._snapshots:
             yield from pack(self._snapshots[version], version, chunk_bytes)
@@ -243,14 +249,16 @@ class PolicyTrainer:
 
 
 def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGroup]]:
-    """`groups` in `count` nearly equal parts, sorted by prompt length so that little is padded; parts may be empty."""
+    """`groups` in `count` nearly equal parts, sorted by prompt length so that little is padded;
+    parts may be empty."""
     ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
     bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
 def _fresh(group: Group, version: int) -> NDArray[np.bool_]:
-    """Which of a group's tokens, `(tokens,)` over its completions, were drawn from weight version `version`."""
+    """Which of a group's tokens, `(tokens,)` over its completions, were drawn from weight version
+    `version`."""
     if group.token_versions is None:
         return np.full(sum(len(ids) for ids in group.token_ids), group.weight_version == version)
     return np.concatenate(group.token_versions) == version

@@ -1,10 +1,13 @@
-"""A weight version as bytes: packed into chunks with a manifest, unpacked with every checksum verified.
+"""A weight version as bytes: packed into chunks with a manifest, unpacked with every checksum
+verified.
 
-Tensors stream: one parameter is gathered at a time, and no more than one chunk is held beside the model. Names are those of
-transformers' in-memory modules; tied parameters appear once, and adapters (LoRA) are merged.
+Tensors stream: one parameter is gathered at a time, and no more than one chunk is held beside the
+model. Names are those of transformers' in-memory modules; tied parameters appear once, and adapters
+(LoRA) are merged.
 
-A chunk is a list of `uint8` arrays, one per tensor: pickle hands each to the object store as it lies in memory, so nothing is put
-together before, and the reader gets views of the store's own pages.
+A chunk is a list of `uint8` arrays, one per tensor: pickle hands each to the object store as it
+lies in memory, so nothing is put together before, and the reader gets views of the store's own
+pages.
 """
 
 from __future__ import annotations
@@ -31,14 +34,17 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 
 def checksum(data: NDArray[np.uint8]) -> str:
-    """xxh3-128 of the bytes: integrity against loss and mix-ups at memory speed, not against an attacker."""
+    """xxh3-128 of the bytes: integrity against loss and mix-ups at memory speed, not against an
+    attacker."""
     return xxhash.xxh3_128_hexdigest(data.data)
 
 
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """`(name, tensor on CPU)` for every parameter, LoRA merged in (in float32, then the base's dtype) under the base's name.
+    """`(name, tensor on CPU)` for every parameter, LoRA merged in (in float32, then the base's
+    dtype) under the base's name.
 
-    Under ZeRO-3 each is gathered alone, with its adapter, on all ranks together; ranks other than 0 get None.
+    Under ZeRO-3 each is gathered alone, with its adapter, on all ranks together; ranks other than 0
+    get None.
     """
     for name, parameter, adapter in dense_parameters(model):
         if not hasattr(parameter, "ds_id"):
@@ -57,10 +63,11 @@ def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tens
 
 
 def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes: int) -> Iterator[Any]:
-    """Yield chunks of at most `chunk_bytes` (a larger tensor has one of its own), then the `WeightManifest`.
+    """Yield chunks of at most `chunk_bytes` (a larger tensor has one of its own), then the
+    `WeightManifest`.
 
-    The arrays are views of the tensors where these are contiguous and on the CPU: whoever takes a chunk copies it, as the object
-    store does, before the tensors change.
+    The arrays are views of the tensors where these are contiguous and on the CPU: whoever takes a
+    chunk copies it, as the object store does, before the tensors change.
     """
     specs: list[TensorSpec] = []
     parts: list[NDArray[np.uint8]] = []
@@ -95,11 +102,12 @@ def unpack(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """`(name, tensor)` pairs in the manifest's order, each verified before it is handed out.
 
-    A chunk is let go of before the next one is asked for. With `views` the tensors are the chunk's own memory, which the receiver
-    only reads: on a node all readers share it. The last of each chunk is a copy in any case, so that a receiver which still
-    holds it does not hold the chunk.
+    A chunk is let go of before the next one is asked for. With `views` the tensors are the chunk's
+    own memory, which the receiver only reads: on a node all readers share it. The last of each
+    chunk is a copy in any case, so that a receiver which still holds it does not hold the chunk.
 
-    Raises `WeightError` for a missing chunk or a checksum that differs; the receiver must then refuse the version.
+    Raises `WeightError` for a missing chunk or a checksum that differs; the receiver must then
+    refuse the version.
     """
     stream = iter(chunks)
     for _, group in groupby(manifest.tensors, key=lambda spec: spec.chunk):

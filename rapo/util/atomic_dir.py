@@ -11,9 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a folder to; when the block ends well it takes the place of `target`.
+    """A path beside `target` to write a folder to; when the block ends well it takes the place of
+    `target`.
 
-    What an earlier, unfinished attempt left is removed first. Everything is synced before the rename.
+    What an earlier, unfinished attempt left is removed first. Everything is synced before the
+    rename.
     """
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)

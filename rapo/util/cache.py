@@ -1,4 +1,5 @@
-"""A least-recently-used cache that is bounded by bytes, for images that are needed again and again."""
+"""A least-recently-used cache that is bounded by bytes, for images that are needed again and
+again."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ T = TypeVar("T")
 
 
 class BytesLRU(Generic[T]):
-    """Keeps values up to `limit` bytes together, `size_of` telling each one's; a value over the limit is never kept.
+    """Keeps values up to `limit` bytes together, `size_of` telling each one's; a value over the
+    limit is never kept.
 
     Not thread-safe: one caller at a time.
     """
@@ -25,7 +27,8 @@ class BytesLRU(Generic[T]):
         return len(self._items)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of `key`, made now unless it is still here. An error of `make` passes through and nothing is kept."""
+        """The value of `key`, made now unless it is still here. An error of `make` passes through
+        and nothing is kept."""
         if (kept := self.find(key)) is not None:
             return kept
         value = make()

@@ -1,4 +1,5 @@
-"""What the files of a folder must be: sizes and checksums, so that a torn or damaged folder is known before it is used."""
+"""What the files of a folder must be: sizes and checksums, so that a torn or damaged folder is
+known before it is used."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ if _version_not_supported:
 
 
 class AestheticScorerStub:
-    """Judges the beauty of pictures and says why.
+    """Judges the beauty of images and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
-    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    INVALID_ARGUMENT     the request or an image in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many images); google.rpc.BadRequest names each field at fault and why.
     Sending the same again fails again.
     UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
-    FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    FAILED_PRECONDITION  the model read the image but its answer holds no score. There is never a made-up score
+    instead. Decoding is greedy, so the same image fails again until the model changes.
     NOT_FOUND            no model version of the name asked for is served.
     RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
     try again. Also: the message is larger than the server takes at all; then there is no
@@ -86,15 +86,15 @@ class AestheticScorerStub:
 
 
 class AestheticScorerServicer:
-    """Judges the beauty of pictures and says why.
+    """Judges the beauty of images and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
-    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    INVALID_ARGUMENT     the request or an image in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many images); google.rpc.BadRequest names each field at fault and why.
     Sending the same again fails again.
     UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
-    FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    FAILED_PRECONDITION  the model read the image but its answer holds no score. There is never a made-up score
+    instead. Decoding is greedy, so the same image fails again until the model changes.
     NOT_FOUND            no model version of the name asked for is served.
     RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
     try again. Also: the message is larger than the server takes at all; then there is no
@@ -108,14 +108,14 @@ class AestheticScorerServicer:
     """
 
     def Score(self, request, context):
-        """Scores one picture.
+        """Scores one image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScoreBatch(self, request, context):
-        """Scores several pictures of one call. One that fails does not stop the others: each result is a response or an
+        """Scores several images of one call. One that fails does not stop the others: each result is a response or an
         error, in the order of the requests. The call itself fails only where the request as a whole cannot be served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,10 +123,10 @@ class AestheticScorerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ScoreStream(self, request_iterator, context):
-        """Scores pictures as they come, for bulk work. Results come as each is ready, in any order, under the request ids
+        """Scores images as they come, for bulk work. Results come as each is ready, in any order, under the request ids
         that the client chose (`ScoreResult.request_id`; each must be set, and unique among those under way: otherwise the
-        call ends with INVALID_ARGUMENT, because a result could only be given to the wrong picture). The server
-        reads on only while fewer than `Limits.max_stream_in_flight` pictures are under way: a client that sends faster is
+        call ends with INVALID_ARGUMENT, because a result could only be given to the wrong image). The server
+        reads on only while fewer than `Limits.max_stream_in_flight` images are under way: a client that sends faster is
         held up by gRPC's flow control, not refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,7 +134,7 @@ class AestheticScorerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rank(self, request, context):
-        """Orders pictures from best to worst, with the probability that each is preferred to each other.
+        """Orders images from best to worst, with the probability that each is preferred to each other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,15 +196,15 @@ def add_AestheticScorerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AestheticScorer:
-    """Judges the beauty of pictures and says why.
+    """Judges the beauty of images and says why.
 
     Every RPC of this service is free of side effects, so that any call may be repeated. Status codes:
-    INVALID_ARGUMENT     the request or a picture in it cannot be used (not an image, damaged, too large, too small, an
-    unknown readout, too many pictures); google.rpc.BadRequest names each field at fault and why.
+    INVALID_ARGUMENT     the request or an image in it cannot be used (not an image, damaged, too large, too small, an
+    unknown readout, too many images); google.rpc.BadRequest names each field at fault and why.
     Sending the same again fails again.
     UNAUTHENTICATED      the server asks for a bearer token (metadata "authorization"), and none that it knows came.
-    FAILED_PRECONDITION  the model read the picture but its answer holds no score. There is never a made-up score
-    instead. Decoding is greedy, so the same picture fails again until the model changes.
+    FAILED_PRECONDITION  the model read the image but its answer holds no score. There is never a made-up score
+    instead. Decoding is greedy, so the same image fails again until the model changes.
     NOT_FOUND            no model version of the name asked for is served.
     RESOURCE_EXHAUSTED   the queue is full, or the client sent more than its share; google.rpc.RetryInfo says when to
     try again. Also: the message is larger than the server takes at all; then there is no

@@ -1,4 +1,5 @@
-"""Who may come in: the check that stands before every method, known or not, health and reflection included."""
+"""Who may come in: the check that stands before every method, known or not, health and reflection
+included."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9._@-]")
 _client: ContextVar[str] = ContextVar("rapo_client", default="")
 
 
-class Door(grpc.aio.ServerInterceptor):
+class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Refuses every call without a known token, before a byte of its message is read."""
 
     def __init__(self, tokens: Tokens | None, metrics: Metrics, *, health_open: bool) -> None:

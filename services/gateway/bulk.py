@@ -1,8 +1,9 @@
-"""Many pictures in one call, made of single ones: ScoreBatch and ScoreStream.
+"""Many images in one call, made of single ones: ScoreBatch and ScoreStream.
 
-What holds: each picture has exactly one outcome; one that fails does not stop the others; never more than
-`max_stream_in_flight` of a call are under way. What comes back because the queue was full or a replica went is passed
-on again, with growing pauses: scoring is free of side effects, and who sent a thousand pictures can wait for one.
+What holds: each image has exactly one outcome; one that fails does not stop the others; never more
+than `max_stream_in_flight` of a call are under way. What comes back because the queue was full or a
+replica went is passed on again, with growing pauses: scoring is free of side effects, and who sent
+a thousand images can wait for one.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from services.gateway.upstream import Upstream, named
 from services.names import REQUEST_ID
 from services.statuses import Refusal, Refused, invalid
 
-Outcome = scorer_pb2.ScoreResponse | Refusal
+ImageOutcome = scorer_pb2.ScoreResponse | Refusal
 
 _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_LEAST_S = 0.02  # a picture with less time left than this is not begun: nobody would see its score
+_LEAST_S = 0.02  # an image with less time left than this is not begun: nobody would see its score
 _TIME_OVER = Refusal(
     grpc.StatusCode.DEADLINE_EXCEEDED, "the time of the call was over before all were answered", "deadline"
 )
 _BATCH_ATTEMPTS = 5
-_STREAM_ATTEMPTS = 1000  # in effect, until the picture's time limit
+_STREAM_ATTEMPTS = 1000  # in effect, until the image's time limit
 
 
-class Bulk:
-    """Scores several pictures of a call side by side, within the limits."""
+class BulkCalls:
+    """Scores several images of a call side by side, within the limits."""
 
     def __init__(
         self,
@@ -55,13 +56,13 @@ class Bulk:
         self._idle_s = idle_s
         self._stopping = stopping
 
-    def admit(self, call: Call, pictures: int, field: str, least: int = 1) -> None:
-        """Raise `Refused` where a call may not have so many pictures, ever or now."""
-        call.pictures = pictures
-        if not least <= pictures <= self._max_batch:
-            words = f"{pictures} pictures in `{field}`; one call takes {least} to {self._max_batch}"
-            raise invalid(field, words, "number_of_pictures")
-        check_rate(self._limit, call.client, pictures)
+    def admit(self, call: Call, images: int, field: str, least: int = 1) -> None:
+        """Raise `Refused` where a call may not have so many images, ever or now."""
+        call.images = images
+        if not least <= images <= self._max_batch:
+            words = f"{images} images in `{field}`; one call takes {least} to {self._max_batch}"
+            raise invalid(field, words, "number_of_images")
+        check_rate(self._limit, call.client, images)
 
     async def batch(self, call: Call, message: bytes) -> bytes:
         """The body of ScoreBatch."""
@@ -73,12 +74,12 @@ class Bulk:
 
     async def outcomes(
         self, call: Call, requests: Sequence[scorer_pb2.ScoreRequest], application: str | None = None
-    ) -> list[Outcome]:
-        """One for each request, in their order. Raises `Refused` where the service took none of them: then the whole
-        call may be tried again; and where the call's time ran out."""
+    ) -> list[ImageOutcome]:
+        """One for each request, in their order. Raises `Refused` where the service took none of
+        them: then the whole call may be tried again; and where the call's time ran out."""
         slots = asyncio.Semaphore(self._max_in_flight)
 
-        async def one(request: scorer_pb2.ScoreRequest) -> Outcome:
+        async def one(request: scorer_pb2.ScoreRequest) -> ImageOutcome:
             async with slots:
                 return await self._outcome(call, request, _BATCH_ATTEMPTS, application)
 
@@ -106,15 +107,16 @@ class Bulk:
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "stopping"))
 
     async def _read(self, call: Call, group: asyncio.TaskGroup) -> bool:
-        """Start a task for each picture that comes, and read the next one only when there is room for it. Whether the
-        client sent all that it had; False where the server stops."""
+        """Start a task for each image that comes, and read the next one only when there is room for
+        it. Whether the client sent all that it had; False where the server stops."""
         slots = asyncio.Semaphore(self._max_in_flight)
         under_way: set[str] = set()
 
         async def one(request: scorer_pb2.ScoreRequest) -> None:
             outcome = await self._outcome(call, request, _STREAM_ATTEMPTS, None)
             message = result_of(request, outcome).SerializeToString()
-            # The id is free once its result is on its way; the slot only when the client has room for results.
+            # The id is free once its result is on its way; the slot only when the client has room
+            # for results.
             under_way.discard(request.request_id)
             await call.write(message, self._idle_s)
             slots.release()
@@ -129,7 +131,7 @@ class Bulk:
                 if message is grpc.aio.EOF:
                     return True
                 request = call.parse(scorer_pb2.ScoreRequest, message)
-                call.pictures += 1
+                call.images += 1
                 self._check_id(request.request_id, under_way)
                 await self._fair(call)
                 under_way.add(request.request_id)
@@ -138,8 +140,8 @@ class Bulk:
             stop.cancel()
 
     async def _next(self, call: Call, stop: asyncio.Future[Any], under_way: set[str]) -> Any:
-        """The next message, `EOF` after the last one, None when the server stops. A client that is silent while results
-        are still to come is not idle."""
+        """The next message, `EOF` after the last one, None when the server stops. A client that is
+        silent while results are still to come is not idle."""
         read = asyncio.ensure_future(call.context.read())
         try:
             while True:
@@ -154,22 +156,22 @@ class Bulk:
             read.cancel()
 
     def _check_id(self, request_id: str, under_way: set[str]) -> None:
-        # The call as a whole fails: a result under an id that is not the client's, or twice under one id, could only
-        # be given to the wrong picture.
+        # The call as a whole fails: a result under an id that is not the client's, or twice under
+        # one id, could only be given to the wrong image.
         if not REQUEST_ID.fullmatch(request_id):
-            words = "each picture of a stream needs a request_id of 1 to 128 printable ASCII characters, no spaces"
+            words = "each image of a stream needs a request_id of 1 to 128 printable ASCII characters, no spaces"
             raise invalid("request_id", words, "request_id")
         if request_id in under_way:
             raise invalid("request_id", f"{request_id} is under way already; ids must be unique", "repeated_id")
 
     async def _fair(self, call: Call) -> None:
-        """Hold a stream up until its client's share allows another picture."""
+        """Hold a stream up until its client's share allows another image."""
         while (wait := self._limit.take(call.client, 1)) > 0:
             await asyncio.sleep(min(wait, 1.0))
 
     async def _outcome(
         self, call: Call, request: scorer_pb2.ScoreRequest, attempts: int, application: str | None
-    ) -> Outcome:
+    ) -> ImageOutcome:
         named(request)
         if call.deadline - monotonic() < _LEAST_S:
             return _TIME_OVER
@@ -181,7 +183,7 @@ class Bulk:
             except Refused as error:
                 refusal = error.refusal
             else:
-                logger.info("picture id=%s call_id=%s client=%s code=OK", request.request_id, call.id, call.client)
+                logger.info("image id=%s call_id=%s client=%s code=OK", request.request_id, call.id, call.client)
                 return response
             if refusal.code not in _RETRIED or attempt == attempts or monotonic() + pause >= deadline:
                 break
@@ -189,7 +191,7 @@ class Bulk:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         logger.info(
-            "picture id=%s call_id=%s client=%s code=%s reason=%s",
+            "image id=%s call_id=%s client=%s code=%s reason=%s",
             request.request_id,
             call.id,
             call.client,
@@ -199,14 +201,14 @@ class Bulk:
         return refusal
 
 
-def check_rate(limit: RateLimit, client: str, pictures: int) -> None:
+def check_rate(limit: RateLimit, client: str, images: int) -> None:
     """Raise `Refused` with the seconds to wait where the client sent more than its share."""
-    if (wait := limit.take(client, pictures)) > 0:
-        words = f"more than {limit.rate:g} pictures per second from this client; try again in {wait:.2f} s"
+    if (wait := limit.take(client, images)) > 0:
+        words = f"more than {limit.rate:g} images per second from this client; try again in {wait:.2f} s"
         raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "rate_limit", retry_s=wait))
 
 
-def result_of(request: scorer_pb2.ScoreRequest, outcome: Outcome) -> scorer_pb2.ScoreResult:
+def result_of(request: scorer_pb2.ScoreRequest, outcome: ImageOutcome) -> scorer_pb2.ScoreResult:
     if isinstance(outcome, Refusal):
         return scorer_pb2.ScoreResult(request_id=request.request_id, error=outcome.status())
     return scorer_pb2.ScoreResult(request_id=request.request_id, response=outcome)

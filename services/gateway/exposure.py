@@ -18,8 +18,9 @@ _ADVICE = (
 
 
 def check_access(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for a host that is not loopback without TLS and callers that are known, for certificate, key, CA
-    or tokens files that cannot be used, and for traces that cannot be sent."""
+    """Raise `ConfigError` for a host that is not loopback without TLS and callers that are known,
+    for certificate, key, CA or tokens files that cannot be used, and for traces that cannot be
+    sent."""
     try:
         loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError as error:

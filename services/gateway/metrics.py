@@ -1,4 +1,5 @@
-"""Prometheus metrics of the gateway. Labels hold no caller's text: methods, codes and reasons are from fixed sets."""
+"""Prometheus metrics of the gateway. Labels hold no caller's text: methods, codes and reasons are
+from fixed sets."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _STAGES = ("decode", "queue", "generate", "outside")
 
 
 class Metrics:
-    """Counters of one gateway, in a registry of its own, so that several in one process do not mix."""
+    """Counters of one gateway, in a registry of its own, so that several in one process do not
+    mix."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -25,22 +27,22 @@ class Metrics:
             "rapo_call_seconds", "Duration of a call in the gateway.", ["method"], buckets=_SECONDS, registry=registry
         )
         self.calls_under_way = Gauge("rapo_calls_under_way", "Calls that are open.", ["method"], registry=registry)
-        self.pictures_under_way = Gauge(
-            "rapo_pictures_under_way", "Pictures that were passed on and have no outcome yet.", registry=registry
+        self.images_under_way = Gauge(
+            "rapo_images_under_way", "Images that were passed on and have no outcome yet.", registry=registry
         )
-        self.pictures = Counter("rapo_pictures", "Outcomes of pictures, by status code.", ["code"], registry=registry)
-        self.client_pictures = Counter(
-            "rapo_client_pictures", "Pictures that a client sent, refused ones too.", ["client"], registry=registry
+        self.images = Counter("rapo_images", "Outcomes of images, by status code.", ["code"], registry=registry)
+        self.client_images = Counter(
+            "rapo_client_images", "Images that a client sent, refused ones too.", ["client"], registry=registry
         )
         self.stage_seconds = Histogram(
             "rapo_stage_seconds",
-            "Time of a scored picture by stage; outside: network, Serve and its queue.",
+            "Time of a scored image by stage; outside: network, Serve and its queue.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.tokens = Counter("rapo_completion_tokens", "Tokens that the model wrote.", registry=registry)
-        self.cached = Counter("rapo_cache_hits", "Pictures answered from the cache.", registry=registry)
+        self.cached = Counter("rapo_cache_hits", "Images answered from the cache.", registry=registry)
         self.parse_failures = Counter(
             "rapo_parse_failures", "Answers of the model that hold no score, by reason.", ["reason"], registry=registry
         )
@@ -48,10 +50,10 @@ class Metrics:
             "rapo_score", "Scores given, to see drift.", ["model_version"], buckets=_TWENTIETHS, registry=registry
         )
         self.refusals = Counter(
-            "rapo_refusals", "Pictures and calls without a score, by reason.", ["reason"], registry=registry
+            "rapo_refusals", "Images and calls without a score, by reason.", ["reason"], registry=registry
         )
         self.retries = Counter(
-            "rapo_bulk_retries", "Pictures of bulk calls that were passed on again.", registry=registry
+            "rapo_bulk_retries", "Images of bulk calls that were passed on again.", registry=registry
         )
         self.serving = Gauge("rapo_serving", "Whether the scorer behind the gateway answers.", registry=registry)
         self.reload_failures = Counter(
@@ -61,8 +63,8 @@ class Metrics:
             self.reload_failures.labels(file)
 
     def scored(self, response: scorer_pb2.ScoreResponse, seconds: float) -> None:
-        """Count a picture that got its score `seconds` after it was passed on."""
-        self.pictures.labels("OK").inc()
+        """Count an image that got its score `seconds` after it was passed on."""
+        self.images.labels("OK").inc()
         timings = response.timings
         inside = (timings.decode_ms, timings.queue_ms, timings.generate_ms)
         outside = max(seconds - sum(inside) / 1000, 0.0)
@@ -73,15 +75,16 @@ class Metrics:
         self.scores.labels(response.model_version).observe(response.score)
 
     def refused(self, refusal: Refusal) -> None:
-        """Count a picture that got none."""
-        self.pictures.labels(refusal.code.name).inc()
+        """Count an image that got none."""
+        self.images.labels(refusal.code.name).inc()
         self.refusals.labels(refusal.reason).inc()
         if refusal.code.name == "FAILED_PRECONDITION":
             self.parse_failures.labels(refusal.reason).inc()
 
 
 class MetricsPage:
-    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` where the port is taken; `port` 0 takes a free one."""
+    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` where the port is taken; `port` 0
+    takes a free one."""
 
     def __init__(self, metrics: Metrics, port: int) -> None:
         try:

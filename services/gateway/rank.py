@@ -1,4 +1,4 @@
-"""Rank: a set of pictures in order, with the probability that each is preferred to each other."""
+"""Rank: a set of images in order, with the probability that each is preferred to each other."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import math
 
 from rapo.algorithm.preference import order, preference_matrix
 from rapo.v1 import scorer_pb2
-from services.gateway.bulk import Bulk, Outcome
+from services.gateway.bulk import BulkCalls, ImageOutcome
 from services.gateway.rpc import Call
 from services.gateway.upstream import Upstream
 from services.names import REQUEST_ID
 from services.statuses import Refusal
 
 
-class Ranking:
-    """Scores all pictures of a call by one model version, whatever is rolled out meanwhile, and compares them."""
+class RankCalls:
+    """Scores all images of a call by one model version, whatever is rolled out meanwhile, and
+    compares them."""
 
-    def __init__(self, upstream: Upstream, bulk: Bulk, gamma: float) -> None:
+    def __init__(self, upstream: Upstream, bulk: BulkCalls, gamma: float) -> None:
         self._upstream = upstream
         self._bulk = bulk
         self._gamma = gamma
@@ -28,7 +29,7 @@ class Ranking:
             call.id = request.request_id
         self._bulk.admit(call, len(request.images), "images", least=2)
         application = self._upstream.application(request.model_version)
-        pictures = [
+        images = [
             scorer_pb2.ScoreRequest(
                 image=image,
                 readout=request.readout,
@@ -37,12 +38,13 @@ class Ranking:
             )
             for place, image in enumerate(request.images)
         ]
-        outcomes = await self._bulk.outcomes(call, pictures, application)
+        outcomes = await self._bulk.outcomes(call, images, application)
         return ranking_of(outcomes, self._gamma, call.id).SerializeToString()
 
 
-def ranking_of(outcomes: list[Outcome], gamma: float, request_id: str) -> scorer_pb2.RankResponse:
-    """The response to outcomes in the order of the request's images. A readout without a deviation counts as sure."""
+def ranking_of(outcomes: list[ImageOutcome], gamma: float, request_id: str) -> scorer_pb2.RankResponse:
+    """The response to outcomes in the order of the request's images. A readout without a deviation
+    counts as sure."""
     scores = [math.nan if isinstance(outcome, Refusal) else outcome.score for outcome in outcomes]
     variances = [0.0 if isinstance(outcome, Refusal) else outcome.std**2 for outcome in outcomes]
     reply = scorer_pb2.RankResponse(preference=preference_matrix(scores, variances, gamma), request_id=request_id)

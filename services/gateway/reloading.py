@@ -1,4 +1,5 @@
-"""Files that may change while the service runs: read again when they do, and kept as they were when they are broken."""
+"""Files that may change while the service runs: read again when they do, and kept as they were when
+they are broken."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Watched(Generic[T]):
-    """What `read` makes of some files. `read` raises `ConfigError` for what it cannot use: so does the constructor.
+class ReloadingFile(Generic[T]):
+    """What `read` makes of some files. `read` raises `ConfigError` for what it cannot use: so does
+    the constructor.
 
-    `refresh` may be called from any thread, and as often as one likes: it reads only what has changed.
+    `refresh` may be called from any thread, and as often as one likes: it reads only what has
+    changed.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
@@ -30,7 +33,8 @@ class Watched(Generic[T]):
         self.failures = 0
 
     def refresh(self) -> bool:
-        """Read again if a file changed; whether there is a new value. A broken file is logged once per change."""
+        """Read again if a file changed; whether there is a new value. A broken file is logged once
+        per change."""
         with self._lock:
             marks = self._marks()
             if marks == self._seen:
@@ -58,7 +62,8 @@ class Watched(Generic[T]):
 
 
 def read_small(path: Path, what: str, limit: int = 2**20) -> bytes:
-    """The bytes of a file; `ConfigError` with `what` (the setting's name) where it cannot be read or is no such file."""
+    """The bytes of a file; `ConfigError` with `what` (the setting's name) where it cannot be read
+    or is no such file."""
     try:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)

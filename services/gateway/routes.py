@@ -1,4 +1,5 @@
-"""Which Serve application answers for which model version. Changed by the server, read by the gateway's thread."""
+"""Which Serve application answers for which model version. Changed by the server, read by the
+gateway's thread."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Mapping
 
 
 class Routes:
-    """Model version -> name of its Serve application, with a default version. Every method is atomic.
+    """Model version -> name of its Serve application, with a default version. Every method is
+    atomic.
 
     `""` stands for the default, as in the API.
     """
@@ -17,7 +19,8 @@ class Routes:
         self.replace(default, applications)
 
     def replace(self, default: str, applications: Mapping[str, str]) -> None:
-        """Put another set in place of all. Raises `ValueError` where `default` has no application of its own."""
+        """Put another set in place of all. Raises `ValueError` where `default` has no application
+        of its own."""
         if default not in applications or "" in applications:
             raise ValueError(f"the default version {default!r} is not among {sorted(applications)}, or one has no name")
         with self._lock:

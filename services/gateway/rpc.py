@@ -1,4 +1,5 @@
-"""What surrounds every call, whatever its method: its id, deadline, log line, metrics, and the status it ends with."""
+"""What surrounds every call, whatever its method: its id, deadline, log line, metrics, and the
+status it ends with."""
 
 from __future__ import annotations
 
@@ -30,14 +31,15 @@ logger = logging.getLogger("rapo.calls")
 
 @dataclass
 class Call:
-    """One call under way. `deadline` is on the monotonic clock, infinite where the caller set none."""
+    """One call under way. `deadline` is on the monotonic clock, infinite where the caller set
+    none."""
 
     method: str
     context: grpc.aio.ServicerContext
     client: str
     deadline: float
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    pictures: int = 0
+    images: int = 0
     size: int = 0
     started: float = field(default_factory=monotonic)
     span: Span = INVALID_SPAN
@@ -45,17 +47,19 @@ class Call:
     _written: asyncio.Future[None] | None = None
 
     async def write(self, message: bytes, limit_s: float) -> None:
-        """Send one message of a stream. Raises `TimeoutError` where the caller takes none for so long."""
+        """Send one message of a stream. Raises `TimeoutError` where the caller takes none for so
+        long."""
         async with self._writing:  # gRPC takes one message at a time
             self._written = asyncio.ensure_future(self.context.write(message))
             self._written.add_done_callback(_seen)
-            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the result.
+            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the
+            # result.
             async with asyncio.timeout(limit_s):
                 await asyncio.shield(self._written)
 
     async def settled(self) -> bool:
-        """Whether a status may follow. A message that was given up on still occupies the call: gRPC would refuse the
-        status, and the caller would wait for it until its deadline."""
+        """Whether a status may follow. A message that was given up on still occupies the call: gRPC
+        would refuse the status, and the caller would wait for it until its deadline."""
         if self._written is not None and not self._written.done():
             await asyncio.wait({self._written}, timeout=_SETTLE_S)
         return self._written is None or self._written.done()
@@ -129,18 +133,18 @@ class Calls:
         metrics.calls_under_way.labels(call.method).dec()
         metrics.calls.labels(call.method, code).inc()
         metrics.call_seconds.labels(call.method).observe(seconds)
-        if call.pictures:
-            metrics.client_pictures.labels(call.client).inc(call.pictures)
+        if call.images:
+            metrics.client_images.labels(call.client).inc(call.images)
         traced = trace_of(call.span)
-        self._tracing.ended(call.span, code, reason, call_id=call.id, client=call.client, pictures=call.pictures)
+        self._tracing.ended(call.span, code, reason, call_id=call.id, client=call.client, images=call.images)
         logger.info(
-            "call=%s id=%s client=%s code=%s reason=%s pictures=%d bytes=%d ms=%.1f%s",
+            "call=%s id=%s client=%s code=%s reason=%s images=%d bytes=%d ms=%.1f%s",
             call.method,
             call.id,
             call.client,
             code,
             reason or "-",
-            call.pictures,
+            call.images,
             call.size,
             1000 * seconds,
             f" trace={traced}" if traced else "",

@@ -1,4 +1,4 @@
-"""The calls about one picture, Score and Explain, and GetModel: passed on as they are."""
+"""The calls about one image, Score and Explain, and GetModel: passed on as they are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from services.gateway.rpc import Call
 from services.gateway.upstream import Upstream, named
 
 
-class Single:
-    """Bodies of the calls that the deployment answers itself. `limits` makes the gateway's own part of GetModel."""
+class SingleCalls:
+    """Bodies of the calls that the deployment answers itself. `limits` makes the gateway's own part
+    of GetModel."""
 
     def __init__(self, upstream: Upstream, limit: RateLimit, limits: Callable[[], scorer_pb2.Limits]) -> None:
         self._upstream = upstream
@@ -22,7 +23,7 @@ class Single:
 
     def _admit(self, call: Call, message: bytes) -> scorer_pb2.ScoreRequest:
         request = named(call.parse(scorer_pb2.ScoreRequest, message))
-        call.id, call.pictures = request.request_id, 1
+        call.id, call.images = request.request_id, 1
         check_rate(self._limit, call.client, 1)
         return request
 

@@ -1,12 +1,16 @@
 """The door of the service: a gRPC server in front of Ray Serve's.
 
-Serve's own proxy has no TLS, no authentication, no grpc.health.v1, and binds every interface. So nobody is sent
-there: callers reach this gateway, which listens where it is told, and passes each picture on with a secret that only
-it and the deployment know. What holds:
-- Without a known token (where there is a tokens file) every method answers UNAUTHENTICATED, and nothing else.
-- Nothing of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge the secret.
-- Only words that the deployment or the gateway chose come back; details of Ray's making (tracebacks, paths) do not.
-- No call outlives the caller's deadline, no picture the configured limit, and a caller who goes away cancels the work.
+Serve's own proxy has no TLS, no authentication, no grpc.health.v1, and binds every interface. So
+nobody is sent there: callers reach this gateway, which listens where it is told, and passes each
+image on with a secret that only it and the deployment know. What holds:
+- Without a known token (where there is a tokens file) every method answers UNAUTHENTICATED, and
+  nothing else.
+- Nothing of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge
+  the secret.
+- Only words that the deployment or the gateway chose come back; details of Ray's making
+  (tracebacks, paths) do not.
+- No call outlives the caller's deadline, no image the configured limit, and a caller who goes away
+  cancels the work.
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rapo.config import GatewayConfig, RewardSettings
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2
-from services.gateway.auth import Door
-from services.gateway.bulk import Bulk
+from services.gateway.auth import AuthInterceptor
+from services.gateway.bulk import BulkCalls
 from services.gateway.metrics import Metrics, MetricsPage
-from services.gateway.rank import Ranking
+from services.gateway.rank import RankCalls
 from services.gateway.rate_limit import RateLimit
 from services.gateway.routes import Routes
 from services.gateway.rpc import Calls
-from services.gateway.score import Single
+from services.gateway.score import SingleCalls
 from services.gateway.tls import Certificates, certificates
 from services.gateway.tokens import Tokens
 from services.gateway.tracing import Tracing
@@ -58,10 +62,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in seconds.
+    """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in
+    seconds.
 
-    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_under_way` is how many pictures one
-    application works on and queues, 0 where that is not known.
+    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_under_way`
+    is how many images one application works on and queues, 0 where that is not known.
     """
 
     host: str
@@ -78,9 +83,11 @@ class GatewaySettings:
 
 
 class Gateway:
-    """The gateway in a thread of its own, with its own event loop. `start` and `stop` may each be called once.
+    """The gateway in a thread of its own, with its own event loop. `start` and `stop` may each be
+    called once.
 
-    Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used, and for traces that cannot be sent.
+    Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used, and for
+    traces that cannot be sent.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -142,7 +149,8 @@ class Gateway:
             self._page = None
 
     def answers(self, version: str = "", timeout_s: float = 10.0) -> str | None:
-        """Ask the deployment of `version` what it is, past the door: None where it answers, else why it does not."""
+        """Ask the deployment of `version` what it is, past the door: None where it answers, else
+        why it does not."""
         upstream = self._upstream
         if upstream is None:
             return "the gateway is not running"
@@ -189,7 +197,7 @@ class Gateway:
                 self._tracing,
             )
             stack.push_async_callback(upstream.close)
-            door = Door(self._tokens, self.metrics, health_open=settings.options.health_without_token)
+            door = AuthInterceptor(self._tokens, self.metrics, health_open=settings.options.health_without_token)
             server = grpc.aio.server(options=_options(settings), interceptors=(door,))
             servicer = health.aio.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -226,8 +234,8 @@ class Gateway:
         options = self.settings.options
         limit = RateLimit(options.rate, options.burst)
         calls = Calls(self.metrics, options.max_calls, upstream.tracing)
-        single = Single(upstream, limit, self._limits)
-        bulk = Bulk(
+        single = SingleCalls(upstream, limit, self._limits)
+        bulk = BulkCalls(
             upstream,
             limit,
             max_batch=options.max_batch,
@@ -235,7 +243,7 @@ class Gateway:
             idle_s=options.stream_idle_s,
             stopping=self._stopping,
         )
-        ranking = Ranking(upstream, bulk, self.settings.gamma)
+        ranking = RankCalls(upstream, bulk, self.settings.gamma)
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
         return {
             "Score": calls.handler("Score", single.score, unary),
@@ -265,7 +273,8 @@ class Gateway:
             await _announce(servicer, serving=serving)
 
     async def _follow_files(self) -> None:
-        """Take up changed tokens and certificates, so that neither a renewal nor a revocation needs a restart."""
+        """Take up changed tokens and certificates, so that neither a renewal nor a revocation needs
+        a restart."""
         while True:
             await asyncio.sleep(_FILES_PERIOD_S)
             for name, watched in (("tokens", self._tokens), ("certificates", self._certificates)):

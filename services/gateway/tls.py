@@ -1,4 +1,5 @@
-"""TLS of the gateway, with files that may be replaced while it runs: each new connection gets what is current."""
+"""TLS of the gateway, with files that may be replaced while it runs: each new connection gets what
+is current."""
 
 from __future__ import annotations
 
@@ -9,16 +10,17 @@ import grpc
 
 from rapo.config import GatewayConfig
 from rapo.errors import ConfigError
-from services.gateway.reloading import Watched, read_small
+from services.gateway.reloading import ReloadingFile, read_small
 
 
 class Certificates:
-    """Certificate, key and (for mTLS) client CA. Raises `ConfigError` where they cannot be used together."""
+    """Certificate, key and (for mTLS) client CA. Raises `ConfigError` where they cannot be used
+    together."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         paths = [certificate, key, *([client_ca] if client_ca is not None else [])]
         self._mutual = client_ca is not None
-        self._watched = Watched(paths, lambda: _read(certificate, key, client_ca))
+        self._watched = ReloadingFile(paths, lambda: _read(certificate, key, client_ca))
 
     def refresh(self) -> bool:
         return self._watched.refresh()
@@ -28,7 +30,8 @@ class Certificates:
         return self._watched.failures
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the server's port. gRPC asks for the files' content at each handshake, so a renewal needs no restart."""
+        """For the server's port. gRPC asks for the files' content at each handshake, so a renewal
+        needs no restart."""
         current = self._watched.value
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -42,7 +45,8 @@ class Certificates:
 
 
 def certificates(settings: GatewayConfig) -> Certificates | None:
-    """None without TLS. Raises `ConfigError` for half a pair, a client CA without TLS, or files that cannot be used."""
+    """None without TLS. Raises `ConfigError` for half a pair, a client CA without TLS, or files
+    that cannot be used."""
     if (settings.certificate is None) != (settings.key is None):
         raise ConfigError("serve.gateway.certificate and serve.gateway.key belong together; give both or none")
     if settings.certificate is None or settings.key is None:

@@ -1,10 +1,13 @@
-"""Bearer tokens of callers. The server knows only their SHA-256, so that the file gives nobody access.
+"""Bearer tokens of callers. The server knows only their SHA-256, so that the file gives nobody
+access.
 
-    # tokens.toml: a client's name, and the hash of its token. Two hashes while one replaces the other.
+    # tokens.toml: a client's name, and the hash of its token.
+    # Two hashes while one replaces the other.
     web = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     bulk = ["...", "..."]
 
-A plain hash is enough because `new_token` makes tokens of 256 random bits: there is nothing to guess them from.
+A plain hash is enough because `new_token` makes tokens of 256 random bits: there is nothing to
+guess them from.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rapo.errors import ConfigError
-from services.gateway.reloading import Watched, read_small
+from services.gateway.reloading import ReloadingFile, read_small
 
 #: Names of clients: they appear in logs and metrics, and as bare keys in TOML.
 CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,16 +38,18 @@ def new_token() -> str:
 
 
 def token_line(client: str, token: str) -> str:
-    """The line of the tokens file for this client and token. Raises `ConfigError` for a name that cannot stand there."""
+    """The line of the tokens file for this client and token. Raises `ConfigError` for a name that
+    cannot stand there."""
     _check_name(client, "the client's name")
     return f'{client} = "{hashlib.sha256(token.encode()).hexdigest()}"'
 
 
 class Tokens:
-    """The tokens file, read again when it changes. A broken one leaves the set before it in force and is logged."""
+    """The tokens file, read again when it changes. A broken one leaves the set before it in force
+    and is logged."""
 
     def __init__(self, path: Path) -> None:
-        self._watched = Watched([path], lambda: read_tokens(path))
+        self._watched = ReloadingFile([path], lambda: read_tokens(path))
 
     def refresh(self) -> bool:
         return self._watched.refresh()
@@ -56,7 +61,8 @@ class Tokens:
     def client_of(self, authorization: str | bytes | None) -> str | None:
         """Whose token the header `authorization` holds; None where it holds none that is known.
 
-        The time does not tell which entry matched or how nearly: digests are compared in constant time, and all of them.
+        The time does not tell which entry matched or how nearly: digests are compared in constant
+        time, and all of them.
         """
         header = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
         known = header[: len(_SCHEME)].lower() == _SCHEME and len(header) <= _MAX_TOKEN
@@ -69,7 +75,8 @@ class Tokens:
 
 
 def read_tokens(path: Path) -> list[tuple[bytes, str]]:
-    """The digests and their clients. Raises `ConfigError` for a file that cannot be used, and names the entry."""
+    """The digests and their clients. Raises `ConfigError` for a file that cannot be used, and names
+    the entry."""
     try:
         tree = tomllib.loads(read_small(path, _SETTING).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,8 +1,10 @@
-"""OpenTelemetry traces of the gateway's calls, sent by OTLP/gRPC to a collector that the user names; else nothing is recorded.
+"""OpenTelemetry traces of the gateway's calls, sent by OTLP/gRPC to a collector that the user
+names; else nothing is recorded.
 
-A call is a span of kind SERVER, in the caller's trace where he sent a W3C `traceparent`. Each time that a picture is
-passed on is a span of kind CLIENT under it, with the deployment's own times as attributes. Attributes hold ids, names,
-codes and times; nothing of a picture, a token, a rationale or a score.
+A call is a span of kind SERVER, in the caller's trace where he sent a W3C `traceparent`. Each time
+that an image is passed on is a span of kind CLIENT under it, with the deployment's own times as
+attributes. Attributes hold ids, names, codes and times; nothing of an image, a token, a rationale
+or a score.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ from services.statuses import outward
 _EXPORT_LIMIT_S, _CLOSE_LIMIT_S = 2.0, 3.0
 _READOUTS = {number: name for name, number in scorer_pb2.Readout.items()}
 _CONTEXT = ("traceparent", "tracestate")
-# Statuses that are the server's own failure, as OpenTelemetry's conventions for gRPC have it; others are the caller's.
+# Statuses that are the server's own failure, as OpenTelemetry's conventions for gRPC have it;
+# others are the caller's.
 _OURS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 
 
 class Tracing:
-    """Makes spans and sends them to `endpoint`, an URL of http (no TLS) or https; without one it makes spans that are nothing.
+    """Makes spans and sends them to `endpoint`, an URL of http (no TLS) or https; without one it
+    makes spans that are nothing.
 
-    `share` of the calls whose callers say nothing of sampling are traced; else the caller decides. What else the exporter can
-    be told (certificates, headers) it reads from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_*`; `ConfigError` where it
-    cannot use them.
+    `share` of the calls whose callers say nothing of sampling are traced; else the caller decides.
+    What else the exporter can be told (certificates, headers) it reads from OpenTelemetry's own
+    variables, `OTEL_EXPORTER_OTLP_*`; `ConfigError` where it cannot use them.
     """
 
     def __init__(self, endpoint: str | None = None, share: float = 1.0) -> None:
@@ -88,20 +92,20 @@ class Tracing:
             {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method},
         )
 
-    def ended(self, span: Span, code: str, reason: str, *, call_id: str, client: str, pictures: int) -> None:
+    def ended(self, span: Span, code: str, reason: str, *, call_id: str, client: str, images: int) -> None:
         if span.is_recording():
-            span.set_attributes({"rapo.request_id": call_id, "rapo.client": client, "rapo.pictures": pictures})
+            span.set_attributes({"rapo.request_id": call_id, "rapo.client": client, "rapo.images": images})
             _set_outcome(span, code, reason, failed=code in _OURS)
         span.end()
 
     @contextmanager
-    def picture(self, request_id: str) -> Iterator[Passed]:
-        """Around passing a picture on, under the current span. To be told of the response; a failure it sees itself, and else the
-        work was cancelled."""
+    def image_span(self, request_id: str) -> Iterator[Passed]:
+        """Around passing an image on, under the current span. To be told of the response; a failure
+        it sees itself, and else the work was cancelled."""
         if self._tracer is None:
             yield Passed(trace.INVALID_SPAN)
             return
-        span = self._tracer.start_span("score a picture", None, SpanKind.CLIENT, {"rapo.request_id": request_id})
+        span = self._tracer.start_span("score an image", None, SpanKind.CLIENT, {"rapo.request_id": request_id})
         passed = Passed(span)
         try:
             yield passed
@@ -114,7 +118,7 @@ class Tracing:
 
 
 class Passed:
-    """The span of one picture that was passed on."""
+    """The span of one image that was passed on."""
 
     def __init__(self, span: Span) -> None:
         self._span = span

@@ -1,7 +1,9 @@
-"""Passing one call on to Serve: routing, deadline, secret; and what came of it, in words that may go out.
+"""Passing one call on to Serve: routing, deadline, secret; and what came of it, in words that may
+go out.
 
-Each picture is passed on exactly once per call of `Upstream.score`: gRPC's own retries are off, and who calls decides.
-Nothing of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge the secret.
+Each image is passed on exactly once per call of `Upstream.score`: gRPC's own retries are off, and
+who calls decides. Nothing of a caller's metadata is passed on, so that no caller can choose Serve's
+routing or forge the secret.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", _UNLIMITED),
     ("grpc.max_send_message_length", _UNLIMITED),
-    # A Serve that came back is found within a second, not after gRPC's two minutes of growing pauses.
+    # A Serve that came back is found within a second, not after gRPC's two minutes of growing
+    # pauses.
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.use_local_subchannel_pool", 1),
@@ -36,8 +39,8 @@ _OPTIONS = [
 class Upstream:
     """Serve, as the gateway sees it. To be made and used in one event loop; times are in seconds.
 
-    `most` is how many pictures the replicas of one application work on and queue; 0: it is not known. More are refused here,
-    where a refusal costs least: who is overloaded needs his time for pictures.
+    `most` is how many images the replicas of one application work on and queue; 0: it is not known.
+    More are refused here, where a refusal costs least: who is overloaded needs his time for images.
     """
 
     def __init__(
@@ -78,7 +81,8 @@ class Upstream:
         await self._channel.close()
 
     def application(self, version: str) -> str:
-        """The application for a request's `model_version`. Raises `Refused` where no such version is served."""
+        """The application for a request's `model_version`. Raises `Refused` where no such version
+        is served."""
         application = self.routes.resolve(version)
         if application is None:
             words = f"no model version {version[:64]!r} is served; GetModel says which are"
@@ -105,10 +109,10 @@ class Upstream:
 
     @contextmanager
     def _counted_outcome(self) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
-        """Around one picture: its outcome is counted, and what gRPC raises becomes `Refused`. Gives what is to be told of its
-        response."""
+        """Around one image: its outcome is counted, and what gRPC raises becomes `Refused`. Gives
+        what is to be told of its response."""
         started = monotonic()
-        self.metrics.pictures_under_way.inc()
+        self.metrics.images_under_way.inc()
         try:
             yield lambda response: self.metrics.scored(response, monotonic() - started)
         except grpc.aio.AioRpcError as error:
@@ -119,19 +123,21 @@ class Upstream:
             self.metrics.refused(error.refusal)
             raise
         finally:
-            self.metrics.pictures_under_way.dec()
+            self.metrics.images_under_way.dec()
 
     async def score(
         self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
     ) -> scorer_pb2.ScoreResponse:
-        """The score of one picture, by `deadline` (monotonic clock) and the service's own limit. Raises `Refused`.
+        """The score of one image, by `deadline` (monotonic clock) and the service's own limit.
+        Raises `Refused`.
 
-        `application` overrides what the request's version stands for, so that several pictures go the same way.
+        `application` overrides what the request's version stands for, so that several images go the
+        same way.
         """
         with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
             self._check_room(target)
-            with self._counted(target), self.tracing.picture(request.request_id) as passed:
+            with self._counted(target), self.tracing.image_span(request.request_id) as passed:
                 response = await self._score(
                     request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
                 )
@@ -142,7 +148,8 @@ class Upstream:
     async def explain(
         self, request: scorer_pb2.ScoreRequest, deadline: float
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
-        """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the work."""
+        """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the
+        work."""
         with self._counted_outcome() as scored:
             application = self.application(request.model_version)
             self._check_room(application)
@@ -150,12 +157,13 @@ class Upstream:
                 request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
             )
             try:
-                with self._counted(application), self.tracing.picture(request.request_id) as passed:
+                with self._counted(application), self.tracing.image_span(request.request_id) as passed:
                     async for part in call:
                         if part.HasField("response"):
                             passed.scored(part.response)
                             scored(part.response)
-                        # The deployment ends a failed stream with a message that has no part, and a status.
+                        # The deployment ends a failed stream with a message that has no part, and a
+                        # status.
                         if part.WhichOneof("part") is not None:
                             yield part
             finally:

@@ -1,4 +1,5 @@
-"""From a ScoreRequest to what is wanted, and from a judgement to a ScoreResponse. Field by field as in scorer.proto."""
+"""From a ScoreRequest to what is wanted, and from a judgement to a ScoreResponse. Field by field as
+in scorer.proto."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from rapo.answers.dimensions import split_dimensions
 from rapo.config import ServeConfig
 from rapo.models.card import Scale
 from rapo.v1 import scorer_pb2
-from services.replica.image_scorer import READOUTS, Judgement, Wanted
+from services.replica.image_scorer import READOUTS, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused, invalid
 
 #: Readouts by their names in the configuration.
@@ -24,8 +25,9 @@ _MIN_SAMPLES = 2
 
 def wanted_of(
     request: scorer_pb2.ScoreRequest, settings: ServeConfig, version: str, scales: Mapping[str, Scale]
-) -> Wanted:
-    """What a request asks for. Raises `Refused`, naming the field, for what no picture could make right."""
+) -> ReadoutSpec:
+    """What a request asks for. Raises `Refused`, naming the field, for what no image could make
+    right."""
     if request.model_version not in ("", version):
         words = f"no model version {request.model_version[:64]!r} is served here"
         raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
@@ -41,18 +43,18 @@ def wanted_of(
     if readout != "sampled":
         if request.samples:
             raise invalid("samples", f"samples must be 0 with the readout {readout}", "unused_samples")
-        return Wanted(readout)
+        return ReadoutSpec(readout)
     samples = request.samples or settings.samples
     if not _MIN_SAMPLES <= samples <= settings.max_samples:
         words = f"samples must be {_MIN_SAMPLES} to {settings.max_samples}, not {samples}"
         raise invalid("samples", words, "samples_out_of_range")
-    return Wanted(readout, samples)
+    return ReadoutSpec(readout, samples)
 
 
 def response_of(
     request: scorer_pb2.ScoreRequest,
-    judgement: Judgement,
-    wanted: Wanted,
+    judgement: ScoredImage,
+    wanted: ReadoutSpec,
     request_id: str,
     version: str,
     scales: Mapping[str, Scale],

@@ -23,9 +23,11 @@ from services.replica.servicer import Scorer
 PREFIX = "rapo-scorer"
 
 _POLL_S = 0.5
-# How long a replica that is to stop may finish what it has begun; what waits in Serve's queue has been drained before.
+# How long a replica that is to stop may finish what it has begun; what waits in Serve's queue has
+# been drained before.
 _GRACE_S = 20.0
-# Calls at a replica beyond those that it works on and that wait there: for GetModel, and to be refused.
+# Calls at a replica beyond those that it works on and that wait there: for GetModel, and to be
+# refused.
 _SPARE = 64
 _LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
 
@@ -35,8 +37,8 @@ logger = logging.getLogger(__name__)
 def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
     """The Serve application of one version: scorers that answer only to who knows `secret`.
 
-    Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or `serve.replicas`. Raises `ModelError`
-    where `model_dir` is no model folder of a supported kind.
+    Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or
+    `serve.replicas`. Raises `ModelError` where `model_dir` is no model folder of a supported kind.
     """
     check_model_folder(model_dir)
     # Not at the top: it imports transformers, which the gateway and its tests need not wait for.
@@ -47,8 +49,8 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
     # Where Serve's proxy speaks gRPC with its replicas, they take 4 MiB and no more unless told.
     environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config))
-    # Configuring its own log when it is imported, vLLM closes all handlers of the process. Serve's then writes nothing any more,
-    # and keeps every line in memory: 2.4 kB a call.
+    # Configuring its own log when it is imported, vLLM closes all handlers of the process. Serve's
+    # then writes nothing any more, and keeps every line in memory: 2.4 kB a call.
     environment["VLLM_CONFIGURE_LOGGING"] = "0"
     options: dict[str, Any] = {
         "num_cpus": settings.cpus,
@@ -58,7 +60,8 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     deployment = serve.deployment(
         name="Scorer",
         ray_actor_options=options,
-        # A replica keeps its own queue (`services.replica.image_scorer`); Serve's is for the time in which there is no replica.
+        # A replica keeps its own queue (`services.replica.image_scorer`); Serve's is for the time
+        # in which there is no replica.
         max_ongoing_requests=settings.max_ongoing_requests + settings.max_queued_requests + _SPARE,
         max_queued_requests=settings.max_ongoing_requests + settings.max_queued_requests,
         graceful_shutdown_timeout_s=min(settings.request_timeout_s, _GRACE_S),
@@ -69,15 +72,15 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
 
 
 def message_limit(config: Config) -> int:
-    """Bytes of the largest message that is let in: what is somewhat too large should be told so in words rather than cut off
-    by gRPC."""
+    """Bytes of the largest message that is let in: what is somewhat too large should be told so in
+    words rather than cut off by gRPC."""
     return 2 * config.image.max_bytes + 2**16
 
 
 def start(app: serve.Application, name: str) -> None:
-    """Ask Serve to run `app` under this name; returns at once."""
-    # Without a route Serve's gRPC proxy does not find the application either. Over HTTP there is nothing to call behind
-    # it: the deployment has no `__call__`.
+    """ReadoutRequest Serve to run `app` under this name; returns at once."""
+    # Without a route Serve's gRPC proxy does not find the application either. Over HTTP there is
+    # nothing to call behind it: the deployment has no `__call__`.
     target = serve.RunTarget(target=app, name=name, route_prefix=f"/{name}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -103,7 +106,8 @@ def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
 
 
 def delete(name: str) -> None:
-    """Take the application away; its replicas finish what they have begun. It is gone, or going, when this returns."""
+    """Take the application away; its replicas finish what they have begun. It is gone, or going,
+    when this returns."""
     try:
         serve.delete(name)
     except TimeoutError:
@@ -144,7 +148,8 @@ def _wait_until_running(name: str, deadline: float, limit_s: float) -> None:
 
 
 def _cause(overview: Any) -> str:
-    """The last line of what Serve says about the deployment: of a replica's traceback, that is the error itself."""
+    """The last line of what Serve says about the deployment: of a replica's traceback, that is the
+    error itself."""
     deployments = overview.deployments.values() if overview is not None else ()
     lines = [line.strip() for deployment in deployments for line in deployment.message.splitlines() if line.strip()]
     return lines[-1] if lines else ""

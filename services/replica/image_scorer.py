@@ -1,7 +1,9 @@
-"""What a replica does with a picture, without gRPC: decode it, ask the engine, make a judgement of its reading, keep it.
+"""What a replica does with an image, without gRPC: decode it, ask the engine, make a judgement of
+its reading, keep it.
 
-What holds: a score is never made up; a caller who goes away, or whose deadline passes, takes the engine's work with him; the same
-bytes, readout and model give the same judgement, from the cache or not.
+What holds: a score is never made up; a caller who goes away, or whose deadline passes, takes the
+engine's work with him; the same bytes, readout and model give the same judgement, from the cache or
+not.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from rapo.config import Config
 from rapo.errors import ImageError, ServiceError
 from rapo.images.decode import decode_image
 from rapo.inference.answer_tokens import CLOSE, OPEN
-from rapo.inference.asking import Ask, Picture, Reading, Sampling
-from rapo.inference.loop import EngineLoop
+from rapo.inference.engine_thread import EngineThread
+from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.util.cache import BytesLRU
 from rapo.util.seeds import derive_seed
 from services.statuses import Refusal, Refused, invalid
@@ -56,7 +58,7 @@ _WHY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReadoutSpec:
     """A readout by name, and how many answers to sample (0 unless it is `sampled`)."""
 
     readout: str
@@ -64,9 +66,9 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside` as in `rapo.readout`.
-    `tokens` were written, `nodes` only looked at."""
+class ScoredImage:
+    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside`
+    as in `rapo.readout`. `tokens` were written, `nodes` only looked at."""
 
     score: float
     rationale: str
@@ -81,35 +83,41 @@ class Judgement:
     cached: bool = False
 
 
-class Eyes(Protocol):
-    """What judging needs of `rapo.inference.reader.Reader`, from any thread."""
+class ImageEncoder(Protocol):
+    """What judging needs of `rapo.inference.readout_engine.ReadoutEngine`, from any thread."""
 
-    def picture(self, image: Image.Image, key: str) -> Picture: ...
+    def encode(self, image: Image.Image, key: str) -> EncodedImage: ...
     def text(self, token_ids: NDArray[np.int32]) -> str: ...
 
 
-class Judge:
-    """Judges pictures with one engine. To be used in one event loop."""
+class ImageScorer:
+    """Judges images with one engine. To be used in one event loop."""
 
-    def __init__(self, loop: EngineLoop[Ask, Reading], eyes: Eyes, config: Config, model_version: str) -> None:
+    def __init__(
+        self, loop: EngineThread[ReadoutRequest, ReadoutResult], eyes: ImageEncoder, config: Config, model_version: str
+    ) -> None:
         self._loop = loop
-        self._eyes = eyes
+        self._encoder = eyes
         self._config = config
         self._version = model_version
         self._gate = asyncio.Semaphore(config.serve.max_ongoing_requests)
         self._waiting = 0
-        #: Pictures whose callers went away, or ran out of time, before they were judged.
+        #: Images whose callers went away, or ran out of time, before they were judged.
         self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._kept: BytesLRU[Judgement] = BytesLRU(
+        self._kept: BytesLRU[ScoredImage] = BytesLRU(
             config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
         )
 
-    async def judge(self, data: bytes, wanted: Wanted, tell: Callable[[list[int]], None] | None = None) -> Judgement:
-        """Judge an encoded picture; `tell` gets the token ids of a greedy answer as they come, in the engine's thread.
+    async def judge(
+        self, data: bytes, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None = None
+    ) -> ScoredImage:
+        """ImageScorer an encoded image; `tell` gets the token ids of a greedy answer as they come,
+        in the engine's thread.
 
-        Raises `Refused`: INVALID_ARGUMENT for an unusable picture, FAILED_PRECONDITION where the model gives no score,
-        UNAVAILABLE where the engine is gone, RESOURCE_EXHAUSTED where too many pictures wait already.
+        Raises `Refused`: INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the
+        model gives no score, UNAVAILABLE where the engine is gone, RESOURCE_EXHAUSTED where too
+        many images wait already.
         """
         running = asyncio.get_running_loop()
         digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
@@ -124,11 +132,12 @@ class Judge:
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[float]:
-        """A place among the pictures under way, and the milliseconds that it took to get it. Raises `Refused` where too many
-        wait.
+        """A place among the images under way, and the milliseconds that it took to get it. Raises
+        `Refused` where too many wait.
 
-        Serve could queue as well, but asks a full replica again only after a pause that grows to half a second, in which the
-        engine runs dry; and behind its queue not even `GetModel` is answered.
+        Serve could queue as well, but asks a full replica again only after a pause that grows to
+        half a second, in which the engine runs dry; and behind its queue not even `GetModel` is
+        answered.
         """
         if self._gate.locked() and self._waiting >= self._config.serve.max_queued_requests:
             words = "the queue is full; try again later"
@@ -145,12 +154,12 @@ class Judge:
             self._gate.release()
 
     async def _judge_now(
-        self, data: bytes, digest: str, wanted: Wanted, tell: Callable[[list[int]], None] | None
-    ) -> Judgement:
+        self, data: bytes, digest: str, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None
+    ) -> ScoredImage:
         running, started = asyncio.get_running_loop(), perf_counter()
-        picture = await running.run_in_executor(self._decoders, self._decode, data, digest)
+        encoded = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
-        reading = await self._read(picture, self._ask(wanted, tell), derive_seed("sampled", digest))
+        reading = await self._read(encoded, self._ask(wanted, tell), derive_seed("sampled", digest))
         return replace(
             self._judgement(reading, wanted),
             tokens=sum(len(completion.token_ids) for completion in reading.completions),
@@ -161,29 +170,31 @@ class Judge:
         )
 
     def text(self, token_ids: list[int]) -> str:
-        return self._eyes.text(np.asarray(token_ids, np.int32))
+        return self._encoder.text(np.asarray(token_ids, np.int32))
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
-    def _decode(self, data: bytes, digest: str) -> Picture:
+    def _decode(self, data: bytes, digest: str) -> EncodedImage:
         try:
-            return self._eyes.picture(decode_image(data, self._config.image), digest)
+            return self._encoder.encode(decode_image(data, self._config.image), digest)
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
 
-    def _ask(self, wanted: Wanted, tell: Callable[[list[int]], None] | None) -> Ask:
+    def _ask(self, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None) -> ReadoutRequest:
         limit = self._config.policy.max_completion_tokens
         if wanted.readout == "sampled":
-            return Ask(Sampling(wanted.samples, self._config.rapo.sampling.temperature, limit, logprobs=False))
-        greedy = Sampling(1, 0.0, limit, logprobs=False)
+            return ReadoutRequest(
+                SamplingSpec(wanted.samples, self._config.rapo.sampling.temperature, limit, logprobs=False)
+            )
+        greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
         if wanted.readout == "fast":
-            return Ask(greedy, tree=True, rationale=False)
-        return Ask(greedy, tree=wanted.readout == "expected", tell=tell)
+            return ReadoutRequest(greedy, tree=True, rationale=False)
+        return ReadoutRequest(greedy, tree=wanted.readout == "expected", tell=tell)
 
-    async def _read(self, picture: Picture, ask: Ask, seed: int) -> Reading:
-        future = self._loop.add(picture, ask, seed)
+    async def _read(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> ReadoutResult:
+        future = self._loop.add(encoded, ask, seed)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -191,21 +202,21 @@ class Judge:
             self._loop.cancel(future)
             raise
         except ValueError as error:
-            raise invalid("image", f"the model does not take the picture: {error}", "too_many_tokens") from error
+            raise invalid("image", f"the model does not take the image: {error}", "too_many_tokens") from error
         except Exception as error:
             if self._loop.alive:
                 raise
             words = "the engine is restarting; try again"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "engine_dead")) from error
 
-    def _judgement(self, reading: Reading, wanted: Wanted) -> Judgement:
+    def _judgement(self, reading: ReadoutResult, wanted: ReadoutSpec) -> ScoredImage:
         if wanted.readout == "sampled":
             return self._sampled(reading)
         completion = reading.completions[0]
-        text = self._eyes.text(completion.token_ids)
+        text = self._encoder.text(completion.token_ids)
         if wanted.readout == "greedy":
             answer = parse_answer(text, truncated=completion.finish_reason == "length")
-            return Judgement(_score(answer), answer.rationale)
+            return ScoredImage(_score(answer), answer.rationale)
         rationale = "" if wanted.readout == "fast" else _rationale(text, completion.finish_reason)
         if reading.tree is None:
             raise RuntimeError("the engine gave an answer without its tree")
@@ -215,13 +226,13 @@ class Judge:
             raise _no_score("not_a_number") from error
         if expected.outside > 1.0 - MIN_INSIDE:
             raise _no_score("not_a_number")
-        return Judgement(
+        return ScoredImage(
             expected.mean, rationale, expected.std, (expected.low, expected.high), outside=expected.outside
         )
 
-    def _sampled(self, reading: Reading) -> Judgement:
+    def _sampled(self, reading: ReadoutResult) -> ScoredImage:
         answers = [
-            parse_answer(self._eyes.text(c.token_ids), truncated=c.finish_reason == "length")
+            parse_answer(self._encoder.text(c.token_ids), truncated=c.finish_reason == "length")
             for c in reading.completions
         ]
         valid = [answer for answer in answers if answer.score is not None]
@@ -232,7 +243,7 @@ class Judge:
         mean = float(scores.mean())
         nearest = valid[int(np.abs(scores - mean).argmin())]
         low, high = (float(end) for end in np.quantile(scores, (0.05, 0.95)))
-        return Judgement(mean, nearest.rationale, float(scores.std(ddof=1)), (low, high))
+        return ScoredImage(mean, nearest.rationale, float(scores.std(ddof=1)), (low, high))
 
 
 def _digest(data: bytes) -> str:
@@ -240,7 +251,8 @@ def _digest(data: bytes) -> str:
 
 
 def _rationale(text: str, finish_reason: str) -> str:
-    """The rationale before an answer that was not waited for. Raises `Refused` unless the answer has the right form so far."""
+    """The rationale before an answer that was not waited for. Raises `Refused` unless the answer
+    has the right form so far."""
     before, opened, _ = text.partition(OPEN)
     # Any number will do: what is parsed is everything before it.
     answer = (

@@ -1,7 +1,9 @@
-"""The scorer: a Serve deployment around one vLLM engine. Method names are the RPC names of `AestheticScorer`.
+"""The scorer: a Serve deployment around one vLLM engine. Method names are the RPC names of
+`AestheticScorer`.
 
-What holds: a call without the gateway's secret learns nothing; neither tracebacks nor paths nor anything of a picture reach a
-caller or the log. What is done with a picture is in `services.replica.image_scorer`.
+What holds: a call without the gateway's secret learns nothing; neither tracebacks nor paths nor
+anything of an image reach a caller or the log. What is done with an image is in
+`services.replica.image_scorer`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
 from services.names import FIELD_KEY, REASON_KEY, REQUEST_ID, SECRET_KEY
 from services.replica.convert import NUMBERS, response_of, wanted_of
-from services.replica.image_scorer import READOUTS, Judge, Judgement, Wanted
+from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -47,20 +49,21 @@ class Scorer:
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
         self._secret = secret.encode()
-        # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its CPU build
-        # warns once per request.
+        # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its
+        # CPU build warns once per request.
         logging.getLogger("vllm").setLevel(logging.ERROR)
-        # Here and not above: whoever deploys this class needs none of it. The environment that vLLM and torch read
-        # when they are imported is set by the actor's runtime environment, see `services.replica.deployment`.
-        from rapo.inference.loop import EngineLoop
-        from rapo.inference.reader import Ask, Reader, Reading
+        # Here and not above: whoever deploys this class needs none of it. The environment that vLLM
+        # and torch read when they are imported is set by the actor's runtime environment, see
+        # `services.replica.deployment`.
+        from rapo.inference.engine_thread import EngineThread
+        from rapo.inference.readout_engine import ReadoutEngine, ReadoutRequest, ReadoutResult
 
-        self._loop: EngineLoop[Ask, Reading] = EngineLoop(
-            lambda: Reader(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
+        self._loop: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
+            lambda: ReadoutEngine(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
             linger_s=0.0,
         )
         reader: Any = await asyncio.wrap_future(self._loop.started)
-        self._judge = Judge(self._loop, reader, config, card.version)
+        self._judge = ImageScorer(self._loop, reader, config, card.version)
         await self._warm_up()
         self._observe = _observer()
 
@@ -76,7 +79,8 @@ class Scorer:
         return scorer_pb2.ScoreResponse()
 
     async def Explain(self, request: Any, grpc_context: RayServegRPCContext) -> AsyncGenerator[Any, None]:
-        """Where it fails, the last message has no part: Serve lets a status of our own out only with a message."""
+        """Where it fails, the last message has no part: Serve lets a status of our own out only
+        with a message."""
         request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
         try:
             wanted = self._admit(request, grpc_context)
@@ -121,7 +125,8 @@ class Scorer:
             raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
 
     async def statistics(self) -> dict[str, int]:
-        """Pictures in the engine, and pictures whose callers went away. Through Serve's handle, not over gRPC."""
+        """Images in the engine, and images whose callers went away. Through Serve's handle, not
+        over gRPC."""
         return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
 
     def __del__(self) -> None:
@@ -129,7 +134,7 @@ class Scorer:
         if (judge := getattr(self, "_judge", None)) is not None:
             judge.close()
 
-    def _admit(self, request: Any, context: RayServegRPCContext) -> Wanted:
+    def _admit(self, request: Any, context: RayServegRPCContext) -> ReadoutSpec:
         self._check_secret(context)
         return wanted_of(request, self.config.serve, self.model_version, self.scales)
 
@@ -140,8 +145,9 @@ class Scorer:
             words = "calls must come through the gateway"
             raise Refused(Refusal(grpc.StatusCode.PERMISSION_DENIED, words, "not_gateway"))
 
-    async def _explain(self, data: bytes, wanted: Wanted) -> AsyncGenerator[str | Judgement, None]:
-        """Pieces of the rationale while it is written, then the judgement. What comes whole is one piece."""
+    async def _explain(self, data: bytes, wanted: ReadoutSpec) -> AsyncGenerator[str | ScoredImage, None]:
+        """Pieces of the rationale while it is written, then the judgement. What comes whole is one
+        piece."""
         loop = asyncio.get_running_loop()
         written: asyncio.Queue[list[int] | None] = asyncio.Queue()
 
@@ -165,30 +171,31 @@ class Scorer:
             judging.cancel()
 
     async def _warm_up(self) -> None:
-        """Every readout once, so that the first caller does not wait for lazy set-up. What the model says does not matter."""
+        """Every readout once, so that the first caller does not wait for lazy set-up. What the
+        model says does not matter."""
         side = max(self.config.image.min_side, 84)
         buffer = io.BytesIO()
         Image.new("RGB", (side, side), (120, 130, 140)).save(buffer, "PNG")
         for readout in READOUTS:
             try:
-                await self._judge.judge(buffer.getvalue(), Wanted(readout, self.config.serve.samples))
+                await self._judge.judge(buffer.getvalue(), ReadoutSpec(readout, self.config.serve.samples))
             except Refused as error:
                 if error.refusal.code != grpc.StatusCode.FAILED_PRECONDITION:
                     raise
 
 
-def _observer() -> Callable[[Judgement], None]:
-    """Reports through Ray's metrics what no response holds: how much of the model's answer is no number of two decimals. A model
-    that drifts away from the form shows there first."""
+def _observer() -> Callable[[ScoredImage], None]:
+    """Reports through Ray's metrics what no response holds: how much of the model's answer is no
+    number of two decimals. A model that drifts away from the form shows there first."""
     from ray.serve.metrics import Histogram
 
     outside = Histogram(
         "rapo_outside_mass",
-        description="Probability of an answer that is no number of two decimals, per picture.",
+        description="Probability of an answer that is no number of two decimals, per image.",
         boundaries=list(_OUTSIDE_BOUNDS),
     )
 
-    def observe(judgement: Judgement) -> None:
+    def observe(judgement: ScoredImage) -> None:
         if judgement.outside is not None and not judgement.cached:
             outside.observe(judgement.outside)
 
@@ -204,7 +211,8 @@ def _refusal(error: Exception, request_id: str) -> Refusal:
 
 
 def _set_status(context: RayServegRPCContext, refusal: Refusal) -> None:
-    # Setting a status and returning an empty message keeps Serve from logging every refusal as a failed call.
+    # Setting a status and returning an empty message keeps Serve from logging every refusal as a
+    # failed call.
     context.set_code(refusal.code)
     context.set_details(refusal.words)
     field = [(FIELD_KEY, refusal.field)] if refusal.field else []

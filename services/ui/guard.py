@@ -1,4 +1,5 @@
-"""What keeps the rest of the web out of a page on loopback: who is addressed, who asks, and what a browser may do with it."""
+"""What keeps the rest of the web out of a page on loopback: who is addressed, who asks, and what a
+browser may do with it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _SAFE = frozenset({"GET", "HEAD"})
 
 
 class Guard:
-    """ASGI middleware. Refused with 403: another Host than this address, and anything posted that is not from its pages."""
+    """ASGI middleware. Refused with 403: another Host than this address, and anything posted that
+    is not from its pages."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
@@ -38,7 +40,8 @@ class Guard:
         origin = headers.get("origin")
         allowed = host in self.hosts and origin in (None, f"http://{host}")
         if scope["method"] not in _SAFE:
-            # A browser always says where a post comes from; what does not say so is no page of ours.
+            # A browser always says where a post comes from; what does not say so is no page of
+            # ours.
             allowed = allowed and origin is not None
 
         async def guarded(message: Message) -> None:

@@ -1,8 +1,10 @@
-"""The page for people: drop pictures in, see them ranked and explained, compare two, look at what the model saw.
+"""The page for people: drop images in, see them ranked and explained, compare two, look at what the
+model saw.
 
-It listens on loopback only and asks the scorer like any other client. A page elsewhere on the web cannot use it through
-somebody's browser: the Host header must be this address (so that no foreign name can be pointed here), and whatever is
-posted must come from this origin. Pictures are held in memory while they are answered, and nowhere else.
+It listens on loopback only and asks the scorer like any other client. A page elsewhere on the web
+cannot use it through somebody's browser: the Host header must be this address (so that no foreign
+name can be pointed here), and whatever is posted must come from this origin. Images are held in
+memory while they are answered, and nowhere else.
 """
 
 from __future__ import annotations
@@ -47,8 +49,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PageSettings:
-    """`client` makes the client that asks the scorer. `view` tells how the default model sees pictures, which a roll-out may
-    change; it is None where no model folder is at hand. `port` 0 takes any."""
+    """`client` makes the client that asks the scorer. `view` tells how the default model sees
+    images, which a roll-out may change; it is None where no model folder is at hand. `port` 0 takes
+    any."""
 
     client: Callable[[], AsyncScorerClient]
     view: Callable[[], ModelView] | None = None
@@ -85,7 +88,7 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
             body = await _body(request, 2 * limits.max_bytes)
             first = request.query_params.get("first", "")
             if not first.isdigit() or not 0 < int(first) < len(body):
-                raise ImageError("two pictures are needed: `first` is the size of the first one", reason="missing")
+                raise ImageError("two images are needed: `first` is the size of the first one", reason="missing")
             images = [body[: int(first)], body[int(first) :]]
             ranking = await client.rank(images, readout=_options(request).get("readout"))
             outcomes: list[Outcome] = sorted(ranking.order, key=lambda outcome: outcome.index)
@@ -131,7 +134,8 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
 
 
 class PageServer:
-    """The page in a thread of its own; use it as a context manager. Raises `ResourceError` where the port is taken."""
+    """The page in a thread of its own; use it as a context manager. Raises `ResourceError` where
+    the port is taken."""
 
     def __init__(self, settings: PageSettings) -> None:
         self._settings = settings
@@ -218,18 +222,18 @@ def _event(name: str, data: Any) -> bytes:
 async def _body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the picture has {int(declared):,} bytes; {limit:,} are allowed")
+        raise TooLarge(f"the image has {int(declared):,} bytes; {limit:,} are allowed")
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_LIMIT_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise TooLarge(f"the picture has more than the {limit:,} bytes that are allowed")
+                    raise TooLarge(f"the image has more than the {limit:,} bytes that are allowed")
     except (TimeoutError, ClientDisconnect) as error:
-        raise ImageError("the picture did not arrive whole", reason="truncated") from error
+        raise ImageError("the image did not arrive whole", reason="truncated") from error
     if not body:
-        raise ImageError("the request holds no picture", reason="empty")
+        raise ImageError("the request holds no image", reason="empty")
     return bytes(body)
 
 

@@ -1,4 +1,5 @@
-"""The page for people in a real browser, over a scripted scorer (`make browser`; screenshots go to runs/browser)."""
+"""The page for people in a real browser, over a scripted scorer (`make browser`; screenshots go to
+runs/browser)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ ENTER, SPACE, ESCAPE = "\ue007", " ", "\ue00c"
 
 
 class ShadeScorer(FakeScorer):
-    """Scores a picture by its brightness."""
+    """Scores an image by its brightness."""
 
     def _answer(self, request):
         try:
@@ -52,12 +53,12 @@ def page(address: str, tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{name}.png" for name in ("dark", "bright", "grey")]
     for path, shade in zip(paths, (51, 204, 128), strict=True):
         Image.new("RGB", (300, 200), (shade, shade, shade)).save(path)
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     return [*paths, broken]
 
 
@@ -70,8 +71,8 @@ def drop(page: Browser, paths: list[Path]) -> None:
     page.wait(lambda: "answered" in page.text("#status") and " of " not in page.text("#status"))
 
 
-def test_pictures_are_ranked_compared_and_looked_at(page: Browser, pictures: list[Path]) -> None:
-    drop(page, pictures)
+def test_images_are_ranked_compared_and_looked_at(page: Browser, images: list[Path]) -> None:
+    drop(page, images)
     page.screenshot(SHOTS / "ranked.png")
     assert column(page, ".card .name") == ["bright.png", "grey.png", "dark.png", "broken.png"]
     assert column(page, ".card .score") == ["0.80 ± 0.10", "0.50 ± 0.10", "0.20 ± 0.10", "no score"]
@@ -96,8 +97,8 @@ def test_pictures_are_ranked_compared_and_looked_at(page: Browser, pictures: lis
     assert page.complaints() == []
 
 
-def test_another_readout_asks_again(page: Browser, pictures: list[Path]) -> None:
-    drop(page, pictures[:2])
+def test_another_readout_asks_again(page: Browser, images: list[Path]) -> None:
+    drop(page, images[:2])
     page.run(
         "const list = document.getElementById('readout'); list.value = 'greedy'; list.dispatchEvent(new Event('change'))"
     )

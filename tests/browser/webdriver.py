@@ -1,4 +1,5 @@
-"""As much of the W3C WebDriver protocol as the browser test needs, spoken to chromedriver over loopback."""
+"""As much of the W3C WebDriver protocol as the browser test needs, spoken to chromedriver over
+loopback."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class Browser:
         return value
 
     def complaints(self) -> list[str]:
-        """What the page wrote to the console at level SEVERE: errors, and what its security policy stopped."""
+        """What the page wrote to the console at level SEVERE: errors, and what its security policy
+        stopped."""
         entries = self._send("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 

@@ -1,7 +1,7 @@
 """Faults for a run that goes on in another process: which there are, and how each is done to it.
 
-The run is known by its folder and by a cluster of several raylets on this machine, so that a node can be taken away and every
-actor has a process to kill.
+The run is known by its folder and by a cluster of several raylets on this machine, so that a node
+can be taken away and every actor has a process to kill.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Run:
 
 
 class Monkey:
-    """Does one fault at a time to a run, of the kinds that it is asked for, in an order that `seed` decides."""
+    """Does one fault at a time to a run, of the kinds that it is asked for, in an order that `seed`
+    decides."""
 
     def __init__(self, run: Run, cluster: Cluster, node_cpus: int, seed: int) -> None:
         self._run = run

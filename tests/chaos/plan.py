@@ -1,7 +1,7 @@
 """How large the chaos is, and the settings of the run that it happens to.
 
-The short form happens to the small run of the integration tests, whose model hardly learns anything; the long one to a run like
-the demo's, so that what it has learned can be compared.
+The short form happens to the small run of the integration tests, whose model hardly learns
+anything; the long one to a run like the demo's, so that what it has learned can be compared.
 """
 
 from __future__ import annotations

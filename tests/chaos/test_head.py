@@ -1,4 +1,5 @@
-"""The head node goes, and with it the driver, the control store and all that was on it: another cluster takes the run over."""
+"""The head node goes, and with it the driver, the control store and all that was on it: another
+cluster takes the run over."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""vLLM's model class on its own, without an engine and without memory: built on the meta device, and loaded.
+"""vLLM's model class on its own, without an engine and without memory: built on the meta device,
+and loaded.
 
-Meant for one child process (`initialize`, then `load`), because vLLM wants a process group and an environment of its own.
+Meant for one child process (`initialize`, then `load`), because vLLM wants a process group and an
+environment of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def initialize() -> None:
 
 @cache
 def _model(folder: Path) -> tuple[Any, Any]:
-    """vLLM's model of `folder` (a `config.json` is enough) on the meta device, and its configuration."""
+    """vLLM's model of `folder` (a `config.json` is enough) on the meta device, and its
+    configuration."""
     import torch
     from vllm.config import set_current_vllm_config
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
@@ -49,8 +52,8 @@ def _model(folder: Path) -> tuple[Any, Any]:
 def load(folder: Path, published: Sequence[Described]) -> tuple[int, int, int]:
     """Load tensors of these names and shapes on the meta device.
 
-    Returns how many parameters were assigned, how many there are, and how many elements they hold without the padding of
-    vocabularies. Raises as `load_every_parameter` does.
+    Returns how many parameters were assigned, how many there are, and how many elements they hold
+    without the padding of vocabularies. Raises as `load_every_parameter` does.
     """
     import torch
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding

@@ -37,11 +37,12 @@ LESSONS = {
 
 @pytest.fixture(scope="session")
 def taught_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder whose model calls dark pictures 0.21 and bright ones 0.87, and gives mid-grey ones no number."""
-    from rapo.policy.embedded import build_embedded
+    """A model folder whose model calls dark images 0.21 and bright ones 0.87, and gives mid-grey
+    ones no number."""
+    from rapo.policy.tiny_model import build_tiny_model
 
     folder = tmp_path_factory.mktemp("taught")
-    build_embedded(
+    build_tiny_model(
         folder, load_config().policy.embedded, seed=0, clauses=["soft light", "a dark mood", "strong colors"]
     )
     teach(folder)
@@ -65,7 +66,7 @@ def teach(folder: Path) -> None:
     answers = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
     for _ in range(_MAX_STEPS):
         shades = [shade + draw.randint(-15, 15) for shade in LESSONS]
-        prepared = [processor.prepare(picture(shade)) for shade in shades]
+        prepared = [processor.prepare(make_image(shade)) for shade in shades]
         prompts = torch.stack([torch.from_numpy(item.prompt_ids) for item in prepared])
         ids = torch.cat([prompts, answers.clamp(min=0)], dim=1)
         loss = policy(
@@ -86,5 +87,5 @@ def teach(folder: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def picture(shade: int, side: int = 84) -> Image.Image:
+def make_image(shade: int, side: int = 84) -> Image.Image:
     return Image.new("RGB", (side, side), (shade, shade, shade))

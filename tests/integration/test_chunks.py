@@ -1,4 +1,5 @@
-"""Weight chunks through the real object store: one at a time, and nobody waits for a reader that has stopped."""
+"""Weight chunks through the real object store: one at a time, and nobody waits for a reader that
+has stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class Publisher:
 
 
 @ray.remote(num_cpus=0, max_concurrency=4)
-class Reader:
+class ReadoutEngine:
     """Reads as the rollout worker does: a thread beside an event loop."""
 
     def __init__(self) -> None:
@@ -44,7 +45,8 @@ class Reader:
         return os.getpid()
 
     async def read(self, manifest: WeightManifest, chunks: Sequence[Any], timeout_s: float) -> tuple[list[str], int]:
-        """The names in order, and the most chunks whose memory was referred to when another was asked for."""
+        """The names in order, and the most chunks whose memory was referred to when another was
+        asked for."""
         import asyncio
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, manifest, chunks, timeout_s)
@@ -84,7 +86,7 @@ def published(local_ray: None) -> Any:
 
 def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any) -> None:
     manifest, chunks = published
-    reader = Reader.remote()  # type: ignore[attr-defined]
+    reader = ReadoutEngine.remote()  # type: ignore[attr-defined]
     names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=120)
     assert names == [f"t{number}" for number in range(8)]
     assert held == 0
@@ -92,7 +94,8 @@ def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any) -> Non
 
 
 def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_named(published: Any) -> None:
-    """Were the chunks arguments, the call would wait for all of them; one that never comes would have no limit."""
+    """Were the chunks arguments, the call would wait for all of them; one that never comes would
+    have no limit."""
 
     @ray.remote(num_cpus=0)
     def never() -> list[np.ndarray]:
@@ -102,7 +105,7 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
         return []
 
     manifest, chunks = published
-    reader = Reader.remote()  # type: ignore[attr-defined]
+    reader = ReadoutEngine.remote()  # type: ignore[attr-defined]
     late = never.remote()
     with pytest.raises(WeightError, match=r"version 3: chunk 3 of 4 did not come within 1 s"):
         ray.get(reader.read.remote(manifest, [*chunks[:3], late], 1.0), timeout=120)
@@ -112,7 +115,7 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
 
 def test_nobody_waits_for_a_reader_that_has_stopped(published: Any) -> None:
     manifest, chunks = published
-    stopped, other = Reader.remote(), Reader.remote()  # type: ignore[attr-defined]
+    stopped, other = ReadoutEngine.remote(), ReadoutEngine.remote()  # type: ignore[attr-defined]
     pid = ray.get(stopped.pid.remote(), timeout=60)
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -17,7 +17,7 @@ import ray
 from actors.reward import RewardScorer
 from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
 from cluster.training.controller import Hooks
-from cluster.training.session import running_loop
+from cluster.training.session import training_session
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
@@ -52,7 +52,7 @@ def rows_of(
     ]
     folder.mkdir()
     roles = {"worker": SimulatedWorker, "learner": SimulatedLearner, "scorer": RecordingScorer}
-    with running_loop(config, folder, folder, hooks=hooks, **roles) as controller:
+    with training_session(config, folder, folder, hooks=hooks, **roles) as controller:
         if controllers is not None:
             controllers.append(controller)
         controller.run(records, [])

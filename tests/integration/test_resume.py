@@ -1,4 +1,5 @@
-"""A run whose driver is killed goes on exactly where it was; a live run is scaled; a damaged state is stepped over."""
+"""A run whose driver is killed goes on exactly where it was; a live run is scaled; a damaged state
+is stepped over."""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(started:
 
 
 def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started: Path, tmp_path: Path) -> None:
-    """From one rollout worker to two and back, then a kill, and on with one learner rank instead of two: every group once."""
+    """From one rollout worker to two and back, then a kill, and on with one learner rank instead of
+    two: every group once."""
     # An engine takes as long to start beside the others as some twenty-five steps.
     asynchronous = ("rapo.max_staleness=1", f"rapo.steps={LIVE_STEPS}", "rapo.checkpoint_every=5")
     out = branch(started, tmp_path / "scaled", *OVERRIDES, *asynchronous)

@@ -24,7 +24,7 @@ from rapo.config import Config, LoRAConfig, load_config
 from rapo.datasets.scenes import render_scene
 from rapo.errors import WeightError
 from rapo.images.decode import decode_image
-from rapo.policy.embedded import build_embedded
+from rapo.policy.tiny_model import build_tiny_model
 from rapo.records import ImageRecord, ScoredGroup
 from tests.small import SMALL
 
@@ -65,13 +65,13 @@ def draw(fleet: Fleet, batch: list[ImageRecord], step: int) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random policy, sharpened so that what it writes depends on its weights and on the picture."""
+    """A random policy, sharpened so that what it writes depends on its weights and on the image."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("model")
     config = load_config(None, SMALL)
-    build_embedded(folder, config.policy.embedded, 0, phrases())
+    build_tiny_model(folder, config.policy.embedded, 0, phrases())
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         model.lm_head.weight.mul_(3.0)
@@ -91,7 +91,8 @@ def fleet(local_ray: None, small_config: Config, model_dir: Path) -> Iterator[Fl
 def trained(
     config: Config, model_dir: Path, groups: list[Any], images: dict[str, Any]
 ) -> tuple[WeightVersion, dict[str, float]]:
-    """One step of a fresh learner group on given groups with made-up advantages; the version it publishes."""
+    """One step of a fresh learner group on given groups with made-up advantages; the version it
+    publishes."""
     rng = np.random.default_rng(0)
     scored = []
     for group in ray.get(groups):
@@ -138,7 +139,8 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     made: dict[int, dict[str, np.ndarray]] = {}
     for stage in (2, 3):
         learner = small_config.learner.model_copy(update={"zero_stage": stage, "chunk_mib": 1, "lora": lora})
-        # With LoRA also the reference policy, which then gathers under ZeRO-3, on the rank that has nothing to do, too.
+        # With LoRA also the reference policy, which then gathers under ZeRO-3, on the rank that has
+        # nothing to do, too.
         loss = small_config.rapo.loss.model_copy(update={"kl_beta": 0.05 if lora.rank else 0.0})
         rapo = small_config.rapo.model_copy(update={"loss": loss})
         config = small_config.model_copy(update={"learner": learner, "rapo": rapo})
@@ -193,7 +195,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     from safetensors.numpy import load_file
 
     from bench.support.roles import RandomScorer
-    from cluster.training.session import running_loop
+    from cluster.training.session import training_session
 
     rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
     config = small_config.model_copy(update={"rapo": rapo})
@@ -201,7 +203,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     for attempt in ("first", "second"):
         out = tmp_path / attempt
         out.mkdir()
-        with running_loop(config, model_dir, out, fleet=fleet, scorer=RandomScorer) as controller:
+        with training_session(config, model_dir, out, fleet=fleet, scorer=RandomScorer) as controller:
             outcome = controller.run(records(16), [])
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
@@ -220,7 +222,8 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
 
     *chunks, manifest = pack(base_tensors(model_dir), 9, 2**20)
     before = ray.get(draw(fleet, records(2), step=5))
-    # Two shards of a fused parameter have come when the third does not verify: they must not complete the next version.
+    # Two shards of a fused parameter have come when the third does not verify: they must not
+    # complete the next version.
     (spec,) = [
         spec for spec in manifest.tensors if spec.name.endswith("language_model.layers.1.self_attn.v_proj.weight")
     ]
@@ -234,7 +237,8 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     fleet.load(WeightVersion(9, ray.put(manifest), stored))
     fleet.loaded(60)
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
-    # The engine read the store's own pages, which all readers of a node share: it must not have written to them.
+    # The engine read the store's own pages, which all readers of a node share: it must not have
+    # written to them.
     for number, chunk in enumerate(ray.get(list(stored))):
         held = [spec for spec in manifest.tensors if spec.chunk == number]
         assert [checksum(part) for part in chunk] == [spec.checksum for spec in held]
@@ -245,7 +249,8 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
 def test_groups_continue_over_an_update_with_each_tokens_version(
     local_ray: None, small_config: Config, model_dir: Path
 ) -> None:
-    """Tokens before and after the update have the log-probs that the learner gives them under the weights that drew them."""
+    """Tokens before and after the update have the log-probs that the learner gives them under the
+    weights that drew them."""
     import torch
 
     from rapo.policy.batch import collate, pack_rows

@@ -73,7 +73,7 @@ def test_without_a_service_the_scores_are_the_same(finished: Path, tmp_path: Pat
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     images, table = [str(tmp_path / "broken.jpg"), *(row["image"] for row in served)], tmp_path / "scores.parquet"
     done = rapo("score", *images, "--model", str(finished / "export"), "--readout", "greedy", "-o", str(table))
-    assert done.returncode == 1, done.stdout + done.stderr  # one picture has no score
+    assert done.returncode == 1, done.stdout + done.stderr  # one image has no score
     broken, *rows = pq.read_table(table).to_pylist()
     assert broken["aesthetic_score"] is None
     assert "INVALID_ARGUMENT" in broken["error"]
@@ -136,15 +136,15 @@ def test_another_configuration_is_refused_with_the_keys_named(finished: Path) ->
 
 
 def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path: Path) -> None:
-    """Pictures of several sizes with native scores on 1..5, one of them broken."""
+    """Images of several sizes with native scores on 1..5, one of them broken."""
     rng = np.random.default_rng(5)
     lines = ["image,score,std"]
     for number in range(40):
         scene = render_scene(rng, 84 + 28 * (number % 3))
-        picture = Image.fromarray(scene.image)
+        image = Image.fromarray(scene.image)
         if number % 4 == 0:
-            picture = picture.resize((140, 84))
-        picture.save(tmp_path / f"{number}.png")
+            image = image.resize((140, 84))
+        image.save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,{1 + 4 * scene.score:.3f},0.5")
     broken = (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(broken[: len(broken) // 2])
@@ -165,5 +165,6 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     assert report["served"]["images"] == 0
     assert "over gRPC" not in (out / "report.html").read_text()
     rows = [json.loads(line) for line in (out / "rapo" / "metrics.jsonl").read_text().splitlines()]
-    # The sampler runs one batch ahead, so from the second step on its weights are one version behind.
+    # The sampler runs one batch ahead, so from the second step on its weights are one version
+    # behind.
     assert [row["staleness_worst"] for row in rows if "loss" in row] == [0, 1, 1, 1]

@@ -1,4 +1,5 @@
-"""`rapo serve` as a team runs it: TLS, tokens, several versions from a file that changes while callers ask."""
+"""`rapo serve` as a team runs it: TLS, tokens, several versions from a file that changes while
+callers ask."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import httpx2
 import pytest
 
 from rapo.client.sync import CallError, ScorerClient
-from tests.integration.conftest import picture
+from tests.integration.conftest import make_image
 from tests.small import rapo
 from tests.unit.serving import Authority
 
@@ -72,7 +73,7 @@ def service(*arguments: str) -> Iterator[Service]:
 
 def jpeg(shade: int) -> bytes:
     buffer = io.BytesIO()
-    picture(shade).save(buffer, "JPEG")
+    make_image(shade).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -100,7 +101,7 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     tokens, models, image = tmp_path / "tokens.toml", tmp_path / "models.toml", tmp_path / "dark.jpg"
-    picture(20).save(image, "JPEG")
+    make_image(20).save(image, "JPEG")
     token = write_token(tokens, "web")
     write_models(models, "v1", v1=taught_model)
     changes = {
@@ -180,7 +181,8 @@ def roll_out(running: Service, client: ScorerClient, models: Path, image: Path, 
 
 
 def look_at(page: str, image: Path) -> None:
-    """What the page's script asks for: the model, a picture's words and score, and what the model saw of it."""
+    """What the page's script asks for: the model, an image's words and score, and what the model
+    saw of it."""
     with httpx2.Client(base_url=page, timeout=60, headers={"Origin": page.rstrip("/")}) as browser:
         assert "<title>" in browser.get("/").text
         assert browser.get("/api/model").json()["model_version"] == "v2"

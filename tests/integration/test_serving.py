@@ -1,7 +1,7 @@
 """The service for real: an embedded model in vLLM, behind Ray Serve, behind the gateway.
 
-The model is taught, in seconds, to call dark pictures 0.21 and bright ones 0.87, and to ramble at mid-grey ones, so
-that every path has a picture that takes it.
+The model is taught, in seconds, to call dark images 0.21 and bright ones 0.87, and to ramble at
+mid-grey ones, so that every path has an image that takes it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
 from rapo.models.card import Card
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
-from tests.integration.conftest import picture
+from tests.integration.conftest import make_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -49,7 +49,7 @@ def config() -> Config:
 
 def jpeg(shade: int, side: int = 84) -> bytes:
     buffer = io.BytesIO()
-    picture(shade, side).save(buffer, "JPEG")
+    make_image(shade, side).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -176,7 +176,8 @@ def kill_replica(server: ScorerServer, version: str) -> None:
 
 @contextmanager
 def callers(server: ScorerServer, count: int) -> Iterator[list[tuple[str, object]]]:
-    """Callers with the shipped retry policy who never stop asking; `(request id, outcome)` of each call that has ended."""
+    """Callers with the shipped retry policy who never stop asking; `(request id, outcome)` of each
+    call that has ended."""
     ended: list[tuple[str, object]] = []
     stop, numbers = threading.Event(), itertools.count()
 
@@ -304,7 +305,7 @@ def test_a_replica_writes_its_log_rather_than_keeping_it(server: ScorerServer, c
 
     before, calls = lines(), 250
     for number in range(calls):
-        assert outcome(client, b"no picture %d" % number)[0] == "INVALID_ARGUMENT"
+        assert outcome(client, b"no image %d" % number)[0] == "INVALID_ARGUMENT"
     deadline = time.monotonic() + 10
     while lines() - before < calls - 100 and time.monotonic() < deadline:  # it writes a hundred at a time
         time.sleep(0.1)
@@ -320,7 +321,7 @@ def test_a_bad_image_is_an_invalid_argument(client: ScorerClient, image: bytes) 
     assert "/" not in str(caught.value)
 
 
-def test_a_picture_of_many_bytes_comes_through(config: Config, client: ScorerClient) -> None:
+def test_a_image_of_many_bytes_comes_through(config: Config, client: ScorerClient) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG", compress_level=0)

@@ -1,7 +1,8 @@
-"""The vLLM teacher for real: an embedded model in vLLM, as Ray Data runs it, with the judge behind it.
+"""The vLLM teacher for real: an embedded model in vLLM, as Ray Data runs it, with the judge behind
+it.
 
-The model has random weights, so what it writes means nothing; that it answers, repeatably, to the picture and the score it
-was given, and that bad rows are named, is what counts.
+The model has random weights, so what it writes means nothing; that it answers, repeatably, to the
+image and the score it was given, and that bad rows are named, is what counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from PIL import Image
 
 from actors.judge import Judge
 from actors.vllm_teacher import VllmTeacher
-from rapo.config import Config, EmbeddedPolicyConfig, load_config
+from rapo.config import Config, TinyModelConfig, load_config
 from rapo.datasets.scenes import render_scene
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -26,17 +27,18 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     from rapo.aescot.writer import phrases
-    from rapo.policy.embedded import build_embedded
+    from rapo.policy.tiny_model import build_tiny_model
 
     folder = tmp_path_factory.mktemp("teacher")
-    build_embedded(folder, EmbeddedPolicyConfig(), 0, phrases())
+    build_tiny_model(folder, TinyModelConfig(), 0, phrases())
     settings = [f"model={folder}", "kind=vllm", "temperature=1.0", "max_tokens=700", "engine.max_model_len=1536"]
     return load_config(overrides=[f"aescot.teacher.{setting}" for setting in settings])
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Four batches: four scenes; the same in reverse; the first one changed in one way each; and pictures that are not there."""
+    """Four batches: four scenes; the same in reverse; the first one changed in one way each; and
+    images that are not there."""
     folder = tmp_path_factory.mktemp("scenes")
     scenes = [render_scene(np.random.default_rng(i), 84) for i in range(BATCH)]
     plain: list[dict[str, Any]] = []
@@ -91,13 +93,13 @@ def test_the_same_seed_gives_the_same_text(judged: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize(("place", "what"), enumerate(["uid", "score", "path"]))
-def test_the_text_depends_on_seed_score_and_picture(judged: list[dict[str, Any]], place: int, what: str) -> None:
+def test_the_text_depends_on_seed_score_and_image(judged: list[dict[str, Any]], place: int, what: str) -> None:
     changed = judged[2 * BATCH + place]
     assert changed[what] != judged[0][what]
     assert answer(changed) != answer(judged[0])
 
 
-def test_a_missing_picture_is_named_and_rejected_even_where_a_batch_holds_nothing_else(
+def test_a_missing_image_is_named_and_rejected_even_where_a_batch_holds_nothing_else(
     judged: list[dict[str, Any]],
 ) -> None:
     for row in (judged[3 * BATCH - 1], *judged[3 * BATCH :]):

@@ -1,7 +1,9 @@
-"""What the learner publishes is what vLLM takes, at the sizes of real models too: every name and every shape, by a round trip.
+"""What the learner publishes is what vLLM takes, at the sizes of real models too: every name and
+every shape, by a round trip.
 
-The models are built on the meta device (or as fake tensors), so that 7B parameters cost no memory. What travels is names, shapes
-and dtypes; the check that nothing was left out is the rollout worker's own.
+The models are built on the meta device (or as fake tensors), so that 7B parameters cost no memory.
+What travels is names, shapes and dtypes; the check that nothing was left out is the rollout
+worker's own.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from rapo.config import EmbeddedPolicyConfig, LoRAConfig
+from rapo.config import LoRAConfig, TinyModelConfig
 from rapo.errors import WeightError
-from rapo.policy.embedded import build_embedded
 from rapo.policy.lora import add_lora, dense_parameters
+from rapo.policy.tiny_model import build_tiny_model
 from rapo.policy.weights import model_tensors
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described
@@ -86,7 +88,7 @@ QWEN = {
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder per size; those of the large ones hold a `config.json` only."""
     made = {size: tmp_path_factory.mktemp(size) for size in SIZES}
-    build_embedded(made["embedded"], EmbeddedPolicyConfig(), 0, ["the light is even; "])
+    build_tiny_model(made["embedded"], TinyModelConfig(), 0, ["the light is even; "])
     for size, figures in QWEN.items():
         figures.config().save_pretrained(made[size])
     return made
@@ -137,7 +139,8 @@ def test_lora_publishes_the_same(folders: dict[str, Path], size: str) -> None:
             AutoConfig.from_pretrained(folders[size]), dtype=torch.bfloat16
         )
         add_lora(model, LoRAConfig(rank=16), seed=0)
-        # `model_tensors` without its last step, as what is on the meta device cannot be brought to the CPU.
+        # `model_tensors` without its last step, as what is on the meta device cannot be brought to
+        # the CPU.
         dense = [
             described(name, parameter if adapter is None else adapter.merge(parameter))
             for name, parameter, adapter in dense_parameters(model)

@@ -14,7 +14,7 @@ from rapo.records import Group, ImageRecord, ScoredGroup
 CLAUSES = ("the light is even; ", "a balanced composition; ", "colors are dull; ")
 
 
-def picture(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
+def make_image(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
     """Noise, so that no two images look alike to a model."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels, "RGB")
@@ -22,7 +22,7 @@ def picture(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
 
 def png(width: int = 84, height: int = 84, seed: int = 0) -> bytes:
     stream = io.BytesIO()
-    picture(width, height, seed).save(stream, "PNG")
+    make_image(width, height, seed).save(stream, "PNG")
     return stream.getvalue()
 
 

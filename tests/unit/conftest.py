@@ -20,12 +20,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: a Qwen2.5-VL of 370,000 parameters, from random weights."""
     import torch
 
-    from rapo.config import EmbeddedPolicyConfig
-    from rapo.policy.embedded import build_embedded
+    from rapo.config import TinyModelConfig
+    from rapo.policy.tiny_model import build_tiny_model
 
     torch.set_num_threads(1)  # for tensors this small a second thread costs more than it brings
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    build_embedded(folder, EmbeddedPolicyConfig(hidden_size=64, text_layers=2, vocabulary=384), 0, CLAUSES)
+    build_tiny_model(folder, TinyModelConfig(hidden_size=64, text_layers=2, vocabulary=384), 0, CLAUSES)
     return folder
 
 
@@ -38,7 +38,8 @@ def processor(tiny_model: Path) -> PolicyProcessor:
 
 @pytest.fixture(scope="session")
 def joined() -> Iterator[dict[str, str]]:
-    """A process group of one, and the environment it wants. Once per session, as DeepSpeed keeps the groups it has seen."""
+    """A process group of one, and the environment it wants. Once per session, as DeepSpeed keeps
+    the groups it has seen."""
     import torch
 
     from rapo.policy.distributed import Rank, join_world
@@ -56,7 +57,8 @@ def joined() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def world(joined: dict[str, str]) -> Iterator[None]:
-    """Training in this module, in a world of one; environment and torch's settings are left as they were."""
+    """Training in this module, in a world of one; environment and torch's settings are left as they
+    were."""
     import torch
 
     from rapo.policy.distributed import prepare_process

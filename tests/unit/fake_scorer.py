@@ -1,6 +1,7 @@
 """A scoring service in this process for the tests of clients: every RPC, scripted faults, no model.
 
-An image of decimal digits, spaces around them allowed, scores that number / 100; any other is refused.
+An image of decimal digits, spaces around them allowed, scores that number / 100; any other is
+refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ DOMAIN = "rapo.v1"
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
-    """`failures` come first, one a picture (of any RPC); `breaks` holds after how many answers each stream breaks."""
+    """`failures` come first, one an image (of any RPC); `breaks` holds after how many answers each
+    stream breaks."""
 
     def __init__(self) -> None:
         self.failures: list[status_pb2.Status] = []

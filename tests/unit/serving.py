@@ -1,4 +1,5 @@
-"""What the gateway's tests share: an upstream that answers as Serve and the deployment would, and certificates."""
+"""What the gateway's tests share: an upstream that answers as Serve and the deployment would, and
+certificates."""
 
 from __future__ import annotations
 
@@ -27,10 +28,12 @@ from services.names import FIELD_KEY, REASON_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
-    """The score of a picture is its bytes as a number: b"0.25" -> 0.25. `answer` may be replaced by a test.
+    """The score of an image is its bytes as a number: b"0.25" -> 0.25. `answer` may be replaced by
+    a test.
 
-    Other pictures: b"bad" is INVALID_ARGUMENT, b"busy" and b"gone" are Serve's own refusals, b"slow:0.5" waits 0.3 s,
-    b"held:0.5" waits until `release` is set or the call cancelled, b"long:0.5" has a rationale of 30 kB.
+    Other images: b"bad" is INVALID_ARGUMENT, b"busy" and b"gone" are Serve's own refusals,
+    b"slow:0.5" waits 0.3 s, b"held:0.5" waits until `release` is set or the call cancelled,
+    b"long:0.5" has a rationale of 30 kB.
     """
 
     def __init__(self) -> None:

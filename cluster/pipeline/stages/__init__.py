@@ -1,1 +1,2 @@
-"""The stages of a run, one file each: aescot -> coldstart -> rapo -> evaluate -> export -> serve."""
+"""The stages of a run, one file each: aescot -> coldstart -> rapo -> evaluate -> export ->
+serve."""

@@ -1,4 +1,5 @@
-"""AesCoT: critiques for a balanced sample of the training images, filtered by a judge, as a Ray Data pipeline."""
+"""AesCoT: critiques for a balanced sample of the training images, filtered by a judge, as a Ray
+Data pipeline."""
 
 from __future__ import annotations
 
@@ -21,14 +22,16 @@ from rapo.util.seeds import derive_seed
 CRITIQUES = "critiques.parquet"
 #: With fewer critiques than this the cold start can only learn them by heart.
 FEW = 50
-#: Ray Data's default is to restart for ever, which a picture that kills its actor would make endless.
+#: Ray Data's default is to restart for ever, which an image that kills its actor would make
+#: endless.
 _RETRIES = 2
 
 
 def write_aescot(
     config: Config, train: Sequence[ImageRecord], out: Path, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`; the manifest.
+    """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`; the
+    manifest.
 
     Raises `DataError` where no critique is kept.
     """
@@ -55,13 +58,14 @@ def write_aescot(
     if kept == 0:
         raise DataError(
             f"the judge kept none of {len(rows)} critiques (rejected: {dict(rejected)}). "
-            f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for pictures unlike the embedded ones."
+            f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for images unlike the embedded ones."
         )
     return manifest
 
 
 def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable[[int], None]) -> list[dict[str, Any]]:
-    """Run teacher and judge as actor pools over the records; rows sorted by uid, whatever order they came back in."""
+    """Run teacher and judge as actor pools over the records; rows sorted by uid, whatever order
+    they came back in."""
     import ray
 
     from actors.judge import Judge
@@ -102,6 +106,6 @@ def _teacher(kind: str) -> type:
         from actors.vllm_teacher import VllmTeacher
 
         return VllmTeacher
-    from actors.teacher import MeasuringTeacher
+    from actors.teacher import RuleBasedTeacher
 
-    return MeasuringTeacher
+    return RuleBasedTeacher

@@ -33,7 +33,8 @@ def train_coldstart(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     kept = [row for row in read_parquet(aescot / CRITIQUES) if row["keep"]]
-    # The table is sorted by uid, which often goes by class or score; the first pass over it is streamed in this order.
+    # The table is sorted by uid, which often goes by class or score; the first pass over it is
+    # streamed in this order.
     order = np.random.default_rng(derive_seed(config.run.seed, "coldstart")).permutation(len(kept))
     kept = [kept[i] for i in order]
     out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,8 @@ def train_coldstart(
         run_config=RunConfig(
             name="coldstart",
             storage_path=str(out / "ray_train"),
-            # Without a limit Ray Train would wait for ever for workers that the cluster has no room for.
+            # Without a limit Ray Train would wait for ever for workers that the cluster has no room
+            # for.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
         ),
     )
@@ -123,7 +125,8 @@ def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
 
 
 def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float) -> None:
-    """Run Ray Train in a thread and follow the metrics file meanwhile, because `fit` itself says nothing until its end."""
+    """Run Ray Train in a thread and follow the metrics file meanwhile, because `fit` itself says
+    nothing until its end."""
     run_limited(trainer.fit, role="cold start", timeout_s=timeout_s, meanwhile=lambda: _follow(metrics, progress))
     _follow(metrics, progress)
 

@@ -1,4 +1,5 @@
-"""Where a run's images come from: the user's, or the embedded scenes rendered into the run folder."""
+"""Where a run's images come from: the user's, or the embedded scenes rendered into the run
+folder."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from rapo.util.atomic_dir import whole_folder
 
 
 def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Copy `model` to `out` with a card that says what it is; the card. The folder appears whole or not at all."""
+    """Copy `model` to `out` with a card that says what it is; the card. The folder appears whole or
+    not at all."""
     check_model_folder(model)
     with whole_folder(out) as aside:
         shutil.copytree(model, aside)

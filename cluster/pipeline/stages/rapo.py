@@ -1,4 +1,5 @@
-"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the loop.
+"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the
+loop.
 
 Where an earlier attempt in the same folder left a state, the loop goes on from there.
 """
@@ -12,20 +13,21 @@ from typing import Any
 
 from cluster.files.alerts import FINDINGS
 from cluster.files.atomic import append_jsonl
-from cluster.learner.recovery import DurableLearners
-from cluster.monitoring.monitor import Observer
-from cluster.monitoring.run_state import LiveState, journal_to
+from cluster.learner.recovery import RecoveringLearnerGroup
+from cluster.monitoring.monitor import RunMonitor
+from cluster.monitoring.run_state import RunStateWriter, journal_to
 from cluster.remote.faults import FAULTS, Fault
 from cluster.rollout.fleet import Fleet
 from cluster.training.checkpoint import Checkpoint, Checkpoints, cut_back
-from cluster.training.controller import LEDGER, METRICS, Hooks, Outcome
-from cluster.training.session import running_loop
+from cluster.training.controller import LEDGER, METRICS, Hooks, TrainingResult
+from cluster.training.session import training_session
 from rapo.config import Config
 from rapo.datasets import Dataset
 from rapo.errors import RoleError
 from rapo.policy.state import to_universal
 
-#: How often a run goes back to the same checkpoint because the learner's state was lost, before it ends.
+#: How often a run goes back to the same checkpoint because the learner's state was lost, before it
+#: ends.
 _RESTARTS = 3
 
 
@@ -38,7 +40,8 @@ def train_rapo(
     progress: Callable[[int, dict[str, float]], None],
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json` says of the result."""
+    """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json`
+    says of the result."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
     in_vain, reached = 0, -1
@@ -73,17 +76,17 @@ def _train(
     fleet: Fleet,
     progress: Callable[[int, dict[str, float]], None],
     note: Callable[[str], None],
-) -> Outcome:
+) -> TrainingResult:
     checkpoint = _begin(checkpoints, out, note)
-    observer = Observer(config, out.parent, 0 if checkpoint is None else checkpoint.step, note)
-    live = LiveState(out, observer.state)
+    observer = RunMonitor(config, out.parent, 0 if checkpoint is None else checkpoint.step, note)
+    live = RunStateWriter(out, observer.state)
 
     def survived(fault: Fault) -> None:
         append_jsonl(out / FAULTS, {"step": live.step, **fault.row()})
         observer.fault(fault)
         note(str(fault))
 
-    def resume(learners: DurableLearners) -> Checkpoint | None:
+    def resume(learners: RecoveringLearnerGroup) -> Checkpoint | None:
         if checkpoint is not None:
             _take_over(config, learners, checkpoint, checkpoints)
         return checkpoint
@@ -94,7 +97,7 @@ def _train(
     with (
         observer,
         live,
-        running_loop(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller,
+        training_session(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller,
     ):
         live.follow(controller)
         fleet.journal = journal_to(out, live.write, observer.journal)
@@ -102,7 +105,8 @@ def _train(
 
 
 def _begin(checkpoints: Checkpoints, out: Path, note: Callable[[str], None]) -> Checkpoint | None:
-    """The state to go on from. Without one the stage starts over; what an unfinished attempt wrote is removed."""
+    """The state to go on from. Without one the stage starts over; what an unfinished attempt wrote
+    is removed."""
     found = checkpoints.latest(note)
     if found is None:
         for name in (METRICS, LEDGER, FINDINGS):  # what was survived stays written
@@ -115,8 +119,11 @@ def _begin(checkpoints: Checkpoints, out: Path, note: Callable[[str], None]) -> 
     return found
 
 
-def _take_over(config: Config, learners: DurableLearners, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
-    """Have the ranks go on from a state, which is converted where there are more or fewer of them than wrote it."""
+def _take_over(
+    config: Config, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints
+) -> None:
+    """Have the ranks go on from a state, which is converted where there are more or fewer of them
+    than wrote it."""
     ranks = config.learner.workers
     if checkpoint.state["ranks"] == ranks:
         learners.load_state(checkpoint.learner, universal=False)

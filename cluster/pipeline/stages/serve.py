@@ -1,4 +1,5 @@
-"""The end of a run: serve the export, score test images over gRPC, and compare with what evaluation said of them."""
+"""The end of a run: serve the export, score test images over gRPC, and compare with what evaluation
+said of them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rapo.models.card import read_card
 
 
 def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Score `serve.demo_images` test images through the gateway; `DIR/serve/scores.parquet` and the figures."""
+    """Score `serve.demo_images` test images through the gateway; `DIR/serve/scores.parquet` and the
+    figures."""
     from rapo.client.sync import ScorerClient
     from services.app import ScorerServer
 

@@ -1,9 +1,9 @@
-// The page for people. Pictures stay in the browser; each is sent to the scorer when it is its turn.
+// The page for people. Images stay in the browser; each is sent to the scorer when it is its turn.
 
-const AT_ONCE = 4; // pictures under way: enough to keep a scorer busy, few enough to see them come
+const AT_ONCE = 4; // images under way: enough to keep a scorer busy, few enough to see them come
 
 const byId = (id) => document.getElementById(id);
-const pictures = new Map(); // id -> picture, in the order in which they came
+const images = new Map(); // id -> image, in the order in which they came
 let model = null;
 let next = 0;
 let underWay = 0;
@@ -44,38 +44,38 @@ async function* events(response) {
   }
 }
 
-async function ask(picture) {
-  picture.state = "writing";
-  picture.text = "";
-  picture.stop = new AbortController();
-  paint(picture);
+async function ask(image) {
+  image.state = "writing";
+  image.text = "";
+  image.stop = new AbortController();
+  paint(image);
   try {
-    const response = await post(`/api/explain${query()}`, picture.file, picture.stop.signal);
+    const response = await post(`/api/explain${query()}`, image.file, image.stop.signal);
     for await (const { name, data } of events(response)) {
-      if (name === "piece") picture.text += data;
+      if (name === "piece") image.text += data;
       if (name === "error") throw new Error(data.error);
       if (name === "result") {
-        picture.result = data;
-        picture.text = data.rationale || picture.text;
-        picture.state = "done";
+        image.result = data;
+        image.text = data.rationale || image.text;
+        image.state = "done";
       }
-      paint(picture);
+      paint(image);
     }
-    if (picture.state !== "done") throw new Error("the scorer stopped before it had answered");
+    if (image.state !== "done") throw new Error("the scorer stopped before it had answered");
   } catch (error) {
     if (error.name === "AbortError") return;
-    picture.state = "failed";
-    picture.text = error instanceof TypeError ? "the page lost its server" : error.message;
-    paint(picture);
+    image.state = "failed";
+    image.text = error instanceof TypeError ? "the page lost its server" : error.message;
+    paint(image);
   }
 }
 
 function work() {
-  for (const picture of pictures.values()) {
+  for (const image of images.values()) {
     if (underWay >= AT_ONCE) break;
-    if (picture.state !== "waiting") continue;
+    if (image.state !== "waiting") continue;
     underWay += 1;
-    ask(picture).finally(() => {
+    ask(image).finally(() => {
       underWay -= 1;
       arrange();
       work();
@@ -84,55 +84,55 @@ function work() {
   tell();
 }
 
-// ---- the pictures -----------------------------------------------------------------------------------------------
+// ---- the images -----------------------------------------------------------------------------------------------
 
 function add(files) {
   const images = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
   for (const file of images) {
     const id = next++;
     const card = byId("card").content.firstElementChild.cloneNode(true);
-    const picture = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null, size: null };
+    const image = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null, size: null };
     const thumb = card.querySelector(".thumb");
-    thumb.src = picture.url;
-    thumb.addEventListener("load", () => { picture.size = [thumb.naturalWidth, thumb.naturalHeight]; });
-    card.querySelector(".name").textContent = file.name || "pasted picture";
-    card.querySelector(".pick").addEventListener("click", () => pick(picture));
-    card.querySelector(".view").addEventListener("click", () => look(picture));
+    thumb.src = image.url;
+    thumb.addEventListener("load", () => { image.size = [thumb.naturalWidth, thumb.naturalHeight]; });
+    card.querySelector(".name").textContent = file.name || "pasted image";
+    card.querySelector(".pick").addEventListener("click", () => pick(image));
+    card.querySelector(".view").addEventListener("click", () => look(image));
     card.querySelector(".view").hidden = !model?.view;
-    card.querySelector(".remove").addEventListener("click", () => remove(picture));
-    card.querySelector(".again").addEventListener("click", () => { restart(picture); work(); });
-    pictures.set(id, picture);
-    paint(picture);
+    card.querySelector(".remove").addEventListener("click", () => remove(image));
+    card.querySelector(".again").addEventListener("click", () => { restart(image); work(); });
+    images.set(id, image);
+    paint(image);
   }
   const left = files.length - images.length;
   arrange();
   work();
-  if (left) byId("status").textContent = `${left} of ${files.length} files are no pictures and were left out.`;
+  if (left) byId("status").textContent = `${left} of ${files.length} files are no images and were left out.`;
 }
 
-function restart(picture) {
-  picture.stop?.abort();
-  picture.state = "waiting";
-  picture.result = null;
-  picture.text = "";
-  paint(picture);
+function restart(image) {
+  image.stop?.abort();
+  image.state = "waiting";
+  image.result = null;
+  image.text = "";
+  paint(image);
 }
 
-function remove(picture) {
-  const after = picture.card.nextElementSibling ?? picture.card.previousElementSibling;
-  picture.stop?.abort();
-  URL.revokeObjectURL(picture.url);
-  picture.card.remove();
-  pictures.delete(picture.id);
-  picked = picked.filter((other) => other !== picture);
+function remove(image) {
+  const after = image.card.nextElementSibling ?? image.card.previousElementSibling;
+  image.stop?.abort();
+  URL.revokeObjectURL(image.url);
+  image.card.remove();
+  images.delete(image.id);
+  picked = picked.filter((other) => other !== image);
   compare();
   arrange();
   tell();
   (after?.querySelector(".remove") ?? byId("files")).focus(); // or a keyboard would start again at the top
 }
 
-function paint(picture) {
-  const { card, result, state } = picture;
+function paint(image) {
+  const { card, result, state } = image;
   const score = card.querySelector(".score");
   score.textContent = result ? result.score.toFixed(2) : { waiting: "…", writing: "…", failed: "no score" }[state];
   if (result?.std != null) {
@@ -153,45 +153,45 @@ function paint(picture) {
     scale.title = scale.getAttribute("aria-label");
   }
   const text = card.querySelector(".rationale");
-  text.textContent = picture.text || { waiting: "Waiting for its turn", done: "This readout has no rationale." }[state] || "";
+  text.textContent = image.text || { waiting: "Waiting for its turn", done: "This readout has no rationale." }[state] || "";
   text.classList.toggle("writing", state === "writing");
   text.classList.toggle("wrong", state === "failed");
   card.querySelector(".pick").disabled = state !== "done";
-  card.querySelector(".pick").setAttribute("aria-pressed", String(picked.includes(picture)));
+  card.querySelector(".pick").setAttribute("aria-pressed", String(picked.includes(image)));
   card.querySelector(".again").hidden = state !== "failed";
 }
 
 function arrange() {
-  const key = (picture) => (picture.result ? -picture.result.score : picture.state === "failed" ? 3 : 2);
-  const sorted = [...pictures.values()].sort((a, b) => key(a) - key(b) || a.id - b.id);
+  const key = (image) => (image.result ? -image.result.score : image.state === "failed" ? 3 : 2);
+  const sorted = [...images.values()].sort((a, b) => key(a) - key(b) || a.id - b.id);
   const list = byId("ranking");
   const focused = document.activeElement;
-  sorted.forEach((picture, place) => {
-    picture.card.querySelector(".place").textContent = picture.result ? place + 1 : "–";
-    if (list.children[place] !== picture.card) list.insertBefore(picture.card, list.children[place] ?? null);
+  sorted.forEach((image, place) => {
+    image.card.querySelector(".place").textContent = image.result ? place + 1 : "–";
+    if (list.children[place] !== image.card) list.insertBefore(image.card, list.children[place] ?? null);
   });
   if (focused instanceof HTMLElement && focused !== document.activeElement && list.contains(focused)) focused.focus();
-  byId("clear").disabled = !pictures.size;
-  byId("empty").hidden = Boolean(pictures.size);
-  byId("ranking-title").hidden = !pictures.size;
+  byId("clear").disabled = !images.size;
+  byId("empty").hidden = Boolean(images.size);
+  byId("ranking-title").hidden = !images.size;
 }
 
 function tell() {
-  const states = [...pictures.values()].map((picture) => picture.state);
+  const states = [...images.values()].map((image) => image.state);
   const count = (state) => states.filter((other) => other === state).length;
   const left = count("waiting") + count("writing");
   const failed = count("failed");
   const parts = [];
-  if (states.length) parts.push(left ? `${states.length - left} of ${states.length} answered` : `${states.length === 1 ? "The picture is" : `All ${states.length} pictures are`} answered`);
+  if (states.length) parts.push(left ? `${states.length - left} of ${states.length} answered` : `${states.length === 1 ? "The image is" : `All ${states.length} images are`} answered`);
   if (failed) parts.push(`${failed} without a score`);
   byId("status").textContent = parts.length ? `${parts.join(", ")}.` : "";
 }
 
 // ---- two side by side -------------------------------------------------------------------------------------------
 
-function pick(picture) {
-  picked = picked.includes(picture) ? picked.filter((other) => other !== picture) : [...picked, picture].slice(-2);
-  for (const other of pictures.values()) paint(other);
+function pick(image) {
+  picked = picked.includes(image) ? picked.filter((other) => other !== image) : [...picked, image].slice(-2);
+  for (const other of images.values()) paint(other);
   compare();
 }
 
@@ -199,15 +199,15 @@ async function compare() {
   const panel = byId("compare");
   panel.hidden = picked.length < 2;
   if (picked.length < 2) {
-    if (picked.length === 1) byId("status").textContent = "Choose a second picture to compare with.";
+    if (picked.length === 1) byId("status").textContent = "Choose a second image to compare with.";
     return;
   }
   tell();
   const [left, right] = picked;
-  for (const [side, picture] of [["left", left], ["right", right]]) {
-    byId(`${side}-image`).src = picture.url;
-    byId(`${side}-image`).alt = name(picture);
-    byId(`${side}-name`).textContent = `${name(picture)}: ${picture.result.score.toFixed(2)}`;
+  for (const [side, image] of [["left", left], ["right", right]]) {
+    byId(`${side}-image`).src = image.url;
+    byId(`${side}-image`).alt = name(image);
+    byId(`${side}-name`).textContent = `${name(image)}: ${image.result.score.toFixed(2)}`;
   }
   panel.scrollIntoView({ block: "nearest" });
   byId("odds-text").textContent = "Asking which is preferred …";
@@ -223,27 +223,27 @@ async function compare() {
   }
 }
 
-const name = (picture) => picture.file.name || "pasted picture";
+const name = (image) => image.file.name || "pasted image";
 
 // ---- what the model saw -----------------------------------------------------------------------------------------
 
-async function look(picture) {
+async function look(image) {
   const dialog = byId("seen");
-  byId("seen-original").src = picture.url;
-  byId("seen-original-size").textContent = name(picture);
+  byId("seen-original").src = image.url;
+  byId("seen-original-size").textContent = name(image);
   byId("seen-model").removeAttribute("src");
   byId("seen-model-size").textContent = "…";
   byId("seen-note").textContent = "";
   dialog.showModal();
   try {
-    const response = await post("/api/seen", picture.file);
+    const response = await post("/api/seen", image.file);
     const url = URL.createObjectURL(await response.blob());
     byId("seen-model").onload = () => URL.revokeObjectURL(url);
     byId("seen-model").src = url;
     const pixels = (header) => response.headers.get(header).replace("x", " × ");
     byId("seen-original-size").textContent = `As given, upright: ${pixels("X-Original")} pixels`;
     byId("seen-model-size").textContent = `As the model sees it: ${pixels("X-Size")} pixels`;
-    byId("seen-note").textContent = "All that is judged is in the picture on the right.";
+    byId("seen-note").textContent = "All that is judged is in the image on the right.";
   } catch (error) {
     byId("seen-model-size").textContent = "";
     byId("seen-note").textContent = error.message;
@@ -258,7 +258,7 @@ async function start() {
     model = await (response.ok ? response : fail(response)).json();
     byId("model").textContent = `Model ${model.model_version}; scores from ${model.score_range[0]} to ${model.score_range[1]}`;
     for (const readout of model.readouts) byId("readout").append(new Option(readout, readout));
-    for (const picture of pictures.values()) picture.card.querySelector(".view").hidden = !model.view;
+    for (const image of images.values()) image.card.querySelector(".view").hidden = !model.view;
   } catch (error) {
     byId("model").textContent = `The scorer does not answer: ${error.message}`;
   }
@@ -269,18 +269,18 @@ byId("files").addEventListener("change", (event) => {
   event.target.value = ""; // so that the same file can be chosen again
 });
 byId("readout").addEventListener("change", () => {
-  for (const picture of pictures.values()) restart(picture);
+  for (const image of images.values()) restart(image);
   picked = [];
   compare();
   arrange();
   work();
 });
 byId("clear").addEventListener("click", () => {
-  for (const picture of [...pictures.values()]) remove(picture);
+  for (const image of [...images.values()]) remove(image);
 });
 byId("compare-close").addEventListener("click", () => {
   picked = [];
-  for (const picture of pictures.values()) paint(picture);
+  for (const image of images.values()) paint(image);
   compare();
   byId("files").focus();
 });
@@ -298,7 +298,7 @@ addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) byId("drop").classList.remove("over");
 });
 addEventListener("drop", (event) => {
-  event.preventDefault(); // or the browser would leave the page for the picture
+  event.preventDefault(); // or the browser would leave the page for the image
   byId("drop").classList.remove("over");
   add(event.dataTransfer.files);
 });

@@ -176,8 +176,8 @@ def test_ordinary_words_are_no_leak(text):
 
 
 def test_free_text_is_judged_by_its_tone():
-    praise = "A stunning, harmonious picture with vivid colour and elegant light. It is beautiful."
-    blame = "A dull, flat and cluttered picture. The light is harsh and the subject blurry; it is not beautiful."
+    praise = "A stunning, harmonious image with vivid colour and elegant light. It is beautiful."
+    blame = "A dull, flat and cluttered image. The light is harsh and the subject blurry; it is not beautiful."
     assert tone(praise)[0] > 0.9
     assert tone(blame)[0] < -0.9
     assert judge(praise, score=0.9).keep

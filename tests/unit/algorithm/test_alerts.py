@@ -1,4 +1,5 @@
-"""Early warnings: each kind on a curve made for it, once, again after a recovery, and not on noise."""
+"""Early warnings: each kind on a curve made for it, once, again after a recovery, and not on
+noise."""
 
 from __future__ import annotations
 
@@ -16,22 +17,22 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cluster.files.atomic import append_jsonl
-from rapo.algorithm.alerts import COLLAPSE, Finding, Kind, Watch, srcc_standard_error
+from rapo.algorithm.alerts import COLLAPSE, Alert, Kind, TrainingAlerts, srcc_standard_error
 from rapo.config import Config, WatchConfig, load_config
 
 SEEDS = range(200)
 
 
-def train(watch: Watch, key: str, values: Sequence[Any], first: int = 1) -> list[Finding]:
+def train(watch: TrainingAlerts, key: str, values: Sequence[Any], first: int = 1) -> list[Alert]:
     return [f for i, value in enumerate(values) for f in watch.step({"step": first + i, key: value})]
 
 
-def validate(watch: Watch, sccs: Sequence[Any], n: int | None = 256, every: int = 20) -> list[Finding]:
+def validate(watch: TrainingAlerts, sccs: Sequence[Any], n: int | None = 256, every: int = 20) -> list[Alert]:
     results = [{"srcc": srcc, "n": n} for srcc in sccs]
     return [f for i, result in enumerate(results) for f in watch.validation(i * every, result)]
 
 
-def kinds(findings: Sequence[Finding]) -> list[str]:
+def kinds(findings: Sequence[Alert]) -> list[str]:
     return [finding.kind for finding in findings]
 
 
@@ -43,7 +44,7 @@ def noise(seed: int, size: int, scale: float) -> np.ndarray:
 
 
 def test_entropy_that_collapses_is_found_once_and_early() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     curve = [0.5] * 30 + [0.05] * 30
     (finding,) = train(watch, "entropy", curve)
     assert finding.kind == "entropy_collapse"
@@ -56,33 +57,36 @@ def test_entropy_that_collapses_is_found_once_and_early() -> None:
 
 def test_entropy_is_judged_by_its_floor_too() -> None:
     config = WatchConfig(entropy_fraction=0.0, entropy_floor=0.1)
-    assert kinds(train(Watch(config), "entropy", [0.5] * 30 + [0.05] * 30)) == ["entropy_collapse"]
+    assert kinds(train(TrainingAlerts(config), "entropy", [0.5] * 30 + [0.05] * 30)) == ["entropy_collapse"]
     assert (
-        train(Watch(WatchConfig(entropy_fraction=0.0, entropy_floor=0.01)), "entropy", [0.5] * 30 + [0.05] * 30) == []
+        train(
+            TrainingAlerts(WatchConfig(entropy_fraction=0.0, entropy_floor=0.01)), "entropy", [0.5] * 30 + [0.05] * 30
+        )
+        == []
     )
 
 
 def test_entropy_that_hovers_at_its_bound_is_reported_once_and_again_after_it_recovered() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     hovering = ([0.11] * 10 + [0.09] * 10) * 5
     assert kinds(train(watch, "entropy", [0.5] * 10 + [0.09] * 10 + hovering)) == ["entropy_collapse"]
     assert kinds(train(watch, "entropy", [0.5] * 20 + [0.09] * 20, first=1000)) == ["entropy_collapse"]
 
 
 def test_a_few_odd_steps_are_no_collapse() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     curve = [0.5] * 20 + [0.0] * 4 + [0.5] * 20
     assert train(watch, "entropy", curve) == []
-    assert train(Watch(), "parse_rate", [0.9] * 20 + [0.0] * 4 + [0.9] * 20) == []
+    assert train(TrainingAlerts(), "parse_rate", [0.9] * 20 + [0.0] * 4 + [0.9] * 20) == []
 
 
 def test_entropy_that_sinks_as_in_a_healthy_run_is_no_collapse() -> None:
     curve = np.linspace(0.5, 0.15, 300) * (1 + noise(0, 300, 0.1))
-    assert train(Watch(), "entropy", curve.tolist()) == []
+    assert train(TrainingAlerts(), "entropy", curve.tolist()) == []
 
 
 def test_a_parse_rate_that_drops_is_found_once_and_again_after_it_recovered() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     found = train(watch, "parse_rate", [0.9] * 10 + [0.98] * 20 + [0.85] * 30 + [0.97] * 20 + [0.7] * 20)
     assert kinds(found) == ["parse_loss", "parse_loss"]
     assert found[0].values == {"parse_rate": pytest.approx(0.85, abs=0.07), "best": 0.98, "floor": 0.05}
@@ -91,33 +95,34 @@ def test_a_parse_rate_that_drops_is_found_once_and_again_after_it_recovered() ->
 
 
 def test_weights_lost_at_the_first_update_are_found() -> None:
-    """As seen in a run with sixteen times the learning rate: nothing is left to learn from, so that loss and gradient
-    read 0 and the learner's other figures are absent; and there was no time for the parse rate to have had a best."""
+    """As seen in a run with sixteen times the learning rate: nothing is left to learn from, so that
+    loss and gradient read 0 and the learner's other figures are absent; and there was no time for
+    the parse rate to have had a best."""
     good = {"parse_rate": 0.89, "zero_spread": 0.0, "loss": 0.0, "grad_norm": 1.2, "entropy": 0.38, "mismatch_kl": 0.0}
     lost = {"parse_rate": 0.0, "zero_spread": 1.0, "loss": 0.0, "grad_norm": 0.0}
-    found = Watch().replay([{"step": 1, **good}, *({"step": step, **lost} for step in range(2, 42))])
+    found = TrainingAlerts().replay([{"step": 1, **good}, *({"step": step, **lost} for step in range(2, 42))])
     assert [(f.kind, f.step) for f in found] == [("parse_loss", 3), ("no_signal", 6)]
     assert "0.0% of the completions parse (median of 3 steps), fewer than 5%." in found[0].text
 
 
 def test_a_policy_without_entropy_from_the_start_is_found() -> None:
-    (finding,) = train(Watch(), "entropy", [0.001] * 30)
+    (finding,) = train(TrainingAlerts(), "entropy", [0.001] * 30)
     assert (finding.kind, finding.step) == ("entropy_collapse", 3)
     assert "(median of 3 steps), and the bound is 0.01" in finding.text
 
 
 def test_a_few_lucky_steps_are_no_best() -> None:
-    assert train(Watch(), "parse_rate", [0.92] * 4 + [0.78] * 40) == []
+    assert train(TrainingAlerts(), "parse_rate", [0.92] * 4 + [0.78] * 40) == []
 
 
 def test_a_parse_rate_with_the_noise_of_few_completions_is_not_reported() -> None:
     rng = np.random.default_rng(0)
-    alarms = [kinds(train(Watch(), "parse_rate", (rng.binomial(64, 0.9, 300) / 64).tolist())) for _ in SEEDS]
+    alarms = [kinds(train(TrainingAlerts(), "parse_rate", (rng.binomial(64, 0.9, 300) / 64).tolist())) for _ in SEEDS]
     assert sum(bool(alarm) for alarm in alarms) <= 2
 
 
 def test_reward_that_rises_while_srcc_falls_is_reported_as_that() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     found = _hack(watch, noise(0, 400, 0.02))
     assert kinds(found) == ["reward_up_srcc_down"]
     assert {"srcc", "srcc_before", "step_before", "allowed", "reward", "reward_before"} == found[0].values.keys()
@@ -126,7 +131,7 @@ def test_reward_that_rises_while_srcc_falls_is_reported_as_that() -> None:
     assert "rapo.loss.kl_beta" in found[0].text
 
 
-def _hack(watch: Watch, jitter: np.ndarray, slope: float = 0.002) -> list[Finding]:
+def _hack(watch: TrainingAlerts, jitter: np.ndarray, slope: float = 0.002) -> list[Alert]:
     found = []
     for step in range(1, 401):
         found += watch.step({"step": step, "reward_mean": 1.5 + slope * step + jitter[step - 1]})
@@ -136,18 +141,18 @@ def _hack(watch: Watch, jitter: np.ndarray, slope: float = 0.002) -> list[Findin
 
 
 def test_srcc_that_falls_while_the_reward_does_not_rise_is_reported_as_below_its_best() -> None:
-    assert kinds(_hack(Watch(), noise(0, 400, 0.02), slope=0.0)) == ["srcc_below_best"]
-    assert kinds(_hack(Watch(), noise(0, 400, 0.02), slope=-0.001)) == ["srcc_below_best"]
+    assert kinds(_hack(TrainingAlerts(), noise(0, 400, 0.02), slope=0.0)) == ["srcc_below_best"]
+    assert kinds(_hack(TrainingAlerts(), noise(0, 400, 0.02), slope=-0.001)) == ["srcc_below_best"]
 
 
 def test_rewards_are_compared_only_far_enough_apart() -> None:
-    found = _hack(Watch(WatchConfig(srcc_apart=1000)), noise(0, 400, 0.02))
+    found = _hack(TrainingAlerts(WatchConfig(srcc_apart=1000)), noise(0, 400, 0.02))
     assert kinds(found) == ["srcc_below_best"]
 
 
 def test_srcc_below_its_best_is_reported_once_and_again_after_it_recovered() -> None:
     curve = [0.6, 0.7, 0.8, 0.82, 0.81, 0.6, 0.6, 0.62, 0.6, 0.8, 0.81, 0.8, 0.5, 0.5, 0.5]
-    found = validate(Watch(), curve)
+    found = validate(TrainingAlerts(), curve)
     assert kinds(found) == ["srcc_below_best"] * 2
     assert [finding.step for finding in found] == [100, 240]
     assert found[0].values["srcc"] == pytest.approx(0.705)
@@ -157,24 +162,24 @@ def test_srcc_below_its_best_is_reported_once_and_again_after_it_recovered() -> 
 
 def test_a_model_that_is_worse_than_the_cold_start_is_found_at_the_second_validation_that_says_so() -> None:
     """As seen in a run with four times the learning rate."""
-    (finding,) = validate(Watch(), [0.629, 0.227, 0.153, 0.463, 0.45, 0.456, 0.449, 0.447, 0.419], every=10)
+    (finding,) = validate(TrainingAlerts(), [0.629, 0.227, 0.153, 0.463, 0.45, 0.456, 0.449, 0.447, 0.419], every=10)
     assert (finding.kind, finding.step) == ("srcc_below_best", 20)
     assert "0.190 over the last two, against 0.629 at step 0" in finding.text
 
 
 def test_one_validation_below_the_best_is_not_enough() -> None:
-    assert validate(Watch(), [0.8, 0.8, 0.8, 0.7, 0.8, 0.8]) == []
+    assert validate(TrainingAlerts(), [0.8, 0.8, 0.8, 0.7, 0.8, 0.8]) == []
 
 
 def test_few_images_excuse_more() -> None:
     curve = [0.8, 0.8, 0.8, 0.7, 0.7, 0.7]
-    assert kinds(validate(Watch(), curve, n=512)) == ["srcc_below_best"]
-    assert validate(Watch(), curve, n=64) == []
-    assert validate(Watch(), curve, n=None) == []
+    assert kinds(validate(TrainingAlerts(), curve, n=512)) == ["srcc_below_best"]
+    assert validate(TrainingAlerts(), curve, n=64) == []
+    assert validate(TrainingAlerts(), curve, n=None) == []
 
 
 def test_the_images_that_count_are_those_with_a_valid_prediction() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     found = [watch.validation(i, {"srcc": s, "n": 512, "n_valid": 30}) for i, s in enumerate([0.8] * 3 + [0.7] * 3)]
     assert found == [[]] * 6
 
@@ -193,10 +198,11 @@ def test_the_standard_error_is_that_of_samples(rho: float, n: int) -> None:
 
 @pytest.mark.parametrize(("kept", "rate"), [(0.0, 0.1), (0.5, 0.01)])
 def test_srcc_of_realistic_noise_raises_few_false_alarms(kept: float, rate: float) -> None:
-    """50 validations on the same 256 images by a model that stays as good as it is, with an SRCC about .8.
+    """50 validations on the same 256 images by a model that stays as good as it is, with an SRCC
+    about .8.
 
-    `kept` is the share of the errors' variance that one validation has in common with the next: none would be a model
-    that forgets everything in between.
+    `kept` is the share of the errors' variance that one validation has in common with the next:
+    none would be a model that forgets everything in between.
     """
     r = 2 * math.sin(math.pi / 6 * 0.8)
     alarms = 0
@@ -206,12 +212,12 @@ def test_srcc_of_realistic_noise_raises_few_false_alarms(kept: float, rate: floa
         errors = math.sqrt(kept) * lasting + math.sqrt(1 - kept) * rng.normal(size=(50, 256))
         scores = r * target + math.sqrt(1 - r * r) * errors
         ranks = np.argsort(np.argsort(np.vstack([target, scores]), axis=1), axis=1)
-        alarms += bool(validate(Watch(), np.corrcoef(ranks)[0, 1:].tolist()))
+        alarms += bool(validate(TrainingAlerts(), np.corrcoef(ranks)[0, 1:].tolist()))
     assert alarms <= rate * len(SEEDS)
 
 
 def test_a_mismatch_is_reported_when_it_stays() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     assert train(watch, "mismatch_kl", [1e-9, 0.5, 1e-9, 0.5, 0.5, 1e-9]) == []
     found = train(watch, "mismatch_kl", [2e-3] * 10 + [5e-4, 2e-3, 2e-3, 2e-3] * 5, first=7)
     assert kinds(found) == ["mismatch"]
@@ -221,7 +227,7 @@ def test_a_mismatch_is_reported_when_it_stays() -> None:
 
 
 def test_a_mismatch_of_stale_groups_says_so() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     found = [f for s in range(5) for f in watch.step({"step": s, "mismatch_kl": 0.1, "staleness_mean": 1.5})]
     assert kinds(found) == ["mismatch"]
     assert "1.5 steps old" in found[0].text
@@ -229,20 +235,20 @@ def test_a_mismatch_of_stale_groups_says_so() -> None:
 
 
 def test_steps_without_signal_are_reported_when_they_stay() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     found = train(watch, "zero_spread", [0.3] * 5 + [1.0] * 4 + [0.5] + [0.97] * 20 + [0.9, 0.97] * 9)
     assert kinds(found) == ["no_signal"]
     assert found[0].step == 15
     assert kinds(train(watch, "zero_spread", [0.3] * 5 + [1.0] * 5, first=100)) == ["no_signal"]
     strict = WatchConfig(zero_spread=1.0)
-    assert kinds(train(Watch(strict), "zero_spread", [1.0] * 5)) == ["no_signal"]
-    assert train(Watch(strict), "zero_spread", [0.99] * 5) == []
+    assert kinds(train(TrainingAlerts(strict), "zero_spread", [1.0] * 5)) == ["no_signal"]
+    assert train(TrainingAlerts(strict), "zero_spread", [0.99] * 5) == []
 
 
 @pytest.mark.parametrize("key", ["loss", "grad_norm", "entropy", "kl", "mismatch_kl"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None])
 def test_a_loss_that_is_not_finite_is_its_own_kind(key: str, bad: float | None) -> None:
-    watch, good = Watch(), 1e-5 if key == "mismatch_kl" else 0.05
+    watch, good = TrainingAlerts(), 1e-5 if key == "mismatch_kl" else 0.05
     found = train(watch, key, [good] * 5 + [bad] * 5 + [good, bad] * 3)
     assert kinds(found) == ["not_finite"]
     assert found[0].step == 6
@@ -253,21 +259,21 @@ def test_a_loss_that_is_not_finite_is_its_own_kind(key: str, bad: float | None) 
 @pytest.mark.parametrize("key", ["entropy", "parse_rate", "mismatch_kl", "zero_spread", "reward_mean"])
 @pytest.mark.parametrize("absent", [math.nan, -math.inf, None, "0.0", 10**400])
 def test_what_is_missing_is_not_taken_for_a_collapse(key: str, absent: Any) -> None:
-    found = train(Watch(), key, [0.5 if key != "mismatch_kl" else 0.0] * 20 + [absent] * 40)
+    found = train(TrainingAlerts(), key, [0.5 if key != "mismatch_kl" else 0.0] * 20 + [absent] * 40)
     assert kinds(found) == (["not_finite"] if key in ("entropy", "mismatch_kl") else [])
-    assert Watch().replay([{"step": step, "loss": 0.1} for step in range(40)]) == []
+    assert TrainingAlerts().replay([{"step": step, "loss": 0.1} for step in range(40)]) == []
 
 
 def test_an_undefined_srcc_is_passed_over() -> None:
-    assert validate(Watch(), [0.8, 0.8, 1.7, 1.7, 0.8, 0.8, 0.8]) == []
-    assert validate(Watch(), [0.8, 0.8, None, math.nan, 0.8, 0.8, None, 0.79]) == []
+    assert validate(TrainingAlerts(), [0.8, 0.8, 1.7, 1.7, 0.8, 0.8, 0.8]) == []
+    assert validate(TrainingAlerts(), [0.8, 0.8, None, math.nan, 0.8, 0.8, None, 0.79]) == []
 
 
 # Order, configuration, and what is made of a finding.
 
 
 def test_a_step_counts_once() -> None:
-    watch = Watch()
+    watch = TrainingAlerts()
     assert train(watch, "zero_spread", [1.0] * 4) == []
     assert train(watch, "zero_spread", [1.0] * 4) == []
     assert kinds(train(watch, "zero_spread", [1.0], first=5)) == ["no_signal"]
@@ -287,25 +293,27 @@ def test_a_replayed_run_ends_in_the_same_state(tmp_path) -> None:
     for row in rows:
         append_jsonl(tmp_path / "metrics.jsonl", row)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    whole = Watch().replay(rows)
-    assert [f.row() | {"values": {}} for f in Watch().replay(lines)] == [f.row() | {"values": {}} for f in whole]
+    whole = TrainingAlerts().replay(rows)
+    assert [f.row() | {"values": {}} for f in TrainingAlerts().replay(lines)] == [
+        f.row() | {"values": {}} for f in whole
+    ]
     assert kinds(whole) == ["entropy_collapse", "reward_up_srcc_down", "not_finite"]
     for cut in (0, 50, 101, 115, len(rows)):
-        resumed = Watch()
+        resumed = TrainingAlerts()
         before = resumed.replay(rows[:cut])
         assert kinds(before + resumed.replay(rows[cut:])) == kinds(whole)
 
 
 def test_stop_makes_a_collapse_fatal_and_nothing_else() -> None:
     for choice in ("warn", "stop"):
-        watch = Watch(WatchConfig(on_collapse=choice))
+        watch = TrainingAlerts(WatchConfig(on_collapse=choice))
         found = train(watch, "loss", [math.nan]) + train(watch, "zero_spread", [1.0] * 9, first=2)
         assert [(f.kind, f.fatal) for f in found] == [("not_finite", choice == "stop"), ("no_signal", False)]
     assert {"not_finite", "entropy_collapse", "parse_loss"} == COLLAPSE
 
 
 def test_it_can_be_switched_off() -> None:
-    watch = Watch(WatchConfig(enabled=False))
+    watch = TrainingAlerts(WatchConfig(enabled=False))
     assert train(watch, "loss", [math.nan] * 9) == _hack(watch, noise(0, 400, 0.02)) == []
 
 
@@ -317,17 +325,17 @@ def test_the_section_is_read_from_a_file(tmp_path) -> None:
 
 def test_every_kind_is_documented_and_names_settings_that_exist() -> None:
     found = [
-        *train(Watch(), "loss", [math.nan]),
-        *train(Watch(), "entropy", [0.5] * 10 + [0.0] * 10),
-        *train(Watch(), "parse_rate", [0.9] * 10 + [0.0] * 10),
+        *train(TrainingAlerts(), "loss", [math.nan]),
+        *train(TrainingAlerts(), "entropy", [0.5] * 10 + [0.0] * 10),
+        *train(TrainingAlerts(), "parse_rate", [0.9] * 10 + [0.0] * 10),
         *(
             f
             for s in range(3)
-            for f in Watch().replay([{"step": i, "mismatch_kl": 1, "staleness_mean": s} for i in range(3)])
+            for f in TrainingAlerts().replay([{"step": i, "mismatch_kl": 1, "staleness_mean": s} for i in range(3)])
         ),
-        *train(Watch(), "zero_spread", [1.0] * 5),
-        *_hack(Watch(), noise(0, 400, 0.02)),
-        *_hack(Watch(), noise(0, 400, 0.02), slope=0.0),
+        *train(TrainingAlerts(), "zero_spread", [1.0] * 5),
+        *_hack(TrainingAlerts(), noise(0, 400, 0.02)),
+        *_hack(TrainingAlerts(), noise(0, 400, 0.02), slope=0.0),
     ]
     assert set(kinds(found)) == set(get_args(Kind))
     docs = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -363,7 +371,7 @@ WATCHES = st.builds(
 @settings(max_examples=300, deadline=None)
 @given(WATCHES, st.lists(st.tuples(ROWS, RESULTS, st.booleans()), max_size=25))
 def test_whatever_comes_in_no_exception_comes_out(config: WatchConfig, rounds: list[tuple[dict, dict, bool]]) -> None:
-    watch = Watch(config)
+    watch = TrainingAlerts(config)
     steps: list[int] = []
     for step, (row, result, odd) in enumerate(rounds):
         found = watch.step(row if odd else {**row, "step": step})
@@ -381,10 +389,11 @@ def test_whatever_comes_in_no_exception_comes_out(config: WatchConfig, rounds: l
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["entropy", "parse_rate", "zero_spread", "mismatch_kl"]), st.lists(st.floats(0, 1), max_size=80))
 def test_between_two_findings_of_a_kind_it_has_recovered(key: str, values: list[float]) -> None:
-    """No kind is raised in two successive steps, and a curve that never leaves the bad side is reported once."""
-    found = train(Watch(WatchConfig(window=2, zero_spread_steps=2)), key, values)
+    """No kind is raised in two successive steps, and a curve that never leaves the bad side is
+    reported once."""
+    found = train(TrainingAlerts(WatchConfig(window=2, zero_spread_steps=2)), key, values)
     assert all(b.step - a.step > 1 for a, b in zip(found, found[1:], strict=False))
     bad = 0.0 if key in ("entropy", "parse_rate") else 1.0
-    watch = Watch(WatchConfig(window=2, zero_spread_steps=2))
+    watch = TrainingAlerts(WatchConfig(window=2, zero_spread_steps=2))
     good = [1.0 - bad] * 4
     assert len(train(watch, key, good + [bad] * (len(values) + 4))) == 1

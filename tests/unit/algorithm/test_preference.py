@@ -32,7 +32,8 @@ def test_known_values() -> None:
 
 
 def test_it_is_the_reward_own_comparison() -> None:
-    """With one completion per image the reward's mean is the score itself, and its variance is 0."""
+    """With one completion per image the reward's mean is the score itself, and its variance is
+    0."""
     scores, gamma = [0.62, 0.61], 4e-3
     p = preference_matrix(scores, [0.0, 0.0], gamma)[1]
     settings = RewardSettings(gamma=gamma)

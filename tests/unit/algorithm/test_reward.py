@@ -1,4 +1,5 @@
-"""The reward against slow loops written from the formulas, and the properties that must hold for any batch."""
+"""The reward against slow loops written from the formulas, and the properties that must hold for
+any batch."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ TERMS = ("absolute", "relative", "format", "total", "advantage")
 
 
 def batch(seed: int, images: int = 9, completions: int = 4, invalid: float = 0.2, datasets: int = 2) -> dict:
-    """Two-decimal labels, so that some tie; some images without a valid completion, some with one."""
+    """Two-decimal labels, so that some tie; some images without a valid completion, some with
+    one."""
     rng = np.random.default_rng(seed)
     scores = rng.uniform(0, 1, (images, completions))
     scores[rng.uniform(size=scores.shape) < invalid] = np.nan
@@ -81,7 +83,8 @@ def literal(scores, targets, dataset_ids, target_std, *, ties="half", sigma=0.1,
 
 
 def literal_upstream(scores, targets):
-    """What the released code computes for valid scores: ranks, errors, and totals with the format term."""
+    """What the released code computes for valid scores: ranks, errors, and totals with the format
+    term."""
     images, completions = scores.shape
     rank, error = np.zeros(scores.shape), np.zeros(scores.shape)
     for i in range(images):

@@ -10,7 +10,8 @@ from rapo.errors import ServiceError
 
 
 def model(seed: int, sharpness: float = 1.0) -> dict[str, np.ndarray]:
-    """Log-probs of a made-up model: at every node it may also write something that is no character of an answer."""
+    """Log-probs of a made-up model: at every node it may also write something that is no character
+    of an answer."""
     rng = np.random.default_rng(seed)
     told = {}
     for node in NODES:

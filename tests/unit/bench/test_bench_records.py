@@ -1,4 +1,5 @@
-"""What the benchmarks share. TRL itself is not run here: its environment takes minutes to install."""
+"""What the benchmarks share. TRL itself is not run here: its environment takes minutes to
+install."""
 
 import io
 import json

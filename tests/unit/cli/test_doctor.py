@@ -234,7 +234,8 @@ def test_versions_are_compared_by_number(version, wanted, fits):
 
 
 def test_the_requirements_of_this_installation_are_understood():
-    """Against the real metadata: a specifier that the reader does not know would call every version wrong."""
+    """Against the real metadata: a specifier that the reader does not know would call every version
+    wrong."""
     found = dict(doctor._requirements())
     assert {"torch", "ray", "transformers", "numpy", "grpcio"} <= found.keys()
     assert found["torch"].startswith("==")

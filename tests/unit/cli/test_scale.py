@@ -8,7 +8,7 @@ import pytest
 
 from cluster.cli.scale import scale_run
 from cluster.rollout import scale_requests as scaling
-from cluster.rollout.scale_requests import Requests, ask_for
+from cluster.rollout.scale_requests import ScaleRequests, ask_for
 from rapo.config import dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
@@ -34,7 +34,7 @@ def live(run):
 
 def test_each_request_is_taken_once_and_old_ones_are_nobodys(live):
     ask_for(live / "rapo", 7)
-    requests = Requests(live / "rapo")
+    requests = ScaleRequests(live / "rapo")
     assert requests.take() is None, "it was asked of the run before"
     assert "asked for 3" in scale_run(live, 3)
     assert requests.take() == 3
@@ -44,7 +44,7 @@ def test_each_request_is_taken_once_and_old_ones_are_nobodys(live):
 
 
 def test_what_somebody_else_wrote_there_is_ignored(live):
-    requests = Requests(live / "rapo")
+    requests = ScaleRequests(live / "rapo")
     (live / "rapo" / "scale.json").write_text("{not json")
     assert requests.take() is None
     (live / "rapo" / "scale.json").write_text('{"rollouts": "many"}')

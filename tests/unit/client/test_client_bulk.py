@@ -8,7 +8,7 @@ from google.rpc import code_pb2
 
 from rapo.client.connection import RetryPolicy
 from rapo.client.errors import CallError, from_status
-from rapo.client.stream import Bulk, ended_early
+from rapo.client.stream import BulkStream, ended_early
 from rapo.v1 import scorer_pb2
 
 
@@ -24,8 +24,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def job(clock: Clock, images: int, attempts: int = 5) -> Bulk:
-    bulk = Bulk(RetryPolicy(attempts, 1.0, 4.0), limit_s=30, clock=clock)
+def job(clock: Clock, images: int, attempts: int = 5) -> BulkStream:
+    bulk = BulkStream(RetryPolicy(attempts, 1.0, 4.0), limit_s=30, clock=clock)
     for index in range(images):
         bulk.admit(index, b"x", scorer_pb2.ScoreRequest(image=b"x"))
     return bulk

@@ -1,4 +1,5 @@
-"""The client and the gateway together: what one says, the other understands. The deployment behind them is scripted."""
+"""The client and the gateway together: what one says, the other understands. The deployment behind
+them is scripted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The step for data pipelines, over a scripted scorer; the recipe for `datasets` as the documents show it."""
+"""The step for data pipelines, over a scripted scorer; the recipe for `datasets` as the documents
+show it."""
 
 from __future__ import annotations
 

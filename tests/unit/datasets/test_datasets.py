@@ -1,4 +1,5 @@
-"""Loading: AVA's layout and tables, splits, bad labels (errors) and bad images (skipped and listed)."""
+"""Loading: AVA's layout and tables, splits, bad labels (errors) and bad images (skipped and
+listed)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from rapo.errors import ConfigError, DataError
 SPLITS = ("train", "validation", "test")
 
 
-def picture(path: Path, shade: int = 0, size: int = 20) -> None:
+def make_image(path: Path, shade: int = 0, size: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), (shade % 256, 80, 160)).save(path)
 
@@ -31,7 +32,7 @@ def ava(folder: Path, images: int = 30, test: int = 5, validation: int = 0, wher
     for index in range(images):
         votes = rng.integers(1, 20, 10)
         lines.append(f"{index + 1} {1000 + index} {' '.join(map(str, votes))} 0 0 {index % 7}")
-        picture(folder / where / f"{1000 + index}.jpg", index)
+        make_image(folder / where / f"{1000 + index}.jpg", index)
     (folder / "AVA.txt").write_text("\n".join(lines) + "\n")
     lists = folder / "aesthetics_image_lists"
     lists.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def table(path, rows, *, images=True):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     if images:
         for index, row in enumerate(rows):
-            picture(path.parent / row["image"], index)
+            make_image(path.parent / row["image"], index)
     return path
 
 
@@ -181,7 +182,7 @@ def test_table_accepts_gt_score_and_a_folder_of_images(tmp_path):
     rows = [{"image": f"{index}.png", "gt_score": index / 10} for index in range(6)]
     path = table(tmp_path / "t.json", rows, images=False)
     for index in range(6):
-        picture(tmp_path / "elsewhere" / f"{index}.png")
+        make_image(tmp_path / "elsewhere" / f"{index}.png")
     dataset = load(path, images=tmp_path / "elsewhere", name="other")
     assert dataset.name == "other"
     assert dataset.records[2].path == tmp_path / "elsewhere" / "2.png"
@@ -200,7 +201,7 @@ def test_csv_with_byte_order_mark_spaces_and_other_delimiters(tmp_path, delimite
     lines = ["\ufeff image , score ", "", " a b.png , 0.5", "b.png, 0.25 ", "c.png,0.75"]
     (tmp_path / "t.csv").write_text("\r\n".join(line.replace(",", delimiter) for line in lines))
     for name in ("a b", "b", "c"):
-        picture(tmp_path / f"{name}.png")
+        make_image(tmp_path / f"{name}.png")
     dataset = load(tmp_path / "t.csv")
     assert {record.uid: record.score for record in dataset.records} == {
         "t/a b.png": 0.5,
@@ -336,9 +337,9 @@ def test_bad_images_are_skipped_and_listed(tmp_path):
     path = table(tmp_path / "t.csv", rows)
     (tmp_path / "img/3.png").unlink()
     (tmp_path / "img/4.png").write_bytes(b"")
-    (tmp_path / "img/5.png").write_bytes(b"no picture")
+    (tmp_path / "img/5.png").write_bytes(b"no image")
     (tmp_path / "img/6.png").write_bytes((tmp_path / "img/7.png").read_bytes()[:60])
-    picture(tmp_path / "img/8.png", size=8)
+    make_image(tmp_path / "img/8.png", size=8)
     dataset = load(path)
     found = {item["image"]: item["reason"] for item in dataset.skipped}
     assert found == {

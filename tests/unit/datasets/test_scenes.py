@@ -161,7 +161,7 @@ def test_lost_race_against_the_same_scenes_is_no_error(tmp_path):
 
 @pytest.mark.parametrize("shape", [(16, 16), (84, 84), (1, 1), (3, 900), (700, 400)])
 @pytest.mark.parametrize("fill", ["black", "white", "grey", "noise"])
-def test_measures_are_finite_for_any_picture(shape, fill):
+def test_measures_are_finite_for_any_image(shape, fill):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     values = {"black": 0, "white": 255, "grey": 128}
     image = noise if fill == "noise" else np.full_like(noise, values[fill])

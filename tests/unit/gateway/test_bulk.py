@@ -1,4 +1,5 @@
-"""ScoreBatch, ScoreStream, Rank, Explain and GetModel of the gateway, against an upstream in this process."""
+"""ScoreBatch, ScoreStream, Rank, Explain and GetModel of the gateway, against an upstream in this
+process."""
 
 from __future__ import annotations
 
@@ -99,13 +100,13 @@ class TestBatch:
         assert details_of(caught.value)["RetryInfo"].retry_delay.seconds == 1
         assert "/srv" not in str(caught.value)
 
-    def test_a_picture_that_nobody_takes_is_one_error(self, stub: Stub) -> None:
+    def test_a_image_that_nobody_takes_is_one_error(self, stub: Stub) -> None:
         results = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(b"0.5", b"busy")), timeout=10).results
         assert results[1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         assert "RetryInfo" in unpacked(results[1].error)
         assert "10.1.2.3" not in str(results)
 
-    def test_each_picture_has_its_own_version(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_each_image_has_its_own_version(self, stub: Stub, scorer: FakeScorer) -> None:
         batch = [*requests(b"0.1", model_version="v6"), *requests(b"0.2"), *requests(b"0.3", model_version="v1")]
         results = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=batch), timeout=10).results
         assert sorted(scorer.applications) == ["app-6", "app-7"]
@@ -145,7 +146,7 @@ class Feed:
 
 
 class TestStream:
-    def test_each_picture_has_one_result_under_its_id(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_each_image_has_one_result_under_its_id(self, stub: Stub, scorer: FakeScorer) -> None:
         images = [b"slow:0.9", b"bad", *(f"0.{i:02}".encode() for i in range(40))]
         results = list(stub.ScoreStream(iter(requests(*images)), timeout=20))
         assert sorted(result.request_id for result in results) == sorted(f"r{i}" for i in range(42))
@@ -195,7 +196,8 @@ class TestStream:
 
     @pytest.mark.parametrize("before", range(6))
     def test_a_violation_between_results_is_told_too(self, stub: Stub, before: int) -> None:
-        """A status cannot overtake a result that is being written: gRPC would drop it, and the client would hang."""
+        """A status cannot overtake a result that is being written: gRPC would drop it, and the
+        client would hang."""
         for _ in range(10):
             messages = [*requests(*[b"0.5"] * before), scorer_pb2.ScoreRequest(image=b"0.5")]
             with pytest.raises(grpc.RpcError) as caught:
@@ -214,7 +216,7 @@ class TestStream:
         results = list(stub.ScoreStream(iter(requests(b"0.5", b"0.6")), timeout=20))
         assert sorted(result.response.score for result in results) == [0.5, 0.6]
 
-    def test_a_client_that_goes_cancels_its_pictures(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_a_client_that_goes_cancels_its_images(self, stub: Stub, scorer: FakeScorer) -> None:
         feed = Feed().put(*requests(*[b"held:0.5"] * 3))
         call = stub.ScoreStream(iter(feed), timeout=20)
         assert until(lambda: scorer.under_way == 3)
@@ -284,7 +286,7 @@ class TestRank:
         assert matrix[0][3] == 0.5
         assert all(math.isnan(value) for value in matrix[1])
 
-    def test_all_pictures_go_to_one_version(self, shared: tuple[FakeScorer, Gateway], stub: Stub) -> None:
+    def test_all_images_go_to_one_version(self, shared: tuple[FakeScorer, Gateway], stub: Stub) -> None:
         scorer, gateway = shared
         old = gateway.routes
         changed = {"v7": "app-8", "v6": "app-6"}

@@ -1,4 +1,5 @@
-"""A few hundred requests of the long fuzz run, and free-form ones by hypothesis; `bench/fuzz_gateway.py` has the rest."""
+"""A few hundred requests of the long fuzz run, and free-form ones by hypothesis;
+`bench/fuzz_gateway.py` has the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from serving import details_of, settings_for
 
 from bench.fuzz_gateway import Decoding, Tally, attack
-from bench.malformed import LIMITS, METHODS, Case, cases, picture, verdict
+from bench.malformed import LIMITS, METHODS, Case, cases, make_image, verdict
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import REASONS, decode_image
@@ -84,8 +85,8 @@ def test_any_bytes_are_an_image_or_an_image_error(magic: bytes, body: bytes) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_damaged_pictures_are_an_image_or_an_image_error(rng) -> None:
-    data = picture(rng)
+def test_damaged_images_are_an_image_or_an_image_error(rng) -> None:
+    data = make_image(rng)
     found = verdict(data)
     assert found is True or found in REASONS
     assert verdict(data) == found

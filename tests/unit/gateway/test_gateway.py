@@ -1,4 +1,5 @@
-"""The gateway against an upstream in this process that answers as Ray Serve and the deployment would."""
+"""The gateway against an upstream in this process that answers as Ray Serve and the deployment
+would."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from services.gateway.server import REASON_KEY, SECRET_KEY, Gateway, GatewaySett
 
 
 class Upstream(scorer_pb2_grpc.AestheticScorerServicer):
-    """Records what arrives; answers with `status` (and a reason, where the deployment is to have set it)."""
+    """Records what arrives; answers with `status` (and a reason, where the deployment is to have
+    set it)."""
 
     def __init__(self) -> None:
         self.metadata: list[dict[str, str]] = []

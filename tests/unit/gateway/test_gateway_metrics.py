@@ -17,7 +17,7 @@ from services.gateway import bulk
 from services.gateway.server import Gateway
 from services.gateway.tokens import token_line
 
-SECRET_PICTURE = b"0.123456"
+SECRET_IMAGE = b"0.123456"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
         with gateway_on(FakeScorer(), tokens=tokens, metrics_port=0) as gateway:
             with grpc.insecure_channel(gateway.address) as channel:
                 stub = scorer_pb2_grpc.AestheticScorerStub(channel)
-                for image in (SECRET_PICTURE, b"0.9", b"bad", b"silent"):
+                for image in (SECRET_IMAGE, b"0.9", b"bad", b"silent"):
                     call = stub.Score.future(scorer_pb2.ScoreRequest(image=image, request_id="mine"), **known)
                     call.exception()
                 items = [scorer_pb2.ScoreRequest(image=image, request_id=image.decode()) for image in (b"0.5", b"busy")]
@@ -56,9 +56,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
         ("rapo_calls_total|OK|ScoreBatch", 1),
         ("rapo_calls_total|UNAUTHENTICATED|any", 2),
         ("rapo_call_seconds_count|Score", 5),
-        ("rapo_pictures_total|OK", 3),
-        ("rapo_pictures_total|RESOURCE_EXHAUSTED", 5),
-        ("rapo_client_pictures_total|web", 7),
+        ("rapo_images_total|OK", 3),
+        ("rapo_images_total|RESOURCE_EXHAUSTED", 5),
+        ("rapo_client_images_total|web", 7),
         ("rapo_bulk_retries_total", 4),
         ("rapo_parse_failures_total|no_answer", 1),
         ("rapo_refusals_total|unknown_format", 1),
@@ -69,7 +69,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
         ("rapo_score_bucket|0.5|v7", 2),
         ("rapo_score_count|v7", 3),
         ("rapo_calls_under_way|Score", 0),
-        ("rapo_pictures_under_way", 0),
+        ("rapo_images_under_way", 0),
         ("rapo_serving", 1),
     ],
 )
@@ -79,16 +79,16 @@ def test_what_happened_is_counted(observed: tuple[dict[str, float], str], sample
 
 def test_each_call_has_a_line_under_its_id(observed: tuple[dict[str, float], str]) -> None:
     lines = observed[1].splitlines()
-    good = [line for line in lines if line.startswith("call=Score id=mine client=web code=OK reason=- pictures=1 ")]
+    good = [line for line in lines if line.startswith("call=Score id=mine client=web code=OK reason=- images=1 ")]
     assert len(good) == 2
     assert "code=INVALID_ARGUMENT reason=unknown_format" in observed[1]
-    assert "picture id=0.5 call_id=" in observed[1]
+    assert "image id=0.5 call_id=" in observed[1]
     assert "code=RESOURCE_EXHAUSTED reason=queue_full" in observed[1]
-    assert all(line.startswith(("call=", "picture ")) for line in lines)
+    assert all(line.startswith(("call=", "image ")) for line in lines)
 
 
-def test_neither_pictures_nor_tokens_nor_odd_ids_are_logged(observed: tuple[dict[str, float], str]) -> None:
-    for text in (SECRET_PICTURE.decode(), "t-web", "guessed-token", "the-secret", "a\nb", "soft light"):
+def test_neither_images_nor_tokens_nor_odd_ids_are_logged(observed: tuple[dict[str, float], str]) -> None:
+    for text in (SECRET_IMAGE.decode(), "t-web", "guessed-token", "the-secret", "a\nb", "soft light"):
         assert text not in observed[1]
 
 

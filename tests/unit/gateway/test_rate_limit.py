@@ -1,4 +1,4 @@
-"""The token bucket of pictures, with a clock of the test's own."""
+"""The token bucket of images, with a clock of the test's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Traces of the gateway as a collector gets them: over the wire, from a gateway that was stopped."""
+"""Traces of the gateway as a collector gets them: over the wire, from a gateway that was
+stopped."""
 
 from __future__ import annotations
 
@@ -86,28 +87,28 @@ def spans_of(collector: Collector, request_id: str) -> dict[int, trace_pb2.Span]
     return {span.kind: span for span in collector.spans if values(span)["rapo.request_id"] == request_id}
 
 
-def test_a_call_is_a_span_in_its_callers_trace_with_the_picture_under_it(
+def test_a_call_is_a_span_in_its_callers_trace_with_the_image_under_it(
     traced: tuple[Collector, list[str]],
 ) -> None:
     spans = spans_of(traced[0], "good")
-    call, picture = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
+    call, image = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
     assert (call.name, call.trace_id.hex(), call.parent_span_id.hex()) == (f"{SERVICE}/Score", TRACE, PARENT)
-    assert (picture.trace_id, picture.parent_span_id) == (call.trace_id, call.span_id)
+    assert (image.trace_id, image.parent_span_id) == (call.trace_id, call.span_id)
     assert values(call)["rpc.grpc.status_code"] == 0
-    told = {key: values(picture)[key] for key in ("rapo.model_version", "rapo.decode_ms", "rapo.generate_ms")}
+    told = {key: values(image)[key] for key in ("rapo.model_version", "rapo.decode_ms", "rapo.generate_ms")}
     assert told == {"rapo.model_version": "v7", "rapo.decode_ms": 1, "rapo.generate_ms": 3}
-    assert call.start_time_unix_nano <= picture.start_time_unix_nano < picture.end_time_unix_nano
+    assert call.start_time_unix_nano <= image.start_time_unix_nano < image.end_time_unix_nano
     resource = traced[0].requests[0].resource_spans[0].resource.attributes
     assert {item.key: item.value.string_value for item in resource}["service.name"] == "rapo-gateway"
 
 
 def test_failures_are_told_apart_from_refusals(traced: tuple[Collector, list[str]]) -> None:
     spans = spans_of(traced[0], "bad")
-    call, picture = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
+    call, image = spans[trace_pb2.Span.SPAN_KIND_SERVER], spans[trace_pb2.Span.SPAN_KIND_CLIENT]
     assert values(call)["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert values(picture)["rapo.reason"] == "unknown_format"
+    assert values(image)["rapo.reason"] == "unknown_format"
     assert call.status.code == trace_pb2.Status.STATUS_CODE_UNSET  # the caller's mistake, not the service's
-    assert picture.status.code == trace_pb2.Status.STATUS_CODE_ERROR
+    assert image.status.code == trace_pb2.Status.STATUS_CODE_ERROR
 
 
 def test_the_caller_decides_what_is_sampled_and_garbage_begins_a_trace(traced: tuple[Collector, list[str]]) -> None:
@@ -116,20 +117,20 @@ def test_the_caller_decides_what_is_sampled_and_garbage_begins_a_trace(traced: t
     assert (call.parent_span_id, call.trace_id.hex() != TRACE) == (b"", True)
 
 
-def test_each_picture_of_a_batch_is_a_span_under_the_call(traced: tuple[Collector, list[str]]) -> None:
+def test_each_image_of_a_batch_is_a_span_under_the_call(traced: tuple[Collector, list[str]]) -> None:
     (batch,) = [span for span in traced[0].spans if span.name.endswith("/ScoreBatch")]
     under = [values(span)["rapo.request_id"] for span in traced[0].spans if span.parent_span_id == batch.span_id]
     assert under.count("0.7") == 1
     assert under.count("gone") > 1  # each time that it was passed on
-    assert values(batch)["rapo.pictures"] == 2
+    assert values(batch)["rapo.images"] == 2
 
 
 @pytest.mark.parametrize(("method", "request_id"), [("Explain", "explained"), ("ScoreStream", "streamed")])
 def test_streams_are_traced_alike(traced: tuple[Collector, list[str]], method: str, request_id: str) -> None:
     (call,) = [span for span in traced[0].spans if span.name == f"{SERVICE}/{method}"]
-    picture = spans_of(traced[0], request_id)[trace_pb2.Span.SPAN_KIND_CLIENT]
-    assert (picture.trace_id, picture.parent_span_id) == (call.trace_id, call.span_id)
-    assert values(picture)["rpc.grpc.status_code"] == values(call)["rpc.grpc.status_code"] == 0
+    image = spans_of(traced[0], request_id)[trace_pb2.Span.SPAN_KIND_CLIENT]
+    assert (image.trace_id, image.parent_span_id) == (call.trace_id, call.span_id)
+    assert values(image)["rpc.grpc.status_code"] == values(call)["rpc.grpc.status_code"] == 0
 
 
 def test_what_ran_out_of_time_says_so_and_what_was_not_passed_on_has_no_span_of_its_own(
@@ -143,7 +144,7 @@ def test_what_ran_out_of_time_says_so_and_what_was_not_passed_on_has_no_span_of_
     assert values(nowhere[trace_pb2.Span.SPAN_KIND_SERVER])["rapo.reason"] == "unknown_version"
 
 
-def test_the_log_names_the_trace_and_no_span_holds_a_picture_or_a_score(traced: tuple[Collector, list[str]]) -> None:
+def test_the_log_names_the_trace_and_no_span_holds_a_image_or_a_score(traced: tuple[Collector, list[str]]) -> None:
     (line,) = [line for line in traced[1] if "id=good" in line]
     assert line.endswith(f" trace={TRACE}")
     (line,) = [line for line in traced[1] if "id=unsampled" in line]
@@ -168,7 +169,7 @@ def test_a_collector_that_is_silent_does_not_hold_up_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         tracing = Tracing(f"http://127.0.0.1:{silent.getsockname()[1]}")
         for _ in range(2000):
-            with tracing.picture("mine"):
+            with tracing.image_span("mine"):
                 pass
         began = time.monotonic()
         tracing.close()
@@ -178,7 +179,7 @@ def test_a_collector_that_is_silent_does_not_hold_up_the_end() -> None:
 def test_no_call_is_traced_at_a_share_of_zero() -> None:
     with collecting() as (collector, endpoint):
         tracing = Tracing(endpoint, 0.0)
-        with tracing.picture("mine"):
+        with tracing.image_span("mine"):
             pass
         tracing.close()
         assert collector.spans == []

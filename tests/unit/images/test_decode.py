@@ -113,7 +113,7 @@ def test_exif_orientation(format, orientation):
     np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
 
 
-def test_damaged_exif_does_not_spoil_the_picture():
+def test_damaged_exif_does_not_spoil_the_image():
     data = encode(photo(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\1" * 40)
     assert decode_image(data).size == (60, 40)
 
@@ -138,7 +138,7 @@ def test_truncated(format, keep):
 
 def test_refused():
     assert reason_of(b"") == "empty"
-    assert reason_of(b"hello, I am no picture" * 20) == "unknown_format"
+    assert reason_of(b"hello, I am no image" * 20) == "unknown_format"
     assert reason_of(encode(photo(), "GIF")) == "unknown_format"
     assert reason_of(encode(photo(), "PPM")) == "unknown_format"
     assert reason_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unknown_format"

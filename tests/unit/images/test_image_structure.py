@@ -1,4 +1,5 @@
-"""Files that are small and would take gigabytes or minutes, built by hand; and real ones, which pass."""
+"""Files that are small and would take gigabytes or minutes, built by hand; and real ones, which
+pass."""
 
 from __future__ import annotations
 
@@ -146,12 +147,12 @@ class TestBombs:
         assert decode_image(data, ImageConfig(max_frames=4)).size == (20, 20)
         assert reason_of(data, ImageConfig(max_frames=3)) == "too_many_frames"
 
-    def test_pictures_in_one_jpeg_are_frames(self) -> None:
+    def test_images_in_one_jpeg_are_frames(self) -> None:
         data = encode(photo(), "MPO", save_all=True, append_images=[photo(), photo()])
         assert decode_image(data, ImageConfig(max_frames=3)).size == (60, 40)
         assert reason_of(data, ImageConfig(max_frames=2)) == "too_many_frames"
 
-    def test_a_large_picture_takes_a_small_multiple_of_its_pixels(self) -> None:
+    def test_a_large_image_takes_a_small_multiple_of_its_pixels(self) -> None:
         """Measured in a process of its own: 16 million pixels of each deep or transparent kind."""
         script = """
 import io, resource, sys
@@ -175,12 +176,13 @@ sys.stdout.write(str(peak / 1024))
 """
         for kind in ("I;16", "F", "RGBA"):
             ran = subprocess.run([sys.executable, "-c", script, kind], capture_output=True, timeout=60, check=True)
-            # A copy as it was, one on the way and the result, of 4 bytes a pixel each, and the interpreter.
+            # A copy as it was, one on the way and the result, of 4 bytes a pixel each, and the
+            # interpreter.
             assert float(ran.stdout) < 3.5 * 61 + 120, kind
 
 
 class TestPolyglots:
-    def test_what_follows_the_picture_changes_nothing(self) -> None:
+    def test_what_follows_the_image_changes_nothing(self) -> None:
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("x.html", "<script>alert(1)</script>")
@@ -252,7 +254,7 @@ class TestKinds:
             assert image.getpixel((31, 31)) == (255, 255, 255)
 
     def test_strips_are_seamless(self) -> None:
-        """Alpha and depth are done in strips of rows; a tall picture shows that they meet."""
+        """Alpha and depth are done in strips of rows; a tall image shows that they meet."""
         tall = photo((20, 700), "RGBA")
         tall.putalpha(Image.linear_gradient("L").resize((20, 700)))
         white = Image.new("RGBA", tall.size, (255, 255, 255, 255))

@@ -1,4 +1,5 @@
-"""What people are shown as the model's view must be at the model's own size, and nearly its own pixels."""
+"""What people are shown as the model's view must be at the model's own size, and nearly its own
+pixels."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def test_it_is_what_the_processor_makes(tiny_model: Path, processor: PolicyProce
     assert np.abs(shown - np.asarray(fitted, dtype=np.int16)).max() <= 2
 
 
-def test_a_picture_is_upright(tiny_model: Path) -> None:
+def test_a_image_is_upright(tiny_model: Path) -> None:
     image = gradient(120, 60)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -48,7 +49,7 @@ def test_a_picture_is_upright(tiny_model: Path) -> None:
     assert ModelView.of(tiny_model).render(buffer.getvalue(), ImageConfig()).original == (60, 120)
 
 
-def test_what_is_no_picture_and_no_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_and_no_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ModelView.of(tiny_model).render(b"nonsense", ImageConfig())
     with pytest.raises(ModelError, match="no image processor"):

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rapo.inference.asking import Picture, Sampling
-from rapo.inference.core import Written
 from rapo.inference.engine import Engine
+from rapo.inference.engine_core import StepOutput
+from rapo.inference.types import EncodedImage, SamplingSpec
 
-PICTURE = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
 
 
 class ScriptedCore:
     def __init__(self) -> None:
         self.seeds: dict[str, int] = {}
         self.cancelled: list[str] = []
-        self.next: list[Written] = []
+        self.next: list[StepOutput] = []
 
     def add(self, name: str, prompt: list[int], features: list[Any], parameters: Any) -> None:
         self.seeds[name] = parameters.seed
@@ -28,7 +28,7 @@ class ScriptedCore:
     def cancel(self, names: Iterable[str]) -> None:
         self.cancelled += names
 
-    def step(self) -> list[Written]:
+    def step(self) -> list[StepOutput]:
         return self.next
 
 
@@ -38,7 +38,7 @@ class ScriptedEngine(Engine):
         self._drawings, self._max_length, self.version = {}, 8, 3
         self.processor = SimpleNamespace(image_token_id=7)  # type: ignore[assignment]
 
-    def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
+    def _parameters(self, sampling: SamplingSpec, seed: int, **more: Any) -> Any:
         return SimpleNamespace(seed=seed)
 
 
@@ -48,13 +48,13 @@ def core(monkeypatch: pytest.MonkeyPatch) -> ScriptedCore:
     return ScriptedCore()
 
 
-def wrote(name: str, token: int, reason: str | None = None) -> Written:
-    return Written(name, [token], np.array([[-0.5]], np.float32), reason)
+def wrote(name: str, token: int, reason: str | None = None) -> StepOutput:
+    return StepOutput(name, [token], np.array([[-0.5]], np.float32), reason)
 
 
 def test_a_request_ends_with_its_last_completion_and_they_keep_their_order(core: ScriptedCore) -> None:
     engine = ScriptedEngine(core)
-    engine.add("a", PICTURE, Sampling(2, 1.0, 4), 40)
+    engine.add("a", IMAGE, SamplingSpec(2, 1.0, 4), 40)
     assert core.seeds == {"a/0": 40, "a/1": 41}
     core.next = [wrote("a/1", 5, "stop"), wrote("a/0", 6), wrote("unheard/0", 9, "stop")]
     assert engine.step() == []
@@ -68,7 +68,7 @@ def test_a_request_ends_with_its_last_completion_and_they_keep_their_order(core:
 
 def test_cancelling_stops_what_is_unfinished_only(core: ScriptedCore) -> None:
     engine = ScriptedEngine(core)
-    engine.add("a", PICTURE, Sampling(3, 1.0, 4), 0)
+    engine.add("a", IMAGE, SamplingSpec(3, 1.0, 4), 0)
     core.next = [wrote("a/1", 5, "stop"), wrote("a/0", 6), wrote("a/2", 6)]
     engine.step()
     engine.cancel("a")
@@ -87,11 +87,11 @@ def test_a_request_that_the_core_refuses_leaves_nothing(core: ScriptedCore, monk
 
     monkeypatch.setattr(core, "add", refuse)
     with pytest.raises(ValueError, match="no room"):
-        engine.add("a", PICTURE, Sampling(1, 1.0, 4), 0)
+        engine.add("a", IMAGE, SamplingSpec(1, 1.0, 4), 0)
     assert not engine.busy
 
 
 @pytest.mark.parametrize(("completions", "temperature"), [(0, 1.0), (-1, 1.0), (2, 0.0)])
 def test_what_cannot_be_drawn_is_refused(completions: int, temperature: float) -> None:
     with pytest.raises(ValueError, match="completions"):
-        Sampling(completions, temperature, 4)
+        SamplingSpec(completions, temperature, 4)

@@ -1,4 +1,5 @@
-"""The parts of the vLLM teacher that need no model: the prompt, reading an answer, shrinking a picture."""
+"""The parts of the vLLM teacher that need no model: the prompt, reading an answer, shrinking an
+image."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from actors.teacher import MeasuringTeacher
+from actors.teacher import RuleBasedTeacher
 from rapo.config import Config, dump_config, load_config
 from rapo.errors import ConfigError, ModelError
 from rapo.inference.teacher_engine import check_teacher_folder, read_answer, shrink, teacher_prompt, to_last_sentence
@@ -34,7 +35,7 @@ def test_the_prompt_holds_the_private_score_with_two_decimals(score: float, show
         ("One. Two.", "One. Two."),
         ("Soft light, e.g. on the face, and vs. the", ""),
         ("Good. Some details, e.g. the hands", "Good."),
-        ("A weight of 0.5 in a picture.jpg of", ""),
+        ("A weight of 0.5 in an image.jpg of", ""),
         ("光线柔和。色彩丰富，但", "光线柔和。"),
         ("no end at all", ""),
         ("", ""),
@@ -86,13 +87,13 @@ def test_tags_of_the_policys_own_answer_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(4000, 3000), (300, 9000), (1001, 1000), (200, 20000)])
-def test_a_large_picture_is_shrunk_within_the_limit_and_keeps_its_proportions(size: tuple[int, int]) -> None:
+def test_a_large_image_is_shrunk_within_the_limit_and_keeps_its_proportions(size: tuple[int, int]) -> None:
     small = shrink(Image.new("RGB", size), 1_000_000)
     assert 0.99 * 1_000_000 < small.width * small.height <= 1_000_000
     assert small.width / small.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 
-def test_a_small_picture_is_left_alone() -> None:
+def test_a_small_image_is_left_alone() -> None:
     image = Image.new("RGB", (100, 50))
     assert shrink(image, 5000) is image
 
@@ -128,7 +129,7 @@ def test_any_architecture_is_accepted_and_what_is_no_model_is_named(tmp_path: Pa
 
 def test_a_batch_without_any_critique_is_still_a_column_of_text(tmp_path: Path) -> None:
     batch = {"uid": np.array(["a"]), "path": np.array([str(tmp_path / "gone.png")]), "score": np.array([0.5])}
-    row = MeasuringTeacher(Config())(batch)
+    row = RuleBasedTeacher(Config())(batch)
     assert row["critique"].type == row["problem"].type == pa.string()
     assert row["critique"].to_pylist() == [None]
     assert "gone.png" in row["problem"].to_pylist()[0]

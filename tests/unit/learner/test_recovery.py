@@ -1,4 +1,5 @@
-"""Learners that are rebuilt, on groups that are plain objects: what is repeated, and what is not."""
+"""Learners that are rebuilt, on groups that are plain objects: what is repeated, and what is
+not."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ import pytest
 import ray
 
 from cluster.learner import recovery as durable
-from cluster.learner.recovery import DurableLearners
+from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.weights import WeightVersion
 from rapo.config import load_config
 from rapo.errors import ResourceError, RoleError
 
 
 class Group:
-    """A learner whose weights are the list of the steps applied to them. `plan` says what fails: of `made` in all."""
+    """A learner whose weights are the list of the steps applied to them. `plan` says what fails: of
+    `made` in all."""
 
     made = 0
 
@@ -85,7 +87,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable.ray, "get", get)
 
 
-def learners(plan: dict[int, Any], *overrides: str) -> tuple[DurableLearners, list[Group], list[Any]]:
+def learners(plan: dict[int, Any], *overrides: str) -> tuple[RecoveringLearnerGroup, list[Group], list[Any]]:
     Group.made = 0
     groups: list[Group] = []
 
@@ -94,12 +96,12 @@ def learners(plan: dict[int, Any], *overrides: str) -> tuple[DurableLearners, li
         return groups[-1]
 
     faults: list[Any] = []
-    made = DurableLearners(load_config(None, overrides), make, faults.append)
+    made = RecoveringLearnerGroup(load_config(None, overrides), make, faults.append)
     made.ready(made.start("model"))
     return made, groups, faults
 
 
-def run(made: DurableLearners, names: str) -> None:
+def run(made: RecoveringLearnerGroup, names: str) -> None:
     for name in names:
         made.step([name], [{}])
 

@@ -52,7 +52,7 @@ def test_a_damaged_card_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_critique_is_split_by_what_it_speaks_of() -> None:
     rationale = ("poor light, flat; superb mood, vivid story; good composition, nearly level; poor color, nearly grey; "
-                 "superb exposure, balanced; overall a fair picture.")  # fmt: skip
+                 "superb exposure, balanced; overall a fair image.")  # fmt: skip
     parts = split_dimensions(rationale)
     assert [name for name, _ in parts] == list(DIMENSIONS)
     assert dict(parts)["exposure"] == "superb exposure, balanced"

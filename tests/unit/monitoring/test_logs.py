@@ -1,4 +1,4 @@
-"""Structured logs: each line is JSON with its run, and holds neither pictures nor secrets."""
+"""Structured logs: each line is JSON with its run, and holds neither images nor secrets."""
 
 from __future__ import annotations
 

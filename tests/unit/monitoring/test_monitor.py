@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: a trace by role, and a log without pictures."""
+"""What a run says of itself while it goes on: a trace by role, and a log without images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.monitoring.monitor import Observer
+from cluster.monitoring.monitor import RunMonitor
 from cluster.remote.faults import Fault
-from cluster.rollout.tasks import Drawn, Task
-from cluster.rollout.worker_handle import Member, State
+from cluster.rollout.tasks import RolloutResult, Task
+from cluster.rollout.worker_handle import WorkerHandle, WorkerState
 from rapo.config import load_config
 from rapo.records import ImageRecord
 
@@ -20,10 +20,10 @@ ROW = {"step": 3, "learner_busy_s": 0.5, "seconds": {"rollout": 2.0, "reward": 0
 
 
 def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
-    record = ImageRecord("pic/1", "s", "train", 0.5, 0.5, (0.0, 1.0), data=b"secret picture")
-    member = Member(2, None, None, State.READY, "node-a", held=3)
-    with Observer(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as observer:
-        observer.drawn(Drawn(Task(7, record, None, 2), None, RECEIPT))
+    record = ImageRecord("pic/1", "s", "train", 0.5, 0.5, (0.0, 1.0), data=b"secret image")
+    member = WorkerHandle(2, None, None, WorkerState.READY, "node-a", held=3)
+    with RunMonitor(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as observer:
+        observer.drawn(RolloutResult(Task(7, record, None, 2), None, RECEIPT))
         observer.journal("ready", member)
         member.times["load"] = 0.0
         observer.journal("loaded", member)
@@ -52,13 +52,13 @@ def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len({row["run"] for row in rows}) == 1
     assert (rows[2]["role"], rows[2]["kind"], rows[3]["step"]) == ("rollout-2", "died", 3)
-    assert "secret picture" not in text
+    assert "secret image" not in text
 
 
 def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="no space"),
-        Observer(load_config(None, QUIET), tmp_path, 0, pytest.fail),
+        RunMonitor(load_config(None, QUIET), tmp_path, 0, pytest.fail),
     ):
         raise OSError("no space")
     last = json.loads((tmp_path / "rapo" / "log.jsonl").read_text().splitlines()[-1])

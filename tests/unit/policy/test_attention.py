@@ -42,7 +42,8 @@ def tensors(tokens: int, kv_heads: int, scale: float) -> list[torch.Tensor]:
 
 
 def one_by_one(query, key, value, prefixes, completions):
-    """`(T, heads, d)`: the prefix alone, then every completion behind a prefix of its own, with an explicit softmax."""
+    """`(T, heads, d)`: the prefix alone, then every completion behind a prefix of its own, with an
+    explicit softmax."""
     key, value = (t.repeat_interleave(HEADS // t.shape[1], dim=1) for t in (key, value))
     cut, start, parts, outs = sum(prefixes), 0, [], []
     own = cut

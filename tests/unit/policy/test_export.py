@@ -10,7 +10,8 @@ from rapo.policy.weights import model_tensors, pack
 
 
 def changed(tiny_model, drop=None, add=None):
-    """Tensors of the model, moved a little, so that a copy of the source would not pass for them."""
+    """Tensors of the model, moved a little, so that a copy of the source would not pass for
+    them."""
     tensors = {name: tensor + 0.25 for name, tensor in model_tensors(load_model(tiny_model, "float32"))}
     tensors.pop(drop, None)
     return tensors | ({add: torch.zeros(3)} if add else {})

@@ -1,4 +1,5 @@
-"""The shared prefix must change nothing but the time: log-probs and gradients equal those of separate rows."""
+"""The shared prefix must change nothing but the time: log-probs and gradients equal those of
+separate rows."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import picture
+from builders import make_image
 
 from rapo.policy import forward
 from rapo.policy.batch import collate, pack_rows
@@ -22,7 +23,8 @@ SAME_SIZE, OTHER_SIZES = ((84, 84), (84, 84)), ((84, 84), (56, 56), (112, 56))
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    """Fresh weights are so small that attention is nearly uniform and positions hardly matter; these are not."""
+    """Fresh weights are so small that attention is nearly uniform and positions hardly matter;
+    these are not."""
     loaded = load_model(tiny_model, "float32")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -33,9 +35,10 @@ def model(tiny_model):
 
 
 def make_batch(processor, sizes, lengths, seed=0):
-    """One image per size; `lengths[k]` tokens in the k-th completion of each (drawn from the first 40 plain tokens)."""
+    """One image per size; `lengths[k]` tokens in the k-th completion of each (drawn from the first
+    40 plain tokens)."""
     rng = np.random.default_rng(seed)
-    prepared = [processor.prepare(picture(w, h, seed=i)) for i, (w, h) in enumerate(sizes)]
+    prepared = [processor.prepare(make_image(w, h, seed=i)) for i, (w, h) in enumerate(sizes)]
     completions = [[rng.integers(20, 60, n) for n in lengths] for _ in sizes]
     return collate(prepared, completions, processor.tokenizer.pad_token_id)
 
@@ -119,7 +122,7 @@ def test_a_group_does_not_depend_on_its_neighbours(model, processor, packing):
         for g, size in enumerate(OTHER_SIZES):
             mask = together.completion_mask[g]
             ids = [together.completion_ids[g, k][mask[k]].numpy() for k in range(2)]
-            alone = collate([processor.prepare(picture(*size, seed=g))], [ids], processor.tokenizer.pad_token_id)
+            alone = collate([processor.prepare(make_image(*size, seed=g))], [ids], processor.tokenizer.pad_token_id)
             assert distance(policy(alone)[0], whole[g]) < TOLERANCE
 
 
@@ -146,7 +149,8 @@ def test_log_probs_are_those_of_the_plain_model(model, processor, packing):
 
 
 def test_a_wrong_position_shows(model, processor, monkeypatch):
-    """The comparison above must be able to fail: one position off, and the log-probs are far away."""
+    """The comparison above must be able to fail: one position off, and the log-probs are far
+    away."""
     batch = make_batch(processor, OTHER_SIZES, (5, 5))
     rows, _, _ = run(model, processor, batch, "rows")
     ordinary = forward.pack_groups
@@ -164,7 +168,7 @@ def test_a_wrong_position_shows(model, processor, monkeypatch):
 
 def test_completions_see_the_image(model, processor):
     batch = make_batch(processor, ((84, 84),), (5,))
-    other = processor.prepare(picture(seed=9))
+    other = processor.prepare(make_image(seed=9))
     changed = collate([other], [[batch.completion_ids[0, 0].numpy()]], processor.tokenizer.pad_token_id)
     policy = GroupPolicy(model, [])
     with torch.no_grad():
@@ -186,7 +190,7 @@ def test_a_flat_head_has_the_entropy_of_the_allowed_tokens(tiny_model, processor
 
 def test_banned_tokens_are_out_of_reach(model, processor):
     stop = np.asarray([processor.stop_token_ids[0], processor.image_token_id, 30])
-    batch = collate([processor.prepare(picture())], [[stop]], processor.tokenizer.pad_token_id)
+    batch = collate([processor.prepare(make_image())], [[stop]], processor.tokenizer.pad_token_id)
     log_probs, _ = GroupPolicy(model, processor.banned_token_ids)(batch)
     assert log_probs[1] < -80
     assert log_probs[0] > -20
@@ -205,7 +209,7 @@ def test_logits_in_pieces_are_the_same(model, processor, monkeypatch):
 
 
 def test_collate_pads_prompts_left_and_completions_right(processor):
-    small, large = (processor.prepare(picture(side, side)) for side in (56, 84))
+    small, large = (processor.prepare(make_image(side, side)) for side in (56, 84))
     ids = [[np.array([30, 31, 32]), np.array([33])], [np.array([34]), np.array([35, 36])]]
     batch = collate([small, large], ids, pad=0)
     short = len(small.prompt_ids)
@@ -221,7 +225,7 @@ def test_collate_pads_prompts_left_and_completions_right(processor):
 
 def test_per_token_values_follow_the_mask(processor):
     ids = [[np.array([30, 31]), np.array([32])], [np.array([33]), np.array([34, 35])]]
-    batch = collate([processor.prepare(picture(seed=i)) for i in range(2)], ids, pad=0)
+    batch = collate([processor.prepare(make_image(seed=i)) for i in range(2)], ids, pad=0)
     packed = pack_rows([[row / 10 for row in group] for group in ids], batch.completion_mask)
     torch.testing.assert_close(packed, batch.completion_ids[batch.completion_mask].float() / 10)
     with pytest.raises(ValueError, match="2 per-token values for 6 completion tokens"):

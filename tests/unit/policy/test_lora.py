@@ -1,4 +1,5 @@
-"""LoRA in the learner, in a world of one process: what trains, what is published, what KL is measured from."""
+"""LoRA in the learner, in a world of one process: what trains, what is published, what KL is
+measured from."""
 
 from __future__ import annotations
 
@@ -140,7 +141,8 @@ def test_merging_rounds_once():
     merged = Adapter(nn.Parameter(down), nn.Parameter(up), 0.03).merge(base)
     exact = base.double() + 0.03 * up.double() @ down.double()
     assert merged.dtype == torch.bfloat16
-    # bfloat16 has 8 significant bits: rounded once, the relative error is at most 2**-8, and a float32 sum adds next to nothing.
+    # bfloat16 has 8 significant bits: rounded once, the relative error is at most 2**-8, and a
+    # float32 sum adds next to nothing.
     assert ((merged.double() - exact).abs() <= exact.abs() * 2.0**-8 + 1e-6).all()
     assert torch.equal(merged[0].view(torch.int16), base[0].view(torch.int16)), "what gains nothing keeps its bits"
 

@@ -56,7 +56,8 @@ def test_at_ratio_one_it_is_the_plain_policy_gradient():
     ],
 )
 def test_the_clip_bounds_bind_on_their_side_only(ratio, advantage, moves):
-    """Bounds 1 - 0.2 and 1 + 0.28: a token that has moved far enough in its advantage's direction moves no more."""
+    """Bounds 1 - 0.2 and 1 + 0.28: a token that has moved far enough in its advantage's direction
+    moves no more."""
     loss, grad, sums = gradient(make(math.log(ratio), (advantage,), (1,)), normalizer=whole((1,)))
     assert bool(grad.abs().sum() > 0) is moves
     bound = ratio if moves else min(max(ratio, 0.8), 1.28)

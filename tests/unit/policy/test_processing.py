@@ -3,15 +3,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from builders import picture
+from builders import make_image
 from PIL import Image
 
 from rapo.answers.parse import format_completion
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.errors import ModelError
-from rapo.inference.pictures import picture_of
-from rapo.policy.embedded import SPECIAL_TOKENS
+from rapo.inference.image_inputs import encode_image
 from rapo.policy.processing import PolicyProcessor
+from rapo.policy.tiny_model import SPECIAL_TOKENS
 from rapo.policy.trainer import load_model
 
 SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
@@ -19,7 +19,7 @@ SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_prepared_equals_the_full_processor(processor, size):
-    image = picture(*size)
+    image = make_image(*size)
     full = processor.processor(text=[processor.prompt], images=[image], return_tensors="np")
     prepared = processor.prepare(image)
     np.testing.assert_array_equal(prepared.prompt_ids, full["input_ids"][0])
@@ -30,7 +30,7 @@ def test_what_is_prepared_equals_the_full_processor(processor, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_pads_are_as_many_as_features(processor, tiny_model, size):
-    prepared = processor.prepare(picture(*size))
+    prepared = processor.prepare(make_image(*size))
     with torch.no_grad():
         features = load_model(tiny_model, "float32").model.get_image_features(
             torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.grid)[None], return_dict=True
@@ -45,7 +45,7 @@ def test_the_patches_are_those_of_the_image_processor(processor, size):
     full = processor.processor.image_processor(
         images=[image], do_rescale=False, do_normalize=False, return_tensors="np"
     )
-    made = picture_of(processor, image, "key")
+    made = encode_image(processor, image, "key")
     np.testing.assert_array_equal(made.patches, full["pixel_values"])
     np.testing.assert_array_equal(made.grid, full["image_grid_thw"][0])
     assert made.patches.flags.c_contiguous
@@ -85,11 +85,11 @@ def test_a_target_is_its_tokens_and_the_stop_token(processor):
 
 def test_pixel_limits_are_kept_and_saved(tiny_model, tmp_path):
     small = PolicyProcessor(tiny_model, max_pixels=56 * 56)
-    assert small.prepare(picture(200, 200)).grid.tolist() == [1, 4, 4]
+    assert small.prepare(make_image(200, 200)).grid.tolist() == [1, 4, 4]
     small.save(tmp_path)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_model / name, tmp_path / name)
-    assert PolicyProcessor(tmp_path).prepare(picture(200, 200)).grid.tolist() == [1, 4, 4]
+    assert PolicyProcessor(tmp_path).prepare(make_image(200, 200)).grid.tolist() == [1, 4, 4]
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import group, picture, png, scored
+from builders import group, make_image, png, scored
 
 from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("world")
 
 
 def batch_of_groups(uids="abcd"):
-    """Groups with random tokens, and behaviour log-probs that leave some tokens inside and some outside the clip bounds."""
+    """Groups with random tokens, and behaviour log-probs that leave some tokens inside and some
+    outside the clip bounds."""
     rng = np.random.default_rng(0)
     groups = []
     for uid in uids:
@@ -83,7 +84,7 @@ def plain_loss(tiny_model, groups):
     config = load_config(None, FINE)
     processor = PolicyProcessor(tiny_model)
     policy = GroupPolicy(load_model(tiny_model, "float32"), processor.banned_token_ids, packing="rows")
-    prepared = [processor.prepare(picture(*SIZES[g.group.image_uid], seed=i)) for i, g in enumerate(groups)]
+    prepared = [processor.prepare(make_image(*SIZES[g.group.image_uid], seed=i)) for i, g in enumerate(groups)]
     batch = collate(prepared, [g.group.token_ids for g in groups], processor.tokenizer.pad_token_id)
     lengths = batch.completion_mask.flatten(0, 1).sum(1)
     sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
@@ -158,8 +159,8 @@ def test_the_cold_start_learns_its_examples(tiny_model):
         ["coldstart.batch_size=2", "coldstart.warmup_steps=0", "coldstart.freeze_vision=true", "coldstart.steps=12"],
     )
     made = SupervisedTrainer(str(tiny_model), config, world=1)
-    examples = [made.example(IMAGES[uid], f"picture {uid}", score) for uid, score in (("a", 0.2), ("b", 0.9))]
-    assert made.processor.decode(examples[0].target) == format_completion("picture a", 0.2)
+    examples = [made.example(IMAGES[uid], f"image {uid}", score) for uid, score in (("a", 0.2), ("b", 0.9))]
+    assert made.processor.decode(examples[0].target) == format_completion("image a", 0.2)
     before = {name: tensor.clone() for name, tensor in made.tensors()}
     losses = [made.step(examples) for _ in range(12)]
     assert losses[0] == pytest.approx(np.log(384), rel=0.05), "fresh weights know nothing"

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from cluster.remote import waiting
-from cluster.remote.waiting import explain, run_limited
+from cluster.remote.waiting import run_limited, to_user_error
 from rapo.errors import DataError, ResourceError, RoleError, WeightError
 
 
@@ -21,7 +21,7 @@ def task_error(cause: Exception) -> RayTaskError:
 
 def test_an_error_of_ours_comes_through():
     error = WeightError("checksum of layer 3")
-    assert explain(task_error(error), role="rollout worker 1 on n2", timeout_s=5) is error
+    assert to_user_error(task_error(error), role="rollout worker 1 on n2", timeout_s=5) is error
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_an_error_of_ours_comes_through():
     ],
 )
 def test_a_failed_wait_names_role_cause_and_logs(error, kind, words):
-    told = explain(error, role="learner rank 0", timeout_s=5)
+    told = to_user_error(error, role="learner rank 0", timeout_s=5)
     assert type(told) is kind
     assert all(word in str(told) for word in words)
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from rapo.answers.readout import NODES, AnswerTree
 from rapo.config import Config, load_config
-from rapo.inference.asking import Ask, Completion, Picture, Reading
+from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
 from services.names import FIELD_KEY, REASON_KEY, SECRET_KEY
-from services.replica.image_scorer import Judge
+from services.replica.image_scorer import ImageScorer
 from services.replica.servicer import Scorer
 
 GOOD = "<think>calm light</think><answer>0.61</answer>"
@@ -41,26 +41,27 @@ def tree_of(inside: float = 1.0) -> AnswerTree:
 
 
 class Loop:
-    """Answers each ask with `texts` (as many as samples are wanted) and `tree`, or with `failure`; or waits for ever."""
+    """Answers each ask with `texts` (as many as samples are wanted) and `tree`, or with `failure`;
+    or waits for ever."""
 
     def __init__(self) -> None:
         self.texts, self.finish = [GOOD], "stop"
         self.tree: AnswerTree | None = tree_of()
         self.failure: Exception | None = None
         self.waits = False
-        self.asks: list[Ask] = []
-        self.pictures: list[Picture] = []
+        self.asks: list[ReadoutRequest] = []
+        self.encoded_images: list[EncodedImage] = []
         self.seeds: list[int] = []
-        self.cancelled: list[Future[Reading]] = []
+        self.cancelled: list[Future[ReadoutResult]] = []
         self.alive = True
         self.step_seconds = 0.0
         self.under_way = 0
 
-    def add(self, picture: Picture, ask: Ask, seed: int) -> Future[Reading]:
+    def add(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> Future[ReadoutResult]:
         self.asks.append(ask)
-        self.pictures.append(picture)
+        self.encoded_images.append(encoded)
         self.seeds.append(seed)
-        future: Future[Reading] = Future()
+        future: Future[ReadoutResult] = Future()
         if self.waits:
             return future
         if self.failure is not None:
@@ -71,16 +72,16 @@ class Loop:
                 ask.tell([ord(character)])
         texts = [self.texts[k % len(self.texts)] for k in range(ask.sampling.completions)]
         drawn = tuple(completion(text, self.finish) for text in texts)
-        future.set_result(Reading(drawn, self.tree if ask.tree else None, 12, 0.25, 0.5))
+        future.set_result(ReadoutResult(drawn, self.tree if ask.tree else None, 12, 0.25, 0.5))
         return future
 
-    def cancel(self, future: Future[Reading]) -> None:
+    def cancel(self, future: Future[ReadoutResult]) -> None:
         self.cancelled.append(future)
 
 
-class Eyes:
-    def picture(self, image: Image.Image, key: str) -> Picture:
-        return Picture(np.asarray(image), np.array([1, *image.size]), [1, 2], key)
+class ImageEncoder:
+    def encode(self, image: Image.Image, key: str) -> EncodedImage:
+        return EncodedImage(np.asarray(image), np.array([1, *image.size]), [1, 2], key)
 
     def text(self, token_ids: Any) -> str:
         return "".join(map(chr, token_ids))
@@ -114,7 +115,7 @@ def make(loop: Loop, config: Config) -> Scorer:
     scorer.model_version, scorer.scales = card.version, {scale.name: scale for scale in card.scales}
     scorer._secret = b"s3cret"
     scorer._loop = loop
-    judge: Any = Judge(loop, Eyes(), config, card.version)  # type: ignore[arg-type]
+    judge: Any = ImageScorer(loop, ImageEncoder(), config, card.version)  # type: ignore[arg-type]
     judge.close = lambda: None
     scorer._judge, scorer.observed = judge, []
     scorer._observe = scorer.observed.append
@@ -166,7 +167,7 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Lo
     assert not reply.HasField("native_score")
     assert not reply.dimensions
     assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]  # type: ignore[attr-defined]
-    assert loop.pictures[0].patches.shape == (32, 32, 3)
+    assert loop.encoded_images[0].patches.shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
 
@@ -196,7 +197,7 @@ def test_sampled_is_the_mean_over_what_has_a_score(scorer: Scorer, loop: Loop) -
     assert loop.asks[1].sampling.completions == Config().serve.samples
 
 
-def test_seeds_come_from_the_picture(scorer: Scorer, loop: Loop) -> None:
+def test_seeds_come_from_the_image(scorer: Scorer, loop: Loop) -> None:
     for image in (png(), png(), png(red=1)):
         score(scorer, Context(), image, readout=scorer_pb2.READOUT_SAMPLED, request_id="x")
     assert loop.seeds[0] == loop.seeds[1] != loop.seeds[2]
@@ -245,7 +246,7 @@ def test_another_version_is_not_found(scorer: Scorer, loop: Loop) -> None:
     assert score(scorer, Context(), model_version="v7").model_version == "v7"
 
 
-def test_a_picture_that_the_model_does_not_take_is_an_invalid_argument(scorer: Scorer, loop: Loop) -> None:
+def test_a_image_that_the_model_does_not_take_is_an_invalid_argument(scorer: Scorer, loop: Loop) -> None:
     loop.failure = ValueError("too long")
     context = Context()
     score(scorer, context)
@@ -407,7 +408,7 @@ def test_an_explanation_that_fails_ends_with_a_status(scorer: Scorer, loop: Loop
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "no_answer")
 
 
-def test_the_cache_knows_picture_and_readout(loop: Loop) -> None:
+def test_the_cache_knows_image_and_readout(loop: Loop) -> None:
     scorer = make(loop, load_config(overrides=["serve.cache_mib=1"]))
     first = score(scorer, Context(), request_id="a")
     again = score(scorer, Context(), request_id="b", native_scale="ava", omit_rationale=True)

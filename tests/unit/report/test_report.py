@@ -1,4 +1,5 @@
-"""The report: strict JSON, and a page that stands alone and copes with whatever a run left behind."""
+"""The report: strict JSON, and a page that stands alone and copes with whatever a run left
+behind."""
 
 from __future__ import annotations
 
@@ -149,7 +150,7 @@ def test_what_the_page_says(run: Path) -> None:
     page = Page(render(run, _report(run)))
     text = page.text
     assert page.headings == [
-        "Evaluation", "Predicted against human scores", "Pictures, as the RAPO model sees them",
+        "Evaluation", "Predicted against human scores", "Images, as the RAPO model sees them",
         "Validation during RAPO", "Training curves, by RAPO step", "AesCoT: 480 critiques generated",
         "Where the time went", "How to make it again",
     ]  # fmt: skip
@@ -191,7 +192,7 @@ def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
     assert page.headings == ["How to make it again"]
     for part in (
         "No model has been evaluated yet.", "The evaluation is not shown", "evaluate/coldstart.parquet is missing",
-        "evaluate/rapo.parquet is missing", "Pictures are not shown", "Validation is not shown",
+        "evaluate/rapo.parquet is missing", "Images are not shown", "Validation is not shown",
         "Training curves are not shown", "AesCoT is not shown", "Times are not shown", "Versions are not shown",
         "The configuration is not shown",
     ):  # fmt: skip
@@ -200,11 +201,11 @@ def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_damaged_inputs_cost_only_their_own_part(run: Path) -> None:
     (run / "evaluate" / "rapo.parquet").write_bytes(b"PAR1 not really")
-    (run / "images" / "3.png").write_bytes(b"no picture")
+    (run / "images" / "3.png").write_bytes(b"no image")
     (run / "rapo" / "metrics.jsonl").write_bytes(b'\xff\n[1]\n{"step": null}\n{"step": 1, "loss": 0.5}\n')
     page = Page(render(run, _report(run)))
     assert "Predictions of the RAPO model are not shown: evaluate/rapo.parquet is not readable." in page.text
-    assert "Pictures, as the cold start model sees them" in page.headings
+    assert "Images, as the cold start model sees them" in page.headings
     assert "Unreadable lines in metrics.jsonl: 3." in page.text
     pq.write_table(pa.table({"uid": ["a"], "score": [0.5]}), run / "evaluate" / "rapo.parquet")
     assert "lacks uid, target or score" in Page(render(run, _report(run))).text
@@ -275,7 +276,7 @@ def test_the_same_run_makes_the_same_page(run: Path) -> None:
     assert render(run, _report(run)) == render(run, _report(run))
 
 
-def test_the_six_pictures(tmp_path: Path) -> None:
+def test_the_six_images(tmp_path: Path) -> None:
     pairs = [(0.5, 0.9), (0.5, 0.1), (0.1, 0.6), (0.85, 0.4), (0.5, 0.51), (0.3, 0.35), (0.6, 0.7)]
     rows = [{"uid": str(i), "target": t, "score": s, "text": "", "path": None} for i, (t, s) in enumerate(pairs)]
     before = {"5": 0.9, "4": 0.52}

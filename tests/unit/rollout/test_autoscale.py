@@ -21,7 +21,8 @@ def decisions(scaler, shares, workers, *, start=1000.0, every=10.0, ready=None):
 
 
 def test_a_learner_that_waits_gets_more_workers():
-    # Workers are never idle and the learner works a third of the time: three times as many would do, twice is the most at once.
+    # Workers are never idle and the learner works a third of the time: three times as many would
+    # do, twice is the most at once.
     assert decisions(Autoscaler(SETTINGS, 8), [(0.0, 0.66), (0.0, 0.66)], 2) == [2, 4]
     assert decisions(Autoscaler(SETTINGS, 3), [(0.0, 0.66), (0.0, 0.66)], 2) == [2, 3], "no more than allowed"
     assert decisions(Autoscaler(SETTINGS, 8), [(0.1, 0.25), (0.1, 0.25)], 4) == [4, 5]

@@ -1,4 +1,5 @@
-"""The fleet on workers that are plain objects: who joins, leaves, gets what, and what becomes of work whose worker is lost."""
+"""The fleet on workers that are plain objects: who joins, leaves, gets what, and what becomes of
+work whose worker is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from cluster.rollout import fleet as fleet_module
 from cluster.rollout import worker_handle as member_module
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.tasks import Task
-from cluster.rollout.worker_handle import State
+from cluster.rollout.worker_handle import WorkerState
 from rapo.config import load_config
 from rapo.errors import ImageError, ModelError, RoleError, WeightError
 from rapo.records import ImageRecord
@@ -58,7 +59,8 @@ class Method:
 
 
 class Actor:
-    """A worker that says hello, answers pings and starts at once; draws and loads end when the test says so."""
+    """A worker that says hello, answers pings and starts at once; draws and loads end when the test
+    says so."""
 
     def __init__(self, number: int) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], Ref]] = []
@@ -467,4 +469,4 @@ def test_the_way_to_the_first_group_is_timed():
     assert event == "routed"
     assert list(parts) == ["process", "engine", "weights", "first_group"]
     assert all(seconds >= 0.0 for seconds in parts.values())
-    assert fleet.members[0].state is State.READY
+    assert fleet.members[0].state is WorkerState.READY

@@ -1,4 +1,5 @@
-"""The terminal: plain lines where nobody watches, one live line where somebody does, tables on stdout."""
+"""The terminal: plain lines where nobody watches, one live line where somebody does, tables on
+stdout."""
 
 from __future__ import annotations
 
@@ -243,7 +244,8 @@ def test_a_terminal_shows_a_live_line_that_ends_as_a_tick() -> None:
 
 
 def _screen(text: str) -> list[str]:
-    """What is left on a terminal after `text`: enough of one for lines that are erased and written again."""
+    """What is left on a terminal after `text`: enough of one for lines that are erased and written
+    again."""
     lines, row, column = [""], 0, 0
     for part in re.findall(r"\x1b\[[0-?]*[@-~]|[^\x1b]", text):
         if part == "\n":

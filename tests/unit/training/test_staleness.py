@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.training.staleness import Ready, Window
+from cluster.training.staleness import Ready, StalenessWindow
 
 
 def ready(ticket: int, version: int, dataset: str = "d") -> Ready:
@@ -14,7 +14,7 @@ def ready(ticket: int, version: int, dataset: str = "d") -> Ready:
 
 
 def test_eta_zero_draws_one_batch_at_a_time():
-    window = Window(3, eta=0, steps=2)
+    window = StalenessWindow(3, eta=0, steps=2)
     assert window.admit(0) == [0, 1, 2]
     assert window.admit(0) == []
     for ticket in (2, 0):
@@ -28,7 +28,7 @@ def test_eta_zero_draws_one_batch_at_a_time():
 
 @pytest.mark.parametrize("eta", [0, 1, 4])
 def test_the_source_is_bounded(eta):
-    window = Window(4, eta=eta, steps=100)
+    window = StalenessWindow(4, eta=eta, steps=100)
     assert len(window.admit(0)) == 4 * (eta + 1)
     assert window.admit(0) == []
     assert len(window.admit(1)) == 4
@@ -36,7 +36,7 @@ def test_the_source_is_bounded(eta):
 
 
 def test_a_straggler_holds_nobody_up():
-    window = Window(2, eta=1, steps=3)
+    window = StalenessWindow(2, eta=1, steps=3)
     window.admit(0)
     for ticket in (1, 3):
         window.put(ready(ticket, 0))
@@ -48,7 +48,7 @@ def test_a_straggler_holds_nobody_up():
 
 
 def test_what_is_too_old_is_dropped_and_drawn_again():
-    window = Window(2, eta=1, steps=5)
+    window = StalenessWindow(2, eta=1, steps=5)
     window.admit(0)
     for ticket in (0, 1):
         window.put(ready(ticket, 0))
@@ -56,8 +56,8 @@ def test_what_is_too_old_is_dropped_and_drawn_again():
     window.admit(1)
     window.put(ready(2, 0))
     window.put(ready(4, 1))
-    assert window.sweep(1) == []
-    assert window.sweep(2) == [2]
+    assert window.drop_stale(1) == []
+    assert window.drop_stale(2) == [2]
     assert window.dropped == 1
     assert window.take(2) is None
     assert window.admit(2)[0] == 2
@@ -66,7 +66,7 @@ def test_what_is_too_old_is_dropped_and_drawn_again():
 
 
 def test_a_step_has_one_data_set():
-    window = Window(2, eta=1, steps=4)
+    window = StalenessWindow(2, eta=1, steps=4)
     window.admit(0)
     window.put(ready(0, 0, "a"))
     window.put(ready(2, 0, "b"))
@@ -76,7 +76,7 @@ def test_a_step_has_one_data_set():
 
 
 def test_a_group_is_put_once():
-    window = Window(1, eta=0, steps=1)
+    window = StalenessWindow(1, eta=0, steps=1)
     window.admit(0)
     window.put(ready(0, 0))
     with pytest.raises(ValueError, match="ticket 0 is not under way"):
@@ -85,12 +85,13 @@ def test_a_group_is_put_once():
 
 @given(st.integers(1, 4), st.integers(0, 3), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_every_ticket_is_used_exactly_once_and_never_too_old(batch, eta, steps, random):
-    """Whatever the order in which groups come in, and however late workers take over new weights."""
-    window = Window(batch, eta, steps)
+    """Whatever the order in which groups come in, and however late workers take over new
+    weights."""
+    window = StalenessWindow(batch, eta, steps)
     running, used = {}, []
     for step in range(steps):
         while True:
-            window.sweep(step)
+            window.drop_stale(step)
             for ticket in window.admit(step):
                 running[ticket] = random.randint(max(0, step - 2), step) if eta else step
             assert len(used) + len(window._ready) + len(running) <= (eta + step + 1) * batch

@@ -108,7 +108,7 @@ def test_two_are_compared(page: TestClient) -> None:
         assert page.post(f"/api/compare?first={first}", content=b"8020").status_code == 422
 
 
-def test_the_model_view_comes_as_a_picture(page: TestClient) -> None:
+def test_the_model_view_comes_as_a_image(page: TestClient) -> None:
     answer = page.post("/api/seen", content=png((300, 200)))
     assert answer.headers["content-type"] == "image/png"
     assert (answer.headers["x-size"], answer.headers["x-original"]) == ("84x56", "300x200")

@@ -1,8 +1,10 @@
-"""The embedded policy: a Qwen2.5-VL of about a million parameters with its own tokenizer and processor, from random weights.
+"""The embedded policy: a Qwen2.5-VL of about a million parameters with its own tokenizer and
+processor, from random weights.
 
-It is a Qwen2.5-VL in every respect but size, saved in the transformers format, so that nothing downstream knows it from a real
-one. The tokenizer is a byte-level BPE that may merge across words, so that a clause of a critique becomes one to three
-tokens: a model this small can then learn to write critiques in a minute of CPU time.
+It is a Qwen2.5-VL in every respect but size, saved in the transformers format, so that nothing
+downstream knows it from a real one. The tokenizer is a byte-level BPE that may merge across words,
+so that a clause of a critique becomes one to three tokens: a model this small can then learn to
+write critiques in a minute of CPU time.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from transformers import (
 )
 
 from rapo.answers.prompts import SCORE_PROMPT
-from rapo.config import EmbeddedPolicyConfig
+from rapo.config import TinyModelConfig
 
 #: Qwen2.5-VL's special tokens; their order fixes their ids.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
@@ -37,15 +39,16 @@ _CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Tags and digits stand alone, so that every score is four tokens and shares them with every other score.
+# Tags and digits stand alone, so that every score is four tokens and shares them with every other
+# score.
 _PIECES = Regex(r"</?think>|</?answer>|[0-9]|\.")
 _PATCH, _MERGE = 14, 2
-# Transformers' default of 0.02 suits widths in the thousands; at 128 it starves the first hundreds of steps of signal
-# (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
+# Transformers' default of 0.02 suits widths in the thousands; at 128 it starves the first hundreds
+# of steps of signal (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
 _INIT_STD = 0.05
 
 
-def build_embedded(folder: Path, settings: EmbeddedPolicyConfig, seed: int, clauses: Iterable[str]) -> None:
+def build_tiny_model(folder: Path, settings: TinyModelConfig, seed: int, clauses: Iterable[str]) -> None:
     """Write model, tokenizer and processor to `folder`. The same arguments give the same bytes.
 
     `clauses` is the text that the tokenizer should write cheaply, besides the prompt.
@@ -86,10 +89,12 @@ def write_random_policy(
     pixels: int,
     seed: int,
 ) -> None:
-    """Write a Qwen2.5-VL of random weights with its processor to `folder`, in the transformers format.
+    """Write a Qwen2.5-VL of random weights with its processor to `folder`, in the transformers
+    format.
 
-    `text` and `vision` are the sizes, in the names of `Qwen2_5_VLConfig`; all else follows from them and the tokenizer, which
-    must hold `SPECIAL_TOKENS`. `tied`: input and output embeddings are one matrix. `pixels` caps an image's area.
+    `text` and `vision` are the sizes, in the names of `Qwen2_5_VLConfig`; all else follows from
+    them and the tokenizer, which must hold `SPECIAL_TOKENS`. `tied`: input and output embeddings
+    are one matrix. `pixels` caps an image's area.
     """
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -13,9 +13,9 @@ import pytest
 from rapo.answers.readout import CHARACTERS, TEXTS, expectation
 from rapo.errors import ModelError
 from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
-from rapo.inference.asking import Ask, Picture, Reading, Sampling
-from rapo.inference.core import Written
-from rapo.inference.reader import Reader
+from rapo.inference.engine_core import StepOutput
+from rapo.inference.readout_engine import ReadoutEngine
+from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 
 STOP, PAD = 0, 7
 #: Tokens of several characters; every other token is one character, its id the character's code.
@@ -43,7 +43,8 @@ def id_of(piece: str) -> int:
 
 
 class ScriptedEngine:
-    """One token for every request in a step, the likeliest; log-probs of it and of the characters of answers."""
+    """One token for every request in a step, the likeliest; log-probs of it and of the characters
+    of answers."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -60,7 +61,7 @@ class ScriptedEngine:
         for name in names:
             self.requests.pop(name, None)
 
-    def step(self) -> list[Written]:
+    def step(self) -> list[StepOutput]:
         self.steps += 1
         steps = []
         for name, request in list(self.requests.items()):
@@ -74,11 +75,11 @@ class ScriptedEngine:
             reason = ("stop" if token == STOP else "length") if ended else None
             if ended:
                 del self.requests[name]
-            steps.append(Written(name, [token], told, reason))
+            steps.append(StepOutput(name, [token], told, reason))
         return steps
 
 
-class ScriptedReader(Reader):
+class ScriptedReader(ReadoutEngine):
     def __init__(self, engine: ScriptedEngine) -> None:
         self._core = engine  # type: ignore[assignment]
         self.version = 0
@@ -93,17 +94,18 @@ class ScriptedReader(Reader):
 
         self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=PAD)  # type: ignore[assignment]
 
-    def _parameters(self, sampling: Sampling, seed: int, **more: Any) -> Any:
+    def _parameters(self, sampling: SamplingSpec, seed: int, **more: Any) -> Any:
         return SimpleNamespace(**({"max_tokens": sampling.max_tokens, "seed": seed} | more))
 
 
 @pytest.fixture(autouse=True)
 def no_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rapo.inference.reader.features_of", lambda *_: [])
+    monkeypatch.setattr("rapo.inference.readout_engine.features_of", lambda *_: [])
 
 
 def model(answers: dict[str, dict[str, float]], opening: tuple[str, ...] = ("<answer>",)) -> Model:
-    """Writes the rationale, opens the answer, goes on as `answers` says (0.05 for each digit where it says nothing) and stops."""
+    """Writes the rationale, opens the answer, goes on as `answers` says (0.05 for each digit where
+    it says nothing) and stops."""
     script = ["<think>", "calm", "</think>", *opening]
 
     def following(text: str) -> dict[str, float]:
@@ -126,11 +128,13 @@ def expected(script: Model, before: str = BEFORE) -> np.ndarray:
     return np.array([math.prod(script(before + text[:i]).get(text[i], 0.0) for i in range(4)) for text in TEXTS])
 
 
-def read(engine: ScriptedEngine, *, limit: int = 32, rationale: bool = True) -> Reading:
+def read(engine: ScriptedEngine, *, limit: int = 32, rationale: bool = True) -> ReadoutResult:
     reader = ScriptedReader(engine)
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD, PAD], "key")
-    reader.add("a", picture, Ask(Sampling(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0)
-    found: list[tuple[str, Reading]] = []
+    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD, PAD], "key")
+    reader.add(
+        "a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0
+    )
+    found: list[tuple[str, ReadoutResult]] = []
     while reader.busy:
         found += reader.step()
         assert engine.steps < 50
@@ -176,7 +180,8 @@ def test_the_reading_is_complete_with_the_last_digit() -> None:
     reading = read(engine)
     assert engine.steps == 4 + 4
     assert text_of(reading.completions[0].token_ids)[:-1] == BEFORE + "0.5"
-    # Besides the main request: what comes after a 1, step by step, and the one other digit that can come.
+    # Besides the main request: what comes after a 1, step by step, and the one other digit that can
+    # come.
     assert engine.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(engine.sent[-2:]) == [
         "a/=0.6",
         "a/=1.0",
@@ -213,18 +218,18 @@ def test_without_an_answer_there_is_no_tree() -> None:
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     reader = ScriptedReader(ScriptedEngine(model({})))
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * 198, "key")
+    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * 198, "key")
     with pytest.raises(ValueError, match="198 tokens"):
-        reader.add("a", picture, Ask(Sampling(1, 0.0, 8)), 0)
+        reader.add("a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, 8)), 0)
     assert not reader.busy
 
 
 def test_cancelling_takes_the_nodes_along() -> None:
     engine = ScriptedEngine(model({}))
     reader = ScriptedReader(engine)
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
+    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
     for name in ("a", "b"):
-        reader.add(name, picture, Ask(Sampling(1, 0.0, 32), tree=True), 0)
+        reader.add(name, encoded, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
     for _ in range(5):
         reader.step()
     assert len(engine.requests) > 2
@@ -236,8 +241,8 @@ def test_cancelling_takes_the_nodes_along() -> None:
 def test_sampled_answers_are_requests_of_their_own_with_seeds_in_a_row() -> None:
     engine = ScriptedEngine(model(USUAL))
     reader = ScriptedReader(engine)
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
-    reader.add("a", picture, Ask(Sampling(3, 0.7, 32, logprobs=False)), 40)
+    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
+    reader.add("a", encoded, ReadoutRequest(SamplingSpec(3, 0.7, 32, logprobs=False)), 40)
     assert {name: request.parameters.seed for name, request in engine.requests.items()} == {
         "a/0": 40,
         "a/1": 41,
@@ -256,8 +261,8 @@ def test_sampled_answers_are_requests_of_their_own_with_seeds_in_a_row() -> None
 def test_tokens_are_told_as_they_come() -> None:
     told: list[int] = []
     reader = ScriptedReader(ScriptedEngine(model(USUAL)))
-    picture = Picture(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
-    reader.add("a", picture, Ask(Sampling(1, 0.0, 32), tree=True, tell=told.extend), 0)
+    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
+    reader.add("a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True, tell=told.extend), 0)
     reader.step()
     reader.step()
     assert text_of(told) == "<think>calm"
@@ -276,7 +281,7 @@ def test_a_tokenizer_that_joins_digits_is_refused() -> None:
 
 def test_the_embedded_tokenizer_writes_digit_by_digit() -> None:
     from rapo.aescot.writer import phrases
-    from rapo.policy.embedded import _build_tokenizer
+    from rapo.policy.tiny_model import _build_tokenizer
 
     tokenizer = _build_tokenizer(1024, phrases())
     tokens = answer_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from rapo.inference.asking import Completion
-from rapo.inference.core import Written
+from rapo.inference.engine_core import StepOutput
+from rapo.inference.types import Completion
 
 
-class Drawing:
-    """Takes in what each step wrote for the `completions` of a request, each with its log-probs if `logprobs`."""
+class CompletionBuilder:
+    """Takes in what each step wrote for the `completions` of a request, each with its log-probs if
+    `logprobs`."""
 
     def __init__(self, completions: int, *, logprobs: bool) -> None:
         self._token_ids: list[list[int]] = [[] for _ in range(completions)]
@@ -18,8 +19,9 @@ class Drawing:
         self._reasons = [""] * completions
         self.unfinished = set(range(completions))
 
-    def take(self, number: int, written: Written, version: int | None) -> bool:
-        """For completion `number`, by weight version `version` (None: of no version); whether all are whole with it."""
+    def take(self, number: int, written: StepOutput, version: int | None) -> bool:
+        """For completion `number`, by weight version `version` (None: of no version); whether all
+        are whole with it."""
         count = len(written.token_ids)
         self._token_ids[number] += written.token_ids
         self._versions[number] += [-1 if version is None else version] * count

@@ -12,7 +12,8 @@ from rapo.models.folder import check_model_folder
 
 
 def folder_tensors(folder: str | Path) -> Iterator[tuple[str, Any]]:
-    """`(name, torch tensor)` pairs of every safetensors file of a model folder, under their names on disk."""
+    """`(name, torch tensor)` pairs of every safetensors file of a model folder, under their names
+    on disk."""
     check_model_folder(folder)
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:

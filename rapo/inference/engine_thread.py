@@ -1,11 +1,13 @@
-"""The thread that owns an engine: requests stream into its continuous batch, weights are loaded between two steps.
+"""The thread that owns an engine: requests stream into its continuous batch, weights are loaded
+between two steps.
 
-Requests and loads take effect in the order in which they were asked for, except that a load which is already overtaken by a
-newer one is skipped. With `continue_over_update` a load happens at once and requests under way go on with the new weights;
-otherwise they finish on theirs first, and what was asked after the load waits for it.
+Requests and loads take effect in the order in which they were asked for, except that a load which
+is already overtaken by a newer one is skipped. With `continue_over_update` a load happens at once
+and requests under way go on with the new weights; otherwise they finish on theirs first, and what
+was asked after the load waits for it.
 
-A load that failed leaves the engine without weights: requests under way end with the error, and new ones are refused until a load
-succeeds.
+A load that failed leaves the engine without weights: requests under way end with the error, and new
+ones are refused until a load succeeds.
 
 A request may be cancelled at any time; the engine then drops it between two steps.
 """
@@ -22,12 +24,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rapo.errors import RapoError, WeightError
 
-#: A step costs nearly the same for one request as for many. An idle engine therefore waits this long after a request for the next
-#: one of the same burst, and for a burst at most so long.
+#: A step costs nearly the same for one request as for many. An idle engine therefore waits this
+#: long after a request for the next one of the same burst, and for a burst at most so long.
 _LINGER_S, _GATHER_S = 0.004, 0.1
 
 
-#: What is asked of the engine about an image, and what it answers: `Sampling` and completions, or `Ask` and `Reading`.
+#: What is asked of the engine about an image, and what it answers: `SamplingSpec` and completions,
+#: or `ReadoutRequest` and `ReadoutResult`.
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
 _AskedIn = TypeVar("_AskedIn", contravariant=True)
@@ -35,7 +38,8 @@ _AnsweredOut = TypeVar("_AnsweredOut", covariant=True)
 
 
 class EngineLike(Protocol[_AskedIn, _AnsweredOut]):
-    """What the loop needs of an engine (see `rapo.inference.engine.Engine` and `rapo.inference.reader.Reader`)."""
+    """What the loop needs of an engine (see `rapo.inference.engine.Engine` and
+    `rapo.inference.readout_engine.ReadoutEngine`)."""
 
     version: int | None
 
@@ -62,10 +66,12 @@ class _Load:
     future: Future[int] = field(default_factory=Future)
 
 
-class EngineLoop(Generic[Asked, Answered]):
-    """Runs `make()`'s engine in a thread of its own. `add`, `cancel` and `load` may be called from any thread.
+class EngineThread(Generic[Asked, Answered]):
+    """Runs `make()`'s engine in a thread of its own. `add`, `cancel` and `load` may be called from
+    any thread.
 
-    An idle engine waits up to `linger_s` for more of the same burst before it starts; 0 starts at once.
+    An idle engine waits up to `linger_s` for more of the same burst before it starts; 0 starts at
+    once.
     """
 
     def __init__(
@@ -117,7 +123,8 @@ class EngineLoop(Generic[Asked, Answered]):
         return self._enqueue(command, command.future)
 
     def cancel(self, future: Future[Answered]) -> None:
-        """Stop the work for a future of `add`, which then ends with `CancelledError`. What is done already stays done."""
+        """Stop the work for a future of `add`, which then ends with `CancelledError`. What is done
+        already stays done."""
         if future.cancel() or future.done():
             return
         with self._wake:
@@ -125,7 +132,8 @@ class EngineLoop(Generic[Asked, Answered]):
             self._wake.notify()
 
     def load(self, weights: Callable[[], Iterable[tuple[str, Any]]], version: int) -> Future[int]:
-        """The future holds the version that the engine then has: `version`, or a newer one that overtook it."""
+        """The future holds the version that the engine then has: `version`, or a newer one that
+        overtook it."""
         command = _Load(weights, version)
         return self._enqueue(command, command.future)
 
@@ -240,7 +248,8 @@ class EngineLoop(Generic[Asked, Answered]):
             command.future.set_result(command.version)
 
     def _give_up(self, engine: EngineLike[Asked, Answered]) -> None:
-        """End what is under way: no further token of it would be of a version that anybody knows."""
+        """End what is under way: no further token of it would be of a version that anybody
+        knows."""
         while self._running:
             name, future = self._running.popitem()
             future.set_exception(WeightError("this worker lost its weights in a load that failed; ask another one"))

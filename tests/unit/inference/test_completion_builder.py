@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapo.inference.core import Written
-from rapo.inference.drawing import Drawing
+from rapo.inference.completion_builder import CompletionBuilder
+from rapo.inference.engine_core import StepOutput
 
 
-def step(tokens: list[int], logprobs: list[float] | None = None, reason: str | None = None) -> Written:
+def step(tokens: list[int], logprobs: list[float] | None = None, reason: str | None = None) -> StepOutput:
     told = None if logprobs is None else np.array(logprobs, np.float32)[:, None]
-    return Written("name", tokens, told, reason)
+    return StepOutput("name", tokens, told, reason)
 
 
 def test_completions_keep_their_own_tokens_log_probs_and_versions() -> None:
-    drawing = Drawing(2, logprobs=True)
+    drawing = CompletionBuilder(2, logprobs=True)
     assert not drawing.take(1, step([5], [-0.5]), 3)
     assert not drawing.take(0, step([6], [-0.25]), 3)
     assert not drawing.take(0, step([], reason="stop"), 4)  # it may end without a token
@@ -34,9 +34,9 @@ def test_completions_keep_their_own_tokens_log_probs_and_versions() -> None:
 
 
 def test_log_probs_that_are_not_there_are_an_error_only_where_they_are_wanted() -> None:
-    drawing = Drawing(1, logprobs=False)
+    drawing = CompletionBuilder(1, logprobs=False)
     assert drawing.take(0, step([5], reason="stop"), None)
     (completion,) = drawing.completions()
     assert (completion.logprobs, completion.versions.tolist()) == (None, [-1])
     with pytest.raises(RuntimeError, match="0 log-probs for 1 tokens"):
-        Drawing(1, logprobs=True).take(0, step([5]), 0)
+        CompletionBuilder(1, logprobs=True).take(0, step([5]), 0)

@@ -1,6 +1,7 @@
 """The core of a vLLM engine: requests of one sequence in, the tokens of each step out.
 
-vLLM's own layers around it make texts and objects of every token. What is made here of tokens are arrays, or trees of answers.
+vLLM's own layers around it make texts and objects of every token. What is made here of tokens are
+arrays, or trees of answers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 
 @dataclass(slots=True)
-class Written:
+class StepOutput:
     """What a step wrote for the request `name`.
 
-    `logprobs` float32 `(tokens, 1 + named)`: of each token itself, and then of the tokens that the request names (vLLM's
-    `logprob_token_ids`); None where it asked for none. `reason` why the request ended (stop or length), None where it goes on.
+    `logprobs` float32 `(tokens, 1 + named)`: of each token itself, and then of the tokens that the
+    request names (vLLM's `logprob_token_ids`); None where it asked for none. `reason` why the
+    request ended (stop or length), None where it goes on.
     """
 
     name: str
@@ -38,7 +40,8 @@ class Core:
         self._request = EngineCoreRequest
 
     def add(self, name: str, prompt_ids: Sequence[int], features: list[Any], parameters: Any) -> None:
-        """`parameters` (vLLM's `SamplingParams`, for one completion) belong to this request from here on."""
+        """`parameters` (vLLM's `SamplingParams`, for one completion) belong to this request from
+        here on."""
         request = self._request(
             request_id=name,
             prompt_token_ids=list(prompt_ids),
@@ -53,13 +56,14 @@ class Core:
         self._client.add_request(request)
 
     def cancel(self, names: Iterable[str]) -> None:
-        """Between two steps. Nothing more is told of these requests; names that have ended are nothing."""
+        """Between two steps. Nothing more is told of these requests; names that have ended are
+        nothing."""
         self._client.abort_requests(list(names))
 
-    def step(self) -> list[Written]:
+    def step(self) -> list[StepOutput]:
         """Advance every running request by a token, as far as there is room for it."""
         return [
-            Written(
+            StepOutput(
                 output.request_id,
                 output.new_token_ids,
                 output.new_logprobs.logprobs if output.new_logprobs is not None else None,

@@ -1,4 +1,5 @@
-"""The reader on a real engine: its pictures, the tree of answers against plain transformers, cancelling, and company."""
+"""The reader on a real engine: its images, the tree of answers against plain transformers,
+cancelling, and company."""
 
 from __future__ import annotations
 
@@ -25,25 +26,25 @@ class Laboratory:
     """An actor with a reader in it, because vLLM wants an environment of its own."""
 
     def __init__(self, folder: str, config: Config) -> None:
-        from rapo.inference.asking import Ask, Sampling
-        from rapo.inference.reader import Reader
+        from rapo.inference.readout_engine import ReadoutEngine
+        from rapo.inference.types import ReadoutRequest, SamplingSpec
 
         self._folder = folder
-        self._reader = Reader(folder, config.rollout.engine, dtype="float32")
-        self._greedy = Sampling(1, 0.0, 48, logprobs=False)
-        self._ask = Ask
+        self._reader = ReadoutEngine(folder, config.rollout.engine, dtype="float32")
+        self._greedy = SamplingSpec(1, 0.0, 48, logprobs=False)
+        self._ask = ReadoutRequest
         self._number = 0
 
-    def pictures(self, images: list[bytes]) -> list[bool]:
+    def encoded_images(self, images: list[bytes]) -> list[bool]:
         """For each image whether what the reader makes of it is what vLLM makes of it itself."""
         from vllm.multimodal.inputs import MultiModalKwargsItem
 
-        from rapo.inference.pictures import features_of
+        from rapo.inference.image_inputs import features_of
 
         reader, engine, same = self._reader, self._reader._engine, []
         for number, data in enumerate(images):
             image = _open(data)
-            own = reader.picture(image, f"picture{number}")
+            own = reader.encode(image, f"image{number}")
             (feature,) = features_of(own, reader.processor.image_token_id)
             theirs = engine.input_processor.process_inputs(
                 f"t{number}",
@@ -69,7 +70,7 @@ class Laboratory:
             self._number += 1
             name = str(self._number)
             names.append(name)
-            reader.add(name, reader.picture(_open(data), name), self._ask(self._greedy, tree=True, **ask), 0)
+            reader.add(name, reader.encode(_open(data), name), self._ask(self._greedy, tree=True, **ask), 0)
             while not together and reader.busy:
                 found |= dict(reader.step())
         while reader.busy:
@@ -80,13 +81,14 @@ class Laboratory:
         ]
 
     def sampled(self, data: bytes, samples: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of so many answers of one request, and of as many requests of one answer, each with its own seed."""
-        from rapo.inference.asking import Sampling
+        """Token ids of so many answers of one request, and of as many requests of one answer, each
+        with its own seed."""
+        from rapo.inference.types import SamplingSpec
 
-        reader, picture = self._reader, self._reader.picture(_open(data), "sampled")
-        reader.add("several", picture, self._ask(Sampling(samples, 1.5, 24, logprobs=False)), seed)
+        reader, encoded = self._reader, self._reader.encode(_open(data), "sampled")
+        reader.add("several", encoded, self._ask(SamplingSpec(samples, 1.5, 24, logprobs=False)), seed)
         for number in range(samples):
-            reader.add(f"alone{number}", picture, self._ask(Sampling(1, 1.5, 24, logprobs=False)), seed + number)
+            reader.add(f"alone{number}", encoded, self._ask(SamplingSpec(1, 1.5, 24, logprobs=False)), seed + number)
         found = {}
         while reader.busy:
             found |= dict(reader.step())
@@ -94,7 +96,8 @@ class Laboratory:
         return [one.token_ids.tolist() for one in found["several"].completions], alone
 
     def brute_force(self, data: bytes, before: str) -> np.ndarray:
-        """Probability of each of the 101 answers after `before`, by one plain forward pass per answer."""
+        """Probability of each of the 101 answers after `before`, by one plain forward pass per
+        answer."""
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -120,11 +123,11 @@ class Laboratory:
         return np.exp(np.array(logs))
 
     def cancel(self, images: list[bytes]) -> tuple[int, int, bool]:
-        """Cancel all but the first in the midst of it: requests left in vLLM right after, blocks in use at the end, and whether
-        the first was answered."""
+        """Cancel all but the first in the midst of it: requests left in vLLM right after, blocks in
+        use at the end, and whether the first was answered."""
         reader, names = self._reader, [f"c{number}" for number in range(len(images))]
         for name, data in zip(names, images, strict=True):
-            reader.add(name, reader.picture(_open(data), name), self._ask(self._greedy, tree=True), 0)
+            reader.add(name, reader.encode(_open(data), name), self._ask(self._greedy, tree=True), 0)
         for _ in range(3):
             reader.step()
         for name in names[1:]:
@@ -167,8 +170,8 @@ def laboratory(taught_model: Path, local_ray: None) -> Iterator[Any]:
     ray.kill(actor)
 
 
-def test_pictures_are_what_vllm_makes_of_them(laboratory: Any, images: list[bytes]) -> None:
-    assert ray.get(laboratory.pictures.remote(images), timeout=LIMIT) == [True] * len(images)
+def test_images_are_what_vllm_makes_of_them(laboratory: Any, images: list[bytes]) -> None:
+    assert ray.get(laboratory.encoded_images.remote(images), timeout=LIMIT) == [True] * len(images)
 
 
 @pytest.mark.parametrize("rationale", [True, False])

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import picture
+from builders import make_image
 
 from rapo.errors import WeightError
-from rapo.inference.asking import Completion, Sampling
-from rapo.inference.loop import EngineLoop
+from rapo.inference.engine_thread import EngineThread
+from rapo.inference.types import Completion, SamplingSpec
 
 LIMIT = 10.0
 
 
 class CountingEngine:
-    """A request needs as many steps as `sampling.max_tokens`; each token has the version held. `gate` lets steps pass."""
+    """A request needs as many steps as `sampling.max_tokens`; each token has the version held.
+    `gate` lets steps pass."""
 
     def __init__(self) -> None:
         self.version: int | None = 0
@@ -33,7 +34,7 @@ class CountingEngine:
     def busy(self) -> bool:
         return bool(self.tokens)
 
-    def add(self, name: str, image: Any, sampling: Sampling, seed: int) -> None:
+    def add(self, name: str, image: Any, sampling: SamplingSpec, seed: int) -> None:
         if seed < 0:
             raise ValueError("refused")
         self.tokens[name], self.wanted[name] = [], sampling.max_tokens
@@ -78,14 +79,14 @@ def engine():
 
 @pytest.fixture
 def loop(engine):
-    made = EngineLoop(lambda: engine)
+    made = EngineThread(lambda: engine)
     yield made
     engine.gate.release(100)
     made.close()
 
 
-def ask(loop: EngineLoop[Sampling, list[Completion]], tokens: int, seed: int = 0) -> Future[list[Completion]]:
-    return loop.add(picture(), Sampling(1, 1.0, tokens), seed)
+def ask(loop: EngineThread[SamplingSpec, list[Completion]], tokens: int, seed: int = 0) -> Future[list[Completion]]:
+    return loop.add(make_image(), SamplingSpec(1, 1.0, tokens), seed)
 
 
 def versions(future: Future[list[Completion]]) -> list[int]:
@@ -96,7 +97,8 @@ def test_requests_join_while_others_run(engine, loop):
     first = ask(loop, 3)
     engine.steps(1)
     second = ask(loop, 1)
-    # The first may be drawing its second token when the second request arrives; it still joins before the first has ended.
+    # The first may be drawing its second token when the second request arrives; it still joins
+    # before the first has ended.
     engine.steps(2)
     assert versions(first) == [0, 0, 0]
     engine.gate.release(5)
@@ -120,7 +122,7 @@ def test_requests_finish_on_their_version_and_later_ones_get_the_new(engine, loo
 
 
 def test_requests_continue_over_an_update_where_asked_to(engine):
-    loop = EngineLoop(lambda: engine, continue_over_update=True)
+    loop = EngineThread(lambda: engine, continue_over_update=True)
     try:
         before = ask(loop, 4)
         engine.steps(2)
@@ -157,7 +159,7 @@ def test_damaged_weights_refuse_requests_until_a_good_load(engine, loop):
 
 
 def test_damaged_weights_in_mid_answer_end_what_is_under_way(engine):
-    loop = EngineLoop(lambda: engine, continue_over_update=True)
+    loop = EngineThread(lambda: engine, continue_over_update=True)
     running = ask(loop, 50)
     engine.steps(1)
     load = loop.load(lambda: ["bad"], 1)
@@ -212,7 +214,7 @@ def test_cancelling_what_is_done_or_not_begun_changes_nothing(engine, loop):
 
 
 def test_without_lingering_an_idle_engine_starts_at_once(engine):
-    loop = EngineLoop(lambda: engine, linger_s=0.0)
+    loop = EngineThread(lambda: engine, linger_s=0.0)
     try:
         first = ask(loop, 1)
         engine.steps(1)
@@ -277,7 +279,7 @@ def test_an_engine_that_does_not_start_says_so():
     def fail() -> CountingEngine:
         raise OSError("no such folder")
 
-    loop = EngineLoop(fail)
+    loop = EngineThread(fail)
     with pytest.raises(OSError, match="no such folder"):
         loop.started.result(LIMIT)
     with pytest.raises(OSError, match="no such folder"):
@@ -285,7 +287,7 @@ def test_an_engine_that_does_not_start_says_so():
 
 
 def test_closing_ends_what_waits(engine):
-    loop = EngineLoop(lambda: engine)
+    loop = EngineThread(lambda: engine)
     waiting = ask(loop, 50)
     engine.steps(1)
     engine.gate.release(3)

@@ -12,9 +12,10 @@ from rapo.answers.readout import AnswerTree
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to draw completions. `temperature` 0 is greedy, of which there is one. Sample k of a request draws with `seed + k`.
-    With `ignore_stop` every completion has `max_tokens` tokens, which benchmarks want. Raises `ValueError`."""
+class SamplingSpec:
+    """How to draw completions. `temperature` 0 is greedy, of which there is one. Sample k of a
+    request draws with `seed + k`. With `ignore_stop` every completion has `max_tokens` tokens,
+    which benchmarks want. Raises `ValueError`."""
 
     completions: int
     temperature: float
@@ -31,8 +32,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop or length), and the weight
-    version that drew each token."""
+    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop
+    or length), and the weight version that drew each token."""
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None
@@ -41,9 +42,9 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """`patches` uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` with one pad per feature. Equal keys mean equal
-    pictures: vLLM's caches go by them."""
+class EncodedImage:
+    """`patches` uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` with one pad per
+    feature. Equal keys mean equal images: vLLM's caches go by them."""
 
     patches: NDArray[np.uint8]
     grid: NDArray[np.int64]
@@ -52,27 +53,28 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What is wanted of a picture.
+class ReadoutRequest:
+    """What is wanted of an image.
 
-    `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by `sampling`, which then holds how
-    many. `rationale` false: start from an empty one (fast). `tell` gets the token ids of a greedy
-    rationale and answer as they are written, in the engine's thread.
+    `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by
+    `sampling`, which then holds how many. `rationale` false: start from an empty one (fast). `tell`
+    gets the token ids of a greedy rationale and answer as they are written, in the engine's thread.
     """
 
-    sampling: Sampling
+    sampling: SamplingSpec
     tree: bool = False
     rationale: bool = True
     tell: Callable[[list[int]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the model said of a picture.
+class ReadoutResult:
+    """What the model said of an image.
 
-    `completions` are whole, except that with a `tree` there is one, which may end with the answer's digits. `tree` is None where
-    none was asked for and where the model began no answer; `nodes` is the number of its nodes that were requests of their own.
-    `waited_s` and `worked_s`: until the engine first ran it, and from there to its end.
+    `completions` are whole, except that with a `tree` there is one, which may end with the answer's
+    digits. `tree` is None where none was asked for and where the model began no answer; `nodes` is
+    the number of its nodes that were requests of their own. `waited_s` and `worked_s`: until the
+    engine first ran it, and from there to its end.
     """
 
     completions: tuple[Completion, ...]

@@ -4,9 +4,9 @@ import pytest
 from builders import CLAUSES
 
 from rapo.aescot.writer import phrases
-from rapo.config import EmbeddedPolicyConfig
-from rapo.policy.embedded import SPECIAL_TOKENS, build_embedded
+from rapo.config import TinyModelConfig
 from rapo.policy.processing import PolicyProcessor
+from rapo.policy.tiny_model import SPECIAL_TOKENS, build_tiny_model
 from rapo.policy.trainer import load_model
 
 
@@ -17,14 +17,14 @@ def digests(folder):
 @pytest.fixture(scope="module")
 def default(tmp_path_factory):
     folder = tmp_path_factory.mktemp("default") / "model"
-    build_embedded(folder, EmbeddedPolicyConfig(), 0, phrases())
+    build_tiny_model(folder, TinyModelConfig(), 0, phrases())
     return folder
 
 
 def test_the_same_arguments_give_the_same_bytes(tiny_model, tmp_path):
-    settings = EmbeddedPolicyConfig(hidden_size=64, text_layers=2, vocabulary=384)
-    build_embedded(tmp_path / "same", settings, 0, CLAUSES)
-    build_embedded(tmp_path / "other", settings, 1, CLAUSES)
+    settings = TinyModelConfig(hidden_size=64, text_layers=2, vocabulary=384)
+    build_tiny_model(tmp_path / "same", settings, 0, CLAUSES)
+    build_tiny_model(tmp_path / "other", settings, 1, CLAUSES)
     assert digests(tmp_path / "same") == digests(tiny_model)
     different = {name for name, digest in digests(tmp_path / "other").items() if digest != digests(tiny_model)[name]}
     assert different == {"model.safetensors"}
@@ -34,7 +34,7 @@ def test_building_leaves_the_random_state_alone(tmp_path):
     import torch
 
     state = torch.random.get_rng_state()
-    build_embedded(tmp_path, EmbeddedPolicyConfig(hidden_size=64, text_layers=1, vocabulary=384), 5, CLAUSES)
+    build_tiny_model(tmp_path, TinyModelConfig(hidden_size=64, text_layers=1, vocabulary=384), 5, CLAUSES)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
