@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from rapo.errors import WeightError
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
-def fetched(version: int, chunks: Sequence[Any], timeout_s: float) -> Iterator[Any]:
-    """The values of the refs `chunks` in order. Each is asked for only when the consumer comes back
+T = TypeVar("T")
+
+
+def fetched(version: int, chunks: Sequence[ObjectRef[T]], timeout_s: float) -> Iterator[T]:
+    """The values of the refs `chunks`, in order. Each is fetched only when the consumer comes back
     for it, and none is kept here: a process maps one chunk at a time, and its node's object store
     has to hold no more.
 
-    For a thread of its own: in an actor's event loop it would block the loop. Raises `WeightError`
+    It blocks, so it belongs into a thread and not into an actor's event loop. Raises `WeightError`
     where a chunk is lost or does not come within `timeout_s`.
     """
     for number, chunk in enumerate(chunks):

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.messages import RankFigures, RankInfo
 from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.records import WeightManifest
+from rapo.records import Chunk, WeightManifest
 from rapo.util.atomic_dir import sync, whole_folder
 from rapo.util.file_manifest import Entries, entries_of
 
 if TYPE_CHECKING:
     from rapo.policy.state import StateFiles
+    from rapo.policy.trainer import PolicyTrainer
 
 
-@ray.remote(concurrency_groups={"publish": 1, "health": 1})
 class Learner:
     """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all
     `start` together.
@@ -32,10 +33,18 @@ class Learner:
     and `ping` beside anything.
     """
 
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"concurrency_groups": {"publish": 1, "health": 1}}
+
     def __init__(self, rank: int, config: Config) -> None:
         self._rank = rank
         self._config = config
-        self._trainer: Any = None
+        self._started: PolicyTrainer | None = None
+
+    @property
+    def _trainer(self) -> PolicyTrainer:
+        if self._started is None:
+            raise RuntimeError(f"learner rank {self._rank} was not started")
+        return self._started
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a free port on it."""
@@ -43,23 +52,20 @@ class Learner:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def start(self, model_dir: str, address: str, port: int) -> dict[str, Any]:
+    def start(self, model_dir: str, address: str, port: int) -> RankInfo:
         from rapo.policy.distributed import Rank, join_world
 
         settings = self._config.learner
         join_world(Rank(self._rank, settings.workers, settings.threads, address, port, settings.step_timeout_s))
         from rapo.policy.trainer import PolicyTrainer
 
-        self._trainer = PolicyTrainer(model_dir, self._config, world=settings.workers)
-        return {
-            "rank": self._rank,
-            "node": socket.gethostname(),
-            "pid": os.getpid(),
-            "chunks": self._trainer.published_chunks,
-            "fallback": self._trainer.packing_fallback,
-        }
+        trainer = PolicyTrainer(model_dir, self._config, world=settings.workers)
+        self._started = trainer
+        return RankInfo(
+            self._rank, socket.gethostname(), os.getpid(), trainer.published_chunks, trainer.packing_fallback
+        )
 
-    def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> dict[str, float]:
+    def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:
         """One optimiser step on this rank's share; `images` are the encoded images of `uids`, those
         of its groups."""
         began = time.perf_counter()
@@ -67,15 +73,15 @@ class Learner:
         totals = self._trainer.step(share, encoded)
         if self._config.rapo.max_staleness > 0:
             self._trainer.snapshot(self._trainer.version)
-        return totals | {"busy_seconds": time.perf_counter() - began}
+        return RankFigures.of(totals, time.perf_counter() - began)
 
     @ray.method(concurrency_group="publish")
-    def publish(self, version: int) -> Iterator[Any]:
+    def publish(self, version: int) -> Iterator[Chunk | WeightManifest]:
         """Chunks, then the manifest, of a version that was snapshot; call with `num_returns =
         chunks + 1`."""
         yield from self._trainer.publish(version)
 
-    def publish_now(self, version: int) -> Iterator[Any]:
+    def publish_now(self, version: int) -> Iterator[Chunk | WeightManifest]:
         """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
         must `gather` meanwhile."""
         yield from self._trainer.publish(version)
@@ -118,7 +124,7 @@ class Learner:
         self._trainer.load_state(Path(folder), universal=universal)
         return self._trainer.version
 
-    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
+    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None:
         """Write a weight version as a model folder that transformers and vLLM load; it appears
         whole or not at all."""
         from rapo.policy.export import write_model

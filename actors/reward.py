@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import ray
 
-from rapo.algorithm.partition import share_out
+from actors.messages import ProcessInfo, RewardReceipt
+from rapo.algorithm.partition import Share, share_out
 from rapo.algorithm.scoring import score_groups
 from rapo.config import Config
 from rapo.records import Group
 
 
-@ray.remote(concurrency_groups={"health": 1})
 class RewardScorer:
     """Stateless: what it returns depends on its arguments and the configuration alone."""
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"concurrency_groups": {"health": 1}}
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     @ray.method(concurrency_group="health")
-    def hello(self) -> dict[str, Any]:
-        """Where this actor is."""
-        return {"node": socket.gethostname(), "pid": os.getpid()}
+    def hello(self) -> ProcessInfo:
+        return ProcessInfo(socket.gethostname(), os.getpid())
 
     @ray.method(concurrency_group="health")
     def ping(self) -> None:
         """Answers as long as the process runs."""
 
-    def score(self, *groups: Group) -> tuple[Any, ...]:
+    def score(self, *groups: Group) -> tuple[RewardReceipt | Share, ...]:
         """`(receipt, share of rank 0, share of rank 1, ...)`; call with `num_returns = 1 + learner
-        ranks`.
-
-        The receipt holds `metrics`, and `uids`: of the images that each rank needs.
-        """
+        ranks`."""
         scored, metrics = score_groups(groups, self._config.rapo.reward)
         shares = share_out(
             scored,
@@ -43,5 +42,5 @@ class RewardScorer:
             micro_batch_groups=self._config.learner.micro_batch_groups,
             keep_level=self._config.rapo.loss.kl_beta > 0.0,
         )
-        uids = [[scored.group.image_uid for scored in share.groups] for share in shares]
-        return {"metrics": metrics, "uids": uids}, *shares
+        uids = tuple(tuple(one.group.image_uid for one in share.groups) for share in shares)
+        return RewardReceipt(metrics, uids), *shares

@@ -1,5 +1,4 @@
-"""Rollout worker: a vLLM engine that draws groups and predictions as they are asked for, from
-verified weights only."""
+"""Rollout worker: a vLLM engine that samples groups and predicts scores from verified weights."""
 
 from __future__ import annotations
 
@@ -8,112 +7,135 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
 from actors.chunks import fetched
+from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
-from rapo.records import Group, ImageRecord, Prediction, WeightManifest
+from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
+
+if TYPE_CHECKING:
+    import torch
+    from ray import ObjectRef
+
+    from rapo.inference.engine_thread import EngineThread
+    from rapo.inference.sampler import GroupSampler
+    from rapo.inference.types import Completion, SamplingSpec
+
+T = TypeVar("T")
 
 
-@ray.remote(max_concurrency=1000)
 class RolloutWorker:
     """`start` once, then any number of calls at a time: each `generate` joins the engine's
     continuous batch.
 
-    A failed `load` leaves the worker without a version: it then refuses to generate until a load
+    A failed `load` leaves the worker without a version. It then refuses to generate until a load
     succeeds.
     """
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"max_concurrency": 1000}
 
     def __init__(self, name: str, config: Config) -> None:
         self._name = name
         self._config = config
-        self._loop: Any = None
-        self._sampler: Any = None
+        self._engine_thread: EngineThread[SamplingSpec, list[Completion]] | None = None
+        self._group_sampler: GroupSampler | None = None
         # Images are decoded beside the engine's steps, one at a time: the engine has the cores.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
-    async def hello(self) -> dict[str, Any]:
-        """Where this worker is; answers as soon as its process runs."""
-        return {"node": socket.gethostname(), "pid": os.getpid()}
+    @property
+    def _engine(self) -> EngineThread[SamplingSpec, list[Completion]]:
+        return _started(self._engine_thread, self._name)
 
-    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
-        """Start the engine on a model folder; how long that took."""
-        began = time.perf_counter()
+    @property
+    def _sampler(self) -> GroupSampler:
+        return _started(self._group_sampler, self._name)
+
+    async def hello(self) -> ProcessInfo:
+        """Answers as soon as the process runs."""
+        return ProcessInfo(socket.gethostname(), os.getpid())
+
+    async def start(self, model_dir: str, version: int) -> None:
+        """Start the engine on a model folder, as weight version `version`."""
         # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
-        Engine, EngineThread, GroupSampler = await asyncio.to_thread(_parts)
+        self._engine_thread, self._group_sampler = await asyncio.to_thread(self._open, model_dir, version)
+
+    def _open(self, model_dir: str, version: int) -> tuple[EngineThread[SamplingSpec, list[Completion]], GroupSampler]:
+        """The engine's thread once its engine runs, and the sampler."""
+        from rapo.inference.engine import Engine
+        from rapo.inference.engine_thread import EngineThread
+        from rapo.inference.sampler import GroupSampler
+
         settings = self._config.rollout
-        self._loop = EngineThread(
+        thread = EngineThread(
             lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
-        engine = await asyncio.wrap_future(self._loop.started)
-        self._sampler = GroupSampler(engine.processor, self._config)
-        return {"name": self._name, "seconds": time.perf_counter() - began}
+        engine = thread.started.result(timeout=settings.start_timeout_s)
+        assert isinstance(engine, Engine)
+        return thread, GroupSampler(engine.processor, self._config)
 
     async def ping(self) -> None:
         """Answers as long as the process runs, whatever the engine does."""
 
-    async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
-        """Verify and load a weight version; the version held then. Raises `WeightError` and serves
-        nothing where it does not verify.
+    async def load(self, manifest: WeightManifest, chunks: Sequence[ObjectRef[Chunk]]) -> int:
+        """Verify and load a weight version; the version held then. Raises `WeightError`, and serves
+        nothing, where it does not verify.
 
         `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that
-        is overtaken before costs nothing.
+        a newer one overtakes before that costs nothing.
         """
         from rapo.policy.weights import unpack
 
-        def read() -> Iterator[Any]:
+        def read() -> Iterator[tuple[str, torch.Tensor]]:
             # Copied from only; a test holds that the engine leaves the store's pages as they are.
             return unpack(manifest, fetched(manifest.version, chunks, self._config.rollout.load_timeout_s), views=True)
 
-        return await asyncio.wrap_future(self._loop.load(read, manifest.version))
+        return await asyncio.wrap_future(self._engine.load(read, manifest.version))
 
     async def load_folder(self, folder: str, version: int) -> int:
         """Like `load`, from a model folder that this node can read."""
         from rapo.inference.folder_weights import folder_tensors
 
-        return await asyncio.wrap_future(self._loop.load(lambda: folder_tensors(folder), version))
+        return await asyncio.wrap_future(self._engine.load(lambda: folder_tensors(folder), version))
 
     @ray.method(num_returns=2)
-    async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[dict[str, Any], Group]:
-        """`(receipt, group)` for a record and its encoded bytes, an object each: who waits for the
-        receipt learns of the group without fetching it.
-
-        The receipt: `version` of the oldest token, `tokens` drawn, `seconds` from request to group,
-        `busy_seconds`, how long the engine has worked since it was made, and `worker`, who drew it.
-        """
+    async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[GroupReceipt, Group]:
+        """The group for a record and its encoded bytes, and a receipt: an object each, so that a
+        caller learns of the group without fetching it."""
         began = time.perf_counter()
-        sampler = self._sampler
+        sampler, engine = self._sampler, self._engine
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
         encoded = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.encode, record)
-        drawn = await asyncio.wrap_future(self._loop.add(encoded, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, encoded, drawn)
-        receipt = {
-            "version": group.weight_version,
-            "tokens": sum(len(ids) for ids in group.token_ids),
-            "seconds": time.perf_counter() - began,
-            "busy_seconds": self._loop.busy_seconds,
-            "worker": self._name,
-        }
+        completions = await asyncio.wrap_future(engine.add(encoded, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, encoded, completions)
+        receipt = GroupReceipt(
+            version=group.weight_version,
+            tokens=sum(len(ids) for ids in group.token_ids),
+            seconds=time.perf_counter() - began,
+            busy_seconds=engine.busy_seconds,
+            worker=self._name,
+        )
         return receipt, group
 
     async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
-        """Greedy predictions for records."""
-        sampler, loop = self._sampler, asyncio.get_running_loop()
-        encoded_images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
-        drawn = [asyncio.wrap_future(self._loop.add(encoded, sampler.greedy, 0)) for encoded in encoded_images]
-        return [sampler.prediction(r, c[0]) for r, c in zip(records, await asyncio.gather(*drawn), strict=True)]
+        """Greedy predictions for records, in order."""
+        sampler, engine, loop = self._sampler, self._engine, asyncio.get_running_loop()
+        images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
+        answers = [asyncio.wrap_future(engine.add(encoded, sampler.greedy, 0)) for encoded in images]
+        return [
+            sampler.prediction(record, completions[0])
+            for record, completions in zip(records, await asyncio.gather(*answers), strict=True)
+        ]
 
 
-def _parts() -> tuple[Any, Any, Any]:
-    from rapo.inference.engine import Engine
-    from rapo.inference.engine_thread import EngineThread
-    from rapo.inference.sampler import GroupSampler
-
-    return Engine, EngineThread, GroupSampler
+def _started(part: T | None, name: str) -> T:
+    if part is None:
+        raise RuntimeError(f"{name} was not started")
+    return part

@@ -75,13 +75,15 @@ def cold_start(work: Path, seed: int) -> Path:
 
 def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
     """One run of the loop; test SRCC of the last weights, and what happened on the way."""
+    from cluster.training.controller import TrainingData
     from cluster.training.session import training_session
     from rapo.metrics import evaluate_predictions
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        with training_session(config, start, Path(temporary), fleet=fleet) as controller:
-            controller.run(dataset.split("train"), dataset.split("validation"))
+        data = TrainingData(dataset.split("train"), dataset.split("validation"))
+        with training_session(config, data, start, Path(temporary), fleet=fleet) as controller:
+            controller.run()
             test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]

@@ -44,11 +44,12 @@ def variant_config(source: Path, eta: int, in_flight: str, steps: int) -> Config
 
 def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` of one run of the loop."""
+    from cluster.training.controller import TrainingData
     from cluster.training.session import training_session
 
     with tempfile.TemporaryDirectory() as temporary:
-        with training_session(config, start, Path(temporary), **roles) as controller:
-            controller.run(records, [])
+        with training_session(config, TrainingData(records, []), start, Path(temporary), **roles) as controller:
+            controller.run()
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -81,6 +82,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
     from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
     from cluster.files.run_folder import RunFolder
     from cluster.pipeline.stages.data import load_data
+    from cluster.remote.actors import Launcher
     from cluster.remote.ray_session import ray_session
 
     records = load_data(load_config(source), RunFolder(run)).split("train")
@@ -105,7 +107,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
         simulated = []
         for eta, in_flight in VARIANTS:
             config = variant_config(source, eta, in_flight, steps)
-            roles = {"worker": SimulatedWorker, "learner": SimulatedLearner}
+            roles = {"worker": Launcher(SimulatedWorker), "learner": Launcher(SimulatedLearner)}
             simulated.append(summary(train(config, start, records, roles), config))
             sys.stdout.write(record.markdown_table(simulated[-1:]) + "\n")
         ray.kill(board)

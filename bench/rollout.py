@@ -49,13 +49,14 @@ def _alternate(workload: Workload, config: Config, model: Path, rounds: int) -> 
 
     from bench.support.bare import BareEngine
     from bench.support.roles import FixedLengthWorker
+    from cluster.remote.actors import Launcher
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.tasks import Task
     from rapo.inference.environment import engine_environment
 
     environment = engine_environment(config.rollout.threads, config.rollout.engine.kv_cache_gib)
     bare = BareEngine.options(num_cpus=1, runtime_env={"env_vars": environment}).remote(config, str(model))  # type: ignore[attr-defined]
-    fleet = Fleet(config, FixedLengthWorker)
+    fleet = Fleet(config, Launcher(FixedLengthWorker))
     fleet.start(model, 0)
     fleet.ready()
     ray.get(bare.ready.remote(), timeout=_LIMIT_S)

@@ -22,15 +22,17 @@ import dataclasses
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.support import record
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
+
+if TYPE_CHECKING:
+    from bench.support.meter import Meter
 
 _PACKAGES = ("ray", "numpy")
 _IN_FLIGHT, _PER_HOST = 4, 64
@@ -79,29 +81,6 @@ def timing_of(scenario: str, workers: int, rate: float) -> Any:
     return plain
 
 
-class Meter:
-    """Driver's CPU time at the end of each step. With `storm`, half of the hosts go after the
-    third."""
-
-    def __init__(self, storm: Any = None) -> None:
-        self.marks = [self._now()]
-        self.rows: list[dict[str, Any]] = []
-        self.profile: cProfile.Profile | None = None
-        self._storm = storm
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        return time.thread_time(), time.process_time(), time.perf_counter()
-
-    def step(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self.marks.append(self._now())
-        if len(self.rows) == 1 and self.profile is not None:
-            self.profile.enable()
-        if len(self.rows) == 3 and self._storm is not None:
-            self._storm()
-
-
 def measure(
     board: Any, workers: int, steps: int, rate: float, scenario: str, profile: Path | None = None
 ) -> dict[str, Any]:
@@ -109,8 +88,10 @@ def measure(
     import ray
 
     from bench.support.hosted import HostedWorkers, hosted_handles
+    from bench.support.meter import Meter
     from bench.support.simulated import Latency, SimulatedLearner
-    from cluster.training.controller import Hooks
+    from cluster.remote.actors import Launcher
+    from cluster.training.controller import TrainingData
     from cluster.training.session import training_session
 
     config = settings(workers, steps)
@@ -121,22 +102,22 @@ def measure(
     ray.get(board.write.remote(latency), timeout=60)
     meter = Meter((lambda: hosted.preempt(0.5)) if scenario == "storm" else None)
     meter.profile = cProfile.Profile() if profile is not None else None
-    faults: list[Any] = []
     with tempfile.TemporaryDirectory() as temporary, hosted_handles():
         out = Path(temporary)
-        hooks = Hooks(step=meter.step, fault=faults.append)
+        data = TrainingData(images(2 * config.rapo.images_per_step), [])
+        roles = {"worker": hosted, "learner": Launcher(SimulatedLearner)}
         try:
-            with training_session(config, out, out, worker=hosted, learner=SimulatedLearner, hooks=hooks) as controller:
-                controller.run(images(2 * config.rapo.images_per_step), [])
+            with training_session(config, data, out, out, listener=meter, **roles) as controller:
+                controller.run()
         finally:
             hosted.close()
     if meter.profile is not None and profile is not None:
         meter.profile.disable()
         meter.profile.dump_stats(profile)
-    return summary(meter, config, scenario, len(faults))
+    return summary(meter, config, scenario)
 
 
-def summary(meter: Meter, config: Config, scenario: str, faults: int) -> dict[str, Any]:
+def summary(meter: Meter, config: Config, scenario: str) -> dict[str, Any]:
     rows, marks = meter.rows[1:], meter.marks[1:]  # from the end of the first step on
     groups = config.rapo.images_per_step * len(rows)
     thread, process, wall = (b - a for a, b in zip(marks[0], marks[-1], strict=True))
@@ -152,7 +133,7 @@ def summary(meter: Meter, config: Config, scenario: str, faults: int) -> dict[st
         "step_s_worst": max(steps),
         "staleness_mean": statistics.mean(row["staleness_mean"] for row in rows),
         "dropped": sum(row["dropped"] for row in rows),
-        "faults": faults,
+        "faults": meter.faults,
     }
 
 

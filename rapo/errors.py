@@ -6,6 +6,24 @@ code 2. Anything else that escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class FaultKind(StrEnum):
+    """What went wrong with a remote role; the words of `rapo/faults.jsonl` and `rapo status`."""
+
+    DIED = "died"
+    NODE_LOST = "node lost"
+    OUT_OF_MEMORY = "out of memory"
+    HUNG = "hung"  # the process is there and answers no ping
+    LATE = "late"  # a call exceeded its time limit
+    UNREACHABLE = "unreachable"
+    DATA_LOST = "data lost"  # the object that a call was given cannot be had any more
+    STATE_LOST = "state lost"  # no copy of the learner's state is left
+    OBJECT_STORE_FULL = "object store full"
+    DISK_FULL = "disk full"
+    FAILED = "failed"  # the call raised an error of another kind
+
 
 class RapoError(Exception):
     """Base of all errors that a user can act on."""
@@ -51,11 +69,9 @@ class WeightError(RapoError):
 
 
 class RoleError(RapoError):
-    """A remote role failed or timed out. The message names role, node, cause and log; `kind` is a
-    word for counting, such as died, hung, late, node lost, out of memory, data lost (what the role
-    was given could not be had) or failed."""
+    """A remote role failed or timed out. The message names role, node, cause and log."""
 
-    def __init__(self, message: str, *, kind: str = "failed") -> None:
+    def __init__(self, message: str, *, kind: FaultKind = FaultKind.FAILED) -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -63,7 +79,7 @@ class RoleError(RapoError):
         return _role_error, (str(self), self.kind)
 
 
-def _role_error(message: str, kind: str) -> RoleError:
+def _role_error(message: str, kind: FaultKind) -> RoleError:
     return RoleError(message, kind=kind)
 
 

@@ -6,6 +6,7 @@ that every process can unpickle them without torch and Ray can map the arrays wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,11 @@ class TensorSpec:
     place: int
     nbytes: int
     checksum: str
+
+
+#: One chunk of a weight version: the bytes of its tensors, an array for each, in the manifest's
+#: order.
+Chunk = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Hundreds of simulated rollout workers in a few processes, for the question what the controller
 costs at their number.
 
-`HostedWorkers` takes the place of the worker's class: what it makes is a handle with the methods
-that the fleet calls. Each call is a real call of a real Ray actor, which hosts many workers and
+`HostedWorkers` takes the place of the launcher: it gives handles with the methods that the fleet
+calls. Each call is a real call of a real Ray actor, which hosts many workers and
 sleeps instead of computing. So the driver pays what it would pay for as many actors, but for their
 connections: it has one to each host.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 import ray
 
+from actors.messages import GroupReceipt, ProcessInfo
 from bench.support.simulated import SimulatedSampler, completion
 from rapo.config import Config
 from rapo.records import Group, ImageRecord, WeightManifest
@@ -48,12 +49,11 @@ class Host:
         self._versions: dict[int, int] = {}
         self._busy: dict[int, float] = {}
 
-    async def hello(self, worker: int) -> dict[str, Any]:
-        return {"node": f"host of {os.getpid()}", "pid": os.getpid()}
+    async def hello(self, worker: int) -> ProcessInfo:
+        return ProcessInfo(f"host of {os.getpid()}", os.getpid())
 
-    async def start(self, worker: int, model_dir: str, version: int) -> dict[str, Any]:
+    async def start(self, worker: int, model_dir: str, version: int) -> None:
         self._versions[worker] = version
-        return {"name": f"rollout-{worker}", "seconds": 0.0}
 
     async def ping(self, worker: int) -> None:
         return None
@@ -66,7 +66,7 @@ class Host:
         return self._versions[worker]
 
     @ray.method(num_returns=2)
-    async def generate(self, worker: int, record: ImageRecord, data: Any, step: int) -> tuple[dict[str, Any], Group]:
+    async def generate(self, worker: int, record: ImageRecord, data: Any, step: int) -> tuple[GroupReceipt, Group]:
         version, timing = self._versions[worker], self._timing
         spread = timing.spread
         rng = np.random.default_rng(self._sampler.seed(record, step) ^ worker)
@@ -75,19 +75,18 @@ class Host:
         drawn = [completion([version] * timing.tokens) for _ in range(self._completions)]
         group = self._sampler.group(record, step, None, drawn)
         self._busy[worker] = self._busy.get(worker, 0.0) + seconds / 4
-        receipt = {
-            "version": version,
-            "tokens": timing.tokens * self._completions,
-            "seconds": seconds,
-            "busy_seconds": self._busy[worker],
-            "worker": f"rollout-{worker}",
-        }
+        receipt = GroupReceipt(
+            version=version,
+            tokens=timing.tokens * self._completions,
+            seconds=seconds,
+            busy_seconds=self._busy[worker],
+            worker=f"rollout-{worker}",
+        )
         return receipt, group
 
 
 class HostedWorkers:
-    """The "class" of hosted workers: `options(...).remote(name, config)` gives a handle, as that of
-    a Ray actor's class does."""
+    """Starts hosted workers, as a `Launcher` starts actors."""
 
     def __init__(self, timing: Timing, per_host: int) -> None:
         self._timing = timing
@@ -95,13 +94,13 @@ class HostedWorkers:
         self._hosts: dict[Any, int] = {}
         self._number = 0
 
-    def options(self, **_: Any) -> HostedWorkers:
-        return self
-
-    def remote(self, name: str, config: Config) -> Hosted:
+    def __call__(self, *arguments: object, options: Mapping[str, object]) -> Any:
+        """A `Hosted` of `(name, config)`; it has the methods of an actor's handle."""
+        _, config = arguments
+        assert isinstance(config, Config)
         host = next((host for host, count in self._hosts.items() if count < self._per_host), None)
         if host is None:
-            host = Host.remote(config, self._timing)  # type: ignore[attr-defined]
+            host = Host.remote(config, self._timing)
             self._hosts[host] = 0
         self._hosts[host] += 1
         self._number += 1

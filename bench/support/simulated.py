@@ -11,21 +11,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from actors.learner import Learner
+from actors.messages import RankFigures, RankInfo
 from actors.rollout import RolloutWorker
 from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
 from rapo.config import Config
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.types import Completion, SamplingSpec
-from rapo.records import Group, ImageRecord, TensorSpec, WeightManifest
+from rapo.records import Chunk, Group, ImageRecord, TensorSpec, WeightManifest
+
+if TYPE_CHECKING:
+    from rapo.policy.state import StateFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,55 +125,49 @@ class SimulatedSampler:
         )
 
 
-@ray.remote(max_concurrency=1000)
-class SimulatedWorker(RolloutWorker.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
+class SimulatedWorker(RolloutWorker):
     """A rollout worker around a `SimulatedEngine`; `model_dir` is not read."""
 
-    def __init__(self, name: str, config: Config) -> None:
-        super().__init__(name, config)
-        self._decoder = ThreadPoolExecutor(1)
-
-    async def start(self, model_dir: str, version: int) -> dict[str, Any]:
+    async def start(self, model_dir: str, version: int) -> None:
         latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
         slots = self._config.rollout.engine.max_num_seqs
         going_on = self._config.rapo.in_flight == "continue"
-        self._loop = EngineThread(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
-        await asyncio.wrap_future(self._loop.started)
-        self._sampler = SimulatedSampler(self._config)
-        return {"name": self._name, "seconds": 0.0}
+        thread = EngineThread(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
+        await asyncio.wrap_future(thread.started)
+        self._engine_thread = thread
+        self._group_sampler = SimulatedSampler(self._config)  # type: ignore[assignment]
 
-    async def load(self, manifest: WeightManifest, chunks: Sequence[Any]) -> int:
-        return await asyncio.wrap_future(self._loop.load(list, manifest.version))
+    async def load(self, manifest: WeightManifest, chunks: Sequence[ray.ObjectRef[Chunk]]) -> int:
+        return await asyncio.wrap_future(self._engine.load(list, manifest.version))
 
 
-@ray.remote(concurrency_groups={"publish": 1, "health": 1})
-class SimulatedLearner(Learner.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
+class SimulatedLearner(Learner):
     """A learner rank that sleeps."""
 
-    def start(self, model_dir: str, address: str, port: int) -> dict[str, Any]:
+    def start(self, model_dir: str, address: str, port: int) -> RankInfo:
         self._latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
-        return {"rank": self._rank, "node": "simulated", "pid": 0, "chunks": 1, "fallback": None}
+        return RankInfo(self._rank, "simulated", pid=0, chunks=1)
 
-    def step(self, share: Share, uids: Sequence[str], *images: Any) -> dict[str, float]:
+    def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:
         time.sleep(self._latency.learner_step)
-        return {"tokens": 1.0, "loss": 0.0, "busy_seconds": self._latency.learner_step}
+        return RankFigures.of({"tokens": 1.0, "learning_rate": 0.0}, self._latency.learner_step)
 
     @ray.method(concurrency_group="publish")
-    def publish(self, version: int) -> Iterator[Any]:
+    def publish(self, version: int) -> Iterator[Chunk | WeightManifest]:
         yield from self.publish_now(version)
 
-    def publish_now(self, version: int) -> Iterator[Any]:
+    def publish_now(self, version: int) -> Iterator[Chunk | WeightManifest]:
         time.sleep(self._latency.publish)
         yield [np.zeros(4, np.uint8)]
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
 
-    def state(self) -> tuple[int, dict[str, Any]]:
+    def state(self) -> tuple[int, StateFiles]:
         return 0, {}
 
-    def restore(self, *parts: Any) -> int:
+    def restore(self, *parts: StateFiles) -> int:
         return 0
 
-    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Any) -> None:
+    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None:
         return None
 
 

@@ -1,125 +1,125 @@
-"""The group of learner ranks: started together, stepped together, published as one."""
+"""LearnerGroup: the DeepSpeed ranks, started, stepped and published together.
+
+Calls that wait are generators (`cluster.remote.waiting`): `drive` or `finish` runs them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import ray
 
 from actors.learner import Learner
+from actors.messages import RankFigures, RankInfo
+from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
-from cluster.remote.waiting import wait, wait_each
+from cluster.remote.waiting import Waiting, wait, wait_each
 from cluster.remote.weights import WeightVersion
+from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.util.file_manifest import Entries
 
-#: What else is looked after during a wait; it is given the refs that are pending, and returns soon.
-Meanwhile = Callable[[Sequence[Any]], None]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
-_POLL_S = 2.0
+    from rapo.policy.state import StateFiles
 
-#: Figures that every rank computes alike; the rest are sums over a rank's own tokens.
-_SAME_ON_ALL = ("grad_norm", "learning_rate")
+T = TypeVar("T")
+
+#: Refs to encoded images, by uid.
+ImageRefs = Mapping[str, "ObjectRef[NDArray[np.uint8]]"]
+#: A receipt (the number of steps) and a ref to the files of one rank's training state.
+RankState = tuple["ObjectRef[int]", "ObjectRef[StateFiles]"]
 
 
 class LearnerGroup:
-    """DeepSpeed ranks as Ray actors, of the class `learner`: they live and die together. `close`
-    ends them."""
+    """Ranks as Ray actors, which `launch` starts: they live and die together. `close` ends them."""
 
-    def __init__(self, config: Config, learner: Any = Learner) -> None:
+    def __init__(self, config: Config, launch: Launch = Launcher(Learner)) -> None:
         self._config = config
         settings = config.learner
-        environment = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
-        self._ranks = [
-            learner.options(
-                num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
-            ).remote(rank, config)
-            for rank in range(settings.workers)
-        ]
+        options = {
+            "num_cpus": settings.cpus,
+            "num_gpus": settings.gpus,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}},
+        }
+        self._ranks: list[ActorHandle] = [launch(rank, config, options=options) for rank in range(settings.workers)]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
         self._heartbeat = Heartbeat({}, settings.hang_timeout_s)
-        self._chunks = 0
-        self._gathering: list[Any] = []
-        self.facts: list[dict[str, Any]] = []
+        self._gathering: list[ObjectRef] = []
+        #: What the ranks said of themselves when they were ready.
+        self.ranks: list[RankInfo] = []
 
-    def start(self, model_dir: Path) -> list[Any]:
+    def start(self, model_dir: Path) -> list[ObjectRef[RankInfo]]:
         """Begin to start all ranks on a model folder; the refs to wait for (see `ready`)."""
         limit = self._config.learner.start_timeout_s
-        address, port = wait(self._ranks[0].rendezvous.remote(), role=self._names[0], timeout_s=limit)
+        meeting: ObjectRef[tuple[str, int]] = self._ranks[0].rendezvous.remote()
+        address, port = wait(meeting, role=self._names[0], timeout_s=limit)
         return [rank.start.remote(str(model_dir), address, port) for rank in self._ranks]
 
-    def ready(self, started: Sequence[Any], meanwhile: Meanwhile | None = None) -> list[dict[str, Any]]:
-        limit = self._config.learner.start_timeout_s
-        facts = wait_each(started, roles=self._names, timeout_s=limit, meanwhile=meanwhile)
-        self._names = [f"learner rank {fact['rank']} on {fact['node']}" for fact in facts]
-        self._heartbeat = Heartbeat(
-            dict(zip(self._names, self._ranks, strict=True)), self._config.learner.hang_timeout_s
-        )
-        self._chunks = facts[0]["chunks"]
-        self.facts = facts
-        return facts
+    def ready(self, started: Sequence[ObjectRef[RankInfo]]) -> Waiting[list[RankInfo]]:
+        settings = self._config.learner
+        ranks = yield from wait_each(started, roles=self._names, timeout_s=settings.start_timeout_s)
+        self._names = [f"learner rank {rank.rank} on {rank.node}" for rank in ranks]
+        self._heartbeat = Heartbeat(dict(zip(self._names, self._ranks, strict=True)), settings.hang_timeout_s)
+        self.ranks = ranks
+        return ranks
 
-    def _each(self, calls: Sequence[Any], meanwhile: Meanwhile | None = None) -> list[Any]:
-        """The ranks' answers; a rank that hangs is found before the limit is."""
-
-        def watch(pending: Sequence[Any]) -> None:
-            self._heartbeat.check()
-            if meanwhile is not None:
-                meanwhile(pending)
-            else:
-                ray.wait(list(pending), num_returns=1, timeout=_POLL_S)
-
+    def _each(self, calls: Sequence[ObjectRef[T]]) -> Waiting[list[T]]:
+        """The ranks' answers; a rank that hangs is found before the time limit is."""
         limit = self._config.learner.step_timeout_s
-        return wait_each(calls, roles=self._names[: len(calls)], timeout_s=limit, meanwhile=watch)
+        return self._heartbeat.watch(wait_each(calls, roles=self._names[: len(calls)], timeout_s=limit))
 
-    def step(
-        self,
-        shares: Sequence[Any],
-        images: Sequence[dict[str, Any]],
-        meanwhile: Meanwhile | None = None,
-    ) -> dict[str, float]:
-        """One optimiser step. `shares` are refs, one per rank; `images` refs by uid, those that
-        each rank needs."""
+    def step(self, shares: Sequence[ObjectRef[Share]], images: Sequence[ImageRefs]) -> Waiting[dict[str, float]]:
+        """One optimiser step. `shares` has a ref for each rank, `images` those that it needs."""
         calls = [
-            rank.step.remote(share, list(wanted), *wanted.values())
-            for rank, share, wanted in zip(self._ranks, shares, images, strict=True)
+            rank.step.remote(share, list(needed), *needed.values())
+            for rank, share, needed in zip(self._ranks, shares, images, strict=True)
         ]
-        return merge_metrics(self._each(calls, meanwhile))
+        return merge_figures((yield from self._each(calls)))
 
-    def states(self) -> list[tuple[Any, Any]]:
-        """A receipt and a ref to the training state after the last step, of each rank; both are
-        there before the next step ends."""
-        return [tuple(rank.state.options(num_returns=2).remote()) for rank in self._ranks]
+    def states(self) -> list[RankState]:
+        """Each rank's training state after the last step, there before the next step ends."""
+        return [cast("RankState", tuple(rank.state.options(num_returns=2).remote())) for rank in self._ranks]
 
-    def restore(self, states: Sequence[Any], meanwhile: Meanwhile | None = None) -> int:
+    def restore(self, states: Sequence[ObjectRef[StateFiles]]) -> Waiting[int]:
         """Have all ranks go on from `states` (of as many ranks); the number of steps that these
         hold."""
-        # What only rank 0 has written, all need.
+        # Some files are written by rank 0 only, and all ranks need them.
         parts = [(states[0],) if rank == 0 else (states[0], states[rank]) for rank in range(len(self._ranks))]
         calls = [rank.restore.remote(*own) for rank, own in zip(self._ranks, parts, strict=True)]
-        return int(self._each(calls, meanwhile)[0])
+        steps: list[int] = yield from self._each(calls)
+        return steps[0]
 
-    def save_state(self, folder: Path) -> Entries:
+    def save_state(self, folder: Path) -> Waiting[Entries]:
         """Write the training state of all ranks into `folder`, which every rank's node must see;
         its files."""
-        written = self._each([rank.save_state.remote(str(folder)) for rank in self._ranks])
-        return {name: entry for part in written for name, entry in part.items()}
+        calls: list[ObjectRef[Entries]] = [rank.save_state.remote(str(folder)) for rank in self._ranks]
+        parts = yield from self._each(calls)
+        return {name: entry for part in parts for name, entry in part.items()}
 
-    def load_state(self, folder: Path, *, universal: bool = False) -> int:
+    def load_state(self, folder: Path, *, universal: bool = False) -> Waiting[int]:
         """Have all ranks go on from a folder that `save_state` wrote; the number of steps it
         holds."""
-        return int(self._each([rank.load_state.remote(str(folder), universal=universal) for rank in self._ranks])[0])
+        steps: list[int] = yield from self._each(
+            [rank.load_state.remote(str(folder), universal=universal) for rank in self._ranks]
+        )
+        return steps[0]
 
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
         """Have the weights of the last step published as `version`; returns at once, the refs fill
         up chunk by chunk.
 
-        With `rapo.max_staleness` > 0 the next step runs `beside` it (see `published`), unless that
-        is not wanted.
+        With `rapo.max_staleness` > 0 the next step runs beside it (see `published`), unless
+        `beside` is false.
         """
-        count = self._chunks + 1
+        count = self.ranks[0].chunks + 1
+        refs: Sequence[ObjectRef]
         if beside and self._config.rapo.max_staleness > 0:
             refs = self._ranks[0].publish.options(num_returns=count).remote(version)
         else:
@@ -128,15 +128,17 @@ class LearnerGroup:
                 self._gathering = [rank.gather.remote(version) for rank in self._ranks[1:]]
         return WeightVersion(version, refs[-1], tuple(refs[:-1]))
 
-    def published(self, weights: WeightVersion, meanwhile: Meanwhile | None = None) -> None:
+    def published(self, weights: WeightVersion) -> Waiting[None]:
         """Wait until all of a version is in the object store. Raises `RoleError` where publishing
         failed."""
         calls, self._gathering = [weights.manifest, *self._gathering], []
-        self._each(calls, meanwhile)
+        yield from self._each(calls)
 
-    def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> None:
+    def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         """Write a version as a model folder; configuration and processor come from `source`."""
-        self._each([self._ranks[0].save_model.remote(str(folder), str(source), weights.manifest, *weights.chunks)])
+        arguments = str(folder), str(source), weights.manifest, *weights.chunks
+        call: ObjectRef[None] = self._ranks[0].save_model.remote(*arguments)
+        yield from self._each([call])
 
     def close(self) -> None:
         for rank in self._ranks:
@@ -144,22 +146,26 @@ class LearnerGroup:
         self._ranks = []
 
 
-def merge_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Per-token means from the ranks' sums; `loss`, `grad_norm` and `learning_rate` as they are.
+def merge_figures(parts: Sequence[RankFigures]) -> dict[str, float]:
+    """The step's figures: means per token of the ranks' sums; `loss`, `grad_norm` and
+    `learning_rate` as they are.
 
     `mismatch_kl` is a mean over the tokens of the learner's own version, and missing where there
-    are none; `fresh` is their share. `learner_busy_s` is what the ranks worked, on average.
+    are none; `fresh` is their share. `learner_busy_s` is the mean of the ranks' working time.
     """
+    tokens = max(1.0, sum(part.tokens for part in parts))
+    fresh = sum(part.fresh_tokens for part in parts)
     sums: dict[str, float] = {}
     for part in parts:
-        for key, value in part.items():
-            sums[key] = sums.get(key, 0.0) + value
-    tokens, fresh = max(1.0, sums.pop("tokens", 0.0)), sums.pop("fresh_tokens", 0.0)
-    mismatch, busy = sums.pop("mismatch_kl", 0.0), sums.pop("busy_seconds", 0.0)
-    merged = {key: value / tokens for key, value in sums.items() if key not in (*_SAME_ON_ALL, "loss")}
-    merged["loss"] = sums.get("loss", 0.0)
+        for name, value in part.token_sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    merged = {name: value / tokens for name, value in sums.items()}
+    merged["loss"] = sum(part.loss for part in parts)
     if fresh:
-        merged["mismatch_kl"] = mismatch / fresh
-    merged |= {"fresh": fresh / tokens, "learner_busy_s": busy / len(parts)}
-    merged |= {key: parts[0][key] for key in _SAME_ON_ALL if key in parts[0]}
+        merged["mismatch_kl"] = sum(part.mismatch_kl for part in parts) / fresh
+    merged["fresh"] = fresh / tokens
+    merged["learner_busy_s"] = sum(part.busy_seconds for part in parts) / len(parts)
+    if parts[0].grad_norm is not None:
+        merged["grad_norm"] = parts[0].grad_norm
+    merged["learning_rate"] = parts[0].learning_rate
     return merged

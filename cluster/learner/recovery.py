@@ -1,13 +1,13 @@
-"""Learners that survive: when a rank dies or hangs, all are started anew and go on from the last
-copy of their state.
+"""RecoveringLearnerGroup: learner ranks that survive a death or a hang of any of them.
 
-After every `learner.snapshot_every` steps each rank puts a copy of its training state into the
-object store. This process owns the copies, so they outlive the ranks (not the node that holds one).
-What was trained since is kept as refs and trained again, from the same groups: no step is lost,
-none is applied twice, and the result is the one that there would have been.
-
-A copy counts once the step after it has ended, because by then it has been made; until then the one
-before is kept as well.
+- After every `learner.snapshot_every` steps each rank puts a snapshot of its training state into
+  the object store. This process owns the snapshots, so they outlive the ranks (but not the node
+  that holds one).
+- The steps since are kept as refs. When a rank fails, all ranks are started anew from the latest
+  snapshot and train these steps again from the same groups: no step is lost, none is applied twice,
+  and the result is the one that an unbroken run has.
+- A snapshot counts once the step after it has ended, because by then it has been made. Until then
+  the one before is kept as well.
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 
-from cluster.learner.group import LearnerGroup, Meanwhile
-from cluster.remote.faults import Fault, Report, kind_of, one_line
+from actors.messages import RankInfo
+from cluster.learner.group import ImageRefs, LearnerGroup, RankState
+from cluster.remote.faults import Fault, kind_of, one_line
+from cluster.remote.waiting import Waiting
 from cluster.remote.weights import WeightVersion
+from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.errors import RoleError
+from rapo.errors import FaultKind, RoleError
 from rapo.util.file_manifest import Entries
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 T = TypeVar("T")
 
-#: A step as the ranks are given it: shares and images.
-Step = tuple[Sequence[Any], Sequence[dict[str, Any]]]
+_RECEIPT_S = 60.0
 
 
 @dataclass(slots=True)
-class _Copy:
-    """The ranks' states, a receipt and a ref to the files each (None: as they started), and the
-    steps trained since."""
+class _Snapshot:
+    """The ranks' states (None: as they started), and the steps trained since: shares and images."""
 
-    states: list[tuple[Any, Any]] | None
-    since: list[Step] = field(default_factory=list)
+    states: list[RankState] | None
+    since: list[tuple[Sequence[ObjectRef[Share]], Sequence[ImageRefs]]] = field(default_factory=list)
 
-    def made(self) -> Exception | None:
-        """Why the copy could not be made, None where it was."""
+    def error(self) -> Exception | None:
+        """Why the snapshot could not be made, None where it was."""
         try:
             ray.get([receipt for receipt, _ in self.states or ()], timeout=_RECEIPT_S)
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
@@ -49,171 +53,164 @@ class _Copy:
         return None
 
 
-_RECEIPT_S = 60.0
-
-
 class RecoveringLearnerGroup:
-    """A `LearnerGroup` with the same calls, which survive the ranks' deaths. `make` makes the group
-    anew.
+    """A `LearnerGroup` with the same calls, which survive the ranks' deaths. `make` makes a new
+    group; `report` receives the faults.
 
-    `step`, `publish`, `published`, `save_model` and `save_state` raise `RoleError` where the ranks
-    fail more often than `learner.max_failures` times on the way through one call, or fail over what
-    they were given (`kind` "data lost").
+    Calls that wait raise `RoleError` where the ranks fail more often than `learner.max_failures`
+    times on the way through one call, or where an object that they were given is lost
+    (`FaultKind.DATA_LOST`).
     """
 
-    def __init__(self, config: Config, make: Callable[[], LearnerGroup], report: Report = lambda fault: None) -> None:
+    def __init__(
+        self, config: Config, make: Callable[[], LearnerGroup], report: Callable[[Fault], None] = lambda fault: None
+    ) -> None:
         self._config = config
         self._make = make
-        self.report = report
+        self._report = report
         self._group = make()
         self._model_dir = Path()
-        self._resume: tuple[Path, bool] | None = None
-        self._copies = [_Copy(None)]
+        self._resumed: tuple[Path, bool] | None = None
+        self._snapshots = [_Snapshot(None)]
         self._steps = 0
 
     @property
-    def facts(self) -> list[dict[str, Any]]:
-        """What and where the ranks are."""
-        return self._group.facts
+    def ranks(self) -> list[RankInfo]:
+        """The ranks; empty until they are ready."""
+        return self._group.ranks
 
-    def start(self, model_dir: Path) -> list[Any]:
+    def start(self, model_dir: Path) -> list[ObjectRef[RankInfo]]:
         self._model_dir = model_dir
         return self._group.start(model_dir)
 
-    def ready(self, started: Sequence[Any]) -> list[dict[str, Any]]:
+    def ready(self, started: Sequence[ObjectRef[RankInfo]]) -> Waiting[list[RankInfo]]:
         return self._group.ready(started)
 
-    def load_state(self, folder: Path, *, universal: bool) -> int:
+    def load_state(self, folder: Path, *, universal: bool) -> Waiting[int]:
         """Go on from a saved state, which must stay where it is until the next step has ended."""
-        self._resume = (folder, universal)
-        self._steps = self._group.load_state(folder, universal=universal)
-        self._copies.append(_Copy(self._group.states()))
+        self._resumed = (folder, universal)
+        self._steps = yield from self._group.load_state(folder, universal=universal)
+        self._snapshots.append(_Snapshot(self._group.states()))
         return self._steps
 
-    def step(
-        self, shares: Sequence[Any], images: Sequence[dict[str, Any]], meanwhile: Meanwhile | None = None
-    ) -> dict[str, float]:
-        metrics = self._surviving(lambda group: group.step(shares, images, meanwhile), meanwhile)
-        for copy in self._copies:
-            copy.since.append((shares, images))
+    def step(self, shares: Sequence[ObjectRef[Share]], images: Sequence[ImageRefs]) -> Waiting[dict[str, float]]:
+        figures = yield from self._surviving(lambda group: group.step(shares, images))
+        for snapshot in self._snapshots:
+            snapshot.since.append((shares, images))
         self._steps += 1
-        self._settle_copies()
-        if len(self._copies[-1].since) >= self._config.learner.snapshot_every:
-            self._copies.append(_Copy(self._group.states()))
-        return metrics
+        self._settle_snapshots()
+        if len(self._snapshots[-1].since) >= self._config.learner.snapshot_every:
+            self._snapshots.append(_Snapshot(self._group.states()))
+        return figures
 
-    def _settle_copies(self) -> None:
-        """The latest copy was made before the step that has just ended, so now it is known whether
-        it was."""
-        if len(self._copies) == 1:
+    def _settle_snapshots(self) -> None:
+        """The latest snapshot was made before the step that has just ended, so now it is known
+        whether that succeeded."""
+        if len(self._snapshots) == 1:
             return
-        error = self._copies[-1].made()
+        error = self._snapshots[-1].error()
         if error is None:
-            self._copies = self._copies[-1:]
+            self._snapshots = self._snapshots[-1:]
         else:
-            self._copies = self._copies[:1]
-            self.report(Fault("learner", "", kind_of(error), one_line(error), "the copy of its state before is kept"))
+            self._snapshots = self._snapshots[:1]
+            self._report(Fault("learner", "", kind_of(error), one_line(error), "the snapshot before is kept"))
 
     def publish(self, version: int) -> WeightVersion:
         return self._group.publish(version)
 
-    def publish_again(self, version: int, meanwhile: Meanwhile | None = None) -> WeightVersion:
-        """The newest version, which somebody could not pull, once more; all of it is in the object
-        store then."""
+    def republish(self, version: int) -> Waiting[WeightVersion]:
+        """The newest version once more, because a worker could not pull it; all of it is in the
+        object store when the wait ends."""
         if version != self._steps:
             raise ValueError(f"version {version} is not the newest, the ranks are at {self._steps}")
-        held: list[WeightVersion] = []
 
-        def work(group: LearnerGroup) -> None:
-            held[:] = [group.publish(version, beside=False)]
-            group.published(held[0], meanwhile)
+        def work(group: LearnerGroup) -> Waiting[WeightVersion]:
+            weights = group.publish(version, beside=False)
+            yield from group.published(weights)
+            return weights
 
-        self._surviving(work, meanwhile, lambda group: None)
-        return held[0]
+        return (yield from self._surviving(work, retry_lost_data=True))
 
-    def published(self, weights: WeightVersion, meanwhile: Meanwhile | None = None) -> WeightVersion:
-        """Wait until all of a version is in the object store; the version as it is there in the
-        end."""
-        held = [weights]
+    def published(self, weights: WeightVersion) -> Waiting[WeightVersion]:
+        """Wait until all of a version is in the object store. The result is that version, published
+        anew where the ranks died meanwhile."""
 
-        def settle(group: LearnerGroup) -> None:
-            group.published(held[0], meanwhile)
+        def work(group: LearnerGroup, weights: WeightVersion) -> Waiting[WeightVersion]:
+            yield from group.published(weights)
+            return weights
 
-        def again(group: LearnerGroup) -> None:
-            held[0] = group.publish(weights.version, beside=False)
+        if weights.version != self._steps:
+            return weights
+        return (yield from self._with_weights(weights, work))
 
-        if weights.version == self._steps:
-            self._surviving(settle, meanwhile, again)
-        return held[0]
+    def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
+        yield from self._with_weights(weights, lambda group, held: group.save_model(folder, source, held))
 
-    def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> None:
-        held = [weights]
-
-        def again(group: LearnerGroup) -> None:
-            held[0] = group.publish(weights.version, beside=False)
-
-        self._surviving(lambda group: group.save_model(folder, source, held[0]), None, again)
-
-    def save_state(self, folder: Path) -> Entries:
-        return self._surviving(lambda group: group.save_state(folder), None)
+    def save_state(self, folder: Path) -> Waiting[Entries]:
+        return (yield from self._surviving(lambda group: group.save_state(folder)))
 
     def close(self) -> None:
         self._group.close()
 
-    def _surviving(
-        self,
-        work: Callable[[LearnerGroup], T],
-        meanwhile: Meanwhile | None,
-        prepare: Callable[[LearnerGroup], None] | None = None,
-    ) -> T:
-        """Do `work`. When ranks fail, rebuild them, `prepare`, and do it again; where what they
-        were given is lost, `prepare` gives it anew."""
+    def _with_weights(
+        self, weights: WeightVersion, work: Callable[[LearnerGroup, WeightVersion], Waiting[T]]
+    ) -> Waiting[T]:
+        """`work` on a version; a further attempt publishes the version anew."""
+        versions = [weights]
+
+        def attempt(group: LearnerGroup) -> Waiting[T]:
+            held = versions.pop() if versions else group.publish(weights.version, beside=False)
+            return work(group, held)
+
+        return (yield from self._surviving(attempt, retry_lost_data=True))
+
+    def _surviving(self, work: Callable[[LearnerGroup], Waiting[T]], *, retry_lost_data: bool = False) -> Waiting[T]:
+        """The result of `work`. When ranks fail, rebuild them and do it again. With
+        `retry_lost_data`, also where an object is lost that `work` publishes itself."""
         failed: RoleError | None = None
         for left in range(self._config.learner.max_failures, -1, -1):
             try:
-                if failed is not None and failed.kind != "data lost":
-                    self._rebuild(meanwhile)
-                if failed is not None and prepare is not None:
-                    prepare(self._group)
-                return work(self._group)
+                if failed is not None and failed.kind is not FaultKind.DATA_LOST:
+                    yield from self._rebuild()
+                return (yield from work(self._group))
             except RoleError as error:
-                if not left or error.kind == "state lost" or (error.kind == "data lost" and prepare is None):
+                lost = error.kind is FaultKind.DATA_LOST
+                if not left or error.kind is FaultKind.STATE_LOST or (lost and not retry_lost_data):
                     raise
                 failed = error
-                action = "the ranks go on from the last copy of their state"
-                if error.kind == "data lost":
-                    action = "published again"
-                self.report(Fault("learner", "", error.kind, str(error), action))
+                action = "published again" if lost else "the ranks go on from the latest snapshot of their state"
+                self._report(Fault("learner", "", error.kind, str(error), action))
         raise AssertionError  # the last attempt returns or raises
 
-    def _rebuild(self, meanwhile: Meanwhile | None) -> None:
+    def _rebuild(self) -> Waiting[None]:
         """New ranks in the state in which the last step left the old ones."""
         self._group.close()
         self._group = self._make()
-        self._group.ready(self._group.start(self._model_dir), meanwhile)
-        for copy in reversed(self._copies):
-            if self._take_over(copy, meanwhile):
-                self._copies = [copy]
-                for shares, images in copy.since:
-                    self._group.step(shares, images, meanwhile)
+        yield from self._group.ready(self._group.start(self._model_dir))
+        for snapshot in reversed(self._snapshots):
+            if (yield from self._restore(snapshot)):
+                self._snapshots = [snapshot]
+                for shares, images in snapshot.since:
+                    yield from self._group.step(shares, images)
                 return
         raise RoleError(
-            "the copy of the learner's state was lost together with the node that held it", kind="state lost"
+            "the snapshot of the learner's state was lost together with the node that held it",
+            kind=FaultKind.STATE_LOST,
         )
 
-    def _take_over(self, copy: _Copy, meanwhile: Meanwhile | None) -> bool:
-        """Whether the copy could still be had. Ranks that died while they made it have left their
-        error in its place."""
-        if copy.states is None:
-            if self._resume is not None:
-                self._group.load_state(self._resume[0], universal=self._resume[1])
+    def _restore(self, snapshot: _Snapshot) -> Waiting[bool]:
+        """Whether the snapshot could be restored. Ranks that died while they made it have left
+        their error in its place."""
+        if snapshot.states is None:
+            if self._resumed is not None:
+                yield from self._group.load_state(self._resumed[0], universal=self._resumed[1])
             return True
-        if copy.made() is not None:
+        if snapshot.error() is not None:
             return False
         try:
-            self._group.restore([files for _, files in copy.states], meanwhile)
+            yield from self._group.restore([files for _, files in snapshot.states])
         except RoleError as error:
-            if error.kind != "data lost":
+            if error.kind is not FaultKind.DATA_LOST:
                 raise
             return False
         return True

@@ -1,5 +1,5 @@
-"""Everything that watches a training run: metrics, the trace of its first steps, and its log. None
-of it can end the run."""
+"""RunMonitor: metrics, the trace of the first steps, and the log of a training run. None of them
+can end the run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from actors.messages import GroupReceipt
 from cluster.monitoring.logs import run_id, run_log
 from cluster.monitoring.telemetry import open_telemetry
 from cluster.monitoring.trace import Trace
 from cluster.remote.faults import Fault
+from cluster.rollout.listener import WorkerEvent
 from cluster.rollout.tasks import RolloutResult
 from cluster.rollout.worker_handle import WorkerHandle
+from cluster.training.listener import MetricsRow
 from rapo.config import Config
 
 TRACE, LOG = "trace.json", "log.jsonl"
@@ -24,8 +28,7 @@ _log = logging.getLogger("rapo.run")
 
 
 class RunMonitor:
-    """Told of what happens in the run of folder `run`. As a context manager it is at work inside
-    the block."""
+    """Receives what happens in the run of folder `run`, inside its block as a context manager."""
 
     def __init__(self, config: Config, run: Path, first_step: int, warn: Callable[[str], None]) -> None:
         self._run = run
@@ -33,7 +36,7 @@ class RunMonitor:
         self._telemetry = open_telemetry(config, run, first_step, warn)
         self._trace = Trace(run / "rapo" / TRACE, config.telemetry.trace_steps)
         self._stack = ExitStack()
-        self._receipts: list[dict[str, Any]] = []
+        self._receipts: list[GroupReceipt] = []
 
     def __enter__(self) -> Self:
         self._stack.enter_context(run_log(self._run / "rapo" / LOG, run_id(self._run)))
@@ -48,20 +51,22 @@ class RunMonitor:
             _log.error("ends: %s", error, extra={"step": self._step, "kind": type(error).__name__})
         self._stack.close()
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics.jsonl, when what it tells of has just ended."""
-        self._telemetry.groups(self._receipts)
+    def step(self, row: MetricsRow) -> None:
+        """A row of metrics.jsonl, when the step or validation that it describes has just ended."""
+        self._telemetry.groups([asdict(receipt) for receipt in self._receipts])
         self._receipts = []
         self._telemetry.step(row)
-        self._step = row["step"]
-        parts: Mapping[str, float] = row["seconds"]
+        step, parts = row["step"], row["seconds"]
+        assert isinstance(step, int)
+        assert isinstance(parts, Mapping)
+        self._step = step
         self._spans(parts, row)
-        said = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items())
-        _log.info(said, extra={"step": self._step, "seconds": sum(parts.values())})
+        text = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items())
+        _log.info(text, extra={"step": self._step, "seconds": sum(parts.values())})
         if "validation" not in row:
             self._trace.end_step()
 
-    def _spans(self, parts: Mapping[str, float], row: Mapping[str, Any]) -> None:
+    def _spans(self, parts: Mapping[str, float], row: MetricsRow) -> None:
         """The parts of a step follow each other and end now."""
         start = time.time() - sum(parts.values())
         for part, seconds in parts.items():
@@ -69,36 +74,34 @@ class RunMonitor:
             if part == "reward":
                 self._trace.span("reward actor", "score", start, seconds, step=self._step)
             if part == "learner":
-                busy = min(seconds, float(row.get("learner_busy_s", seconds)))
+                worked = row.get("learner_busy_s")
+                busy = min(seconds, worked) if isinstance(worked, float) else seconds
                 self._trace.span("learner ranks", "step", start + seconds - busy, busy, step=self._step)
             start += seconds
 
-    def drawn(self, drawn: RolloutResult) -> None:
+    def sampled(self, result: RolloutResult) -> None:
         """A group that has just come."""
-        receipt = drawn.receipt
+        receipt = result.receipt
         self._receipts.append(receipt)
-        role = receipt.get("worker", "rollout workers")
-        facts = {"step": drawn.task.step, "version": receipt["version"], "tokens": receipt["tokens"]}
-        self._trace.ended(role, drawn.task.record.uid, receipt["seconds"], **facts)
+        facts = {"step": result.task.step, "version": receipt.version, "tokens": receipt.tokens}
+        self._trace.ended(receipt.worker, result.task.record.uid, receipt.seconds, **facts)
 
-    def journal(self, event: str, member: WorkerHandle) -> None:
-        """A worker that came, went, or has just `loaded` weights (begun at
-        `member.times["load"]`)."""
-        role = f"rollout-{member.number}"
-        facts = {"role": role, "node": member.node, "version": member.held, "step": self._step}
-        if event == "loaded":
-            began = member.times.get("load", time.time())
-            self._trace.span(role, f"load version {member.held}", began, time.time() - began)
+    def worker(self, event: WorkerEvent, worker: WorkerHandle) -> None:
+        """A worker's event. The load of one that has just loaded began at `times["load"]`."""
+        facts = {"role": worker.role, "node": worker.node, "version": worker.weight_version, "step": self._step}
+        if event is WorkerEvent.LOADED:
+            began = worker.times.get("load", time.time())
+            self._trace.span(worker.role, f"load version {worker.weight_version}", began, time.time() - began)
             _log.debug("loaded", extra=facts)
         else:
             _log.info("%s", event, extra=facts)
 
-    def state(self, state: Mapping[str, Any]) -> None:
+    def state(self, state: Mapping[str, object]) -> None:
         """What was written to state.json."""
         self._telemetry.fleet(state)
 
     def fault(self, fault: Fault) -> None:
-        row = fault.row()
+        row = asdict(fault)
         self._telemetry.fault(row)
         facts = {name: row[name] for name in ("role", "node", "kind", "cause", "action")}
         _log.warning("%s", fault, extra={**facts, "step": self._step})

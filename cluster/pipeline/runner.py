@@ -21,6 +21,7 @@ from rapo.util.atomic_dir import whole_folder
 
 if TYPE_CHECKING:
     from cluster.rollout.fleet import Fleet
+    from cluster.rollout.listener import FleetListener
     from rapo.datasets import Dataset
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
@@ -36,7 +37,7 @@ class Pipeline:
         self._folder = folder
         self._console = console
         self._cleanup = ExitStack()
-        self._fleet_: Fleet | None = None
+        self._fleet: Fleet | None = None
         self._dataset: Dataset | None = None
         self._work: dict[str, Callable[[StageHandle], dict[str, Any]]] = {
             "data": self._data,
@@ -90,22 +91,21 @@ class Pipeline:
     def _ray(self) -> None:
         self._cleanup.enter_context(ray_session(self._config))
 
-    def _fleet(self) -> tuple[Fleet, bool]:
-        """The rollout fleet, kept from one stage to the next because an engine takes long to start;
-        whether it is new."""
-        if self._fleet_ is not None:
-            return self._fleet_, False
+    def _new_fleet(self, listener: FleetListener | None = None) -> Fleet:
+        """A rollout fleet, kept for the stages after this one because an engine takes long to
+        start."""
         from cluster.rollout.fleet import Fleet
 
+        self._close_fleet()
         self._ray()
-        self._fleet_ = Fleet(self._config)
+        self._fleet = Fleet(self._config, listener=listener)
         self._cleanup.callback(self._close_fleet)
-        return self._fleet_, True
+        return self._fleet
 
     def _close_fleet(self) -> None:
-        if self._fleet_ is not None:
-            self._fleet_.close()
-            self._fleet_ = None
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
 
     def _total(self, stage: str) -> int | None:
         settings = self._config
@@ -174,31 +174,38 @@ class Pipeline:
         return folder
 
     def _rapo(self, handle: StageHandle) -> dict[str, Any]:
-        from cluster.pipeline.stages.rapo import train_rapo
+        from cluster.monitoring.recorder import RunRecorder
+        from cluster.pipeline.stages.rapo import RapoStage
+        from cluster.training.controller import TrainingData
 
         start = self._coldstart_model
         dataset = self._records()
         wanted, there = self._config.rapo.images_per_step, len(dataset.split("train"))
         if there < wanted:
             handle.note(f"{there} training images: every step takes all of them, not rapo.images_per_step = {wanted}")
-        self._close_fleet()
-        fleet, _ = self._fleet()
-        return train_rapo(
-            self._config,
-            dataset,
-            start,
-            self._folder / "rapo",
-            fleet,
-            lambda step, metrics: handle.update(step, **metrics),
-            handle.note,
-        )
+        out = self._folder / "rapo"
+        recorder = RunRecorder(self._config, out, handle.note, lambda step, figures: handle.update(step, **figures))
+        data = TrainingData(dataset.split("train"), dataset.split("validation"))
+        fleet = self._new_fleet(recorder)
+        result = RapoStage(self._config, data, start, out, fleet, recorder, handle.note).train()
+        busier = min(result.idle, key=lambda side: result.idle[side])
+        shares = ", ".join(f"{side} {share:.0%}" for side, share in result.idle.items())
+        handle.note(f"idle: {shares}; the {busier} side is what the other waits for")
+        return {
+            "model": str(result.folder),
+            "step": result.step,
+            "steps": result.steps,
+            "validation": result.validation,
+            "idle": result.idle,
+        }
 
     def _evaluate(self, handle: StageHandle) -> dict[str, Any]:
         from cluster.pipeline.stages.evaluate import evaluate_model
 
         models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo")["model"])}
-        fleet, new = self._fleet()
-        if new:
+        fleet = self._fleet
+        if fleet is None:
+            fleet = self._new_fleet()
             fleet.start(models["coldstart"], 0)
             fleet.ready()
         results = {}

@@ -1,16 +1,13 @@
-"""What went wrong while a run went on: named by kind, and written down.
+"""Faults: the failures that a run survives, each with its kind.
 
-A fault is what the run survives: an actor that died, hung or was taken away with its node.
-`rapo/faults.jsonl` has a row for each.
+An actor that died, hung or was lost with its node is a fault. `rapo/faults.jsonl` has a row for
+each.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray.exceptions import (
     ActorDiedError,
@@ -26,59 +23,51 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from rapo.errors import RoleError
+from rapo.errors import FaultKind, RoleError
 
 FAULTS = "faults.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind`: died, node lost, out of memory, hung, late, data lost, object store full, disk full
-    or failed. `action`: what was done about it."""
+    """A failure of `role` and the `action` that was taken. `cause` is one line."""
 
     role: str
     node: str
-    kind: str
+    kind: FaultKind
     cause: str
     action: str
     time: float = field(default_factory=time.time)
-
-    def row(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         return f"{self.role}{f' on {self.node}' if self.node else ''}: {self.kind}; {self.action}"
 
 
-#: Who is told of a fault.
-Report = Callable[[Fault], None]
-
-
 def cause_of(error: BaseException) -> BaseException:
-    """What a call raised, out of what Ray wraps it in."""
+    """The error that a call raised, without Ray's wrapping."""
     return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
 
 
 def is_data_loss(error: BaseException) -> bool:
-    """Whether a call failed because what it was given could not be had, through no fault of who was
-    called."""
+    """Whether a call failed because an object that it was given could not be fetched; its actor is
+    not at fault."""
     return isinstance(error, RayTaskError) and isinstance(error.cause, RayError)
 
 
-def kind_of(error: BaseException) -> str:
+def kind_of(error: BaseException) -> FaultKind:
     """The kind of a failed call's error."""
     if is_data_loss(error):
-        return "data lost"
+        return FaultKind.DATA_LOST
     error = cause_of(error)
     if isinstance(error, RoleError):
         return error.kind
-    for kinds, name in _KINDS:
-        if isinstance(error, kinds):
-            return name
-    text = str(error)
+    for types, kind in _KINDS:
+        if isinstance(error, types):
+            return kind
     if isinstance(error, ActorDiedError):
-        return "node lost" if any(words in text for words in _NODE_WORDS) else "died"
-    return "failed"
+        text = str(error)
+        return FaultKind.NODE_LOST if any(words in text for words in _NODE_WORDS) else FaultKind.DIED
+    return FaultKind.FAILED
 
 
 def one_line(error: BaseException) -> str:
@@ -88,12 +77,12 @@ def one_line(error: BaseException) -> str:
 
 
 _NODE_WORDS = ("node has died", "node was terminated", "its node has died", "the node died")
-_KINDS: tuple[tuple[Any, str], ...] = (
-    (OutOfMemoryError, "out of memory"),
-    (OutOfDiskError, "disk full"),
-    (ObjectStoreFullError, "object store full"),
-    ((NodeDiedError,), "node lost"),
-    ((ObjectLostError, OwnerDiedError), "data lost"),
-    (GetTimeoutError, "late"),
-    (ActorUnavailableError, "unreachable"),
+_KINDS: tuple[tuple[type[RayError] | tuple[type[RayError], ...], FaultKind], ...] = (
+    (OutOfMemoryError, FaultKind.OUT_OF_MEMORY),
+    (OutOfDiskError, FaultKind.DISK_FULL),
+    (ObjectStoreFullError, FaultKind.OBJECT_STORE_FULL),
+    (NodeDiedError, FaultKind.NODE_LOST),
+    ((ObjectLostError, OwnerDiedError), FaultKind.DATA_LOST),
+    (GetTimeoutError, FaultKind.LATE),
+    (ActorUnavailableError, FaultKind.UNREACHABLE),
 )

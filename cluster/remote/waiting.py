@@ -1,7 +1,10 @@
-"""Waiting for remote roles: every wait has a limit, and a death ends it at once.
+"""Waiting: waits for the calls of remote roles.
 
-A failed wait becomes a `RoleError` that names the role, the cause and the logs. An error of ours
-that a role raised comes through as it is.
+- Every wait has a time limit, and the death of a role ends it at once.
+- A failed wait becomes a `RoleError` that names the role, the cause and the logs. A `RapoError`
+  that a role raised comes through as it is.
+- A wait for several calls is a generator (`Waiting`): it yields the refs that are pending and
+  returns the values. `drive` runs it and does other work between two looks.
 """
 
 from __future__ import annotations
@@ -10,55 +13,52 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TypeVar
 
 import ray
+from ray import ObjectRef
 from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
 from cluster.remote.faults import cause_of, kind_of
 from cluster.remote.ray_session import log_folder
-from rapo.errors import RapoError, ResourceError, RoleError
+from rapo.errors import FaultKind, RapoError, ResourceError, RoleError
 
-#: How long after a first failure the others get to say that theirs was the cause.
+T = TypeVar("T")
+
+#: Yields the refs that are pending whenever none of them is done; returns the result.
+Waiting = Generator[Sequence[ObjectRef], None, T]
+
+#: How long after a first failure the other calls get to report the death that caused it.
 _GRACE_S = 5.0
+_POLL_S = 2.0
 _DISK_FULL = os.strerror(errno.ENOSPC)
 
 
-def wait(refs: Any, *, role: str, timeout_s: float) -> Any:
-    """The values of one ref or of a list of refs. Raises `RoleError`, or the `RapoError` that the
-    role raised."""
+def wait(ref: ObjectRef[T], *, role: str, timeout_s: float) -> T:
+    """The value of a ref. Raises `RoleError`, or the `RapoError` that the role raised."""
     try:
-        return ray.get(refs, timeout=timeout_s)
+        return ray.get(ref, timeout=timeout_s)
     except (GetTimeoutError, RayError) as error:
         raise to_user_error(error, role=role, timeout_s=timeout_s) from error
 
 
-def wait_each(
-    refs: Sequence[Any],
-    *,
-    roles: Sequence[str],
-    timeout_s: float,
-    meanwhile: Callable[[Sequence[Any]], None] | None = None,
-) -> list[Any]:
+def wait_each(refs: Sequence[ObjectRef[T]], *, roles: Sequence[str], timeout_s: float) -> Waiting[list[T]]:
     """The values of refs, one for each of `roles`; the first failure counts even while others are
-    pending.
-
-    `meanwhile(pending)` is called as long as none is done; it does other work and returns soon, at
-    the latest when one is.
-    """
+    pending."""
     pending, deadline = list(refs), time.monotonic() + timeout_s
     role_of = dict(zip(refs, roles, strict=False))
-    values: dict[Any, Any] = {}
+    values: dict[ObjectRef[T], T] = {}
     while pending:
-        left = deadline - time.monotonic()
-        done, pending = ray.wait(pending, num_returns=1, timeout=0.0 if meanwhile else max(0.0, left))
-        if not done and meanwhile and left > 0.0:
-            meanwhile(pending)
+        done, pending = ray.wait(pending, num_returns=1, timeout=0.0)
+        if not done and time.monotonic() < deadline:
+            yield pending
             continue
         if not done:
             late = ", ".join(role_of[ref] for ref in pending)
-            raise RoleError(f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind="late")
+            raise RoleError(
+                f"{late} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind=FaultKind.LATE
+            )
         try:
             values[done[0]] = wait(done[0], role=role_of[done[0]], timeout_s=timeout_s)
         except RapoError as first:
@@ -69,9 +69,29 @@ def wait_each(
     return [values[ref] for ref in refs]
 
 
-def _culprit(pending: Sequence[Any], role_of: Mapping[Any, str]) -> RapoError | None:
-    """The death among the other calls that made this one fail: the peers of a dead rank fail as
-    well, and often sooner."""
+def drive(waiting: Waiting[T], meanwhile: Callable[[Sequence[ObjectRef]], object]) -> T:
+    """The result of `waiting`. Between its looks `meanwhile(pending)` runs, which returns as soon
+    as one of the refs is done, or earlier.
+
+    What `meanwhile` raises ends the wait and never passes through it, so that no retry inside the
+    wait can take it for a failure of its own role.
+    """
+    while True:
+        try:
+            pending = next(waiting)
+        except StopIteration as end:
+            return end.value
+        meanwhile(pending)
+
+
+def finish(waiting: Waiting[T]) -> T:
+    """The result of `waiting`, with nothing else to do meanwhile."""
+    return drive(waiting, lambda pending: ray.wait(list(pending), num_returns=1, timeout=_POLL_S))
+
+
+def _culprit(pending: list[ObjectRef], role_of: Mapping[ObjectRef, str]) -> RapoError | None:
+    """The death among the other calls that made this one fail, None where there is none. The peers
+    of a dead rank fail as well, and often sooner."""
     done, _ = ray.wait(pending, num_returns=len(pending), timeout=_GRACE_S) if pending else ([], [])
     for ref in done:
         try:
@@ -83,7 +103,7 @@ def _culprit(pending: Sequence[Any], role_of: Mapping[Any, str]) -> RapoError | 
     return None
 
 
-def run_limited(work: Callable[[], Any], *, role: str, timeout_s: float, meanwhile: Callable[[], None]) -> None:
+def run_limited(work: Callable[[], object], *, role: str, timeout_s: float, meanwhile: Callable[[], None]) -> None:
     """Run `work`, a call into a Ray library that has no time limit of its own, in a thread, and
     `meanwhile` twice a second.
 
@@ -132,12 +152,12 @@ def _innermost(error: Exception, role: str) -> RapoError:
 def to_user_error(error: Exception, *, role: str, timeout_s: float) -> RapoError:
     """What a failed wait means, for a person."""
     if isinstance(error, GetTimeoutError):
-        return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind="late")
+        return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind=FaultKind.LATE)
     kind = kind_of(error)
-    if kind == "data lost":
+    if kind is FaultKind.DATA_LOST:
         lost = _first_lines(cause_of(error))
         return RoleError(f"{role} could not get what it was given: {lost}. Logs: {log_folder()}", kind=kind)
-    if kind == "object store full":
+    if kind is FaultKind.OBJECT_STORE_FULL:
         return RoleError(
             f"{role}: the object store is full. Give it more room with ray.object_store_mib, or lower "
             "rapo.images_per_step, rapo.max_staleness or learner.chunk_mib.",
@@ -152,11 +172,11 @@ def to_user_error(error: Exception, *, role: str, timeout_s: float) -> RapoError
                 f"{role}: the disk is full: {cause}. Free some space, then start the same command again."
             )
         return RoleError(f"{role} failed: {type(cause).__name__}: {cause}. Logs: {log_folder()}")
-    if kind == "disk full":
+    if kind is FaultKind.DISK_FULL:
         return ResourceError(
             f"{role}: the disk that Ray spills to is full. Free some space, then start the same command again."
         )
-    if kind == "out of memory":
+    if kind is FaultKind.OUT_OF_MEMORY:
         return RoleError(
             f"{role} was killed because its node ran out of memory. Lower the role's workers or batch size.", kind=kind
         )

@@ -1,15 +1,33 @@
-"""Versioned weights in the object store: the learner publishes, rollout workers pull and verify.
+"""Weight versions in the object store: the learner publishes them, rollout workers pull and verify.
 
-A version is immutable: a manifest and chunks, as refs that this process owns (they are results of
-calls it made), so that a version outlives the learner that made it. A version is dropped when the
-last handle on it goes.
+- A version is immutable: a manifest and chunks, as refs.
+- This process owns the refs, because they are results of calls that it made. So a version outlives
+  the learner that made it. It is freed when the last handle on it goes.
+- Another transport is another class with `version` and `pull`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+    from rapo.records import Chunk, WeightManifest
+
+
+class WeightSource(Protocol):
+    """Weights that a rollout worker can load."""
+
+    @property
+    def version(self) -> int: ...
+
+    def pull(self, worker: ActorHandle) -> ObjectRef[int]:
+        """Have a rollout worker pull, verify and load the weights; a ref to the version that it
+        holds then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +35,10 @@ class WeightVersion:
     """Refs to the manifest and to the chunks of one version."""
 
     version: int
-    manifest: Any
-    chunks: tuple[Any, ...]
+    manifest: ObjectRef[WeightManifest]
+    chunks: tuple[ObjectRef[Chunk], ...]
 
-    def pull(self, worker: Any) -> Any:
-        """Have a rollout worker pull, verify and load this; a ref to the version that it then
-        holds."""
+    def pull(self, worker: ActorHandle) -> ObjectRef[int]:
         return worker.load.remote(self.manifest, list(self.chunks))
 
 
@@ -33,10 +49,5 @@ class Folder:
     path: Path
     version: int
 
-    def pull(self, worker: Any) -> Any:
-        """Have a rollout worker load this; a ref to the version that it then holds."""
+    def pull(self, worker: ActorHandle) -> ObjectRef[int]:
         return worker.load_folder.remote(str(self.path), self.version)
-
-
-#: Where a rollout worker's weights come from.
-WeightSource = WeightVersion | Folder

@@ -1,5 +1,4 @@
-"""Who gets which work: each piece goes to the worker with the least to do, among those that may do
-it."""
+"""Scheduler: gives each queued task to the worker with the least to do, among the eligible ones."""
 
 from __future__ import annotations
 
@@ -16,33 +15,36 @@ def assign(
     queue: deque[QueuedTask],
     free: Iterable[WorkerHandle],
     most: int,
-    may: Callable[[WorkerHandle, Task | EvalShard], bool],
+    eligible: Callable[[WorkerHandle, Task | EvalShard], bool],
     send: Callable[[WorkerHandle, QueuedTask], None],
 ) -> None:
-    """Take out of `queue` what a worker of `free` may do, in order; no worker gets more than `most`
-    calls. What stays keeps its order. The time goes with the work and the logarithm of the workers,
-    not with their product: there may be hundreds of both."""
-    heap = [(len(member.calls), member.number, member) for member in free]
+    """Take out of `queue`, in order, what a worker of `free` may do; no worker gets more than
+    `most` calls. What stays keeps its order.
+
+    The time grows with the tasks and the logarithm of the workers, not with their product: there
+    may be hundreds of both.
+    """
+    heap = [(len(worker.calls), worker.number, worker) for worker in free]
     heapq.heapify(heap)
     kept: deque[QueuedTask] = deque()
-    in_vain = math.inf  # the least version that no free worker has
+    missing = math.inf  # the lowest version that no free worker has
     while queue and heap:
-        item = queue.popleft()
-        if isinstance(item.work, Task) and item.work.needs >= in_vain:
-            kept.append(item)
+        queued = queue.popleft()
+        if isinstance(queued.task, Task) and queued.task.min_version >= missing:
+            kept.append(queued)
             continue
         passed = []
-        while heap and not may(heap[0][2], item.work):
+        while heap and not eligible(heap[0][2], queued.task):
             passed.append(heapq.heappop(heap))
         if heap:
-            load, number, member = heapq.heappop(heap)
-            send(member, item)
+            load, number, worker = heapq.heappop(heap)
+            send(worker, queued)
             if load + 1 < most:
-                passed.append((load + 1, number, member))
+                passed.append((load + 1, number, worker))
         else:
-            kept.append(item)
-            if isinstance(item.work, Task):
-                in_vain = min(in_vain, item.work.needs)
+            kept.append(queued)
+            if isinstance(queued.task, Task):
+                missing = min(missing, queued.task.min_version)
         for entry in passed:
             heapq.heappush(heap, entry)
     queue.extendleft(reversed(kept))

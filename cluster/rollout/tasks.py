@@ -1,34 +1,39 @@
-"""What a fleet is asked to do: draw a group, or predict some images. Both may be done by any
-worker, and again by another."""
+"""Tasks of a fleet: groups to sample and images to predict, on their way through queue and workers.
+
+Any worker can do a task, and another one can do it again.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rapo.records import ImageRecord
+from actors.messages import GroupReceipt
+from rapo.records import Group, ImageRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from ray import ObjectRef
 
 #: Images that a worker decodes at once: a whole test set of photographs would not fit into its
 #: memory.
 _MOST_IMAGES = 256
 
-#: What a worker says of a group that it drew, see `RolloutWorker.generate`.
-Receipt = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A group to draw: the `record` with its encoded `image` as a ref, the `step` that its seeds
-    come from, the `ticket` that its result is known by, and the least weight version that may draw
+    """A group to sample: the `record` with its encoded `image`, the `step` that its seeds come
+    from, the `ticket` that its result is known by, and the oldest weight version that may sample
     it."""
 
     ticket: int
     record: ImageRecord
-    image: Any
+    image: ObjectRef[NDArray[np.uint8]]
     step: int
-    needs: int = 0
+    min_version: int = 0
 
     @property
     def what(self) -> str:
@@ -37,48 +42,48 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """A ref to the group of a task, and the receipt."""
+    """A task's group, as a ref, and its receipt."""
 
     task: Task
-    group: Any
-    receipt: Receipt
+    group: ObjectRef[Group]
+    receipt: GroupReceipt
 
 
 @dataclass(frozen=True, slots=True)
 class EvalShard:
-    """The `place`-th piece of images to predict, from weights of the serial number `serial` or
-    later ones."""
+    """The `place`-th shard of images to predict, from weights of the epoch `weight_epoch` or later
+    ones."""
 
     place: int
     records: Sequence[ImageRecord]
-    serial: int
+    weight_epoch: int
 
     @property
     def what(self) -> str:
         return f"predictions of {len(self.records)} images from {self.records[0].uid} on"
 
 
-def split(records: Sequence[ImageRecord], parts: int, serial: int) -> list[EvalShard]:
-    """`records` in order, in pieces for `parts` workers or, where those would be too large, in
-    more."""
+def shards(records: Sequence[ImageRecord], parts: int, weight_epoch: int) -> list[EvalShard]:
+    """`records` in order, in a shard for each of `parts` workers, or in more where those would be
+    too large."""
     size = max(1, min(_MOST_IMAGES, math.ceil(len(records) / max(1, parts))))
     starts = range(0, len(records), size)
-    return [EvalShard(place, records[start : start + size], serial) for place, start in enumerate(starts)]
+    return [EvalShard(place, records[start : start + size], weight_epoch) for place, start in enumerate(starts)]
 
 
 @dataclass(eq=False, slots=True)
 class QueuedTask:
-    """Work of a fleet, how many workers were lost while they had it, and whether somebody still
-    wants it."""
+    """A task, the number of workers that were lost while they had it, and whether its result is
+    still wanted."""
 
-    work: Task | EvalShard
+    task: Task | EvalShard
     lost: int = 0
     wanted: bool = True
 
 
 @dataclass(eq=False, frozen=True, slots=True)
 class InFlightCall:
-    """Work that a worker has: `group` is a ref to a task's group."""
+    """A task that a worker has. `group` is the ref to the group of a `Task`."""
 
-    item: QueuedTask
-    group: Any = None
+    queued: QueuedTask
+    group: ObjectRef[Group] | None = None

@@ -1,58 +1,85 @@
-"""One rollout worker as the fleet knows it: its state, its place in the cluster, what it has under
-way."""
+"""WorkerHandle: one rollout worker as the fleet knows it: its state, its process, its calls."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.remote.actors import Launch
+from cluster.rollout.tasks import InFlightCall
 from rapo.config import Config, RolloutConfig
+from rapo.errors import FaultKind
 from rapo.inference.environment import engine_environment
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
-class WorkerState(Enum):
-    """A worker's way through the fleet. Work is given to `READY` workers only."""
+
+class WorkerState(StrEnum):
+    """A worker's way through the fleet. Only `READY` workers get tasks."""
 
     PENDING = "pending"  # asked for; the cluster has no room yet, or the process is starting
-    CREATING = "creating"  # its process is there, its engine starts
+    CREATING = "creating"  # its process runs, its engine starts
     HEALTHY = "healthy"  # the engine runs, on weights that the fleet does not use
     SYNCING = "syncing"  # it loads the fleet's weights
     READY = "ready"  # it has verified weights that the fleet uses
-    DRAINING = "draining"  # it finishes what it has and gets nothing more
+    DRAINING = "draining"  # it finishes its calls and gets no more
     GONE = "gone"
 
 
-#: States of a worker that will do work, or does.
+#: States of a worker that is on its way to `READY`.
 COMING = (WorkerState.PENDING, WorkerState.CREATING, WorkerState.HEALTHY, WorkerState.SYNCING)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as `rapo/state.json` and `rapo status` show it; `since` is when its state began
+    (Unix time), `running` the number of its calls in flight."""
+
+    name: str
+    state: WorkerState
+    node: str
+    pid: int
+    version: int | None
+    running: int
+    groups: int
+    tokens: int
+    busy_seconds: float
+    since: float
 
 
 @dataclass(eq=False, slots=True)
 class WorkerHandle:
-    """`held` is the weight version that it has verified, None where it has none. `calls` are its
-    groups under way with the time by which each must be done, oldest first."""
+    """A rollout worker.
+
+    `weight_version` is the version that it has verified, None where it has none; `weight_epoch` is
+    the fleet's number of that load. `loading` is the epoch and the deadline of a load in flight.
+    `calls` are its calls in flight with the deadline of each, oldest first. `deadline` is that of
+    its start. `ping_sent_at` is None where the last ping is answered.
+    """
 
     number: int
-    actor: Any
-    place: PlacementGroup | None
+    actor: ActorHandle
+    placement: PlacementGroup | None
     state: WorkerState = WorkerState.PENDING
     node: str = "no node yet"
     pid: int = 0
-    held: int | None = None
-    serial: int = -1  # of the weights it holds, see `Fleet`
-    loading: tuple[int, float] | None = None  # serial and deadline of the load under way
+    weight_version: int | None = None
+    weight_epoch: int = -1
+    loading: tuple[int, float] | None = None
     load_failures: int = 0
-    calls: dict[Any, float] = field(default_factory=dict)
-    deadline: float = float("inf")  # of the present state
-    asked: float | None = None  # when it was asked whether it is there, None where it has answered
-    answered: float = 0.0
+    calls: dict[InFlightCall, float] = field(default_factory=dict)
+    deadline: float = float("inf")
+    ping_sent_at: float | None = None
+    last_seen: float = 0.0
     groups: int = 0
     tokens: int = 0
     busy_s: float = 0.0
@@ -60,27 +87,32 @@ class WorkerHandle:
     times: dict[str, float] = field(default_factory=dict)
 
     @property
+    def role(self) -> str:
+        """Its name in files and logs."""
+        return f"rollout-{self.number}"
+
+    @property
     def name(self) -> str:
+        """Its name in error texts."""
         return f"rollout worker {self.number} on {self.node}"
 
     def move(self, state: WorkerState) -> None:
         self.state = state
         self.times.setdefault(state.value, time.time())
 
-    def row(self) -> dict[str, Any]:
-        """What `rapo status` shows."""
-        return {
-            "name": f"rollout-{self.number}",
-            "state": self.state.value,
-            "node": self.node,
-            "pid": self.pid,
-            "version": self.held,
-            "running": len(self.calls),
-            "groups": self.groups,
-            "tokens": self.tokens,
-            "busy_seconds": self.busy_s,
-            "since": self.times[self.state.value],
-        }
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(
+            name=self.role,
+            state=self.state,
+            node=self.node,
+            pid=self.pid,
+            version=self.weight_version,
+            running=len(self.calls),
+            groups=self.groups,
+            tokens=self.tokens,
+            busy_seconds=self.busy_s,
+            since=self.times[self.state.value],
+        )
 
     def joining(self) -> dict[str, float]:
         """Seconds of each part of its way from being asked for to its first group."""
@@ -91,56 +123,56 @@ class WorkerHandle:
         ]
         return {name: end - begin for name, begin, end in known if begin is not None and end is not None}
 
-    def overdue(self, now: float, limits: RolloutConfig) -> tuple[str, str] | None:
-        """What it is late with, and the kind of fault that this is; None where it is late with
-        nothing."""
+    def overdue(self, now: float, limits: RolloutConfig) -> tuple[str, FaultKind] | None:
+        """What it is late with, in words, and the kind of that fault; None where it is in time."""
         if self.deadline < now:
-            return f"did not start within {limits.start_timeout_s:.0f} s (rollout.start_timeout_s)", "late"
+            return f"did not start within {limits.start_timeout_s:.0f} s (rollout.start_timeout_s)", FaultKind.LATE
         if self.loading is not None and self.loading[1] < now:
-            return f"did not load its weights within {limits.load_timeout_s:.0f} s (rollout.load_timeout_s)", "late"
+            words = f"did not load its weights within {limits.load_timeout_s:.0f} s (rollout.load_timeout_s)"
+            return words, FaultKind.LATE
         if self.calls and (oldest := next(iter(self.calls.items())))[1] < now:
-            what, limit = oldest[0].item.work.what, limits.generate_timeout_s
-            return f"did not finish {what} within {limit:.0f} s (rollout.generate_timeout_s)", "late"
-        if self.asked is not None and now - self.asked > limits.hang_timeout_s:
-            return f"did not answer for {limits.hang_timeout_s:.0f} s (rollout.hang_timeout_s)", "hung"
+            what, limit = oldest[0].queued.task.what, limits.generate_timeout_s
+            return f"did not finish {what} within {limit:.0f} s (rollout.generate_timeout_s)", FaultKind.LATE
+        if self.ping_sent_at is not None and now - self.ping_sent_at > limits.hang_timeout_s:
+            return f"did not answer for {limits.hang_timeout_s:.0f} s (rollout.hang_timeout_s)", FaultKind.HUNG
         return None
 
-    def to_be_asked(self, now: float, every_s: float) -> bool:
-        """Whether it is time to ask it whether it is there."""
-        return self.state is not WorkerState.PENDING and self.asked is None and now - self.answered >= every_s
+    def ping_due(self, now: float, every_s: float) -> bool:
+        """Whether it is time for the next ping."""
+        return self.state is not WorkerState.PENDING and self.ping_sent_at is None and now - self.last_seen >= every_s
 
     def end(self) -> None:
-        """Kill the actor and give its place back."""
+        """Kill the actor and give its placement group back."""
         ray.kill(self.actor)
-        if self.place is not None:
-            remove_placement_group(self.place)
+        if self.placement is not None:
+            remove_placement_group(self.placement)
 
 
-def create(number: int, config: Config, worker: Any) -> WorkerHandle:
-    """Ask for a worker of the class `worker`, in a placement group of its own; returns at once."""
+def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
+    """Start a worker in a placement group of its own; returns at once."""
     settings = config.rollout
-    place = _place(number, settings)
-    options: dict[str, Any] = {
+    placement = _placement(number, settings)
+    options: dict[str, object] = {
         "num_cpus": settings.cpus,
         "num_gpus": settings.gpus,
         "runtime_env": {"env_vars": engine_environment(settings.threads, settings.engine.kv_cache_gib)},
     }
-    if place is not None:
-        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=0)
-    member = WorkerHandle(number, worker.options(**options).remote(f"rollout-{number}", config), place)
-    member.move(WorkerState.PENDING)
-    return member
+    if placement is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
+    worker = WorkerHandle(number, launch(f"rollout-{number}", config, options=options), placement)
+    worker.move(WorkerState.PENDING)
+    return worker
 
 
 def bundle(settings: RolloutConfig) -> dict[str, float]:
-    """What one worker takes of the cluster."""
-    wanted = {"CPU": settings.cpus, "GPU": settings.gpus}
-    return {name: amount for name, amount in wanted.items() if amount}
+    """The resources that one worker takes."""
+    resources = {"CPU": settings.cpus, "GPU": settings.gpus}
+    return {name: amount for name, amount in resources.items() if amount}
 
 
-def _place(number: int, settings: RolloutConfig) -> PlacementGroup | None:
-    wanted = bundle(settings)
-    # One bundle: a tensor-parallel engine needs its GPUs on one node. A group of nothing is not
+def _placement(number: int, settings: RolloutConfig) -> PlacementGroup | None:
+    resources = bundle(settings)
+    # One bundle: a tensor-parallel engine needs its GPUs on one node. An empty group is not
     # allowed. Names are unique in a cluster, where other runs may have workers of the same number.
     name = f"rapo-rollout-{number}-{secrets.token_hex(4)}"
-    return placement_group([wanted], name=name) if wanted else None
+    return placement_group([resources], name=name) if resources else None

@@ -1,15 +1,24 @@
-"""The model that a run ends with: the best by validation SRCC, or the last."""
+"""BestModel: the model that a run ends with, the best by validation SRCC or the last."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.learner.recovery import RecoveringLearnerGroup
+from cluster.remote.waiting import finish
 from cluster.remote.weights import WeightVersion
 from rapo.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class BestState:
+    """The best model so far: its validation SRCC and its step; None before the first."""
+
+    srcc: float | None
+    step: int | None
 
 
 class BestModel:
@@ -41,17 +50,19 @@ class BestModel:
         self.prune(())
         return folder, self._step
 
-    def state(self) -> dict[str, Any]:
-        return {"srcc": self._srcc if self._step is not None else None, "step": self._step}
+    def state(self) -> BestState:
+        return BestState(self._srcc if self._step is not None else None, self._step)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        if state["step"] is not None and (state["step"] == 0 or self._path(state["step"]).is_dir()):
-            self._srcc, self._step = state["srcc"], state["step"]
+    def restore(self, state: BestState) -> None:
+        if state.srcc is None or state.step is None:
+            return
+        if state.step == 0 or self._path(state.step).is_dir():
+            self._srcc, self._step = state.srcc, state.step
 
-    def prune(self, saved: Iterable[dict[str, Any]]) -> None:
-        """Remove the models that are neither the best now nor that of a `state` which the run may
-        go back to."""
-        kept = {self._step, *(state["step"] for state in saved)}
+    def prune(self, saved: Iterable[BestState]) -> None:
+        """Remove the models that are neither the best now nor the best of a `saved` state, to which
+        the run may go back."""
+        kept = {self._step, *(state.step for state in saved)}
         for folder in self._folder.glob("step-*"):
             if int(folder.name.removeprefix("step-")) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -59,7 +70,7 @@ class BestModel:
     def _save(self, step: int, weights: WeightVersion) -> Path:
         folder = self._path(step)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._learners.save_model(folder, self._start_dir, weights)
+        finish(self._learners.save_model(folder, self._start_dir, weights))
         return folder
 
     def _path(self, step: int) -> Path:

@@ -1,12 +1,13 @@
-"""The run's whole state on disk, so that a run whose driver died goes on where it was.
+"""Checkpoint: the run's whole state on disk, from which a run goes on whose driver died.
 
     rapo/state/step-000025/learner/state/*   the ranks' weights, optimiser, schedule, random states
                            groups.pkl        groups that were drawn and not used yet
                            state.json        step, window, best model, validation
                            manifest.json     size and checksum of each of these files
 
-A state appears whole or not at all. It is verified before it is used; one that is damaged is set
-aside, and the one before it taken.
+- A state appears whole or not at all.
+- It is verified before it is used. One that is damaged is set aside, and the one before it is
+  taken.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from actors.messages import GroupReceipt
 from cluster.files.atomic import disk_full_named, read_json, write_atomic, write_json
+from cluster.training.best_model import BestState
+from cluster.training.staleness import WindowState
 from rapo.errors import RunFolderError
+from rapo.records import Group
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.file_manifest import Entries, damage, entries_of
 
@@ -28,14 +32,46 @@ _MANIFEST, _STATE, _GROUPS, _LEARNER = "manifest.json", "state.json", "groups.pk
 _CONVERTED = "converted"
 
 
+#: A validation result with the `step` that it belongs to.
+ValidationPoint = dict[str, object]
+#: Groups that were sampled and not used yet, each with its receipt, by ticket.
+SavedGroups = Mapping[int, tuple[Group, GroupReceipt]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What a checkpoint keeps beside the groups and the learner's files. `ranks` is the number of
+    learner ranks that wrote these."""
+
+    step: int
+    window: WindowState
+    validation: list[ValidationPoint]
+    best: BestState
+    ranks: int
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingState:
+        raw = read_json(path)
+        return cls(
+            step=raw["step"],
+            window=WindowState(**raw["window"]),
+            validation=raw["validation"],
+            best=BestState(**raw["best"]),
+            ranks=raw["ranks"],
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified state. `state` is what the controller saved; `groups` by ticket."""
+    """A verified state."""
 
     folder: Path
-    step: int
-    state: dict[str, Any]
-    groups: dict[int, Any]
+    state: TrainingState
+    groups: SavedGroups
+
+    @property
+    def step(self) -> int:
+        return self.state.step
 
     @property
     def learner(self) -> Path:
@@ -49,20 +85,18 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
 
-    def write(
-        self, step: int, state: dict[str, Any], groups: dict[int, Any], save_learner: Callable[[Path], Entries]
-    ) -> None:
-        """Write the state after `step`; `save_learner` writes the ranks' files into a folder and
+    def write(self, state: TrainingState, groups: SavedGroups, save_learner: Callable[[Path], Entries]) -> None:
+        """Write the state after a step; `save_learner` writes the ranks' files into a folder and
         says which.
 
         Raises `ResourceError` where the disk is full; the states before are then untouched.
         """
-        target = self._folder / _name(step)
+        target = self._folder / _name(state.step)
         with disk_full_named(target), whole_folder(target) as aside:
             aside.mkdir(parents=True)
             entries = {f"{_LEARNER}/{name}": entry for name, entry in save_learner(aside / _LEARNER).items()}
-            write_atomic(aside / _GROUPS, pickle.dumps(groups, protocol=5))
-            write_json(aside / _STATE, {"step": step, **state})
+            write_atomic(aside / _GROUPS, pickle.dumps(dict(groups), protocol=5))
+            write_json(aside / _STATE, asdict(state))
             entries |= entries_of(aside, [aside / _GROUPS, aside / _STATE])
             write_json(aside / _MANIFEST, entries)
         for old in (*self._folders()[: -self._keep], *self._folder.glob(f"{_CONVERTED}-*")):
@@ -75,10 +109,10 @@ class Checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def kept(self) -> Iterator[dict[str, Any]]:
-        """What the controller saved in each state that is kept."""
+    def kept(self) -> Iterator[TrainingState]:
+        """The states that are kept, oldest first."""
         for folder in self._folders():
-            yield read_json(folder / _STATE)
+            yield TrainingState.read(folder / _STATE)
 
     def latest(self, note: Callable[[str], None]) -> Checkpoint | None:
         """The newest state that is whole; `note` is told of those that are not, which are
@@ -86,9 +120,8 @@ class Checkpoints:
         for folder in reversed(self._folders()):
             problem = _problem(folder)
             if problem is None:
-                state = read_json(folder / _STATE)
-                groups = pickle.loads((folder / _GROUPS).read_bytes())
-                return Checkpoint(folder, state["step"], state, groups)
+                groups: SavedGroups = pickle.loads((folder / _GROUPS).read_bytes())
+                return Checkpoint(folder, TrainingState.read(folder / _STATE), groups)
             aside = folder.with_name(f"{folder.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
@@ -115,9 +148,16 @@ def _name(step: int) -> str:
 def _problem(folder: Path) -> str | None:
     try:
         entries = read_json(folder / _MANIFEST)
-        return damage(folder, entries)
+        found = damage(folder, entries)
     except (RunFolderError, AttributeError, TypeError, ValueError) as error:
         return f"its manifest cannot be read: {error}"
+    if found is not None:
+        return found
+    try:
+        TrainingState.read(folder / _STATE)
+    except (KeyError, TypeError) as error:
+        return f"its state was written by another version of rapo: {error}"
+    return None
 
 
 def cut_back(path: Path, step: int) -> None:

@@ -1,38 +1,38 @@
-"""Encoded images in the object store: read once, shared by sampler and learner, bounded in size."""
+"""ImageStore: encoded images in the object store, read once and shared by sampler and learner."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from rapo.config import Config
 from rapo.images.decode import read_image_bytes
 from rapo.records import ImageRecord
 from rapo.util.cache import BytesLRU
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
 #: Beside weights and groups, which must fit as well.
 _SHARE_OF_STORE = 4
 
 
 class ImageStore:
-    """A ref to each image's encoded bytes (`uint8` array). One that is dropped lives on as long as
-    a call needs it."""
+    """A ref to each image's encoded bytes (`uint8` array), bounded in size. An image that is
+    dropped lives on as long as a call needs it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         limit = config.ray.object_store_mib * 2**20 // _SHARE_OF_STORE
-        self._refs: BytesLRU[tuple[Any, int]] = BytesLRU(limit, lambda item: item[1])
+        self._refs: BytesLRU[tuple[ObjectRef[NDArray[np.uint8]], int]] = BytesLRU(limit, lambda item: item[1])
 
-    def ref(self, record: ImageRecord) -> Any:
+    def ref(self, record: ImageRecord) -> ObjectRef[NDArray[np.uint8]]:
         """Raises `ImageError` where the record's file can't be read."""
         return self._refs.get(record.uid, lambda: self._put(record))[0]
 
-    def refs(self, records: Sequence[ImageRecord]) -> list[Any]:
-        return [self.ref(record) for record in records]
-
-    def _put(self, record: ImageRecord) -> tuple[Any, int]:
+    def _put(self, record: ImageRecord) -> tuple[ObjectRef[NDArray[np.uint8]], int]:
         data = np.frombuffer(read_image_bytes(record, self._config.image), np.uint8)
         return ray.put(data), len(data)

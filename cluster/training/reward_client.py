@@ -1,20 +1,31 @@
-"""The reward actor, replaced when it dies: it holds nothing, so a step's rewards are simply
-computed again."""
+"""RewardClient: the reward actor, replaced when it dies or hangs.
+
+The actor holds nothing, so a step's rewards are simply computed again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import ray
 
+from actors.messages import ProcessInfo, RewardReceipt
 from actors.reward import RewardScorer
-from cluster.learner.group import Meanwhile
-from cluster.remote.faults import Fault, Report
+from cluster.remote.actors import Launch, Launcher
+from cluster.remote.faults import Fault
 from cluster.remote.heartbeat import Heartbeat
-from cluster.remote.waiting import wait_each
+from cluster.remote.waiting import Waiting, wait_each
+from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.errors import RoleError
+from rapo.errors import FaultKind, RoleError
+from rapo.records import Group
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 #: Scoring a step is vectorised arithmetic on a few thousand numbers; more than this means that the
 #: actor is gone.
@@ -25,45 +36,52 @@ _NAME = "reward actor"
 
 
 class RewardClient:
-    """An actor of the class `scorer`. `close` ends it."""
+    """An actor that `launch` starts. `report` receives the faults. `close` ends it."""
 
-    def __init__(self, config: Config, scorer: Any = RewardScorer, report: Report = lambda fault: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        launch: Launch = Launcher(RewardScorer),
+        report: Callable[[Fault], None] = lambda fault: None,
+    ) -> None:
         self._config = config
-        self._scorer = scorer
+        self._launch = launch
         self._report = report
+        self._actor: ActorHandle
+        self._heartbeat: Heartbeat
+        #: The actor's process, None until it has answered.
+        self.process: ProcessInfo | None = None
         self._start()
 
     def _start(self) -> None:
-        self._actor: Any = self._scorer.options(num_cpus=0.5).remote(self._config)
-        self._heartbeat = Heartbeat({_NAME: self._actor}, _HANG_S)
-        #: Where the actor is, once it has said so.
-        self.facts: dict[str, Any] = {}
-        facts = self.facts
-        self._actor.hello.remote().future().add_done_callback(
-            lambda said: facts.update({} if said.exception() else said.result())
-        )
+        actor = self._launch(self._config, options={"num_cpus": 0.5})
+        self._actor, self._heartbeat = actor, Heartbeat({_NAME: actor}, _HANG_S)
+        self.process = None
 
-    def score(self, groups: Sequence[Any], meanwhile: Meanwhile) -> tuple[dict[str, Any], list[Any]]:
+        def answered(future: Future[ProcessInfo]) -> None:
+            if self._actor is actor and future.exception() is None:
+                self.process = future.result()
+
+        actor.hello.remote().future().add_done_callback(answered)
+
+    def score(self, groups: Sequence[ObjectRef[Group]]) -> Waiting[tuple[RewardReceipt, list[ObjectRef[Share]]]]:
         """A step's receipt, and a ref to each rank's share.
 
-        Raises `RoleError` where the actor fails time and again; its kind is "data lost" where a
-        group can't be had any more.
+        Raises `RoleError` where the actor fails time and again; its kind is `DATA_LOST` where a
+        group cannot be had any more.
         """
-
-        def watch(pending: Sequence[Any]) -> None:
-            self._heartbeat.check()
-            meanwhile(pending)
-
         returns = 1 + self._config.learner.workers
         failures = 0
         while True:
+            receipt: ObjectRef[RewardReceipt]
             receipt, *shares = self._actor.score.options(num_returns=returns).remote(*groups)
             try:
-                (scored,) = wait_each([receipt], roles=[_NAME], timeout_s=_TIMEOUT_S, meanwhile=watch)
-                return scored, shares
+                calls: list[ObjectRef[RewardReceipt]] = [receipt]
+                scored = yield from self._heartbeat.watch(wait_each(calls, roles=[_NAME], timeout_s=_TIMEOUT_S))
+                return scored[0], shares
             except RoleError as error:
                 failures += 1
-                if error.kind == "data lost" or failures > _FAILURES:
+                if error.kind is FaultKind.DATA_LOST or failures > _FAILURES:
                     raise
                 self._report(
                     Fault(_NAME, "", error.kind, str(error), "replaced; the step's rewards are computed again")

@@ -1,16 +1,15 @@
-"""Bounded staleness: how many groups may be under way, which are ready, and which have become too
-old.
+"""StalenessWindow: admits tickets while the sampler is not too far ahead of the learner.
 
-With eta the bound and N the groups of a step, groups are admitted as long as
+With N the groups of a step, tickets are admitted as long as
 
-    used + ready + running <= (eta + step + 1) N
+    used + ready + running <= (max_staleness + step + 1) N
 
 where `step` counts finished optimiser steps. That bounds staleness at the source, as long as
-workers take over new weights promptly. Where they don't, a group whose oldest token is more than
-eta steps behind when it would be used is dropped and drawn again. eta 0 is synchronous: the groups
-of a step are drawn from the weights that the step before made.
+workers load new weights promptly. Where they do not, a group whose oldest token is more than
+`max_staleness` steps old when it would be used is dropped and sampled again. `max_staleness` 0 is
+synchronous: the groups of a step are sampled from the weights that the step before made.
 
-A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch. No Ray.
+A group is known by its ticket: ticket t is place `t % N` of the t // N-th batch. No Ray is needed.
 """
 
 from __future__ import annotations
@@ -18,45 +17,73 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+from rapo.records import Group
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A drawn group: a handle on it, its oldest token's weight version, and its data set."""
+class ReadyGroup:
+    """A sampled group: a ref to it, its oldest token's weight version, and its data set."""
 
     ticket: int
-    group: Any
+    group: ObjectRef[Group]
     version: int
     dataset: str
 
 
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What a checkpoint keeps of a window. `ready` has version and data set by ticket; the tickets
+    of `again` are to be sampled, among them those that were running."""
+
+    next: int
+    again: list[int]
+    ready: dict[str, tuple[int, str]]
+    used: int
+    dropped: int
+
+
 class StalenessWindow:
     """Tickets go from `admit` over `put` to `take`, or back to `admit` where `drop_stale` drops
-    them. `total` tickets in all."""
+    them. There are `batch * steps` tickets in all."""
 
-    def __init__(self, batch: int, eta: int, steps: int) -> None:
+    def __init__(self, batch: int, max_staleness: int, steps: int) -> None:
         self.batch = batch
-        self._max_staleness = eta
+        self._max_staleness = max_staleness
         self._total = batch * steps
         self._next = 0
         self._again: list[int] = []
         self._running: set[int] = set()
-        self._ready: dict[int, Ready] = {}
-        # `drop_stale` and `take` are called whenever a group comes, with thousands of them ready:
-        # neither may look at all each time.
+        self._ready: dict[int, ReadyGroup] = {}
+        # `drop_stale` and `take` run whenever a group comes, with thousands of them ready: neither
+        # may look at all of them each time.
         self._counts: Counter[str] = Counter()
-        self._swept: int | None = None
-        self._unswept: list[int] = []
+        self._checked_step: int | None = None
+        self._unchecked: list[int] = []
         self._used = 0
         self.dropped = 0
 
     @property
     def running(self) -> int:
+        """The number of tickets that are being sampled."""
         return len(self._running)
 
+    @property
+    def used(self) -> int:
+        """The number of groups that steps have taken."""
+        return self._used
+
+    @property
+    def ready(self) -> list[ReadyGroup]:
+        """The groups that wait to be used, by ticket."""
+        return [self._ready[ticket] for ticket in sorted(self._ready)]
+
     def admit(self, step: int) -> list[int]:
-        """The tickets that may be drawn now; those that were dropped come first."""
+        """The tickets that may be sampled now; those that were dropped come first."""
         room = (self._max_staleness + step + 1) * self.batch - self._used - len(self._ready) - len(self._running)
         admitted: list[int] = []
         while len(admitted) < room and self._again:
@@ -67,75 +94,43 @@ class StalenessWindow:
         self._running.update(admitted)
         return admitted
 
-    def put(self, ready: Ready) -> None:
-        """A group has been drawn. Raises `ValueError` for a ticket that is not under way: a group
+    def put(self, ready: ReadyGroup) -> None:
+        """A group has been sampled. Raises `ValueError` for a ticket that is not running: a group
         is used at most once."""
         if ready.ticket not in self._running:
-            raise ValueError(f"ticket {ready.ticket} is not under way")
+            raise ValueError(f"ticket {ready.ticket} is not running")
         self._running.remove(ready.ticket)
         self._add(ready)
 
     def requeue(self, ticket: int) -> None:
-        """A group that was taken can't be had any more: draw it again."""
+        """A group that was taken is lost: sample it again."""
         self._used -= 1
         self._again = sorted([*self._again, ticket])
 
-    def give_back(self, ready: Ready) -> None:
+    def give_back(self, ready: ReadyGroup) -> None:
         """A group that was taken was not used after all."""
         self._used -= 1
         self._add(ready)
 
-    def _add(self, ready: Ready) -> None:
-        self._ready[ready.ticket] = ready
-        self._counts[ready.dataset] += 1
-        self._unswept.append(ready.ticket)
-
-    def _remove(self, ticket: int) -> None:
-        self._counts[self._ready.pop(ticket).dataset] -= 1
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: counts and tickets. Groups under way are to be drawn again."""
-        return {
-            "next": self._next,
-            "again": sorted({*self._again, *self._running}),
-            "ready": {ticket: (ready.version, ready.dataset) for ticket, ready in self._ready.items()},
-            "used": self._used,
-            "dropped": self.dropped,
-        }
-
-    def restore(self, state: dict[str, Any], groups: Mapping[int, Any]) -> None:
-        """Go on from `state`, with a handle on each ready group."""
-        self._next, self._used, self.dropped = state["next"], state["used"], state["dropped"]
-        self._again = sorted(state["again"])
-        for key, (version, dataset) in state["ready"].items():
-            self._add(Ready(int(key), groups[int(key)], version, dataset))
-
-    @property
-    def ready(self) -> list[Ready]:
-        return [self._ready[ticket] for ticket in sorted(self._ready)]
-
-    @property
-    def used(self) -> int:
-        return self._used
-
     def drop_stale(self, step: int) -> list[int]:
         """Drop what is too old to be used at `step`; their tickets, which `admit` gives out
         again."""
-        looked_at = self._ready if step != self._swept else [t for t in self._unswept if t in self._ready]
-        old = sorted(ticket for ticket in looked_at if step - self._ready[ticket].version > self._max_staleness)
-        self._swept, self._unswept = step, []
-        if old:
-            for ticket in old:
+        unchecked = self._ready if step != self._checked_step else [t for t in self._unchecked if t in self._ready]
+        stale = sorted(ticket for ticket in unchecked if step - self._ready[ticket].version > self._max_staleness)
+        self._checked_step, self._unchecked = step, []
+        if stale:
+            for ticket in stale:
                 self._remove(ticket)
-            self._again = sorted(self._again + old)
-            self.dropped += len(old)
-        return old
+            self._again = sorted(self._again + stale)
+            self.dropped += len(stale)
+        return stale
 
-    def take(self, step: int) -> list[Ready] | None:
-        """One step's groups by ticket, all of one data set, or None where too few are ready.
+    def take(self, step: int) -> list[ReadyGroup] | None:
+        """One step's groups by ticket, all of one data set, or None where too few are ready. Call
+        `drop_stale` before.
 
-        What was admitted first is taken first, but a group that is still being drawn holds nobody
-        up (unless eta is 0, where a step has its own groups only). Call `drop_stale` before.
+        What was admitted first is taken first, but a group that is still being sampled holds up no
+        other, unless `max_staleness` is 0: then a step has its own groups only.
         """
         if max(self._counts.values(), default=0) < self.batch:
             return None
@@ -150,3 +145,27 @@ class StalenessWindow:
                 self._used += len(picked)
                 return picked
         return None
+
+    def state(self) -> WindowState:
+        return WindowState(
+            next=self._next,
+            again=sorted({*self._again, *self._running}),
+            ready={str(ticket): (ready.version, ready.dataset) for ticket, ready in self._ready.items()},
+            used=self._used,
+            dropped=self.dropped,
+        )
+
+    def restore(self, state: WindowState, groups: Mapping[int, ObjectRef[Group]]) -> None:
+        """Go on from `state`, with a ref to each ready group by ticket."""
+        self._next, self._used, self.dropped = state.next, state.used, state.dropped
+        self._again = sorted(state.again)
+        for ticket, (version, dataset) in state.ready.items():
+            self._add(ReadyGroup(int(ticket), groups[int(ticket)], version, dataset))
+
+    def _add(self, ready: ReadyGroup) -> None:
+        self._ready[ready.ticket] = ready
+        self._counts[ready.dataset] += 1
+        self._unchecked.append(ready.ticket)
+
+    def _remove(self, ticket: int) -> None:
+        self._counts[self._ready.pop(ticket).dataset] -= 1

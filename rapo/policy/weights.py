@@ -13,7 +13,7 @@ pages.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -24,10 +24,7 @@ from numpy.typing import NDArray
 
 from rapo.errors import WeightError
 from rapo.policy.lora import Adapter, dense_parameters
-from rapo.records import TensorSpec, WeightManifest
-
-#: The bytes of the tensors of one chunk, one array for each.
-Chunk = Sequence[NDArray[np.uint8]]
+from rapo.records import Chunk, TensorSpec, WeightManifest
 
 # Ray maps arrays read-only, of which torch has no notion; see `unpack` for who may write.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

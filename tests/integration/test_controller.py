@@ -8,15 +8,20 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from actors.messages import RewardReceipt
 from actors.reward import RewardScorer
 from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
-from cluster.training.controller import Hooks
+from cluster.remote.actors import Launcher
+from cluster.remote.faults import Fault
+from cluster.training.controller import Controller, TrainingData
+from cluster.training.listener import MetricsRow, TrainingListener
 from cluster.training.session import training_session
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
@@ -29,14 +34,32 @@ STEPS = 12
 LATENCY = Latency(engine_step=0.01, learner_step=0.25, load=0.02, publish=0.02, tokens=20.0)
 
 
-@ray.remote(concurrency_groups={"health": 1})
-class RecordingScorer(RewardScorer.__ray_metadata__.modified_class):  # type: ignore[attr-defined, name-defined, misc]
-    """Says which groups it was given."""
+class RecordingScorer(RewardScorer):
+    """Adds the groups that it was given to the metrics."""
 
     def score(self, *groups: Group) -> tuple[Any, ...]:
         receipt, *shares = super().score(*groups)
-        receipt["metrics"]["groups"] = [group.uid for group in groups]
-        return receipt, *shares
+        assert isinstance(receipt, RewardReceipt)
+        metrics: Any = {**receipt.metrics, "groups": [group.uid for group in groups]}
+        return RewardReceipt(metrics, receipt.uids), *shares
+
+
+class Reports(TrainingListener):
+    """Keeps notes and faults, and calls `on_step` after each step."""
+
+    def __init__(self, on_step: Callable[[MetricsRow], None] = lambda row: None) -> None:
+        self.notes: list[str] = []
+        self.faults: list[Fault] = []
+        self._on_step = on_step
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def fault(self, fault: Fault) -> None:
+        self.faults.append(fault)
+
+    def step(self, row: MetricsRow) -> None:
+        self._on_step(row)
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +68,22 @@ def board(local_ray: None) -> Any:
 
 
 def rows_of(
-    config: Config, folder: Path, hooks: Hooks | None = None, controllers: list[Any] | None = None
+    config: Config, folder: Path, listener: TrainingListener | None = None, controllers: list[Controller] | None = None
 ) -> list[dict[str, Any]]:
     records = [
         ImageRecord(f"r/{i}", "s", "train", i / 64, i / 64, (0.0, 1.0), data=bytes([i % 256]) * 16) for i in range(64)
     ]
     folder.mkdir()
-    roles = {"worker": SimulatedWorker, "learner": SimulatedLearner, "scorer": RecordingScorer}
-    with training_session(config, folder, folder, hooks=hooks, **roles) as controller:
+    roles = {
+        "worker": Launcher(SimulatedWorker),
+        "learner": Launcher(SimulatedLearner),
+        "scorer": Launcher(RecordingScorer),
+    }
+    data = TrainingData(records, [])
+    with training_session(config, data, folder, folder, listener=listener, **roles) as controller:
         if controllers is not None:
             controllers.append(controller)
-        controller.run(records, [])
+        controller.run()
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -96,11 +124,11 @@ def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_p
 
 
 def autoscaled(tmp_path: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
-    notes: list[str] = []
+    reports = Reports()
     quick = ("rollout.autoscale.enabled=true", "rollout.autoscale.window=2", "rollout.autoscale.out_cooldown_s=0")
     quick += ("rollout.autoscale.in_cooldown_s=0", "rollout.max_workers=4", "rapo.max_staleness=1", "rapo.select=last")
     config = load_config(None, (*SMALL, *quick, *overrides))
-    return rows_of(config, tmp_path / name, Hooks(note=notes.append)), notes
+    return rows_of(config, tmp_path / name, reports), reports.notes
 
 
 def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tmp_path: Path) -> None:
@@ -132,42 +160,43 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
 
 @pytest.mark.parametrize("role", ["rollout", "reward"])
 def test_a_killed_role_is_replaced_and_every_group_is_used_once(board: Any, tmp_path: Path, role: str) -> None:
-    faults: list[Any] = []
     killed: list[int] = []
 
-    def kill(row: dict[str, Any]) -> None:
+    def kill(row: MetricsRow) -> None:
         if row["step"] in (3, 6):
             status = controllers[0].status()
-            pid = status["reward"]["pid"] if role == "reward" else status["fleet"]["workers"][0]["pid"]
+            assert status.reward is not None
+            pid = status.reward.pid if role == "reward" else status.fleet.workers[0].pid
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
-    controllers: list[Any] = []
-    rows = rows_of(configured(1, "finish"), tmp_path / "run", Hooks(fault=faults.append, step=kill), controllers)
+    controllers: list[Controller] = []
+    reports = Reports(kill)
+    rows = rows_of(configured(1, "finish"), tmp_path / "run", reports, controllers)
     assert len(set(killed)) == 2
     assert len(rows) == STEPS
     used = Counter(uid for row in rows for uid in row["groups"])
     assert len(used) == STEPS * 8
     assert set(used.values()) == {1}
-    assert [fault.kind for fault in faults] == ["died", "died"]
+    assert [fault.kind for fault in reports.faults] == ["died", "died"]
 
 
 def test_a_stopped_worker_is_replaced(board: Any, tmp_path: Path) -> None:
-    faults: list[Any] = []
     stopped: list[int] = []
 
-    def stop(row: dict[str, Any]) -> None:
+    def stop(row: MetricsRow) -> None:
         if row["step"] == 3:
-            stopped.append(controllers[0].status()["fleet"]["workers"][0]["pid"])
+            stopped.append(controllers[0].status().fleet.workers[0].pid)
             os.kill(stopped[0], signal.SIGSTOP)
 
-    controllers: list[Any] = []
+    controllers: list[Controller] = []
+    reports = Reports(stop)
     limits = ("rollout.hang_timeout_s=3", "rollout.heartbeat_s=0.5", "rollout.workers=1")
     overrides = ("rapo.max_staleness=1", f"rapo.steps={STEPS}", "rapo.select=last")
     config = load_config(None, (*SMALL, *overrides, *limits))
-    rows = rows_of(config, tmp_path / "run", Hooks(fault=faults.append, step=stop), controllers)
+    rows = rows_of(config, tmp_path / "run", reports, controllers)
     assert len(rows) == STEPS
-    assert [fault.kind for fault in faults] == ["hung"]
+    assert [fault.kind for fault in reports.faults] == ["hung"]
     deadline = time.monotonic() + 30
     while Path(f"/proc/{stopped[0]}").exists():  # it must not go on holding memory
         assert time.monotonic() < deadline

@@ -15,9 +15,14 @@ import pytest
 import ray
 
 from cluster.learner.group import LearnerGroup
+from cluster.remote.actors import Launcher
+from cluster.remote.faults import Fault
+from cluster.remote.waiting import finish
 from cluster.remote.weights import WeightVersion
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.tasks import Task
+from cluster.training.controller import TrainingData
+from cluster.training.listener import TrainingListener
 from rapo.aescot.writer import phrases
 from rapo.algorithm.partition import share_out
 from rapo.config import Config, LoRAConfig, load_config
@@ -81,11 +86,24 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(local_ray: None, small_config: Config, model_dir: Path) -> Iterator[Fleet]:
-    workers = Fleet(small_config)
+    workers = Fleet(small_config, listener=REPORTS)
     workers.start(model_dir, 0)
     workers.ready()
     yield workers
     workers.close()
+
+
+class Reports(TrainingListener):
+    """Keeps the faults."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def fault(self, fault: Fault) -> None:
+        self.faults.append(fault)
+
+
+REPORTS = Reports()
 
 
 def trained(
@@ -103,11 +121,11 @@ def trained(
     assert {len(share.groups) for share in shares} == {2, 3}
     learners = LearnerGroup(config)
     try:
-        learners.ready(learners.start(model_dir))
+        finish(learners.ready(learners.start(model_dir)))
         wanted = [{g.group.image_uid: images[g.group.image_uid] for g in share.groups} for share in shares]
-        metrics = learners.step([ray.put(share) for share in shares], wanted)
+        metrics = finish(learners.step([ray.put(share) for share in shares], wanted))
         weights = learners.publish(1)
-        learners.published(weights)
+        finish(learners.published(weights))
         return WeightVersion(1, ray.get(weights.manifest), tuple(ray.get(list(weights.chunks)))), metrics
     finally:
         learners.close()
@@ -203,8 +221,9 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     for attempt in ("first", "second"):
         out = tmp_path / attempt
         out.mkdir()
-        with training_session(config, model_dir, out, fleet=fleet, scorer=RandomScorer) as controller:
-            outcome = controller.run(records(16), [])
+        data, scorer = TrainingData(records(16), []), Launcher(RandomScorer)
+        with training_session(config, data, model_dir, out, fleet=fleet, scorer=scorer) as controller:
+            outcome = controller.run()
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
         models.append(load_file(outcome.folder / "model.safetensors"))
@@ -293,7 +312,7 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
     groups = [ray.get(one.group) for one in drawn]
     mixed = [group for group in groups if group.token_versions is not None]
     assert mixed, "no group was under way at the update"
-    assert all(one.receipt["version"] == group.weight_version for one, group in zip(drawn, groups, strict=True))
+    assert all(one.receipt.version == group.weight_version for one, group in zip(drawn, groups, strict=True))
     processor = PolicyProcessor(model_dir)
     encoded = {record.uid: record.data for record in batch}
     for group in mixed:
@@ -313,21 +332,19 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
 def test_a_killed_worker_is_replaced_and_its_groups_are_the_same(fleet: Fleet) -> None:
     batch = records(4)
     whole = [ray.get(ref) for ref in draw(fleet, batch, step=7)]
-    faults: list[Any] = []
-    fleet.report = faults.append
-    victim = fleet.rows()[0]
+    REPORTS.faults.clear()
+    victim = fleet.statuses()[0]
     images = image_refs(batch)
     for ticket, record in enumerate(batch):
         fleet.submit(Task(ticket, record, images[record.uid], 7))
     drawn = {one.task.ticket: one.group for one in fleet.poll(0.0)}
-    os.kill(victim["pid"], signal.SIGKILL)
+    os.kill(victim.pid, signal.SIGKILL)
     deadline = time.monotonic() + 120
     while len(drawn) < len(batch):
         assert time.monotonic() < deadline
         drawn |= {one.task.ticket: one.group for one in fleet.poll(1.0)}
-    fleet.report = lambda fault: None
-    assert [(fault.role, fault.kind) for fault in faults] == [(victim["name"], "died")]
+    assert [(fault.role, fault.kind) for fault in REPORTS.faults] == [(victim.name, "died")]
     for ticket, group in enumerate(whole):
         assert ray.get(drawn[ticket]).texts == group.texts
     fleet.ready()
-    assert len({row["pid"] for row in fleet.rows()} - {victim["pid"]}) == 2
+    assert len({worker.pid for worker in fleet.statuses()} - {victim.pid}) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cluster.files.atomic import write_json
 from cluster.files.parquet import write_parquet
@@ -74,7 +75,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = ray.data.from_items(
+    dataset: ray.data.Dataset = ray.data.from_items(
         [{"uid": r.uid, "dataset": r.dataset, "path": str(r.path), "score": r.score} for r in records],
         override_num_blocks=max(1, min(16, len(records) // settings.batch_size)),
     )
@@ -94,6 +95,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
 
     def collect() -> None:
         for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
+            assert isinstance(batch, pa.Table)
             rows.extend(batch.to_pylist())
 
     run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))

@@ -61,7 +61,8 @@ def train_coldstart(
             storage_path=str(out / "ray_train"),
             # Without a limit Ray Train would wait for ever for workers that the cluster has no room
             # for.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
+            # The stubs are those of the former Ray Train.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),  # type: ignore[call-arg]
         ),
     )
     _fit(trainer, out / METRICS, progress, settings.timeout_s)

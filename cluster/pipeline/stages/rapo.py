@@ -1,133 +1,103 @@
-"""The RAPO stage: fleet and learners are brought up side by side, then the controller runs the
-loop.
+"""RAPO stage: trains the cold-start model with the RAPO loop.
 
-Where an earlier attempt in the same folder left a state, the loop goes on from there.
+Where an earlier attempt in the same folder left a checkpoint, the loop goes on from there.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.files.alerts import FINDINGS
-from cluster.files.atomic import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
-from cluster.monitoring.monitor import RunMonitor
-from cluster.monitoring.run_state import RunStateWriter, journal_to
-from cluster.remote.faults import FAULTS, Fault
+from cluster.monitoring.recorder import RunRecorder
+from cluster.remote.waiting import finish
 from cluster.rollout.fleet import Fleet
 from cluster.training.checkpoint import Checkpoint, Checkpoints, cut_back
-from cluster.training.controller import LEDGER, METRICS, Hooks, TrainingResult
+from cluster.training.controller import LEDGER, TrainingData, TrainingResult
+from cluster.training.metrics_file import METRICS
 from cluster.training.session import training_session
 from rapo.config import Config
-from rapo.datasets import Dataset
-from rapo.errors import RoleError
+from rapo.errors import FaultKind, RoleError
 from rapo.policy.state import to_universal
 
-#: How often a run goes back to the same checkpoint because the learner's state was lost, before it
-#: ends.
+#: How often a run goes back to the same checkpoint because the learner's state was lost.
 _RESTARTS = 3
 
 
-def train_rapo(
-    config: Config,
-    dataset: Dataset,
-    start_dir: Path,
-    out: Path,
-    fleet: Fleet,
-    progress: Callable[[int, dict[str, float]], None],
-    note: Callable[[str], None],
-) -> dict[str, Any]:
-    """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json`
-    says of the result."""
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
-    in_vain, reached = 0, -1
-    while True:
-        try:
-            outcome = _train(config, dataset, start_dir, out, checkpoints, fleet, progress, note)
-            break
-        except RoleError as error:
-            in_vain = 0 if checkpoints.newest > reached else in_vain + 1
-            reached = checkpoints.newest
-            if error.kind != "state lost" or in_vain == _RESTARTS:
-                raise
-            note(f"{error}; the run goes back to its last checkpoint")
-    busier = min(outcome.idle, key=lambda side: outcome.idle[side])
-    shares = ", ".join(f"{side} {share:.0%}" for side, share in outcome.idle.items())
-    note(f"idle: {shares}; the {busier} side is what the other waits for")
-    return {
-        "model": str(outcome.folder),
-        "step": outcome.step,
-        "steps": outcome.steps,
-        "validation": outcome.validation,
-        "idle": outcome.idle,
-    }
+@dataclass(frozen=True, slots=True)
+class RapoStage:
+    """What the attempts of a stage share. `out` gets metrics, states and models; `recorder` is the
+    listener of `fleet`."""
 
+    config: Config
+    data: TrainingData
+    start_dir: Path
+    out: Path
+    fleet: Fleet
+    recorder: RunRecorder
+    note: Callable[[str], None]
 
-def _train(
-    config: Config,
-    dataset: Dataset,
-    start_dir: Path,
-    out: Path,
-    checkpoints: Checkpoints,
-    fleet: Fleet,
-    progress: Callable[[int, dict[str, float]], None],
-    note: Callable[[str], None],
-) -> TrainingResult:
-    checkpoint = _begin(checkpoints, out, note)
-    observer = RunMonitor(config, out.parent, 0 if checkpoint is None else checkpoint.step, note)
-    live = RunStateWriter(out, observer.state)
+    def train(self) -> TrainingResult:
+        """Train from the model of `start_dir`, or on from the last checkpoint."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(self.out / "state", self.config.rapo.keep_checkpoints)
+        attempts, reached = 0, -1
+        while True:
+            try:
+                return self._attempt(checkpoints)
+            except RoleError as error:
+                attempts = 0 if checkpoints.newest > reached else attempts + 1
+                reached = checkpoints.newest
+                if error.kind is not FaultKind.STATE_LOST or attempts == _RESTARTS:
+                    raise
+                self.note(f"{error}; the run goes back to its last checkpoint")
 
-    def survived(fault: Fault) -> None:
-        append_jsonl(out / FAULTS, {"step": live.step, **fault.row()})
-        observer.fault(fault)
-        note(str(fault))
+    def _attempt(self, checkpoints: Checkpoints) -> TrainingResult:
+        checkpoint = self._begin(checkpoints)
 
-    def resume(learners: RecoveringLearnerGroup) -> Checkpoint | None:
-        if checkpoint is not None:
-            _take_over(config, learners, checkpoint, checkpoints)
-        return checkpoint
+        def resume(learners: RecoveringLearnerGroup) -> Checkpoint | None:
+            if checkpoint is not None:
+                self._load(learners, checkpoint, checkpoints)
+            return checkpoint
 
-    hooks = Hooks(
-        note=note, progress=progress, fault=survived, drawn=observer.drawn, step=observer.step, state=live.write
-    )
-    with (
-        observer,
-        live,
-        training_session(config, start_dir, out, fleet=fleet, hooks=hooks, resume=resume) as controller,
-    ):
-        live.follow(controller)
-        fleet.journal = journal_to(out, live.write, observer.journal)
-        return controller.run(dataset.split("train"), dataset.split("validation"))
+        with (
+            self.recorder.recording(0 if checkpoint is None else checkpoint.step),
+            training_session(
+                self.config,
+                self.data,
+                self.start_dir,
+                self.out,
+                fleet=self.fleet,
+                listener=self.recorder,
+                resume=resume,
+            ) as controller,
+        ):
+            self.recorder.follow(controller)
+            return controller.run()
 
+    def _begin(self, checkpoints: Checkpoints) -> Checkpoint | None:
+        """The checkpoint to go on from. Without one the stage starts over, and what an unfinished
+        attempt wrote is removed."""
+        found = checkpoints.latest(self.note)
+        if found is None:
+            for name in (METRICS, LEDGER, FINDINGS):  # the faults that were survived stay written
+                (self.out / name).unlink(missing_ok=True)
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            return None
+        for name in (METRICS, LEDGER, FINDINGS):
+            cut_back(self.out / name, found.step)
+        self.note(f"goes on after step {found.step}")
+        return found
 
-def _begin(checkpoints: Checkpoints, out: Path, note: Callable[[str], None]) -> Checkpoint | None:
-    """The state to go on from. Without one the stage starts over; what an unfinished attempt wrote
-    is removed."""
-    found = checkpoints.latest(note)
-    if found is None:
-        for name in (METRICS, LEDGER, FINDINGS):  # what was survived stays written
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        return None
-    for name in (METRICS, LEDGER, FINDINGS):
-        cut_back(out / name, found.step)
-    note(f"goes on after step {found.step}")
-    return found
-
-
-def _take_over(
-    config: Config, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints
-) -> None:
-    """Have the ranks go on from a state, which is converted where there are more or fewer of them
-    than wrote it."""
-    ranks = config.learner.workers
-    if checkpoint.state["ranks"] == ranks:
-        learners.load_state(checkpoint.learner, universal=False)
-        return
-    converted = checkpoints.converted(checkpoint)
-    to_universal(checkpoint.learner, converted, timeout_s=config.learner.step_timeout_s)
-    learners.load_state(converted, universal=True)
+    def _load(self, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
+        """Have the ranks go on from a checkpoint, which is converted where another number of ranks
+        wrote it."""
+        if checkpoint.state.ranks == self.config.learner.workers:
+            finish(learners.load_state(checkpoint.learner, universal=False))
+            return
+        converted = checkpoints.converted(checkpoint)
+        to_universal(checkpoint.learner, converted, timeout_s=self.config.learner.step_timeout_s)
+        finish(learners.load_state(converted, universal=True))

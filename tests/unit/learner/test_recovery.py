@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.learner import recovery as durable
+from cluster.learner import recovery
 from cluster.learner.recovery import RecoveringLearnerGroup
+from cluster.remote import waiting
+from cluster.remote.waiting import Waiting, finish
 from cluster.remote.weights import WeightVersion
 from rapo.config import load_config
-from rapo.errors import ResourceError, RoleError
+from rapo.errors import FaultKind, ResourceError, RoleError
 
 
 class Group:
@@ -26,7 +28,7 @@ class Group:
         Group.made += 1
         self.applied: list[Any] = []
         self.plan = plan.get(self.number, {})
-        self.facts: list[dict[str, Any]] = []
+        self.ranks: list[Any] = []
         self.closed = False
 
     def _maybe_fail(self, what: str) -> None:
@@ -38,42 +40,48 @@ class Group:
     def start(self, model_dir: Any) -> list[Any]:
         return []
 
-    def ready(self, started: Any, meanwhile: Any = None) -> list[dict[str, Any]]:
-        self._maybe_fail("ready")
+    def _wait(self, what: str) -> Waiting[None]:
+        """A look at what is pending, then the planned end of the call `what`."""
+        yield []
+        self._maybe_fail(what)
+
+    def ready(self, started: Any) -> Waiting[list[Any]]:
+        yield from self._wait("ready")
         return []
 
-    def step(self, shares: Any, images: Any, meanwhile: Any = None) -> dict[str, float]:
-        self._maybe_fail("step")
+    def step(self, shares: Any, images: Any) -> Waiting[dict[str, float]]:
+        yield from self._wait("step")
         self.applied.append(shares[0])
         return {"loss": float(len(self.applied))}
 
     def states(self) -> list[tuple[Any, Any]]:
         return [(None, list(self.applied))]
 
-    def restore(self, states: Any, meanwhile: Any = None) -> int:
-        self._maybe_fail("restore")
+    def restore(self, states: Any) -> Waiting[int]:
+        yield from self._wait("restore")
         self.applied = list(states[0])
         return len(self.applied)
 
-    def load_state(self, folder: Any, *, universal: bool = False) -> int:
+    def load_state(self, folder: Any, *, universal: bool = False) -> Waiting[int]:
+        yield from self._wait("load_state")
         self.applied = ["saved"]
         return 1
 
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
         return WeightVersion(version, (self.number, beside), ())
 
-    def published(self, weights: WeightVersion, meanwhile: Any = None) -> None:
-        self._maybe_fail("published")
+    def published(self, weights: WeightVersion) -> Waiting[None]:
+        yield from self._wait("published")
 
-    def save_model(self, folder: Any, source: Any, weights: WeightVersion) -> None:
-        self._maybe_fail("save_model")
+    def save_model(self, folder: Any, source: Any, weights: WeightVersion) -> Waiting[None]:
+        yield from self._wait("save_model")
 
     def close(self) -> None:
         self.closed = True
 
 
 def died() -> RoleError:
-    return RoleError("learner rank 1 on n2 died", kind="died")
+    return RoleError("learner rank 1 on n2 died", kind=FaultKind.DIED)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +92,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise ref
         return refs
 
-    monkeypatch.setattr(durable.ray, "get", get)
+    monkeypatch.setattr(recovery.ray, "get", get)
+    monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: ([], refs))
 
 
 def learners(plan: dict[int, Any], *overrides: str) -> tuple[RecoveringLearnerGroup, list[Group], list[Any]]:
@@ -97,13 +106,13 @@ def learners(plan: dict[int, Any], *overrides: str) -> tuple[RecoveringLearnerGr
 
     faults: list[Any] = []
     made = RecoveringLearnerGroup(load_config(None, overrides), make, faults.append)
-    made.ready(made.start("model"))
+    finish(made.ready(made.start("model")))
     return made, groups, faults
 
 
 def run(made: RecoveringLearnerGroup, names: str) -> None:
     for name in names:
-        made.step([name], [{}])
+        finish(made.step([name], [{}]))
 
 
 @pytest.mark.parametrize("every", [1, 2, 5])
@@ -130,17 +139,19 @@ def test_ranks_that_die_again_and_again_end_the_run():
     plan = {number: {"step": [died()]} for number in range(9)}
     made, groups, faults = learners(plan, "learner.max_failures=2")
     with pytest.raises(RoleError, match="rank 1 on n2 died"):
-        made.step(["a"], [{}])
+        finish(made.step(["a"], [{}]))
     assert len(groups) == 3
     assert len(faults) == 2, "what ends the run is not a fault that it survived"
 
 
 def test_what_is_not_the_ranks_fault_is_not_repeated():
-    made, groups, _ = learners({0: {"step": [RoleError("a share is gone", kind="data lost"), ResourceError("disk")]}})
+    made, groups, _ = learners(
+        {0: {"step": [RoleError("a share is gone", kind=FaultKind.DATA_LOST), ResourceError("disk")]}}
+    )
     with pytest.raises(RoleError, match="share is gone"):
-        made.step(["a"], [{}])
+        finish(made.step(["a"], [{}]))
     with pytest.raises(ResourceError):
-        made.step(["a"], [{}])
+        finish(made.step(["a"], [{}]))
     run(made, "ab")
     assert groups[0].applied == ["a", "b"]
     assert len(groups) == 1
@@ -149,14 +160,14 @@ def test_what_is_not_the_ranks_fault_is_not_repeated():
 def test_a_copy_that_was_not_made_is_not_trusted():
     made, groups, faults = learners({0: {"step": [None, None, died()]}})
     run(made, "a")
-    made._copies[-1].states = [(ray.exceptions.RaySystemError("no memory"), None)]
+    made._snapshots[-1].states = [(ray.exceptions.RaySystemError("no memory"), None)]
     run(made, "bc")
     assert groups[-1].applied == list("abc")
-    assert faults[0].action == "the copy of its state before is kept"
+    assert faults[0].action == "the snapshot before is kept"
 
 
 def test_a_copy_that_is_lost_falls_back_to_the_one_before_or_says_so():
-    lost = RoleError("objects lost", kind="data lost")
+    lost = RoleError("objects lost", kind=FaultKind.DATA_LOST)
     made, groups, _ = learners({0: {"step": [None, died()]}, 1: {"restore": [lost]}})
     run(made, "ab")  # the copy after a may not be whole yet when b fails; the beginning still is
     assert groups[-1].applied == ["a", "b"]
@@ -172,11 +183,11 @@ def test_a_copy_that_is_lost_falls_back_to_the_one_before_or_says_so():
 
 def test_a_resumed_run_begins_with_the_saved_state():
     made, groups, _ = learners({0: {"step": [died()]}})
-    assert made.load_state("folder", universal=False) == 1
+    assert finish(made.load_state("folder", universal=False)) == 1
     run(made, "b")
     assert groups[-1].applied == ["saved", "b"]
     made, groups, _ = learners({0: {"step": [None, died()]}})
-    made.load_state("folder", universal=False)
+    finish(made.load_state("folder", universal=False))
     run(made, "b")
     Group.load_state, kept = None, Group.load_state  # by now the folder may be gone
     try:
@@ -190,29 +201,29 @@ def test_a_version_that_was_not_published_is_published_again():
     made, groups, _ = learners({0: {"published": [died()]}}, "rapo.max_staleness=1")
     run(made, "a")
     first = made.publish(1)
-    held = made.published(first)
+    held = finish(made.published(first))
     assert held is not first
     assert held == WeightVersion(1, (1, False), ())
     assert groups[-1].applied == ["a"]
-    assert made.published(WeightVersion(0, None, ())).version == 0, "an old one is nobody's concern any more"
+    assert finish(made.published(WeightVersion(0, None, ()))).version == 0, "an old one is nobody's concern any more"
 
 
 def test_the_newest_version_is_published_again_whatever_happens_to_the_ranks_meanwhile():
-    lost = RoleError("chunks lost", kind="data lost")
+    lost = RoleError("chunks lost", kind=FaultKind.DATA_LOST)
     made, groups, faults = learners({0: {"published": [died()]}, 1: {"published": [lost]}})
     run(made, "ab")
-    assert made.publish_again(2) == WeightVersion(2, (1, False), ())
+    assert finish(made.republish(2)) == WeightVersion(2, (1, False), ())
     assert groups[-1].applied == ["a", "b"], "in the state in which the old ones were"
     assert [fault.kind for fault in faults] == ["died", "data lost"]
     with pytest.raises(ValueError, match="not the newest"):
-        made.publish_again(1)
+        finish(made.republish(1))
 
 
 def test_a_model_whose_weights_are_gone_is_saved_from_new_ones():
-    lost = RoleError("chunks lost", kind="data lost")
+    lost = RoleError("chunks lost", kind=FaultKind.DATA_LOST)
     made, groups, _ = learners({0: {"save_model": [lost, died()]}})
     run(made, "a")
-    made.save_model("folder", "source", made.publish(1))
+    finish(made.save_model("folder", "source", made.publish(1)))
     assert groups[-1].applied == ["a"]
     assert len(groups) == 2
 
@@ -221,7 +232,22 @@ def test_ranks_that_die_while_they_copy_their_state_go_on_from_the_copy_before()
     made, groups, faults = learners({0: {"step": [None, None, died()]}})
     run(made, "ab")
     error = ray.exceptions.RayTaskError("state", "", RuntimeError("the peer is gone"))
-    made._copies[-1].states = [(error, error)]
+    made._snapshots[-1].states = [(error, error)]
     run(made, "c")
     assert groups[1].applied == list("abc")
     assert [fault.kind for fault in faults] == ["died"]
+
+
+def test_an_error_of_the_loop_that_drives_a_wait_is_no_failure_of_the_ranks():
+    made, groups, faults = learners({})
+    run(made, "a")
+
+    def no_room(pending: Any) -> None:
+        raise RoleError("the cluster had no room for a rollout worker")
+
+    with pytest.raises(RoleError, match="no room for a rollout worker"):
+        waiting.drive(made.step(["b"], [{}]), no_room)
+    assert len(groups) == 1, "the ranks are not rebuilt"
+    assert not faults
+    run(made, "b")
+    assert groups[0].applied == ["a", "b"]

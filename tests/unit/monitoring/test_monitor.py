@@ -7,29 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from actors.messages import GroupReceipt
 from cluster.monitoring.monitor import RunMonitor
 from cluster.remote.faults import Fault
+from cluster.rollout.listener import WorkerEvent
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState
 from rapo.config import load_config
+from rapo.errors import FaultKind
 from rapo.records import ImageRecord
 
 QUIET = ("telemetry.tensorboard=false", "telemetry.prometheus=false")
-RECEIPT = {"version": 1, "tokens": 20, "seconds": 0.5, "busy_seconds": 0.5, "worker": "rollout-2"}
+RECEIPT = GroupReceipt(version=1, tokens=20, seconds=0.5, busy_seconds=0.5, worker="rollout-2")
 ROW = {"step": 3, "learner_busy_s": 0.5, "seconds": {"rollout": 2.0, "reward": 0.25, "learner": 1.0, "weights": 0.1}}
 
 
 def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
     record = ImageRecord("pic/1", "s", "train", 0.5, 0.5, (0.0, 1.0), data=b"secret image")
-    member = WorkerHandle(2, None, None, WorkerState.READY, "node-a", held=3)
-    with RunMonitor(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as observer:
-        observer.drawn(RolloutResult(Task(7, record, None, 2), None, RECEIPT))
-        observer.journal("ready", member)
-        member.times["load"] = 0.0
-        observer.journal("loaded", member)
-        observer.fault(Fault("rollout-2", "node-a", "died", "killed", "replaced"))
-        observer.step(ROW)
-        observer.step({**ROW, "step": 4})
+    worker = WorkerHandle(2, None, None, WorkerState.READY, "node-a", weight_version=3)
+    with RunMonitor(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as monitor:
+        monitor.sampled(RolloutResult(Task(7, record, None, 2), None, RECEIPT))
+        monitor.worker(WorkerEvent.READY, worker)
+        worker.times["load"] = 0.0
+        monitor.worker(WorkerEvent.LOADED, worker)
+        monitor.fault(Fault("rollout-2", "node-a", FaultKind.DIED, "killed", "replaced"))
+        monitor.step(ROW)
+        monitor.step({**ROW, "step": 4})
     events = json.loads((tmp_path / "rapo" / "trace.json").read_text())["traceEvents"]
     roles = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
     spans = {(roles[event["pid"]], event["name"]): event for event in events if event["ph"] == "X"}

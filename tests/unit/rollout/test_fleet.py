@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from actors.messages import GroupReceipt, ProcessInfo
 from cluster.remote import waiting
+from cluster.remote.faults import Fault
 from cluster.remote.weights import WeightVersion
 from cluster.rollout import fleet as fleet_module
-from cluster.rollout import worker_handle as member_module
+from cluster.rollout import membership, worker_handle
 from cluster.rollout.fleet import Fleet
+from cluster.rollout.listener import FleetListener, WorkerEvent
 from cluster.rollout.tasks import Task
-from cluster.rollout.worker_handle import WorkerState
+from cluster.rollout.worker_handle import WorkerHandle
 from rapo.config import load_config
 from rapo.errors import ImageError, ModelError, RoleError, WeightError
 from rapo.records import ImageRecord
@@ -66,9 +70,9 @@ class Actor:
         self.calls: list[tuple[str, tuple[Any, ...], Ref]] = []
         self.killed = False
         self.answers: dict[str, Any] = {
-            "hello": lambda: {"node": f"n{number}", "pid": 100 + number},
+            "hello": lambda: ProcessInfo(f"n{number}", 100 + number),
             "ping": lambda: None,
-            "start": lambda model, version: {},
+            "start": lambda model, version: None,
             "load_folder": lambda folder, version: version,
         }
 
@@ -83,50 +87,62 @@ class Actor:
 
 
 class Workers:
-    """Stands in for the actor class; `made` are its actors."""
+    """Starts plain objects in place of actors; `made` are these."""
 
     def __init__(self, **answers: Any) -> None:
         self.made: list[Actor] = []
         self._answers = answers
 
-    def options(self, **options: Any) -> Workers:
-        return self
-
-    def remote(self, name: str, config: Any) -> Actor:
+    def __call__(self, *arguments: object, options: Mapping[str, object]) -> Any:
         actor = Actor(len(self.made))
         actor.answers = {name: say for name, say in (actor.answers | self._answers).items() if say is not None}
         self.made.append(actor)
         return actor
 
 
+class Reports(FleetListener):
+    """Keeps the faults and the workers' events."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.events: list[tuple[WorkerEvent, dict[str, float]]] = []
+
+    def fault(self, fault: Fault) -> None:
+        self.faults.append(fault)
+
+    def worker(self, event: WorkerEvent, worker: WorkerHandle) -> None:
+        self.events.append((event, worker.joining()))
+
+
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member_module.ray, "kill", lambda actor: setattr(actor, "killed", True))
+    monkeypatch.setattr(worker_handle.ray, "kill", lambda actor: setattr(actor, "killed", True))
     monkeypatch.setattr(waiting, "log_folder", lambda: "/logs")
     monkeypatch.setattr(fleet_module, "log_folder", lambda: "/logs")
-    monkeypatch.setattr(fleet_module, "_TEND_S", 0.01)
+    monkeypatch.setattr(membership, "log_folder", lambda: "/logs")
+    monkeypatch.setattr(fleet_module, "_CHECK_S", 0.01)
     monkeypatch.setattr(fleet_module, "_POLL_S", 0.05)
 
 
-def made(*overrides: str, **answers: Any) -> tuple[Fleet, Workers, list[Any]]:
-    workers, faults = Workers(**answers), []
-    fleet = Fleet(load_config(None, (*FAST, *overrides)), workers, faults.append)
+def made(*overrides: str, **answers: Any) -> tuple[Fleet, Workers, list[Fault]]:
+    workers, reports = Workers(**answers), Reports()
+    fleet = Fleet(load_config(None, (*FAST, *overrides)), workers, reports)
     fleet.start(Path("/model"), 0)
-    return fleet, workers, faults
+    return fleet, workers, reports.faults
 
 
-def ready(*overrides: str) -> tuple[Fleet, list[Actor], list[Any]]:
+def ready(*overrides: str) -> tuple[Fleet, list[Actor], list[Fault]]:
     fleet, workers, faults = made(*overrides)
     fleet.ready()
     return fleet, workers.made, faults
 
 
-def task(ticket: int, needs: int = 0) -> Task:
-    return Task(ticket, ImageRecord(f"{ticket}", "d", "train", 0.5, 0.5, (0.0, 1.0), data=b"x"), None, 0, needs)
+def task(ticket: int, min_version: int = 0) -> Task:
+    return Task(ticket, ImageRecord(f"{ticket}", "d", "train", 0.5, 0.5, (0.0, 1.0), data=b"x"), None, 0, min_version)
 
 
-def receipt(version: int = 0) -> dict[str, Any]:
-    return {"version": version, "tokens": 8, "busy_seconds": 1.0}
+def receipt(version: int = 0) -> GroupReceipt:
+    return GroupReceipt(version, tokens=8, seconds=0.5, busy_seconds=1.0, worker="rollout-0")
 
 
 def turns(fleet: Fleet, seconds: float = 0.1) -> list[Any]:
@@ -137,7 +153,7 @@ def turns(fleet: Fleet, seconds: float = 0.1) -> list[Any]:
 
 
 def states(fleet: Fleet) -> list[str]:
-    return [member.state.value for member in fleet.members]
+    return [worker.state.value for worker in fleet.workers]
 
 
 def died() -> Exception:
@@ -149,10 +165,10 @@ def test_a_greeting_that_comes_after_the_engine_is_up_takes_nothing_back():
     (actor,) = workers.made
     fleet.ready()
     (greeting,) = actor.under_way("hello")
-    greeting.ok({"node": "n0", "pid": 100})
+    greeting.ok(ProcessInfo("n0", 100))
     turns(fleet)
     assert states(fleet) == ["ready"]
-    assert fleet.rows()[0]["node"] == "n0"
+    assert fleet.statuses()[0].node == "n0"
 
 
 def test_work_goes_to_whoever_has_least_and_comes_back_once():
@@ -226,7 +242,7 @@ def test_a_worker_that_is_late_is_replaced(limit, call, words):
 
 def test_groups_wait_for_weights_that_are_new_enough():
     fleet, actors, _ = ready()
-    fleet.submit(task(0, needs=1))
+    fleet.submit(task(0, min_version=1))
     turns(fleet)
     assert fleet.waiting == 1
     fleet.load(WeightVersion(1, None, ()))
@@ -240,7 +256,7 @@ def test_the_first_to_have_loaded_leaves_the_others_their_share_and_waits_for_no
     fleet, actors, _ = ready("rollout.max_groups=16")
     fleet.load(WeightVersion(1, None, ()))
     for ticket in range(8):
-        fleet.submit(task(ticket, needs=1))
+        fleet.submit(task(ticket, min_version=1))
     actors[0].under_way("load")[0].ok(1)
     turns(fleet)
     assert len(actors[0].tickets()) == 4
@@ -282,7 +298,7 @@ def test_a_late_joiner_gets_the_newest_weights_before_it_gets_work():
     turns(fleet)
     assert len(actors) == 3
     assert states(fleet)[2] == "syncing"
-    fleet.submit(task(0, needs=4))
+    fleet.submit(task(0, min_version=4))
     turns(fleet)
     assert not actors[2].tickets()
     actors[2].under_way("load")[0].ok(4)
@@ -333,14 +349,15 @@ def test_a_call_that_kills_worker_after_worker_is_named():
     def pump() -> None:
         for _ in range(400):
             fleet.poll(0.01)
-            for member in list(fleet.members):
-                for ref in member.actor.under_way("generate"):
-                    member.worked = True
+            for worker in list(fleet.workers):
+                for ref in worker.actor.under_way("generate"):
+                    worker.worked = True
                     ref.fail(died())
 
     with pytest.raises(RoleError, match="a group of 7 was under way on 5 rollout workers"):
         pump()
     assert len(faults) == 5
+    assert not fleet.workers, "the last one is removed before the error is raised"
 
 
 def test_an_error_over_the_input_ends_the_run():
@@ -355,28 +372,17 @@ def test_an_error_over_the_input_ends_the_run():
 
 
 def test_engines_that_refuse_to_start_end_the_run():
-    workers = Workers()
-    fleet = Fleet(load_config(None, FAST), workers)
-    workers.remote = lambda name, config: _without_start(workers)  # type: ignore[method-assign]
-    fleet.start(Path("/model"), 0)
+    fleet, workers, _ = made(start=None)
     workers.made[0].under_way("start")[0].fail(RayTaskError("start", "tb", ModelError("no such model")))
     with pytest.raises(ModelError, match="no such model"):
         fleet.ready()
-
-
-def _without_start(workers: Workers) -> Actor:
-    actor = Actor(len(workers.made))
-    del actor.answers["start"]
-    workers.made.append(actor)
-    return actor
+    assert [actor.killed for actor in workers.made] == [True, False]
+    assert len(fleet.workers) == 1, "the worker that failed does not stay behind"
 
 
 def test_workers_that_die_one_after_the_other_before_any_work_end_the_run(monkeypatch):
-    monkeypatch.setattr(fleet_module, "_MOST_BACKOFF_S", 0.01)
-    workers, faults = Workers(), []
-    workers.remote = lambda name, config: _without_start(workers)  # type: ignore[method-assign]
-    fleet = Fleet(load_config(None, FAST), workers, faults.append)
-    fleet.start(Path("/model"), 0)
+    monkeypatch.setattr(membership, "_MOST_BACKOFF_S", 0.01)
+    fleet, workers, faults = made(start=None)
 
     def pump() -> None:
         for _ in range(200):
@@ -388,12 +394,12 @@ def test_workers_that_die_one_after_the_other_before_any_work_end_the_run(monkey
     with pytest.raises(RoleError, match="died"):
         pump()
     assert len(faults) == 5
+    assert sum(not actor.killed for actor in workers.made) == len(fleet.workers)
 
 
 def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_help():
     fleet, actors, faults = ready()
     asked = []
-    fleet.lost = asked.append
     fleet.load(WeightVersion(1, None, ()))
 
     def pump() -> None:
@@ -402,30 +408,45 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
             for actor in actors:
                 for ref in actor.under_way("load"):
                     ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
+            if (version := fleet.take_lost_version()) is not None:
+                asked.append(version)
+                fleet.load(WeightVersion(1, None, ()))
 
     with pytest.raises(WeightError, match="checksum"):
         pump()
-    assert asked == [1] * 5
+    assert len(asked) >= 2
+    assert set(asked) == {1}
     assert {fault.action for fault in faults} == {"it loads again"}
     fleet.submit(task(0))
-    assert not any(a.tickets() for a in actors), "nobody works without verified weights"
+    assert not any(a.tickets() for a in actors), "no worker works without verified weights"
 
 
 def test_a_version_that_is_to_come_anew_is_waited_for():
-    fleet, actors, _ = ready()
-    asked = []
-    fleet.lost = lambda version: asked.append(version) is None
-    first = WeightVersion(1, None, ())
-    fleet.load(first)
+    fleet, actors, faults = ready()
+    fleet.load(WeightVersion(1, None, ()))
     for actor in actors:
         for ref in actor.under_way("load"):
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
     for _ in range(50):
         fleet.poll(0.01)
-    assert asked == [1] * len(actors), "each told it once and did not try again"
+    assert len(faults) == len(actors), "each failed once and did not try again"
     assert not any(actor.under_way("load") for actor in actors)
+    assert fleet.take_lost_version() == 1
+    assert fleet.take_lost_version() is None
+    with pytest.raises(RoleError, match="within 0 s"):
+        fleet.loaded(0.0)
     fleet.load(WeightVersion(1, None, ()))
     assert all(actor.under_way("load") for actor in actors)
+
+
+def test_a_wait_for_weights_ends_with_the_reason_why_they_cannot_be_pulled():
+    fleet, actors, _ = ready()
+    fleet.load(WeightVersion(1, None, ()))
+    for actor in actors:
+        for ref in actor.under_way("load"):
+            ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
+    with pytest.raises(WeightError, match="checksum of layer 3"):
+        fleet.loaded(5.0)
 
 
 def test_predictions_survive_a_death_and_come_in_order():
@@ -460,13 +481,20 @@ def test_predictions_survive_a_death_and_come_in_order():
 
 
 def test_the_way_to_the_first_group_is_timed():
-    fleet, _, _ = ready()
-    seen = []
-    fleet.journal = lambda event, member: seen.append((event, member.joining()))
+    reports = Reports()
+    fleet = Fleet(load_config(None, FAST), Workers(), reports)
+    fleet.start(Path("/model"), 0)
+    fleet.ready()
+    reports.events.clear()
     fleet.submit(task(0))
     fleet.poll(0.0)
-    ((event, parts),) = seen
-    assert event == "routed"
+    ((event, parts),) = reports.events
+    assert event is WorkerEvent.ROUTED
     assert list(parts) == ["process", "engine", "weights", "first_group"]
-    assert all(seconds >= 0.0 for seconds in parts.values())
-    assert fleet.members[0].state is WorkerState.READY
+
+
+def test_a_cluster_without_room_ends_the_run():
+    fleet, _, faults = made("rollout.place_timeout_s=0.1", hello=None, start=None)
+    with pytest.raises(RoleError, match="no room for a rollout worker"):
+        turns(fleet, 5.0)
+    assert not faults

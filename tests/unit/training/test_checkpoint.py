@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from cluster.training.checkpoint import Checkpoints, cut_back
+from cluster.training.best_model import BestState
+from cluster.training.checkpoint import Checkpoints, TrainingState, cut_back
+from cluster.training.staleness import WindowState
 from rapo.errors import ResourceError
 from rapo.util.file_manifest import entries_of
 
@@ -20,9 +22,14 @@ def save_learner(text):
     return save
 
 
+def state(step):
+    window = WindowState(next=step, again=[], ready={"3": (step, "d")}, used=step, dropped=0)
+    return TrainingState(step, window, [{"step": step, "srcc": 0.5}], BestState(0.5, step), ranks=2)
+
+
 def write(checkpoints, *steps):
     for step in steps:
-        checkpoints.write(step, {"window": {"used": step}}, {step: ("group", step)}, save_learner(f"weights of {step}"))
+        checkpoints.write(state(step), {step: ("group", step)}, save_learner(f"weights of {step}"))
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -30,14 +37,15 @@ def test_what_is_written_comes_back(tmp_path):
     assert checkpoints.latest(print) is None
     write(checkpoints, 5)
     found = checkpoints.latest(print)
-    assert (found.step, found.state["window"], found.groups) == (5, {"used": 5}, {5: ("group", 5)})
+    assert (found.step, found.groups) == (5, {5: ("group", 5)})
+    assert (found.state.window.used, found.state.best.srcc, found.state.ranks) == (5, 0.5, 2)
     assert (found.learner / "rank0.pt").read_text() == "weights of 5"
 
 
 def test_only_the_last_ones_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     write(checkpoints, 9, 10, 100, 1000)
-    assert [state["step"] for state in checkpoints.kept()] == [100, 1000]
+    assert [kept.step for kept in checkpoints.kept()] == [100, 1000]
 
 
 def test_what_was_converted_goes_with_the_next_state(tmp_path):
@@ -64,6 +72,13 @@ def lose(folder):
     (folder / "state.json").unlink()
 
 
+def of_another_version(folder):
+    path = folder / "state.json"
+    path.write_text(json.dumps({"step": 20, "window": {}}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | entries_of(folder, [path])))
+
+
 def unmanifest(folder):
     (folder / "manifest.json").write_text("{")
 
@@ -75,6 +90,7 @@ def unmanifest(folder):
         (flip, "does not match its checksum"),
         (lose, "is missing"),
         (unmanifest, "cannot be read"),
+        (of_another_version, "written by another version"),
     ],
 )
 def test_a_damaged_state_is_set_aside_and_the_one_before_it_taken(tmp_path, damage, words):
@@ -103,7 +119,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ResourceError, match="disk is full"):
-        checkpoints.write(20, {}, {}, full)
+        checkpoints.write(state(20), {}, full)
     assert checkpoints.latest(print).step == 10
     write(checkpoints, 20)
     assert checkpoints.latest(print).step == 20

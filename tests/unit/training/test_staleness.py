@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.training.staleness import Ready, StalenessWindow
+from cluster.training.staleness import ReadyGroup, StalenessWindow
 
 
-def ready(ticket: int, version: int, dataset: str = "d") -> Ready:
-    return Ready(ticket, f"group {ticket}", version, dataset)
+def ready(ticket: int, version: int, dataset: str = "d") -> ReadyGroup:
+    return ReadyGroup(ticket, f"group {ticket}", version, dataset)
 
 
 def test_eta_zero_draws_one_batch_at_a_time():
-    window = StalenessWindow(3, eta=0, steps=2)
+    window = StalenessWindow(3, max_staleness=0, steps=2)
     assert window.admit(0) == [0, 1, 2]
     assert window.admit(0) == []
     for ticket in (2, 0):
@@ -28,7 +28,7 @@ def test_eta_zero_draws_one_batch_at_a_time():
 
 @pytest.mark.parametrize("eta", [0, 1, 4])
 def test_the_source_is_bounded(eta):
-    window = StalenessWindow(4, eta=eta, steps=100)
+    window = StalenessWindow(4, max_staleness=eta, steps=100)
     assert len(window.admit(0)) == 4 * (eta + 1)
     assert window.admit(0) == []
     assert len(window.admit(1)) == 4
@@ -36,7 +36,7 @@ def test_the_source_is_bounded(eta):
 
 
 def test_a_straggler_holds_nobody_up():
-    window = StalenessWindow(2, eta=1, steps=3)
+    window = StalenessWindow(2, max_staleness=1, steps=3)
     window.admit(0)
     for ticket in (1, 3):
         window.put(ready(ticket, 0))
@@ -48,7 +48,7 @@ def test_a_straggler_holds_nobody_up():
 
 
 def test_what_is_too_old_is_dropped_and_drawn_again():
-    window = StalenessWindow(2, eta=1, steps=5)
+    window = StalenessWindow(2, max_staleness=1, steps=5)
     window.admit(0)
     for ticket in (0, 1):
         window.put(ready(ticket, 0))
@@ -66,7 +66,7 @@ def test_what_is_too_old_is_dropped_and_drawn_again():
 
 
 def test_a_step_has_one_data_set():
-    window = StalenessWindow(2, eta=1, steps=4)
+    window = StalenessWindow(2, max_staleness=1, steps=4)
     window.admit(0)
     window.put(ready(0, 0, "a"))
     window.put(ready(2, 0, "b"))
@@ -76,10 +76,10 @@ def test_a_step_has_one_data_set():
 
 
 def test_a_group_is_put_once():
-    window = StalenessWindow(1, eta=0, steps=1)
+    window = StalenessWindow(1, max_staleness=0, steps=1)
     window.admit(0)
     window.put(ready(0, 0))
-    with pytest.raises(ValueError, match="ticket 0 is not under way"):
+    with pytest.raises(ValueError, match="ticket 0 is not running"):
         window.put(ready(0, 0))
 
 

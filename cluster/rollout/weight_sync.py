@@ -1,0 +1,148 @@
+"""WeightSync: which weights each worker holds, and which it loads next.
+
+- One load at a time goes on at each worker. When it ends, the newest weights are loaded next: a
+  slow worker holds up no other, and keeps at most one old version alive.
+- A version that a worker could not pull is withdrawn: no worker tries it again, and all wait for
+  the next `use`.
+- Versions of model folders say nothing of their order. So weights are known by an epoch here, which
+  counts the calls of `use`.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from cluster.remote.faults import cause_of, is_data_loss
+from cluster.remote.waiting import to_user_error
+from cluster.remote.weights import Folder, WeightSource
+from cluster.rollout.listener import FleetListener, WorkerEvent
+from cluster.rollout.membership import Membership, WorkerCalls, is_input_error
+from cluster.rollout.worker_handle import WorkerHandle, WorkerState
+from rapo.config import RolloutConfig
+from rapo.errors import RapoError, WeightError
+
+_LOAD_TRIES = 3
+
+#: States of a worker that can load weights.
+_UP = (WorkerState.HEALTHY, WorkerState.SYNCING, WorkerState.READY)
+
+
+class WeightSync:
+    """Has the workers of `members` load weights."""
+
+    def __init__(self, limits: RolloutConfig, members: Membership, calls: WorkerCalls, listener: FleetListener) -> None:
+        self._limits = limits
+        self._members = members
+        self._calls = calls
+        self._listener = listener
+        self._source: WeightSource | None = None
+        self._withdrawn: WeightSource | None = None
+        self.epoch = 0
+        self._oldest = 0  # the first epoch whose weights may be used
+        self._failures = 0
+        #: Why no worker can pull the newest weights; None where nothing is known against them.
+        self.lost: Exception | None = None
+
+    def use(self, source: WeightSource, *, exclusively: bool = False) -> None:
+        """Have every worker load `source`; returns at once. `exclusively`: no worker samples or
+        predicts with older weights from now on."""
+        self._source = source
+        self.lost = None
+        self.epoch += 1
+        if exclusively:
+            self._oldest = self.epoch
+        for worker in self._members.workers:
+            if exclusively:
+                worker.weight_version = None
+                if worker.state is WorkerState.READY:
+                    worker.move(WorkerState.SYNCING)
+            self.load_newest(worker)
+
+    def start_from(self, folder: Folder) -> None:
+        """`folder` is what the workers that are about to be created start on."""
+        self._source = folder
+
+    def take_lost_version(self) -> int | None:
+        """The version that workers could not pull and wait for anew; None where there is none, or
+        where it was taken before."""
+        error, self.lost = self.lost, None
+        return self._source.version if error is not None and self._source is not None else None
+
+    def behind(self) -> bool:
+        """Whether a worker that stays has not loaded the newest weights yet."""
+        return any(w.weight_epoch < self.epoch for w in self._members.workers if w.state is not WorkerState.DRAINING)
+
+    def usable(self, worker: WorkerHandle) -> bool:
+        """Whether a worker holds weights that may be used."""
+        return worker.weight_version is not None and worker.weight_epoch >= self._oldest
+
+    def adopt(self, worker: WorkerHandle) -> None:
+        """A worker has just started on the fleet's model folder."""
+        model = self._members.model
+        if model is not None and self._source == model:
+            worker.weight_epoch, worker.weight_version = self.epoch, model.version
+            self._members.join(worker)
+        else:
+            self.load_newest(worker)
+
+    def load_newest(self, worker: WorkerHandle) -> None:
+        """Have a worker load the newest weights, unless it holds or loads them, or cannot yet."""
+        if worker.state not in _UP or worker.loading is not None or worker.weight_epoch >= self.epoch:
+            return
+        if self._source is None or self._source is self._withdrawn:
+            return
+        limit = self._limits.load_timeout_s
+        if worker.calls:  # they may have to finish first
+            limit += self._limits.generate_timeout_s
+        worker.loading = (self.epoch, time.monotonic() + limit)
+        if worker.weight_version is None:
+            worker.move(WorkerState.SYNCING)
+        worker.times["load"] = time.time()
+        loaded = partial(self._loaded, worker, self._source)
+        self._calls.watch(self._source.pull(worker.actor), (worker, loaded))
+
+    def _loaded(self, worker: WorkerHandle, source: WeightSource, value: object, error: Exception | None) -> None:
+        assert worker.loading is not None
+        epoch, worker.loading = worker.loading[0], None
+        if error is not None:
+            self._load_failed(worker, source, error)
+            return
+        assert isinstance(value, int)
+        worker.load_failures = self._failures = 0
+        worker.weight_epoch = epoch
+        if epoch >= self._oldest:
+            worker.weight_version = value
+            self._members.join(worker)
+        self._listener.worker(WorkerEvent.LOADED, worker)
+        self.load_newest(worker)
+
+    def _load_failed(self, worker: WorkerHandle, source: WeightSource, error: Exception) -> None:
+        """Lose the worker, or have it wait for the version anew.
+
+        Raises the error where it is over a model folder, and where no worker can load what is
+        published again and again.
+        """
+        if isinstance(source, Folder) and is_input_error(error):
+            cause = cause_of(error)
+            assert isinstance(cause, RapoError)
+            raise cause from error
+        if not isinstance(cause_of(error), WeightError) and not is_data_loss(error):
+            self._members.lose(worker, error)
+            return
+        worker.weight_version = None
+        if worker.state is WorkerState.READY:
+            worker.move(WorkerState.SYNCING)
+        if source is not self._source:  # newer weights have come meanwhile
+            self.load_newest(worker)
+            return
+        worker.load_failures += 1
+        self._failures += 1
+        workers = self._members.workers
+        if self._failures >= _LOAD_TRIES * len(workers):  # not a single success meanwhile
+            raise to_user_error(error, role=worker.name, timeout_s=0.0)
+        if worker.load_failures >= _LOAD_TRIES and any(w.weight_epoch >= self.epoch for w in workers):
+            self._members.lose(worker, error)  # others could
+            return
+        self._members.report(worker, error, "it loads again")
+        self._withdrawn, self.lost = source, error
