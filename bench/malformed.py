@@ -16,6 +16,7 @@ from random import Random
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from PIL import Image
 
 from rapo.config import ImageConfig
@@ -123,7 +124,7 @@ def _mutated(rng: Random) -> Case:
     method = rng.choice(("Score", "ScoreBatch", "Rank", "Explain"))
     images = [_clean(rng.randrange(len(_CLEAN))) for _ in range(3)]
     singles = [scorer_pb2.ScoreRequest(image=image, request_id=f"m{i}") for i, image in enumerate(images)]
-    message = {
+    message: Message = {
         "ScoreBatch": scorer_pb2.ScoreBatchRequest(requests=singles),
         "Rank": scorer_pb2.RankRequest(images=images, request_id="m"),
     }.get(method, singles[0])

@@ -92,7 +92,7 @@ def measure(
     from bench.support.simulated import Latency, SimulatedLearner
     from cluster.remote.actors import Launcher
     from cluster.training.controller import TrainingData
-    from cluster.training.session import training_session
+    from cluster.training.session import Launchers, training_session
 
     config = settings(workers, steps)
     timing = timing_of(scenario, workers, rate)
@@ -105,9 +105,9 @@ def measure(
     with tempfile.TemporaryDirectory() as temporary, hosted_handles():
         out = Path(temporary)
         data = TrainingData(images(2 * config.rapo.images_per_step), [])
-        roles = {"worker": hosted, "learner": Launcher(SimulatedLearner)}
+        launchers = Launchers(worker=hosted, learner=Launcher(SimulatedLearner))
         try:
-            with training_session(config, data, out, out, listener=meter, **roles) as controller:
+            with training_session(config, data, out, out, listener=meter, launchers=launchers) as controller:
                 controller.run()
         finally:
             hosted.close()

@@ -27,10 +27,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bench.support import record
 
@@ -85,6 +85,8 @@ class Memory:
 class Publisher:
     """Holds tensors and publishes them. With a generator of its own per version, as the learner."""
 
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"num_cpus": 0}
+
     def __init__(self, nbytes: int, chunk_bytes: int) -> None:
         import torch
 
@@ -120,6 +122,8 @@ class Publisher:
 
 class Puller:
     """Loads versions in a thread of its own into tensors that it holds."""
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"num_cpus": 0, "max_concurrency": 8}
 
     def __init__(self, nbytes: int) -> None:
         import torch
@@ -185,12 +189,13 @@ def measure(megabytes: int, chunk_mib: int, rounds: int) -> dict[str, Any]:
     import ray
 
     nbytes = megabytes * 10**6
-    publisher = ray.remote(num_cpus=0)(Publisher).remote(nbytes, chunk_mib * _MIB)
-    make_puller = ray.remote(num_cpus=0, max_concurrency=8)(Puller)
-    pullers = [make_puller.remote(nbytes) for _ in range(3)]
-    facts = ray.get(publisher.facts.remote(), timeout=_LIMIT_S)
-    pids = ray.get([puller.pid.remote() for puller in pullers], timeout=_LIMIT_S)
-    copy_s = ray.get(publisher.copy_s.remote(rounds), timeout=_LIMIT_S)
+    from cluster.remote.actors import Launcher
+
+    publisher: Any = Launcher(Publisher)(nbytes, chunk_mib * _MIB, options={})
+    pullers: list[Any] = [Launcher(Puller)(nbytes, options={}) for _ in range(3)]
+    facts: dict[str, int] = ray.get(publisher.facts.remote(), timeout=_LIMIT_S)
+    pids: list[int] = ray.get([puller.pid.remote() for puller in pullers], timeout=_LIMIT_S)
+    copy_s: float = ray.get(publisher.copy_s.remote(rounds), timeout=_LIMIT_S)
     versions = iter(range(1, 10**6))
 
     def publish() -> list[Any]:

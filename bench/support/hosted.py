@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -22,6 +22,7 @@ import ray
 
 from actors.messages import GroupReceipt, ProcessInfo
 from bench.support.simulated import SimulatedSampler, completion
+from cluster.remote.actors import Launcher
 from rapo.config import Config
 from rapo.records import Group, ImageRecord, WeightManifest
 
@@ -38,9 +39,10 @@ class Timing:
     tokens: int = 32
 
 
-@ray.remote(num_cpus=0, max_concurrency=100_000)
 class Host:
     """Workers that sleep, by number."""
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"num_cpus": 0, "max_concurrency": 100_000}
 
     def __init__(self, config: Config, timing: Timing) -> None:
         self._timing = timing
@@ -100,7 +102,7 @@ class HostedWorkers:
         assert isinstance(config, Config)
         host = next((host for host, count in self._hosts.items() if count < self._per_host), None)
         if host is None:
-            host = Host.remote(config, self._timing)
+            host = Launcher(Host)(config, self._timing, options={})
             self._hosts[host] = 0
         self._hosts[host] += 1
         self._number += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.remote.faults import Fault
 from cluster.training.listener import MetricsRow, TrainingListener
@@ -19,7 +19,7 @@ class Meter(TrainingListener):
 
     def __init__(self, after_third: Callable[[], object] | None = None) -> None:
         self.marks = [self._now()]
-        self.rows: list[MetricsRow] = []
+        self.rows: list[dict[str, Any]] = []
         self.faults = 0
         self.profile: cProfile.Profile | None = None
         self._after_third = after_third
@@ -32,7 +32,7 @@ class Meter(TrainingListener):
         self.faults += 1
 
     def step(self, row: MetricsRow) -> None:
-        self.rows.append(row)
+        self.rows.append(dict(row))
         self.marks.append(self._now())
         if len(self.rows) == 1 and self.profile is not None:
             self.profile.enable()

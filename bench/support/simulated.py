@@ -125,16 +125,23 @@ class SimulatedSampler:
         )
 
 
+def known_latency() -> Latency:
+    """What the `LatencyBoard` says now."""
+    ref: ray.ObjectRef[Latency] = ray.get_actor("latency").read.remote()
+    return ray.get(ref, timeout=60)
+
+
 class SimulatedWorker(RolloutWorker):
     """A rollout worker around a `SimulatedEngine`; `model_dir` is not read."""
 
     async def start(self, model_dir: str, version: int) -> None:
-        latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
+        latency = known_latency()
         slots = self._config.rollout.engine.max_num_seqs
         going_on = self._config.rapo.in_flight == "continue"
         thread = EngineThread(lambda: SimulatedEngine(latency, slots), continue_over_update=going_on)
         await asyncio.wrap_future(thread.started)
         self._engine_thread = thread
+        # Not one of its subclasses: that would import torch.
         self._group_sampler = SimulatedSampler(self._config)  # type: ignore[assignment]
 
     async def load(self, manifest: WeightManifest, chunks: Sequence[ray.ObjectRef[Chunk]]) -> int:
@@ -145,7 +152,7 @@ class SimulatedLearner(Learner):
     """A learner rank that sleeps."""
 
     def start(self, model_dir: str, address: str, port: int) -> RankInfo:
-        self._latency = ray.get(ray.get_actor("latency").read.remote(), timeout=60)
+        self._latency = known_latency()
         return RankInfo(self._rank, "simulated", pid=0, chunks=1)
 
     def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:

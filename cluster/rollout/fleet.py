@@ -134,7 +134,7 @@ class Fleet:
         """
         deadline = time.monotonic() + timeout_s
         while self._weights.behind():
-            if self._weights.lost is not None:
+            if self._weights.lost is not None and not self._weights.loading():
                 raise to_user_error(self._weights.lost, role="a rollout worker", timeout_s=0.0)
             if time.monotonic() > deadline:
                 raise RoleError(

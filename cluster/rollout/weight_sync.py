@@ -73,6 +73,10 @@ class WeightSync:
         """Whether a worker that stays has not loaded the newest weights yet."""
         return any(w.weight_epoch < self.epoch for w in self._members.workers if w.state is not WorkerState.DRAINING)
 
+    def loading(self) -> bool:
+        """Whether a worker is loading weights."""
+        return any(worker.loading is not None for worker in self._members.workers)
+
     def usable(self, worker: WorkerHandle) -> bool:
         """Whether a worker holds weights that may be used."""
         return worker.weight_version is not None and worker.weight_epoch >= self._oldest

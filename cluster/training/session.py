@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.learner import Learner
@@ -20,6 +21,17 @@ from cluster.training.listener import TrainingListener
 from cluster.training.reward_client import RewardClient
 from rapo.config import Config
 
+_WORKER, _LEARNER, _SCORER = Launcher(RolloutWorker), Launcher(Learner), Launcher(RewardScorer)
+
+
+@dataclass(frozen=True, slots=True)
+class Launchers:
+    """What starts the actors of each role."""
+
+    worker: Launch = _WORKER
+    learner: Launch = _LEARNER
+    scorer: Launch = _SCORER
+
 
 @contextmanager
 def training_session(
@@ -31,25 +43,22 @@ def training_session(
     fleet: Fleet | None = None,
     listener: TrainingListener | None = None,
     resume: Callable[[RecoveringLearnerGroup], Checkpoint | None] = lambda learners: None,
-    worker: Launch = Launcher(RolloutWorker),
-    learner: Launch = Launcher(Learner),
-    scorer: Launch = Launcher(RewardScorer),
+    launchers: Launchers = Launchers(),
 ) -> Iterator[Controller]:
     """A controller whose roles are ready on the model of `start_dir`; they end with the block.
 
     A `fleet` that is given stays, whether it was started or not; it reports to the listener of its
-    own. `resume` has the ranks go on from a state. `worker`, `learner` and `scorer` start the
-    actors.
+    own. `resume` has the ranks go on from a state.
     """
     listener = listener or TrainingListener()
     with ExitStack() as stack:
         if fleet is None:
-            fleet = Fleet(config, worker, listener)
+            fleet = Fleet(config, launchers.worker, listener)
             stack.callback(fleet.close)
         stack.callback(fleet.forget)
-        learners = RecoveringLearnerGroup(config, lambda: LearnerGroup(config, learner), listener.fault)
+        learners = RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launchers.learner), listener.fault)
         stack.callback(learners.close)
-        rewards = RewardClient(config, scorer, listener.fault)
+        rewards = RewardClient(config, launchers.scorer, listener.fault)
         stack.callback(rewards.close)
         fleet.start(start_dir, 0)
         ranks = finish(learners.ready(learners.start(start_dir)))

@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 import signal
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import ray
 
 from actors.chunks import fetched
+from cluster.remote.actors import Launcher
 from rapo.errors import WeightError
 from rapo.records import WeightManifest
 
@@ -23,8 +24,11 @@ pytestmark = pytest.mark.integration
 _SIDE = 512  # a tensor of a MiB: in the object store, not inlined into a message
 
 
-@ray.remote(num_cpus=0)
 class Publisher:
+    """Packs tensors as a learner does."""
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"num_cpus": 0}
+
     def publish(self, version: int, tensors: int) -> Any:
         import torch
 
@@ -34,9 +38,10 @@ class Publisher:
         yield from pack(named, version, 2 * _SIDE * _SIDE * 4)
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
-class ReadoutEngine:
+class ChunkReader:
     """Reads as the rollout worker does: a thread beside an event loop."""
+
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"num_cpus": 0, "max_concurrency": 4}
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
@@ -78,7 +83,7 @@ class ReadoutEngine:
 
 @pytest.fixture(scope="module")
 def published(local_ray: None) -> Any:
-    publisher = Publisher.remote()  # type: ignore[attr-defined]
+    publisher: Any = Launcher(Publisher)(options={})
     refs = publisher.publish.options(num_returns=5).remote(3, 8)
     yield refs[-1], refs[:-1]
     ray.kill(publisher)
@@ -86,7 +91,7 @@ def published(local_ray: None) -> Any:
 
 def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any) -> None:
     manifest, chunks = published
-    reader = ReadoutEngine.remote()  # type: ignore[attr-defined]
+    reader: Any = Launcher(ChunkReader)(options={})
     names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=120)
     assert names == [f"t{number}" for number in range(8)]
     assert held == 0
@@ -105,7 +110,7 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
         return []
 
     manifest, chunks = published
-    reader = ReadoutEngine.remote()  # type: ignore[attr-defined]
+    reader: Any = Launcher(ChunkReader)(options={})
     late = never.remote()
     with pytest.raises(WeightError, match=r"version 3: chunk 3 of 4 did not come within 1 s"):
         ray.get(reader.read.remote(manifest, [*chunks[:3], late], 1.0), timeout=120)
@@ -115,7 +120,8 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
 
 def test_nobody_waits_for_a_reader_that_has_stopped(published: Any) -> None:
     manifest, chunks = published
-    stopped, other = ReadoutEngine.remote(), ReadoutEngine.remote()  # type: ignore[attr-defined]
+    stopped: Any = Launcher(ChunkReader)(options={})
+    other: Any = Launcher(ChunkReader)(options={})
     pid = ray.get(stopped.pid.remote(), timeout=60)
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -22,7 +22,7 @@ from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
 from cluster.training.controller import Controller, TrainingData
 from cluster.training.listener import MetricsRow, TrainingListener
-from cluster.training.session import training_session
+from cluster.training.session import Launchers, training_session
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
@@ -74,13 +74,9 @@ def rows_of(
         ImageRecord(f"r/{i}", "s", "train", i / 64, i / 64, (0.0, 1.0), data=bytes([i % 256]) * 16) for i in range(64)
     ]
     folder.mkdir()
-    roles = {
-        "worker": Launcher(SimulatedWorker),
-        "learner": Launcher(SimulatedLearner),
-        "scorer": Launcher(RecordingScorer),
-    }
+    launchers = Launchers(Launcher(SimulatedWorker), Launcher(SimulatedLearner), Launcher(RecordingScorer))
     data = TrainingData(records, [])
-    with training_session(config, data, folder, folder, listener=listener, **roles) as controller:
+    with training_session(config, data, folder, folder, listener=listener, launchers=launchers) as controller:
         if controllers is not None:
             controllers.append(controller)
         controller.run()
@@ -125,8 +121,11 @@ def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_p
 
 def autoscaled(tmp_path: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
     reports = Reports()
-    quick = ("rollout.autoscale.enabled=true", "rollout.autoscale.window=2", "rollout.autoscale.out_cooldown_s=0")
-    quick += ("rollout.autoscale.in_cooldown_s=0", "rollout.max_workers=4", "rapo.max_staleness=1", "rapo.select=last")
+    quick = (
+        *("rollout.autoscale.enabled=true", "rollout.autoscale.window=2", "rollout.max_workers=4"),
+        *("rollout.autoscale.out_cooldown_s=0", "rollout.autoscale.in_cooldown_s=0"),
+        *("rapo.max_staleness=1", "rapo.select=last"),
+    )
     config = load_config(None, (*SMALL, *quick, *overrides))
     return rows_of(config, tmp_path / name, reports), reports.notes
 

@@ -30,10 +30,13 @@ from rapo.datasets.scenes import render_scene
 from rapo.errors import WeightError
 from rapo.images.decode import decode_image
 from rapo.policy.tiny_model import build_tiny_model
-from rapo.records import ImageRecord, ScoredGroup
+from rapo.records import Chunk, ImageRecord, ScoredGroup, WeightManifest
 from tests.small import SMALL
 
 pytestmark = pytest.mark.integration
+
+#: The manifest and the chunks of a weight version.
+Published = tuple[WeightManifest, list[Chunk]]
 
 
 def records(count: int) -> list[ImageRecord]:
@@ -108,9 +111,9 @@ REPORTS = Reports()
 
 def trained(
     config: Config, model_dir: Path, groups: list[Any], images: dict[str, Any]
-) -> tuple[WeightVersion, dict[str, float]]:
-    """One step of a fresh learner group on given groups with made-up advantages; the version it
-    publishes."""
+) -> tuple[Published, dict[str, float]]:
+    """One step of a fresh learner group on given groups with made-up advantages: what it publishes,
+    and its figures."""
     rng = np.random.default_rng(0)
     scored = []
     for group in ray.get(groups):
@@ -126,15 +129,15 @@ def trained(
         metrics = finish(learners.step([ray.put(share) for share in shares], wanted))
         weights = learners.publish(1)
         finish(learners.published(weights))
-        return WeightVersion(1, ray.get(weights.manifest), tuple(ray.get(list(weights.chunks)))), metrics
+        return (ray.get(weights.manifest), ray.get(list(weights.chunks))), metrics
     finally:
         learners.close()
 
 
-def tensors(weights: WeightVersion) -> dict[str, np.ndarray]:
+def tensors(published: Published) -> dict[str, np.ndarray]:
     from rapo.policy.weights import unpack
 
-    return {name: tensor.numpy().copy() for name, tensor in unpack(weights.manifest, weights.chunks)}
+    return {name: tensor.numpy().copy() for name, tensor in unpack(*published)}
 
 
 def base_tensors(model_dir: Path) -> list[tuple[str, Any]]:
@@ -162,10 +165,10 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
         loss = small_config.rapo.loss.model_copy(update={"kl_beta": 0.05 if lora.rank else 0.0})
         rapo = small_config.rapo.model_copy(update={"loss": loss})
         config = small_config.model_copy(update={"learner": learner, "rapo": rapo})
-        weights, metrics = trained(config, model_dir, groups, images)
+        published, metrics = trained(config, model_dir, groups, images)
         assert abs(metrics["mismatch_kl"]) < 1e-6
         assert metrics["grad_norm"] > 0
-        made[stage] = tensors(weights)
+        made[stage] = tensors(published)
     assert made[2].keys() == made[3].keys()
     for name, tensor in made[2].items():
         np.testing.assert_allclose(tensor, made[3][name], rtol=1e-4, atol=1e-5, err_msg=name)
@@ -178,7 +181,8 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     assert any(".visual." not in name for name in moved)
 
     before = [ray.get(ref) for ref in groups]
-    fleet.load(WeightVersion(1, ray.put(weights.manifest), tuple(ray.put(c) for c in weights.chunks)))
+    manifest, chunks = published
+    fleet.load(WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks)))
     fleet.loaded(60)
     after = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     assert {g.weight_version for g in after} == {1}
@@ -213,7 +217,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     from safetensors.numpy import load_file
 
     from bench.support.roles import RandomScorer
-    from cluster.training.session import training_session
+    from cluster.training.session import Launchers, training_session
 
     rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
     config = small_config.model_copy(update={"rapo": rapo})
@@ -221,8 +225,8 @@ def test_a_synchronous_run_repeats_bit_by_bit(
     for attempt in ("first", "second"):
         out = tmp_path / attempt
         out.mkdir()
-        data, scorer = TrainingData(records(16), []), Launcher(RandomScorer)
-        with training_session(config, data, model_dir, out, fleet=fleet, scorer=scorer) as controller:
+        data, launchers = TrainingData(records(16), []), Launchers(scorer=Launcher(RandomScorer))
+        with training_session(config, data, model_dir, out, fleet=fleet, launchers=launchers) as controller:
             outcome = controller.run()
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
@@ -314,8 +318,9 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
     assert mixed, "no group was under way at the update"
     assert all(one.receipt.version == group.weight_version for one, group in zip(drawn, groups, strict=True))
     processor = PolicyProcessor(model_dir)
-    encoded = {record.uid: record.data for record in batch}
+    encoded = {record.uid: record.data or b"" for record in batch}
     for group in mixed:
+        assert group.token_versions is not None
         assert {int(v) for row in group.token_versions for v in np.unique(row)} == {0, 1}
         for row in group.token_versions:
             assert np.all(np.diff(row) >= 0)

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from fakes import as_ref
 from ray.exceptions import ActorDiedError
 
 from actors.messages import GroupReceipt, ProcessInfo
@@ -120,7 +121,9 @@ def ready(*overrides: str) -> tuple[Fleet, list[Actor], list[Fault]]:
 
 
 def task(ticket: int, min_version: int = 0) -> Task:
-    return Task(ticket, ImageRecord(f"{ticket}", "d", "train", 0.5, 0.5, (0.0, 1.0), data=b"x"), None, 0, min_version)
+    return Task(
+        ticket, ImageRecord(f"{ticket}", "d", "train", 0.5, 0.5, (0.0, 1.0), data=b"x"), as_ref(), 0, min_version
+    )
 
 
 def receipt(version: int = 0) -> GroupReceipt:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakes import as_ref
 
 from actors.messages import GroupReceipt
 from cluster.monitoring.monitor import RunMonitor
@@ -19,14 +21,18 @@ from rapo.records import ImageRecord
 
 QUIET = ("telemetry.tensorboard=false", "telemetry.prometheus=false")
 RECEIPT = GroupReceipt(version=1, tokens=20, seconds=0.5, busy_seconds=0.5, worker="rollout-2")
-ROW = {"step": 3, "learner_busy_s": 0.5, "seconds": {"rollout": 2.0, "reward": 0.25, "learner": 1.0, "weights": 0.1}}
+ROW: dict[str, Any] = {
+    "step": 3,
+    "learner_busy_s": 0.5,
+    "seconds": {"rollout": 2.0, "reward": 0.25, "learner": 1.0, "weights": 0.1},
+}
 
 
 def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
     record = ImageRecord("pic/1", "s", "train", 0.5, 0.5, (0.0, 1.0), data=b"secret image")
-    worker = WorkerHandle(2, None, None, WorkerState.READY, "node-a", weight_version=3)
+    worker = WorkerHandle(2, as_ref(), None, WorkerState.READY, "node-a", weight_version=3)
     with RunMonitor(load_config(None, [*QUIET, "telemetry.trace_steps=1"]), tmp_path, 2, pytest.fail) as monitor:
-        monitor.sampled(RolloutResult(Task(7, record, None, 2), None, RECEIPT))
+        monitor.sampled(RolloutResult(Task(7, record, as_ref(), 2), as_ref(), RECEIPT))
         monitor.worker(WorkerEvent.READY, worker)
         worker.times["load"] = 0.0
         monitor.worker(WorkerEvent.LOADED, worker)

@@ -40,10 +40,14 @@ def test_a_failed_wait_names_role_cause_and_logs(error, kind, words):
 
 
 def test_limited_work_reports_progress_and_ends():
-    done, looks = [], []
-    run_limited(
-        lambda: (time.sleep(0.2), done.append(1)), role="w", timeout_s=10, meanwhile=lambda: looks.append(len(done))
-    )
+    done: list[int] = []
+    looks: list[int] = []
+
+    def work() -> None:
+        time.sleep(0.2)
+        done.append(1)
+
+    run_limited(work, role="w", timeout_s=10, meanwhile=lambda: looks.append(len(done)))
     assert done == [1]
     assert looks[-1] == 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_workers import FAST, Reports, Workers, died, made, polled, ready, receipt, states, task
+from fakes import as_ref
 from ray.exceptions import RayTaskError
 
 from actors.messages import ProcessInfo
@@ -50,7 +51,7 @@ def test_a_worker_that_does_not_answer_is_replaced():
 def test_a_worker_that_is_late_is_replaced(limit, call, words):
     fleet, actors, faults = ready(limit)
     if call == "load":
-        fleet.load(WeightVersion(1, None, ()))
+        fleet.load(WeightVersion(1, as_ref(), ()))
     else:
         fleet.submit(task(0))
     polled(fleet, 0.3)
@@ -61,7 +62,7 @@ def test_a_worker_that_is_late_is_replaced(limit, call, words):
 
 def test_a_late_joiner_gets_the_newest_weights_before_it_gets_work():
     fleet, actors, _ = ready()
-    fleet.load(WeightVersion(4, None, ()))
+    fleet.load(WeightVersion(4, as_ref(), ()))
     for actor in actors:
         actor.in_flight("load")[0].ok(4)
     polled(fleet)

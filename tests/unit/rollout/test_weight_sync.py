@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fake_workers import polled, ready, task
+from fakes import as_ref
 from ray.exceptions import RayTaskError
 
 from cluster.remote.weights import WeightVersion
@@ -13,7 +14,7 @@ from rapo.errors import RoleError, WeightError
 def test_a_slow_worker_loads_the_newest_version_next():
     fleet, actors, _ = ready()
     for version in (1, 2, 3):
-        fleet.load(WeightVersion(version, version, ()))
+        fleet.load(WeightVersion(version, as_ref(version), ()))
     (first,) = actors[0].in_flight("load")
     first.ok(1)
     polled(fleet)
@@ -23,7 +24,7 @@ def test_a_slow_worker_loads_the_newest_version_next():
 def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_help():
     fleet, actors, faults = ready()
     asked = []
-    fleet.load(WeightVersion(1, None, ()))
+    fleet.load(WeightVersion(1, as_ref(), ()))
 
     def pump() -> None:
         for _ in range(100):
@@ -33,7 +34,7 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
                     ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
             if (version := fleet.take_lost_version()) is not None:
                 asked.append(version)
-                fleet.load(WeightVersion(1, None, ()))
+                fleet.load(WeightVersion(1, as_ref(), ()))
 
     with pytest.raises(WeightError, match="checksum"):
         pump()
@@ -46,7 +47,7 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
 
 def test_a_version_that_is_to_come_anew_is_waited_for():
     fleet, actors, faults = ready()
-    fleet.load(WeightVersion(1, None, ()))
+    fleet.load(WeightVersion(1, as_ref(), ()))
     for actor in actors:
         for ref in actor.in_flight("load"):
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
@@ -58,13 +59,13 @@ def test_a_version_that_is_to_come_anew_is_waited_for():
     assert fleet.take_lost_version() is None
     with pytest.raises(RoleError, match="within 0 s"):
         fleet.loaded(0.0)
-    fleet.load(WeightVersion(1, None, ()))
+    fleet.load(WeightVersion(1, as_ref(), ()))
     assert all(actor.in_flight("load") for actor in actors)
 
 
 def test_a_wait_for_weights_ends_with_the_reason_why_they_cannot_be_pulled():
     fleet, actors, _ = ready()
-    fleet.load(WeightVersion(1, None, ()))
+    fleet.load(WeightVersion(1, as_ref(), ()))
     for actor in actors:
         for ref in actor.in_flight("load"):
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))

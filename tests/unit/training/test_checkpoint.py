@@ -27,6 +27,12 @@ def state(step):
     return TrainingState(step, window, [{"step": step, "srcc": 0.5}], BestState(0.5, step), ranks=2)
 
 
+def latest(checkpoints, notes=None):
+    found = checkpoints.latest(pytest.fail if notes is None else notes.append)
+    assert found is not None
+    return found
+
+
 def write(checkpoints, *steps):
     for step in steps:
         checkpoints.write(state(step), {step: ("group", step)}, save_learner(f"weights of {step}"))
@@ -34,9 +40,9 @@ def write(checkpoints, *steps):
 
 def test_what_is_written_comes_back(tmp_path):
     checkpoints = Checkpoints(tmp_path / "state", keep=2)
-    assert checkpoints.latest(print) is None
+    assert checkpoints.latest(pytest.fail) is None
     write(checkpoints, 5)
-    found = checkpoints.latest(print)
+    found = latest(checkpoints)
     assert (found.step, found.groups) == (5, {5: ("group", 5)})
     assert (found.state.window.used, found.state.best.srcc, found.state.ranks) == (5, 0.5, 2)
     assert (found.learner / "rank0.pt").read_text() == "weights of 5"
@@ -51,9 +57,9 @@ def test_only_the_last_ones_are_kept(tmp_path):
 def test_what_was_converted_goes_with_the_next_state(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     write(checkpoints, 5)
-    folder = checkpoints.converted(checkpoints.latest(print))
+    folder = checkpoints.converted(latest(checkpoints))
     folder.mkdir()
-    assert checkpoints.latest(print).step == 5, "it is no state of the run"
+    assert latest(checkpoints).step == 5, "it is no state of the run"
     write(checkpoints, 10)
     assert {path.name for path in tmp_path.iterdir()} == {"step-000005", "step-000010"}
 
@@ -94,19 +100,20 @@ def unmanifest(folder):
     ],
 )
 def test_a_damaged_state_is_set_aside_and_the_one_before_it_taken(tmp_path, damage, words):
-    checkpoints, notes = Checkpoints(tmp_path, keep=3), []
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    notes: list[str] = []
     write(checkpoints, 10, 20)
     damage(tmp_path / "step-000020")
-    found = checkpoints.latest(notes.append)
+    found = latest(checkpoints, notes)
     assert found.step == 10
     assert len(notes) == 1
     assert "step 20" in notes[0]
     assert words in notes[0]
     assert (tmp_path / "step-000020.damaged").is_dir()
-    assert checkpoints.latest(notes.append).step == 10
+    assert latest(checkpoints, notes).step == 10
     assert len(notes) == 1
     write(checkpoints, 20)
-    assert checkpoints.latest(notes.append).step == 20
+    assert latest(checkpoints, notes).step == 20
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path):
@@ -120,9 +127,9 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path):
 
     with pytest.raises(ResourceError, match="disk is full"):
         checkpoints.write(state(20), {}, full)
-    assert checkpoints.latest(print).step == 10
+    assert latest(checkpoints).step == 10
     write(checkpoints, 20)
-    assert checkpoints.latest(print).step == 20
+    assert latest(checkpoints).step == 20
     assert {path.name for path in tmp_path.iterdir()} == {"step-000020"}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import as_ref
 
 from actors.messages import GroupReceipt, RewardReceipt
 from cluster.learner.recovery import RecoveringLearnerGroup
@@ -92,7 +93,7 @@ class Group:
         self.step_done = 0
 
     def step(self, shares: Any, images: Any) -> Waiting[dict[str, float]]:
-        yield ["a rank's step"]  # type: ignore[list-item]
+        yield [as_ref("a rank's step")]
         self.step_done += 1
         figures = {"loss": 0.1, "grad_norm": 1.0, "entropy": ENTROPY[self.step_done]}
         return figures | {"learner_busy_s": 0.1, "kl": 0.0, "mismatch_kl": 0.0}
@@ -112,7 +113,7 @@ class Group:
         return {}
 
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
-        return WeightVersion(version, None, ())  # type: ignore[arg-type]
+        return WeightVersion(version, as_ref(), ())
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
         yield []
@@ -145,7 +146,7 @@ def started(
 ) -> Controller:
     config = config or load_config(None, SETTINGS)
     out.mkdir(exist_ok=True)
-    learners = RecoveringLearnerGroup(config, Group, (faults if faults is not None else []).append)  # type: ignore[arg-type]
+    learners = RecoveringLearnerGroup(config, as_ref(Group), (faults if faults is not None else []).append)
     checkpoint = None
     if resume_at is not None:
         checkpoint = Checkpoints(out / "state", 9).latest(pytest.fail)
@@ -156,13 +157,13 @@ def started(
     return Controller(
         config,
         data,
-        fleet,
+        as_ref(fleet),
         learners,
-        Rewards(),
+        as_ref(Rewards()),
         out,
         out,
         TrainingListener(),
-        checkpoint,  # type: ignore[arg-type]
+        checkpoint,
     )
 
 
@@ -184,13 +185,13 @@ def test_a_resumed_run_raises_the_alerts_of_the_unbroken_one(tmp_path: Path, mon
     out, stop_at = tmp_path / "broken", 20 * ((step - 1) // 20)
     controller = started(out, Fleet())
 
-    def killed_after(done: Any) -> None:
+    def write_and_die() -> None:
+        write_checkpoint()
         if controller.step == stop_at:
-            write_checkpoint()
             raise Killed
 
     write_checkpoint = controller._checkpoint
-    monkeypatch.setattr(controller, "_checkpoint", lambda: killed_after(None) or write_checkpoint())
+    monkeypatch.setattr(controller, "_checkpoint", write_and_die)
     with pytest.raises(Killed):
         controller.run()
     assert alerts(out) == []

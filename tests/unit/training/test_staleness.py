@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fakes import as_ref
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,12 @@ from cluster.training.staleness import ReadyGroup, StalenessWindow
 
 
 def ready(ticket: int, version: int, dataset: str = "d") -> ReadyGroup:
-    return ReadyGroup(ticket, f"group {ticket}", version, dataset)
+    return ReadyGroup(ticket, as_ref(f"group {ticket}"), version, dataset)
+
+
+def tickets(taken: list[ReadyGroup] | None) -> list[int]:
+    assert taken is not None
+    return [ready.ticket for ready in taken]
 
 
 def test_eta_zero_draws_one_batch_at_a_time():
@@ -21,7 +27,7 @@ def test_eta_zero_draws_one_batch_at_a_time():
         window.put(ready(ticket, 0))
     assert window.take(0) is None
     window.put(ready(1, 0))
-    assert [r.ticket for r in window.take(0)] == [0, 1, 2]
+    assert tickets(window.take(0)) == [0, 1, 2]
     assert window.admit(0) == []
     assert window.admit(1) == [3, 4, 5]
 
@@ -40,11 +46,11 @@ def test_a_straggler_holds_nobody_up():
     window.admit(0)
     for ticket in (1, 3):
         window.put(ready(ticket, 0))
-    assert [r.ticket for r in window.take(0)] == [1, 3]
+    assert tickets(window.take(0)) == [1, 3]
     window.put(ready(0, 0))
     assert window.admit(1) == [4, 5]
     window.put(ready(4, 1))
-    assert [r.ticket for r in window.take(1)] == [0, 4]
+    assert tickets(window.take(1)) == [0, 4]
 
 
 def test_what_is_too_old_is_dropped_and_drawn_again():
@@ -62,7 +68,7 @@ def test_what_is_too_old_is_dropped_and_drawn_again():
     assert window.take(2) is None
     assert window.admit(2)[0] == 2
     window.put(ready(2, 2))
-    assert [r.ticket for r in window.take(2)] == [2, 4]
+    assert tickets(window.take(2)) == [2, 4]
 
 
 def test_a_step_has_one_data_set():
@@ -72,7 +78,7 @@ def test_a_step_has_one_data_set():
     window.put(ready(2, 0, "b"))
     assert window.take(0) is None
     window.put(ready(3, 0, "b"))
-    assert [r.ticket for r in window.take(0)] == [2, 3]
+    assert tickets(window.take(0)) == [2, 3]
 
 
 def test_a_group_is_put_once():
@@ -88,7 +94,8 @@ def test_every_ticket_is_used_exactly_once_and_never_too_old(batch, eta, steps, 
     """Whatever the order in which groups come in, and however late workers take over new
     weights."""
     window = StalenessWindow(batch, eta, steps)
-    running, used = {}, []
+    running: dict[int, int] = {}
+    used: list[int] = []
     for step in range(steps):
         while True:
             window.drop_stale(step)
