@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from actors.roles import Batch, Columns
 from rapo.aescot.judge import judge_critique
 from rapo.aescot.measure import measure
 from rapo.config import Config
@@ -21,7 +21,7 @@ class Judge:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    def __call__(self, batch: Batch) -> Columns:
         verdicts = [
             self._judge(uid, path, float(score), critique, problem)
             for uid, path, score, critique, problem in zip(

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from rapo.policy.state import StateFiles
 
-#: Columns of a Ray Data batch, by name.
-Columns = Mapping[str, "NDArray[np.generic] | pa.Array | list[object]"]
+#: A batch of Ray Data: columns by name, and what a teacher or a judge makes of it.
+Batch = dict[str, np.ndarray]
+Columns = Mapping[str, "np.ndarray | pa.Array | Sequence[object]"]
 
 
 class RolloutRole(Protocol):
@@ -79,4 +80,4 @@ class BatchRole(Protocol):
     """A teacher or a judge: takes a batch of Ray Data and adds columns to it."""
 
     def __init__(self, config: Config) -> None: ...
-    def __call__(self, batch: dict[str, NDArray[np.generic]]) -> Columns: ...
+    def __call__(self, batch: Batch) -> Columns: ...

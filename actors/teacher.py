@@ -1,14 +1,13 @@
-"""Teacher actor: writes critiques. A callable class, so that Ray Data runs a pool of these actors
-over batches."""
+"""Rule-based teacher: a pool of Ray Data actors that write critiques from measures of the image."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from actors.roles import Batch, Columns
 from rapo.aescot.measure import measure
 from rapo.aescot.writer import write_critique
 from rapo.config import Config
@@ -24,7 +23,7 @@ class RuleBasedTeacher:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    def __call__(self, batch: Batch) -> Columns:
         critiques: list[str | None] = []
         problems: list[str | None] = []
         for uid, path, score in zip(batch["uid"], batch["path"], batch["score"], strict=True):

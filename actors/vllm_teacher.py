@@ -1,15 +1,13 @@
-"""Teacher actor that asks a vision-language model: the measured teacher's contract, with a vLLM
-engine inside."""
+"""VLM teacher: a pool of Ray Data actors that have a vision-language model write critiques."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from actors.roles import Batch, Columns
 from rapo.config import Config
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image, read_image_file
@@ -33,7 +31,7 @@ class VllmTeacher:
         self._config = config
         self._engine = TeacherEngine(settings)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    def __call__(self, batch: Batch) -> Columns:
         limits, seed = self._config.image, self._config.run.seed
         critiques: list[str | None] = [None] * len(batch["uid"])
         problems: list[str | None] = [None] * len(critiques)

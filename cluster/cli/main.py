@@ -83,7 +83,7 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
     prepare_environment(config)
     from cluster.files.run_folder import RunFolder
     from cluster.pipeline.runner import STAGES, Pipeline
-    from cluster.remote.exit_watchdog import last_word
+    from cluster.remote.exit_watchdog import exit_watchdog
     from cluster.terminal.console import Console
     from cluster.terminal.stdio_redirect import noise_to
 
@@ -97,7 +97,7 @@ def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stage
         "error: the run ended without a word: its process was killed, or the Ray node that it ran on is gone. What "
         f"libraries printed is in {log}. The same command goes on after what is finished."
     )
-    with folder.open(config), noise_to(log) as (stdout, stderr), last_word(words, stderr):
+    with folder.open(config), noise_to(log) as (stdout, stderr), exit_watchdog(words, stderr):
         console = Console(stdout=stdout, stderr=stderr)
         for line in warnings(config):
             console.warn(line)

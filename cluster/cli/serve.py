@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cluster.cli.served_models import Models, roll_out, watch_models
 from cluster.cli.ui import check_page, page_of
-from cluster.remote.exit_watchdog import last_word
+from cluster.remote.exit_watchdog import exit_watchdog
 from cluster.remote.ray_session import logical_cpus, ray_session
 from cluster.terminal.console import Console
 from cluster.terminal.stdio_redirect import noise_to
@@ -53,7 +53,7 @@ def serve_until_interrupted(
         "error: the service ended without a word: its process was killed, or the Ray node that it ran on is gone. What "
         f"libraries printed is in {log}."
     )
-    with noise_to(log) as (out, err), last_word(words, err):
+    with noise_to(log) as (out, err), exit_watchdog(words, err):
         _log_calls()
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:

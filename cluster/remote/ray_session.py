@@ -1,5 +1,5 @@
-"""Where Ray runs: a cluster that the user names, or a local instance of our own that ends with
-us."""
+"""Ray session: joins the cluster that the user names, or starts a local instance that ends with
+the run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rapo.errors import ResourceError
 
 _SHM = Path("/dev/shm")
 
-#: What every process of a run gets: no telemetry, no look-ups in the network, no progress bars in
-#: the logs.
+#: The environment of every process of a run: no telemetry, no look-ups in the network, no progress
+#: bars in the logs.
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -84,7 +84,7 @@ def ray_session(config: Config) -> Iterator[None]:
     if config.ray.address is None:
         check_object_store(config)
         ray.init(
-            address="local",  # whatever RAY_ADDRESS says: the configuration asked for an instance of our own
+            address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
             num_cpus=config.ray.cpus or logical_cpus(config),
             object_store_memory=config.ray.object_store_mib * 2**20,
             include_dashboard=False,
@@ -105,14 +105,13 @@ def ray_session(config: Config) -> Iterator[None]:
 
 
 def prepare_environment(config: Config) -> None:
-    """Set what Ray and the hub libraries read at import. Call it before the first import of ray; a
-    later call is too late, which is an error of the caller's."""
+    """Set what Ray and the hub libraries read at import. Raises `RuntimeError` where ray was
+    imported before, which is a defect of the caller."""
     if "ray" in sys.modules and config.ray.address is None and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("prepare_environment came after the first import of ray")
     os.environ.update(QUIET_ENVIRONMENT)
     if config.ray.address is None:
-        # A local instance is ours alone: a token of this process keeps other users of the machine
-        # out.
+        # A token of this process keeps other users of the machine out of a local instance.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, value in SERVE_ENVIRONMENT.items():

@@ -107,8 +107,7 @@ def run_limited(work: Callable[[], object], *, role: str, timeout_s: float, mean
     """Run `work`, a call into a Ray library that has no time limit of its own, in a thread, and
     `meanwhile` twice a second.
 
-    Raises `RoleError` after `timeout_s`, and the `RapoError` inside whatever the library wraps a
-    worker's failure in.
+    Raises `RoleError` after `timeout_s`, and the `RapoError` that the library has wrapped.
     """
     failure: list[Exception] = []
 
@@ -131,7 +130,7 @@ def run_limited(work: Callable[[], object], *, role: str, timeout_s: float, mean
 
 
 def _innermost(error: Exception, role: str) -> RapoError:
-    """The error of ours that a Ray library's own exceptions wrap, or one that quotes them."""
+    """The `RapoError` that a Ray library's own exceptions wrap, or one that quotes them."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:
@@ -150,7 +149,7 @@ def _innermost(error: Exception, role: str) -> RapoError:
 
 
 def to_user_error(error: Exception, *, role: str, timeout_s: float) -> RapoError:
-    """What a failed wait means, for a person."""
+    """A failed wait as an error that a person can act on."""
     if isinstance(error, GetTimeoutError):
         return RoleError(f"{role} did not answer within {timeout_s:.0f} s. Logs: {log_folder()}", kind=FaultKind.LATE)
     kind = kind_of(error)

@@ -1,9 +1,9 @@
-"""How many rollout workers a run should have, from where its time goes.
+"""Autoscaler: decides the number of rollout workers from the idle shares of both sides.
 
-The learner waits for groups: add workers. The workers wait for the learner: give one back. The
-share of time that either side waits is averaged over some steps, and after each change the new
-fleet gets time to show what it does: a worker takes as long to join as an engine takes to start. No
-Ray.
+- The learner waits for groups: add workers. The workers wait for the learner: give one back.
+- The idle shares are averaged over some steps.
+- After each change there is a cool-down, because a worker takes as long to join as an engine takes
+  to start.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Autoscaler:
         self._changed = -math.inf
 
     def decide(self, now: float, workers: int, ready: int, idle_rollout: float, idle_learner: float) -> int:
-        """How many workers to have, of `workers` that are wanted now and `ready` that work. `now`
-        in seconds, idle shares in [0, 1].
+        """The number of workers to have. `workers` are wanted now, of which `ready` work; `now` is
+        in seconds, idle shares are in [0, 1].
 
-        Out: as many as would have had the groups ready in time, at most twice as many. In: one at a
-        time.
+        It grows to what would have had the groups ready in time, at most to twice the number. It
+        shrinks by one at a time.
         """
         settings = self._settings
-        if ready < workers:  # what was asked for is not there yet, so the shares say nothing of it
+        if ready < workers:  # some have not joined yet, so the shares say nothing about their number
             self._seen.clear()
             return workers
         self._seen.append((idle_rollout, idle_learner))
@@ -42,7 +42,7 @@ class Autoscaler:
         since = now - self._changed
         starved, idle = learner > settings.learner_idle, rollout > settings.rollout_idle
         if starved and not idle and since >= settings.out_cooldown_s:
-            # A step would take (1 - learner) of its time if no group had to be waited for.
+            # Without waiting for groups a step would take (1 - learner) of its time.
             wanted = min(2 * workers, math.ceil(workers * (1.0 - rollout) / max(1.0 - learner, 0.1)))
         elif idle and not starved and since >= settings.in_cooldown_s:
             wanted = workers - 1

@@ -1,4 +1,4 @@
-"""Tells Ray's autoscaler what a run needs, where the cluster has one."""
+"""Ray autoscaler: is told the resources that a run needs, where the cluster has one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def request_capacity(config: Config, workers: int | None) -> None:
     """Ask for room for the learner ranks and `workers` rollout workers, whatever runs on it now;
     None takes the request back.
 
-    Without an autoscaler nobody listens, which does no harm. A local instance has none.
+    Without an autoscaler the request has no effect. A local instance has none.
     """
     if config.ray.address is None:
         return

@@ -1,8 +1,6 @@
-"""How a live run is asked for more or fewer rollout workers: a file in its folder, which the
-controller looks at.
+"""Scale requests: a file in the run folder that asks a live run for more or fewer rollout workers.
 
-A file works wherever the run folder can be seen, asks nothing of the network, and the last request
-counts.
+A file works wherever the run folder can be seen and needs no network. The last request counts.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ class ScaleRequests:
         self._looked = 0.0
 
     def take(self) -> int | None:
-        """How many workers are newly asked for, None where nobody asked. Cheap enough to call at
-        any time."""
+        """The number of workers of a new request, None where there is none. It looks at the file at
+        most once a second."""
         now = time.monotonic()
         if now - self._looked < _LOOK_S:
             return None
@@ -49,5 +47,5 @@ class ScaleRequests:
             return int(json.loads(self._path.read_bytes())["rollouts"])
         except FileNotFoundError:
             return None
-        except (KeyError, TypeError, ValueError):  # somebody's own writing; requests of ours appear whole
+        except (KeyError, TypeError, ValueError):  # written by hand; `ask_for` writes whole requests
             return None

@@ -1,7 +1,7 @@
 """Checkpoint: the run's whole state on disk, from which a run goes on whose driver died.
 
     rapo/state/step-000025/learner/state/*   the ranks' weights, optimiser, schedule, random states
-                           groups.pkl        groups that were drawn and not used yet
+                           groups.pkl        groups that were sampled and not used yet
                            state.json        step, window, best model, validation
                            manifest.json     size and checksum of each of these files
 

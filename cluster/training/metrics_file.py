@@ -1,4 +1,4 @@
-"""metrics.jsonl: the rows of a RAPO stage, one for each step and one for each validation."""
+"""Metrics file (`metrics.jsonl`): a row for each step and for each validation of a RAPO stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""training_session: fleet, learners and reward actor, started side by side around a controller."""
+"""Training session: fleet, learners and reward actor, started side by side around a controller."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import pytest
 
 _PROGRAM = """
 import os, signal, sys
-from cluster.remote.exit_watchdog import last_word
-with last_word("it is gone", sys.stderr):
+from cluster.remote.exit_watchdog import exit_watchdog
+with exit_watchdog("it is gone", sys.stderr):
     exec(sys.argv[1])
 """
 
