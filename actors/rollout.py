@@ -46,10 +46,10 @@ class RolloutWorker:
         """Start the engine on a model folder; how long that took."""
         began = time.perf_counter()
         # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
-        Engine, EngineThread, GroupSampler = await asyncio.to_thread(_parts)
+        SamplingEngine, EngineThread, GroupSampler = await asyncio.to_thread(_parts)
         settings = self._config.rollout
         self._loop = EngineThread(
-            lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
+            lambda: SamplingEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
         engine = await asyncio.wrap_future(self._loop.started)
@@ -112,8 +112,8 @@ class RolloutWorker:
 
 
 def _parts() -> tuple[Any, Any, Any]:
-    from rapo.inference.engine import Engine
     from rapo.inference.engine_thread import EngineThread
     from rapo.inference.sampler import GroupSampler
+    from rapo.inference.sampling_engine import SamplingEngine
 
-    return Engine, EngineThread, GroupSampler
+    return SamplingEngine, EngineThread, GroupSampler
