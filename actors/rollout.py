@@ -68,17 +68,17 @@ class RolloutWorker:
 
     def _open(self, model_dir: str, version: int) -> tuple[EngineThread[SamplingSpec, list[Completion]], GroupSampler]:
         """The engine's thread once its engine runs, and the sampler."""
-        from rapo.inference.engine import Engine
         from rapo.inference.engine_thread import EngineThread
         from rapo.inference.sampler import GroupSampler
+        from rapo.inference.sampling_engine import SamplingEngine
 
         settings = self._config.rollout
         thread = EngineThread(
-            lambda: Engine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
+            lambda: SamplingEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
-        assert isinstance(engine, Engine)
+        assert isinstance(engine, SamplingEngine)
         return thread, GroupSampler(engine.processor, self._config)
 
     async def ping(self) -> None:

@@ -49,7 +49,7 @@ async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, 
 
     loop: Any = EngineThread(
         lambda: ReadoutEngine(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
-        linger_s=0.0,
+        batch_wait_s=0.0,
     )
     reader: Any = await asyncio.wait_for(asyncio.wrap_future(loop.started), _START_LIMIT_S)
     judge = ImageScorer(loop, reader, config, card.version)

@@ -1,7 +1,8 @@
-"""One error family. Every message names the input at fault and says what to do about it.
+"""Errors: the errors that a user can act on.
 
-A `RapoError` is the user's to fix: the command line prints it without a traceback and exits with
-code 2. Anything else that escapes is a defect of ours and keeps its traceback.
+- Every message names the input at fault and says what to do about it.
+- The command line prints a `RapoError` without a traceback and exits with code 2. Any other error
+  is a defect of rapo and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ConfigError(RapoError):
 
 
 class DataError(RapoError):
-    """The data set is missing, empty, or holds values outside what was declared."""
+    """The data set is missing, empty, or holds values outside the declared range."""
 
 
 class ImageError(RapoError):

@@ -82,10 +82,9 @@ class SimulatedEngine:
                 done.append((name, [completion(row[1:]) for row in rows]))
         return done
 
-    def load(self, weights: Iterable[tuple[str, Any]], version: int) -> int:
+    def load(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         time.sleep(self._latency.load)
         self.version = version
-        return 1
 
 
 def completion(versions: list[int]) -> Completion:

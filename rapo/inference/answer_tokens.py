@@ -1,5 +1,8 @@
-"""How a tokenizer writes answers: which token each character of an answer is. The readout
-`expected` rests on it."""
+"""AnswerTokens: the tokens that a tokenizer writes answers with, one for each character.
+
+The readout `expected` takes the probability of an answer as the product over its characters, which
+holds only if every answer is tokenized character by character.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from dataclasses import dataclass
 from rapo.answers.readout import CHARACTERS, TEXTS
 from rapo.errors import ModelError
 
-#: What stands before the number; the tag that ends it must not change how the number is tokenized.
+#: The tags around the number. They must not change how the number is tokenized.
 OPEN, CLOSE = "<answer>", "</answer>"
-#: What the model is taken to have written where it is asked for a score without a rationale.
+#: The beginning of an answer without a rationale, which the readout `fast` puts behind the prompt.
 NO_RATIONALE = f"<think></think>{OPEN}"
 
 _BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft light.</think>\n{OPEN}")
@@ -19,26 +22,27 @@ _BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft ligh
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """`characters`: the token ids of `CHARACTERS`, in their order. `no_rationale`: those of
+    """`characters` are the token ids of `CHARACTERS` in their order, `no_rationale` those of
     `NO_RATIONALE`."""
 
     characters: tuple[int, ...]
     no_rationale: tuple[int, ...]
 
     def ids(self, node: str) -> list[int]:
-        """The token ids of an answer's beginning."""
+        """The token ids of `node`, the beginning of an answer."""
         return [self.characters[CHARACTERS.index(character)] for character in node]
 
     def character(self, token_id: int) -> str | None:
+        """The character that a token writes, None for a token that is no character of answers."""
         return CHARACTERS[self.characters.index(token_id)] if token_id in self.characters else None
 
 
 def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
-    """Find the tokens and check that all 101 answers are written with them, whatever stands before
-    and after.
+    """Find the tokens, and check that all 101 answers are written with them whatever precedes and
+    follows.
 
-    Raises `ModelError` where an answer is written otherwise: its probability would then not be the
-    product along its path.
+    `tokenize` returns the token ids of a text, without special tokens. Raises `ModelError` where an
+    answer is tokenized otherwise.
     """
     characters = []
     for character in CHARACTERS:

@@ -1,4 +1,4 @@
-"""Completions of one request while they are drawn."""
+"""CompletionBuilder: collects the completions of one request from the engine's steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from rapo.inference.types import Completion
 
 
 class CompletionBuilder:
-    """Takes in what each step wrote for the `completions` of a request, each with its log-probs if
-    `logprobs`."""
+    """The `completions` completions of a request, with log-probs if `logprobs`.
+
+    `unfinished` holds the indices of the completions that have not ended.
+    """
 
     def __init__(self, completions: int, *, logprobs: bool) -> None:
         self._token_ids: list[list[int]] = [[] for _ in range(completions)]
@@ -19,30 +21,33 @@ class CompletionBuilder:
         self._reasons = [""] * completions
         self.unfinished = set(range(completions))
 
-    def take(self, number: int, written: StepOutput, version: int | None) -> bool:
-        """For completion `number`, by weight version `version` (None: of no version); whether all
-        are whole with it."""
-        count = len(written.token_ids)
-        self._token_ids[number] += written.token_ids
-        self._versions[number] += [-1 if version is None else version] * count
+    def add(self, index: int, output: StepOutput, version: int | None) -> bool:
+        """Append a step's tokens to completion `index`; whether all completions have ended.
+
+        `version` is the weight version that the tokens were sampled from, None where it is unknown
+        (stored as -1). Raises `RuntimeError` where log-probs are missing.
+        """
+        count = len(output.token_ids)
+        self._token_ids[index] += output.token_ids
+        self._versions[index] += [-1 if version is None else version] * count
         if self._logprobs is not None:
-            if count and (written.logprobs is None or len(written.logprobs) != count):
-                told = 0 if written.logprobs is None else len(written.logprobs)
-                raise RuntimeError(f"{told} log-probs for {count} tokens: the engine broke its contract")
-            self._logprobs[number] += written.logprobs[:, 0].tolist() if written.logprobs is not None else []
-        if written.reason is not None:
-            self._reasons[number] = written.reason
-            self.unfinished.discard(number)
+            values = [] if output.logprobs is None else output.logprobs[:, 0].tolist()
+            if count and len(values) != count:
+                raise RuntimeError(f"the engine returned {len(values)} log-probs for {count} tokens")
+            self._logprobs[index] += values
+        if output.reason is not None:
+            self._reasons[index] = output.reason
+            self.unfinished.discard(index)
         return not self.unfinished
 
     def completions(self) -> list[Completion]:
-        """In their order; to be asked once `take` has said that all are whole."""
+        """The completions in the order of their indices. Call it once all have ended."""
         return [
             Completion(
                 np.asarray(token_ids, np.int32),
-                np.asarray(self._logprobs[number], np.float32) if self._logprobs is not None else None,
-                self._reasons[number],
-                np.asarray(self._versions[number], np.int32),
+                np.asarray(self._logprobs[index], np.float32) if self._logprobs is not None else None,
+                self._reasons[index],
+                np.asarray(self._versions[index], np.int32),
             )
-            for number, token_ids in enumerate(self._token_ids)
+            for index, token_ids in enumerate(self._token_ids)
         ]

@@ -1,7 +1,7 @@
-"""The core of a vLLM engine: requests of one sequence in, the tokens of each step out.
+"""Core: vLLM's engine core, with requests of one sequence in and the tokens of each step out.
 
-vLLM's own layers around it make texts and objects of every token. What is made here of tokens are
-arrays, or trees of answers.
+vLLM's own layers around the core make texts and objects of every token. Here tokens become arrays,
+or trees of answers.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
 
 @dataclass(slots=True)
 class StepOutput:
-    """What a step wrote for the request `name`.
+    """The tokens that a step added to the request `name`.
 
-    `logprobs` float32 `(tokens, 1 + named)`: of each token itself, and then of the tokens that the
-    request names (vLLM's `logprob_token_ids`); None where it asked for none. `reason` why the
-    request ended (stop or length), None where it goes on.
+    `logprobs` is float32 `(tokens, 1 + named)`: of each token itself, then of the tokens that the
+    request names (vLLM's `logprob_token_ids`); None where the request wants none. `reason` is why
+    the request ended ("stop" or "length"), None while it continues.
     """
 
     name: str
@@ -31,17 +35,19 @@ class StepOutput:
 
 
 class Core:
-    """Of a `vllm.LLM`, which must run its core in this process."""
+    """The core of a `vllm.LLM`, which must run it in this process."""
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: LLM) -> None:
         from vllm.v1.engine import EngineCoreRequest
 
         self._client = llm.llm_engine.engine_core
         self._request = EngineCoreRequest
 
-    def add(self, name: str, prompt_ids: Sequence[int], features: list[Any], parameters: Any) -> None:
-        """`parameters` (vLLM's `SamplingParams`, for one completion) belong to this request from
-        here on."""
+    def add(
+        self, name: str, prompt_ids: Sequence[int], features: list[MultiModalFeatureSpec], parameters: SamplingParams
+    ) -> None:
+        """Add a request. The core keeps `parameters` (for one completion): pass each request its
+        own."""
         request = self._request(
             request_id=name,
             prompt_token_ids=list(prompt_ids),
@@ -56,12 +62,12 @@ class Core:
         self._client.add_request(request)
 
     def cancel(self, names: Iterable[str]) -> None:
-        """Between two steps. Nothing more is told of these requests; names that have ended are
-        nothing."""
+        """Remove requests; later steps return nothing of them. Names that have ended are ignored.
+        Call it between two steps."""
         self._client.abort_requests(list(names))
 
     def step(self) -> list[StepOutput]:
-        """Advance every running request by a token, as far as there is room for it."""
+        """Advance the running requests by a token, as far as there is room for them."""
         return [
             StepOutput(
                 output.request_id,

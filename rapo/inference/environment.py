@@ -1,4 +1,4 @@
-"""What must stand in a process's environment before torch and vLLM are imported."""
+"""Environment: the variables that an engine's process needs before it imports torch and vLLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 
 
 def engine_environment(threads: int, kv_cache_gib: float) -> dict[str, str]:
-    """Environment variables that must stand before torch and vLLM are imported."""
+    """The variables of an engine with `threads` compute threads and a KV cache of `kv_cache_gib`
+    GiB (on CPUs; at least 1)."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -23,4 +24,5 @@ def engine_environment(threads: int, kv_cache_gib: float) -> dict[str, str]:
 
 
 def set_engine_environment(threads: int, kv_cache_gib: float) -> None:
+    """Set the variables in this process. Call it before torch and vLLM are imported."""
     os.environ.update(engine_environment(threads, kv_cache_gib))

@@ -1,19 +1,24 @@
-"""The tensors of a model folder, one at a time."""
+"""Folder weights: reads the tensors of a model folder, one at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
 from rapo.models.folder import check_model_folder
 
+if TYPE_CHECKING:
+    import torch
 
-def folder_tensors(folder: str | Path) -> Iterator[tuple[str, Any]]:
-    """`(name, torch tensor)` pairs of every safetensors file of a model folder, under their names
-    on disk."""
+
+def folder_tensors(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """`(name, tensor)` pairs of a model folder's safetensors files, under their names on disk.
+
+    Raises `ModelError` where the folder holds no model that rapo trains.
+    """
     check_model_folder(folder)
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:

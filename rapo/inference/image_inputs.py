@@ -1,14 +1,15 @@
-"""An image as the engine takes it, made outside the engine's thread.
+"""Image inputs: encodes images for the engine, outside the engine's thread.
 
-vLLM would prepare each image itself, in the thread that also computes; for small models that costs
-as much as the model. What is made here is to the last bit what vLLM makes of the same image (an
-integration test holds this): patches of raw pixels, which the model normalises itself, and the
-prompt with a pad for each feature.
+- vLLM would prepare each image itself, in the thread that also computes. For small models that
+  costs as much as the model.
+- An encoded image equals what vLLM makes of the same image to the last bit (held by an integration
+  test): patches of raw pixels, which the model normalises itself, and the prompt with a pad token
+  for each feature.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from PIL import Image
 from rapo.inference.types import EncodedImage
 from rapo.policy.processing import PolicyProcessor
 
+if TYPE_CHECKING:
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
 
 def encode_image(processor: PolicyProcessor, image: Image.Image, key: str) -> EncodedImage:
-    """Of an RGB image of any size. May be called from any thread."""
+    """Encode an RGB image of any size. Call it from any thread."""
     settings = processor.processor.image_processor
     fitted = np.asarray(processor.fit(image))
     grid = np.array([1, *(side // settings.patch_size for side in fitted.shape[:2])], np.int64)
@@ -29,23 +33,25 @@ def encode_image(processor: PolicyProcessor, image: Image.Image, key: str) -> En
 
 
 def patches_of(pixels: NDArray[np.uint8], patch: int, merge: int, frames: int) -> NDArray[np.uint8]:
-    """What Qwen2-VL's image processor makes of `(height, width, 3)` pixels, but for rescaling and
-    normalising: a row for each `patch` x `patch` square, those of a `merge` x `merge` block one
-    after the other; a row holds channel by channel the square, `frames` times.
+    """The patches `(patches, patch_dim)` of `(height, width, 3)` pixels, as Qwen2-VL's image
+    processor lays them out, without its rescaling and normalising.
 
-    Plain NumPy: the processor's dozens of small torch operations each give the interpreter's lock
-    away, and get it back only after the engine's thread.
+    Each row is a square of `patch` x `patch` pixels, channel by channel, each channel `frames`
+    times. The squares of a block of `merge` x `merge` follow one another.
+
+    It is plain NumPy, because each of the processor's dozens of small torch operations releases the
+    interpreter's lock and gets it back only after the engine's thread.
     """
     height, width, channels = pixels.shape
     down, across = height // patch, width // patch
     squares = pixels.reshape(down // merge, merge, patch, across // merge, merge, patch, channels)
     squares = squares.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-    shown = np.broadcast_to(squares, (*squares.shape[:5], frames, patch, patch))
-    return shown.reshape(down * across, channels * frames * patch * patch)
+    repeated = np.broadcast_to(squares, (*squares.shape[:5], frames, patch, patch))
+    return repeated.reshape(down * across, channels * frames * patch * patch)
 
 
-def features_of(encoded: EncodedImage, image_token_id: int) -> list[Any]:
-    """vLLM's `MultiModalFeatureSpec` of an image, one in a list."""
+def features_of(encoded: EncodedImage, image_token_id: int) -> list[MultiModalFeatureSpec]:
+    """vLLM's description of an encoded image, as a list of one."""
     from vllm.multimodal.inputs import (
         MultiModalBatchedField,
         MultiModalFeatureSpec,

@@ -1,13 +1,13 @@
-"""An engine whose requests are readouts: one image in, one reading out, however many requests of
-vLLM's that takes.
+"""ReadoutEngine: an engine whose requests are readouts, each an image in and a result out.
 
-For `expected` the rationale is written greedily, with the log-probs of the answer's characters at
-each token. When the answer begins, the greedy answer's own path through the tree of answers comes
-for free; every other node that the model could reach becomes a request of one token, whose prompt
-lies in the prefix cache but for its last few tokens. They run in the same steps as the rest of the
-answer, so that the reading is complete with its last digit; closing tags are not waited for. `fast`
-is the same from an empty rationale on. All of it happens between steps of the engine, in the thread
-that owns it.
+- `expected`: the rationale is written greedily, with the log-probs of the answer's characters at
+  each token. The greedy answer's own path gives its nodes of the tree of answers for free. Every
+  other node that the model could reach becomes a request of one token; all but the last few tokens
+  of its prompt lie in the prefix cache.
+- The node requests run in the same steps as the rest of the answer, so the result is complete with
+  the answer's last digit. Closing tags are not waited for.
+- `fast` is the same from an empty rationale on.
+- All of this happens between the engine's steps, in the thread that owns the engine.
 """
 
 from __future__ import annotations
@@ -16,50 +16,63 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rapo.answers.readout import NODES, AnswerTree
+from rapo.arrays import Floats
 from rapo.config import EngineConfig
 from rapo.inference.answer_tokens import OPEN, answer_tokens
 from rapo.inference.completion_builder import CompletionBuilder
-from rapo.inference.engine import Engine, one_each
+from rapo.inference.engine import Engine, seeded_copies
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.image_inputs import features_of
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 
-#: The longest way to an answer's end once it has begun: four characters.
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
+#: The tokens of the longest answer: four characters.
 _ANSWER_TOKENS = 4
 
 
 @dataclass(slots=True)
-class _Work:
+class _ReadoutState:
+    """A readout in flight.
+
+    To vLLM it is several requests, named "<name>/<part>": part "" writes the rationale and the
+    answer, part "=0.5" asks for the node "0.5" of the tree, and parts "0", "1", ... are the
+    completions where several are sampled.
+    """
+
     name: str
-    ask: ReadoutRequest
-    encoded: EncodedImage
-    features: list[Any]
-    asked_at: float
-    began_at: float | None = None
+    request: ReadoutRequest
+    image: EncodedImage
+    features: list[MultiModalFeatureSpec]
+    added_at: float
+    started_at: float | None = None
     token_ids: list[int] = field(default_factory=list)
+    # The end of the text, long enough to find the tag that opens the answer.
     tail: str = ""
-    # Where the greedy answer stands in the tree; None before it has begun and after it has left the
-    # tree.
+    # The greedy answer's node in the tree; None before the answer has begun, and after it has left
+    # the tree.
     node: str | None = None
     tree: AnswerTree | None = None
+    # The tokens between the prompt and the answer.
     prefix: tuple[int, ...] = ()
-    asked: set[str] = field(default_factory=set)
-    open: set[str] = field(default_factory=set)
+    requested_nodes: set[str] = field(default_factory=set)
+    parts_in_flight: set[str] = field(default_factory=set)
     nodes: int = 0
-    # What is sampled, where several answers are.
-    drawing: CompletionBuilder | None = None
+    # Set where several completions are sampled.
+    builder: CompletionBuilder | None = None
     completions: tuple[Completion, ...] = ()
 
 
-class ReadoutEngine(Engine):
-    """An `Engine` that takes an `ReadoutRequest` for a `SamplingSpec` and gives a `ReadoutResult`
-    for completions. Not thread-safe either.
+class ReadoutEngine(Engine[_ReadoutState]):
+    """An `Engine` that turns a `ReadoutRequest` into a `ReadoutResult`.
 
     Raises `ModelError` where the model's tokenizer does not write answers digit by digit.
     """
@@ -67,167 +80,160 @@ class ReadoutEngine(Engine):
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
         super().__init__(model_dir, settings, dtype=dtype, seed=seed)
         tokenizer = self.processor.tokenizer
-        self.tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+        self._tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
-        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self.tokens.characters))
-        self._pieces: dict[int, str] = {}
-        self._works: dict[str, _Work] = {}
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._works)
+        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.characters))
+        self._token_texts: dict[int, str] = {}
 
     def text(self, token_ids: NDArray[np.int32]) -> str:
-        """The text of a completion. From any thread."""
+        """The text of a completion. Call it from any thread."""
         return self.processor.decode(token_ids)
 
-    def add(self, name: str, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> None:  # type: ignore[override]
-        """Raises `ValueError` for a prompt that is too long; nothing is then added. `name` must
-        hold no slash."""
-        sampling = ask.sampling
-        work = _Work(name, ask, encoded, features_of(encoded, self.processor.image_token_id), time.perf_counter())
-        more: dict[str, Any] = {}
-        if ask.tree:
-            more = {"logprob_token_ids": list(self.tokens.characters), "logprobs": None}
-            if not ask.rationale:
-                work.prefix, work.node, work.tree = self.tokens.no_rationale, "", AnswerTree()
-                more["max_tokens"] = _ANSWER_TOKENS
-        length = len(encoded.prompt_ids) + len(work.prefix)
-        if length + _ANSWER_TOKENS > self._max_length:
-            raise ValueError(f"its prompt has {length} tokens, the model takes {self._max_length} with the answer")
-        parameters = self._parameters(sampling, seed, **more)
+    def add(self, name: str, image: EncodedImage, request: ReadoutRequest, seed: int) -> None:
+        """Put a readout into the continuous batch; `step` returns its result under `name`, which
+        must hold no slash.
+
+        Raises `ValueError` for a prompt that leaves no room for an answer; nothing is added then.
+        """
+        sampling = request.sampling
+        features = features_of(image, self.processor.image_token_id)
+        state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
+        overrides: dict[str, object] = {}
+        if request.tree:
+            overrides = {"logprob_token_ids": list(self._tokens.characters), "logprobs": None}
+            if not request.rationale:
+                state.prefix, state.node, state.tree = self._tokens.no_rationale, "", AnswerTree()
+                overrides["max_tokens"] = _ANSWER_TOKENS
+        self._check_length(len(image.prompt_ids) + len(state.prefix), _ANSWER_TOKENS)
+        parameters = self._parameters(sampling, seed, **overrides)
         if sampling.completions == 1:
-            self._send(work, "", parameters)
+            self._send(state, "", parameters, state.prefix)
         else:
-            work.drawing = CompletionBuilder(sampling.completions, logprobs=sampling.logprobs)
-            for number, own in enumerate(one_each(parameters, sampling.completions)):
-                self._send(work, str(number), own)
-        self._works[name] = work
+            state.builder = CompletionBuilder(sampling.completions, logprobs=sampling.logprobs)
+            for index, own in enumerate(seeded_copies(parameters, sampling.completions)):
+                self._send(state, str(index), own, state.prefix)
+        self._requests[name] = state
 
     def cancel(self, name: str) -> None:
-        if (work := self._works.pop(name, None)) is not None:
-            self._abort(work)
+        """Stop a readout and free what it holds; `step` returns nothing of it. An unknown name is
+        ignored."""
+        if (state := self._requests.pop(name, None)) is not None:
+            self._core.cancel(f"{name}/{part}" for part in state.parts_in_flight)
 
-    def step(self) -> list[tuple[str, ReadoutResult]]:  # type: ignore[override]
-        """Advance by a token; `(name, reading)` of the asks that this finished."""
-        began = time.perf_counter()
+    def step(self) -> list[tuple[str, ReadoutResult]]:
+        """Advance every running readout by a token; `(name, result)` of those that ended."""
+        started = time.perf_counter()
         finished = []
-        for written in self._core.step():
-            name, _, request = written.name.partition("/")
-            work = self._works.get(name)
-            if work is None or request not in work.open:
+        for output in self._core.step():
+            name, _, part = output.name.partition("/")
+            state = self._requests.get(name)
+            if state is None or part not in state.parts_in_flight:
                 continue
-            if work.began_at is None:
-                work.began_at = began
-            if request.startswith("="):
-                self._learn_node(work, request, written)
-            elif work.drawing is not None:
-                self._draw(work, work.drawing, request, written)
+            if state.started_at is None:
+                state.started_at = started
+            if part.startswith("="):
+                self._learn_node(state, part, output)
+            elif state.builder is not None:
+                self._add_sampled(state, state.builder, part, output)
             else:
-                self._advance(work, written)
-            if not work.open:
-                finished.append((name, self._reading(work)))
-                del self._works[name]
+                self._advance(state, output)
+            if not state.parts_in_flight:
+                finished.append((name, self._result(state)))
+                del self._requests[name]
         return finished
 
-    def _learn_node(self, work: _Work, request: str, written: StepOutput) -> None:
-        work.open.discard(request)
-        work.nodes += 1
-        assert work.tree is not None
-        assert written.logprobs is not None
-        work.tree.learn(request[1:], self._of_characters(written.logprobs[-1]))
-        self._ask_nodes(work)
+    def _learn_node(self, state: _ReadoutState, part: str, output: StepOutput) -> None:
+        state.parts_in_flight.discard(part)
+        state.nodes += 1
+        assert state.tree is not None
+        assert output.logprobs is not None
+        state.tree.learn(part[1:], self._character_logprobs(output.logprobs[-1]))
+        self._request_nodes(state)
 
-    def _draw(self, work: _Work, drawing: CompletionBuilder, request: str, written: StepOutput) -> None:
-        """Take in what one of several sampled answers wrote in this step."""
-        whole = drawing.take(int(request), written, self.version)
-        if written.reason is not None:
-            work.open.discard(request)
-        if whole:
-            work.completions = tuple(drawing.completions())
+    def _add_sampled(self, state: _ReadoutState, builder: CompletionBuilder, part: str, output: StepOutput) -> None:
+        """Add a step's tokens of one of several sampled completions."""
+        complete = builder.add(int(part), output, self.version)
+        if output.reason is not None:
+            state.parts_in_flight.discard(part)
+        if complete:
+            state.completions = tuple(builder.completions())
 
-    def _advance(self, work: _Work, written: StepOutput) -> None:
-        """Take in what the main request wrote in this step."""
-        before = work.tree is None, work.node
-        for place, token_id in enumerate(written.token_ids):
-            work.token_ids.append(token_id)
-            if work.ask.tree:
-                assert written.logprobs is not None
-                self._follow(work, token_id, written.logprobs[place])
-        if work.ask.tell is not None:
-            work.ask.tell(list(written.token_ids))
-        if written.reason is not None:
-            work.node = None
-        if work.tree is not None and (False, work.node) != before:
-            self._ask_nodes(work)
-        # Past the tree nothing that the model writes is of use any more.
-        useless = work.tree is not None and work.node is None
-        if written.reason is not None or useless:
-            work.open.discard("")
-            if written.reason is None:
-                self._core.cancel([f"{work.name}/"])
-            self._complete(work, written.reason or "stop")
+    def _advance(self, state: _ReadoutState, output: StepOutput) -> None:
+        """Add a step's tokens of the part that writes rationale and answer."""
+        before = state.tree is None, state.node
+        for index, token_id in enumerate(output.token_ids):
+            state.token_ids.append(token_id)
+            if state.request.tree:
+                assert output.logprobs is not None
+                self._follow(state, token_id, output.logprobs[index])
+        if state.request.on_tokens is not None:
+            state.request.on_tokens(list(output.token_ids))
+        if output.reason is not None:
+            state.node = None
+        if state.tree is not None and (False, state.node) != before:
+            self._request_nodes(state)
+        # Past the tree no further token of the answer is of use.
+        past_tree = state.tree is not None and state.node is None
+        if output.reason is not None or past_tree:
+            state.parts_in_flight.discard("")
+            if output.reason is None:
+                self._core.cancel([f"{state.name}/"])
+            ids = np.asarray(state.token_ids, np.int32)
+            versions = np.full(len(ids), self.version, np.int32)
+            state.completions = (Completion(ids, None, output.reason or "stop", versions),)
 
-    def _complete(self, work: _Work, reason: str) -> None:
-        ids = np.asarray(work.token_ids, np.int32)
-        work.completions = (Completion(ids, None, reason, np.full(len(ids), self.version, np.int32)),)
+    def _follow(self, state: _ReadoutState, token_id: int, logprobs: NDArray[np.float32]) -> None:
+        """Update whether the answer has begun, and the greedy answer's node in the tree."""
+        if state.tree is None:
+            state.tail = (state.tail + self._token_text(token_id))[-2 * len(OPEN) :]
+            if OPEN in state.tail:
+                state.prefix = self._tokens_before_answer(state)
+                if len(state.image.prompt_ids) + len(state.prefix) + _ANSWER_TOKENS <= self._max_length:
+                    state.tree = AnswerTree()
+                    state.node = "" if state.tail.endswith(OPEN) else None
+        elif state.node is not None:
+            state.tree.learn(state.node, self._character_logprobs(logprobs))
+            character = self._tokens.character(token_id)
+            after = state.node + (character or "?")
+            state.node = after if after in NODES else None
 
-    def _follow(self, work: _Work, token_id: int, logprobs: NDArray[np.float32]) -> None:
-        """Keep track of whether the answer has begun, and where in the tree the greedy answer
-        is."""
-        if work.tree is None:
-            work.tail = (work.tail + self._piece(token_id))[-2 * len(OPEN) :]
-            if OPEN in work.tail:
-                work.prefix = self._up_to_answer(work)
-                if len(work.encoded.prompt_ids) + len(work.prefix) + _ANSWER_TOKENS <= self._max_length:
-                    work.tree = AnswerTree()
-                    work.node = "" if work.tail.endswith(OPEN) else None
-        elif work.node is not None:
-            work.tree.learn(work.node, self._of_characters(logprobs))
-            character = self.tokens.character(token_id)
-            after = work.node + (character or "?")
-            work.node = after if after in NODES else None
-
-    def _up_to_answer(self, work: _Work) -> tuple[int, ...]:
-        """The tokens before the answer. Where one token holds the tag's end and more, the text is
-        tokenized anew."""
-        if work.tail.endswith(OPEN):
-            return tuple(work.token_ids)
-        text = self.processor.decode(np.asarray(work.token_ids, np.int32))
+    def _tokens_before_answer(self, state: _ReadoutState) -> tuple[int, ...]:
+        """The tokens up to the tag that opens the answer. Where one token holds the tag's end and
+        more, the text is tokenized again."""
+        if state.tail.endswith(OPEN):
+            return tuple(state.token_ids)
+        text = self.processor.decode(np.asarray(state.token_ids, np.int32))
         before = text[: text.index(OPEN) + len(OPEN)]
         return tuple(self.processor.tokenizer(before, add_special_tokens=False)["input_ids"])
 
-    def _ask_nodes(self, work: _Work) -> None:
-        """ReadoutRequest for each node that is still missing, unless the greedy answer is about to
-        tell it."""
-        tree = work.tree
+    def _request_nodes(self, state: _ReadoutState) -> None:
+        """Send a request for each missing node of the tree, except the one that the greedy answer
+        gives with its next token."""
+        tree = state.tree
         assert tree is not None
-        missing = set(tree.missing()) - work.asked
-        if work.node is not None:
-            missing.discard(work.node)
-        work.asked |= missing
+        missing = set(tree.missing()) - state.requested_nodes
+        if state.node is not None:
+            missing.discard(state.node)
+        state.requested_nodes |= missing
         for node in missing:
-            self._send(work, f"={node}", copy(self._node_parameters), [*work.prefix, *self.tokens.ids(node)])
+            self._send(state, f"={node}", copy(self._node_parameters), [*state.prefix, *self._tokens.ids(node)])
 
-    def _send(self, work: _Work, request: str, parameters: Any, suffix: Sequence[int] | None = None) -> None:
-        name, written = f"{work.name}/{request}", work.prefix if suffix is None else suffix
-        self._core.add(name, [*work.encoded.prompt_ids, *written], work.features, parameters)
-        work.open.add(request)
+    def _send(self, state: _ReadoutState, part: str, parameters: SamplingParams, suffix: Sequence[int]) -> None:
+        """Send vLLM a part whose prompt is the image's with `suffix` behind it."""
+        self._core.add(f"{state.name}/{part}", [*state.image.prompt_ids, *suffix], state.features, parameters)
+        state.parts_in_flight.add(part)
 
-    def _abort(self, work: _Work) -> None:
-        self._core.cancel(f"{work.name}/{request}" for request in work.open)
-        work.open.clear()
+    def _character_logprobs(self, logprobs: NDArray[np.float32]) -> Floats:
+        """Log-probs of the answer's characters `(11,)`, at most 0, from a row of `StepOutput`."""
+        # The first is that of the token itself.
+        return np.minimum(logprobs[1 : 1 + len(self._tokens.characters)].astype(np.float64), 0.0)
 
-    def _of_characters(self, logprobs: NDArray[np.float32]) -> NDArray[np.float64]:
-        # The first is that of the token that was written.
-        return np.minimum(logprobs[1 : 1 + len(self.tokens.characters)].astype(np.float64), 0.0)
+    def _token_text(self, token_id: int) -> str:
+        if token_id not in self._token_texts:
+            self._token_texts[token_id] = self.processor.decode(np.asarray([token_id], np.int32))
+        return self._token_texts[token_id]
 
-    def _piece(self, token_id: int) -> str:
-        if token_id not in self._pieces:
-            self._pieces[token_id] = self.processor.decode(np.asarray([token_id], np.int32))
-        return self._pieces[token_id]
-
-    def _reading(self, work: _Work) -> ReadoutResult:
+    def _result(self, state: _ReadoutState) -> ReadoutResult:
         now = time.perf_counter()
-        began = work.began_at if work.began_at is not None else now
-        return ReadoutResult(work.completions, work.tree, work.nodes, began - work.asked_at, now - began)
+        started = state.started_at if state.started_at is not None else now
+        return ReadoutResult(state.completions, state.tree, state.nodes, started - state.added_at, now - started)

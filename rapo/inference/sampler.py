@@ -1,4 +1,5 @@
-"""What to ask an engine for, and what its completions become: groups and predictions."""
+"""GroupSampler: turns image records into engine requests, and completions into groups and
+predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ _CACHE_BYTES = 512 * 2**20
 
 
 class GroupSampler:
-    """The run's sampling settings. Seeds come from (run seed, image uid, step, k)."""
+    """A run's sampling: `training` and `greedy` are what to request of the engine.
+
+    Seeds depend on (run seed, image uid, step, k), never on the worker.
+    """
 
     def __init__(self, processor: PolicyProcessor, config: Config) -> None:
         self._processor = processor
@@ -32,8 +36,10 @@ class GroupSampler:
         self._lock = threading.Lock()
 
     def encode(self, record: ImageRecord) -> EncodedImage:
-        """The record's image as the engine takes it, made once while it is kept. From any
-        thread."""
+        """The record's image, encoded; the last 512 MiB of them are kept. Call it from any thread.
+
+        Raises `ImageError` where the image is not usable.
+        """
         limits = self._config.image
         with self._lock:
             return self._encoded.get(
@@ -44,10 +50,11 @@ class GroupSampler:
             )
 
     def seed(self, record: ImageRecord, step: int) -> int:
-        """Of the first completion; completion k draws with `seed + k`."""
+        """The seed of the first completion; completion k is sampled with this seed plus k."""
         return derive_seed(self._config.run.seed, record.uid, step)
 
     def group(self, record: ImageRecord, step: int, encoded: EncodedImage, completions: list[Completion]) -> Group:
+        """The group of a record's completions in `step`."""
         token_ids = tuple(c.token_ids for c in completions)
         versions = tuple(c.versions for c in completions)
         oldest = min(int(v.min()) for v in versions)
@@ -69,6 +76,7 @@ class GroupSampler:
         )
 
     def prediction(self, record: ImageRecord, completion: Completion) -> Prediction:
+        """The prediction that a greedy completion holds."""
         text = self._processor.decode(completion.token_ids)
         answer = parse_answer(text, truncated=completion.finish_reason == "length")
         return Prediction(

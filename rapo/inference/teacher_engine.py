@@ -1,8 +1,8 @@
-"""Critiques from a vision-language model in vLLM: any that vLLM runs and that has a chat template.
+"""TeacherEngine: critiques from any vision-language model that vLLM runs with a chat template.
 
-Unlike the policy's engine, every prompt differs (each image has its own private score in it) and
-the answer is text. Requests go through vLLM's chat interface, because the model's own template and
-processor know where an image belongs in its prompt.
+- Every prompt differs, because each holds its image's private score, and the answer is text.
+- Requests go through vLLM's chat interface, because the model's own template and processor know
+  where an image belongs in its prompt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -21,7 +21,10 @@ from rapo.answers.prompts import TEACHER_PROMPT, chat
 from rapo.config import TeacherConfig
 from rapo.errors import ModelError
 
-# A full stop behind a usual abbreviation ends no sentence, nor does one inside a number or a name.
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+# A full stop that belongs to a usual abbreviation, a number or a name ends no sentence.
 _SENTENCE_END = re.compile(
     r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bcf)[.!?…]+[\"'”’)\]*_]*(?=\s|$)|[。！？]+[”’」』）]*",
 )
@@ -32,19 +35,19 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 @dataclass(frozen=True, slots=True)
 class WrittenCritique:
-    """A critique's `text`, or None and the `problem` that the answer has."""
+    """The `text` of a critique, or None and the `problem` with the answer."""
 
     text: str | None
     problem: str | None
 
 
 def teacher_prompt(score: float, words: int) -> str:
-    """What the teacher is asked about an image of this score, in [0, 1]."""
+    """The prompt for an image of `score` in [0, 1] and a critique of at most `words` words."""
     return TEACHER_PROMPT.format(score=score, words=words)
 
 
 def to_last_sentence(text: str) -> str:
-    """`text` up to the end of its last full sentence; empty if it holds none."""
+    """`text` up to the end of its last full sentence; empty where it holds none."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else ""
 
@@ -52,11 +55,11 @@ def to_last_sentence(text: str) -> str:
 def read_answer(text: str, *, truncated: bool, reasoning: bool = False) -> WrittenCritique:
     """The critique in a teacher's answer, on one line.
 
-    `truncated` says that the token limit ended the answer, `reasoning` that the prompt had opened a
-    `<think>` already, as the templates of reasoning models do. What a model thinks before
-    `</think>` may name the score and is left out.
+    `truncated`: the token limit ended the answer. `reasoning`: the prompt itself opened a
+    `<think>`, as the templates of reasoning models do. The reasoning before `</think>` may name the
+    score and is left out.
     """
-    _thought, closed, rest = text.rpartition(_CLOSE)
+    _, closed, rest = text.rpartition(_CLOSE)
     if not closed and (reasoning or _OPEN in rest):
         return WrittenCritique(None, _too_short("inside the teacher's own reasoning", text))
     answer = " ".join(rest.split())
@@ -68,12 +71,9 @@ def read_answer(text: str, *, truncated: bool, reasoning: bool = False) -> Writt
         return WrittenCritique(None, "the teacher wrote nothing")
     if not truncated:
         return WrittenCritique(answer, None)
-    whole = to_last_sentence(answer)
-    return (
-        WrittenCritique(whole, None)
-        if whole
-        else WrittenCritique(None, _too_short("before its first full sentence was complete", answer))
-    )
+    if sentences := to_last_sentence(answer):
+        return WrittenCritique(sentences, None)
+    return WrittenCritique(None, _too_short("before its first full sentence was complete", answer))
 
 
 def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -86,8 +86,8 @@ def shrink(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def check_teacher_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless the folder looks like a model in the transformers format, of
-    whatever architecture."""
+    """Raise `ModelError` unless the folder looks like a model in the transformers format, of any
+    architecture."""
     path, key = Path(folder), "aescot.teacher.model takes a local folder with a vision-language model"
     if not path.is_dir():
         raise ModelError(f"teacher folder not found: {folder}. {key}.")
@@ -106,7 +106,7 @@ def check_teacher_folder(folder: str | Path) -> None:
 class TeacherEngine:
     """A vLLM engine on the teacher's folder. Not thread-safe: one caller at a time.
 
-    Raises `ModelError` where the folder is no model, or none that vLLM runs with images.
+    Raises `ModelError` where the folder holds no model, or none that vLLM runs with images.
     """
 
     def __init__(self, settings: TeacherConfig) -> None:
@@ -128,22 +128,20 @@ class TeacherEngine:
         except self._refusals as error:
             raise ModelError(f"vLLM cannot run the teacher in {folder}: {error}") from error
         if not self._llm.model_config.is_multimodal_model:
-            raise ModelError(
-                f"{folder} holds no vision-language model; aescot.teacher.model must be one that sees images."
-            )
+            raise ModelError(f"{folder} holds no vision-language model; aescot.teacher.model must take images.")
         self._tokenizer = self._llm.get_tokenizer()
 
     def write(
         self, images: Sequence[Image.Image], scores: Sequence[float], seeds: Sequence[int]
     ) -> list[WrittenCritique]:
-        """A critique or a problem for each RGB image with its score in [0, 1], in order. One seed
-        per image."""
+        """A critique or a problem for each RGB image, in order. `scores` are in [0, 1]; each image
+        is sampled with its own seed."""
         results: list[WrittenCritique | None] = []
         for image, score, seed in zip(images, scores, seeds, strict=True):
             try:
                 self._enqueue(shrink(image, self._settings.max_pixels), score, seed)
             except self._refusals as error:
-                # One image that the model does not take must not cost the others of its batch.
+                # An image that the model refuses must not cost the other images of its batch.
                 results.append(WrittenCritique(None, f"the teacher refused the image: {error}"))
             else:
                 results.append(None)
@@ -164,7 +162,7 @@ class TeacherEngine:
         )
         self._llm.enqueue_chat(messages, parameters, use_tqdm=False)
 
-    def _read(self, request: Any) -> WrittenCritique:
+    def _read(self, request: RequestOutput) -> WrittenCritique:
         (output,) = request.outputs
         prompt_end = self._tokenizer.decode(request.prompt_token_ids[-4:]).rstrip()
         return read_answer(

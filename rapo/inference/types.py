@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers. Plain data: neither torch nor vLLM."""
+"""Engine types: requests and results of the engines, as plain data without torch or vLLM."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from rapo.answers.readout import AnswerTree
 
 @dataclass(frozen=True, slots=True)
 class SamplingSpec:
-    """How to draw completions. `temperature` 0 is greedy, of which there is one. Sample k of a
-    request draws with `seed + k`. With `ignore_stop` every completion has `max_tokens` tokens,
-    which benchmarks want. Raises `ValueError`."""
+    """How completions are sampled.
+
+    Completion k of a request is sampled with the request's seed plus k. `temperature` 0 is greedy
+    and allows one completion only. With `ignore_stop` every completion has exactly `max_tokens`
+    tokens, for benchmarks. Raises `ValueError` for values that contradict each other.
+    """
 
     completions: int
     temperature: float
@@ -27,13 +30,17 @@ class SamplingSpec:
         if self.completions < 1:
             raise ValueError(f"completions must be at least 1, not {self.completions}")
         if self.completions > 1 and self.temperature == 0:
-            raise ValueError(f"{self.completions} greedy completions would all be the same; ask for one")
+            raise ValueError(f"{self.completions} greedy completions would all be the same; request one")
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion: token ids with the stop token, their log-probs (or None), why it ended (stop
-    or length), and the weight version that drew each token."""
+    """One completion, arrays `(tokens,)`.
+
+    `token_ids` include the stop token. `logprobs` are the sampler's, None where they were not
+    requested. `finish_reason` is "stop" or "length". `versions` holds the weight version that each
+    token was sampled from.
+    """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None
@@ -43,8 +50,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """`patches` uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids` with one pad per
-    feature. Equal keys mean equal images: vLLM's caches go by them."""
+    """An image in the form that the engine takes.
+
+    `patches` is uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`; `prompt_ids` has one pad token
+    per image feature. Equal keys mean equal images: vLLM's caches look images up by them.
+    """
 
     patches: NDArray[np.uint8]
     grid: NDArray[np.int64]
@@ -54,27 +64,28 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class ReadoutRequest:
-    """What is wanted of an image.
+    """A readout of one image.
 
-    `tree`: the tree of answers, for the readouts expected and fast; else completions drawn by
-    `sampling`, which then holds how many. `rationale` false: start from an empty one (fast). `tell`
-    gets the token ids of a greedy rationale and answer as they are written, in the engine's thread.
+    With `tree` (the readouts expected and fast) the result holds the tree of answers; without, it
+    holds the completions of `sampling`. `rationale` False starts from an empty rationale (fast).
+    `on_tokens` receives the token ids of a greedy rationale and answer step by step; it is called
+    in the engine's thread.
     """
 
     sampling: SamplingSpec
     tree: bool = False
     rationale: bool = True
-    tell: Callable[[list[int]], None] | None = None
+    on_tokens: Callable[[list[int]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReadoutResult:
-    """What the model said of an image.
+    """The model's answer about one image.
 
-    `completions` are whole, except that with a `tree` there is one, which may end with the answer's
-    digits. `tree` is None where none was asked for and where the model began no answer; `nodes` is
-    the number of its nodes that were requests of their own. `waited_s` and `worked_s`: until the
-    engine first ran it, and from there to its end.
+    `completions` are complete, except that with a tree there is one, which may end with the
+    answer's digits. `tree` is None where none was requested, and where the model began no answer.
+    `nodes` counts the nodes of the tree that were requests of their own. `waited_s` is the time
+    until the engine first ran the request, `worked_s` the time from there to its end.
     """
 
     completions: tuple[Completion, ...]

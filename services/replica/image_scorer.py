@@ -191,7 +191,7 @@ class ImageScorer:
         greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
         if wanted.readout == "fast":
             return ReadoutRequest(greedy, tree=True, rationale=False)
-        return ReadoutRequest(greedy, tree=wanted.readout == "expected", tell=tell)
+        return ReadoutRequest(greedy, tree=wanted.readout == "expected", on_tokens=tell)
 
     async def _read(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> ReadoutResult:
         future = self._loop.add(encoded, ask, seed)

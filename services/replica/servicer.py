@@ -56,11 +56,12 @@ class Scorer:
         # and torch read when they are imported is set by the actor's runtime environment, see
         # `services.replica.deployment`.
         from rapo.inference.engine_thread import EngineThread
-        from rapo.inference.readout_engine import ReadoutEngine, ReadoutRequest, ReadoutResult
+        from rapo.inference.readout_engine import ReadoutEngine
+        from rapo.inference.types import ReadoutRequest, ReadoutResult
 
         self._loop: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
             lambda: ReadoutEngine(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
-            linger_s=0.0,
+            batch_wait_s=0.0,
         )
         reader: Any = await asyncio.wrap_future(self._loop.started)
         self._judge = ImageScorer(self._loop, reader, config, card.version)
@@ -127,7 +128,7 @@ class Scorer:
     async def statistics(self) -> dict[str, int]:
         """Images in the engine, and images whose callers went away. Through Serve's handle, not
         over gRPC."""
-        return {"under_way": self._loop.under_way, "cancelled": self._judge.cancelled}
+        return {"under_way": self._loop.in_flight, "cancelled": self._judge.cancelled}
 
     def __del__(self) -> None:
         # Serve calls this when it stops a replica.

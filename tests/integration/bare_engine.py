@@ -1,7 +1,6 @@
-"""vLLM's model class on its own, without an engine and without memory: built on the meta device,
-and loaded.
+"""BareEngine: vLLM's model class on the meta device, without an engine and without memory.
 
-Meant for one child process (`initialize`, then `load`), because vLLM wants a process group and an
+Call `initialize`, then `load`, in a child process, because vLLM needs a process group and an
 environment of its own.
 """
 
@@ -13,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: name, shape, dtype's name
+#: Name, shape, and name of the dtype of a tensor.
 Described = tuple[str, tuple[int, ...], str]
 
 

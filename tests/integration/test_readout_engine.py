@@ -1,5 +1,5 @@
-"""The reader on a real engine: its images, the tree of answers against plain transformers,
-cancelling, and company."""
+"""ReadoutEngine on real vLLM: its images and its tree of answers against plain transformers,
+cancelling, and requests side by side."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ LIMIT = 120.0
 
 
 class Laboratory:
-    """An actor with a reader in it, because vLLM wants an environment of its own."""
+    """An actor that holds the engine, because vLLM needs an environment of its own."""
 
     def __init__(self, folder: str, config: Config) -> None:
         from rapo.inference.readout_engine import ReadoutEngine
         from rapo.inference.types import ReadoutRequest, SamplingSpec
 
         self._folder = folder
-        self._reader = ReadoutEngine(folder, config.rollout.engine, dtype="float32")
+        self._engine = ReadoutEngine(folder, config.rollout.engine, dtype="float32")
         self._greedy = SamplingSpec(1, 0.0, 48, logprobs=False)
-        self._ask = ReadoutRequest
+        self._request = ReadoutRequest
         self._number = 0
 
     def encoded_images(self, images: list[bytes]) -> list[bool]:
-        """For each image whether what the reader makes of it is what vLLM makes of it itself."""
+        """Whether each encoded image equals what vLLM itself makes of it."""
         from vllm.multimodal.inputs import MultiModalKwargsItem
 
         from rapo.inference.image_inputs import features_of
 
-        reader, engine, same = self._reader, self._reader._engine, []
+        engine, vllm, same = self._engine, self._engine._engine, []
         for number, data in enumerate(images):
             image = _open(data)
-            own = reader.encode(image, f"image{number}")
-            (feature,) = features_of(own, reader.processor.image_token_id)
-            theirs = engine.input_processor.process_inputs(
+            own = engine.encode(image, f"image{number}")
+            (feature,) = features_of(own, engine.processor.image_token_id)
+            theirs = vllm.input_processor.process_inputs(
                 f"t{number}",
-                {"prompt_token_ids": reader.processor.prompt_token_ids, "multi_modal_data": {"image": image}},
-                reader._parameters(self._greedy, 0),
-                supported_tasks=engine.get_supported_tasks(),
+                {"prompt_token_ids": engine.processor.prompt_token_ids, "multi_modal_data": {"image": image}},
+                engine._parameters(self._greedy, 0),
+                supported_tasks=vllm.get_supported_tasks(),
             )
             (other,) = theirs.mm_features
             assert isinstance(other.data, MultiModalKwargsItem)
@@ -63,35 +63,39 @@ class Laboratory:
             )
         return same
 
-    def read(self, images: list[bytes], *, together: bool, **ask: Any) -> list[tuple[str, float, int]]:
+    def read(self, images: list[bytes], *, together: bool, rationale: bool = True) -> list[tuple[str, float, int]]:
         """`(text, mean, nodes)` of each image's tree."""
-        reader, found, names = self._reader, {}, []
+        engine, found, names = self._engine, {}, []
         for data in images:
             self._number += 1
             name = str(self._number)
             names.append(name)
-            reader.add(name, reader.encode(_open(data), name), self._ask(self._greedy, tree=True, **ask), 0)
-            while not together and reader.busy:
-                found |= dict(reader.step())
-        while reader.busy:
-            found |= dict(reader.step())
+            engine.add(
+                name, engine.encode(_open(data), name), self._request(self._greedy, tree=True, rationale=rationale), 0
+            )
+            while not together and engine.busy:
+                found |= dict(engine.step())
+        while engine.busy:
+            found |= dict(engine.step())
         return [
-            (reader.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes)
+            (engine.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes)
             for one in (found[name] for name in names)
         ]
 
     def sampled(self, data: bytes, samples: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of so many answers of one request, and of as many requests of one answer, each
-        with its own seed."""
+        """Token ids of `samples` completions of one request, and of as many requests of one
+        completion, each with its own seed."""
         from rapo.inference.types import SamplingSpec
 
-        reader, encoded = self._reader, self._reader.encode(_open(data), "sampled")
-        reader.add("several", encoded, self._ask(SamplingSpec(samples, 1.5, 24, logprobs=False)), seed)
+        engine, encoded = self._engine, self._engine.encode(_open(data), "sampled")
+        engine.add("several", encoded, self._request(SamplingSpec(samples, 1.5, 24, logprobs=False)), seed)
         for number in range(samples):
-            reader.add(f"alone{number}", encoded, self._ask(SamplingSpec(1, 1.5, 24, logprobs=False)), seed + number)
+            engine.add(
+                f"alone{number}", encoded, self._request(SamplingSpec(1, 1.5, 24, logprobs=False)), seed + number
+            )
         found = {}
-        while reader.busy:
-            found |= dict(reader.step())
+        while engine.busy:
+            found |= dict(engine.step())
         alone = [found[f"alone{number}"].completions[0].token_ids.tolist() for number in range(samples)]
         return [one.token_ids.tolist() for one in found["several"].completions], alone
 
@@ -101,7 +105,7 @@ class Laboratory:
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        processor = self._reader.processor
+        processor = self._engine.processor
         policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(self._folder, dtype=torch.float32)
         prepared = processor.prepare(_open(data))
         banned = torch.zeros(policy.config.text_config.vocab_size)
@@ -118,26 +122,26 @@ class Laboratory:
                     pixel_values=torch.from_numpy(prepared.pixels),
                     image_grid_thw=torch.from_numpy(prepared.grid)[None],
                 ).logits[0]
-            told = torch.log_softmax(logits + banned, dim=-1)[-len(answer) - 1 : -1]
-            logs.append(float(told.gather(1, torch.tensor(answer)[:, None]).sum()))
+            logprobs = torch.log_softmax(logits + banned, dim=-1)[-len(answer) - 1 : -1]
+            logs.append(float(logprobs.gather(1, torch.tensor(answer)[:, None]).sum()))
         return np.exp(np.array(logs))
 
     def cancel(self, images: list[bytes]) -> tuple[int, int, bool]:
-        """Cancel all but the first in the midst of it: requests left in vLLM right after, blocks in
-        use at the end, and whether the first was answered."""
-        reader, names = self._reader, [f"c{number}" for number in range(len(images))]
+        """Cancel all readouts but the first after three steps: requests left in vLLM right after,
+        blocks in use at the end, and whether the first ended."""
+        engine, names = self._engine, [f"c{number}" for number in range(len(images))]
         for name, data in zip(names, images, strict=True):
-            reader.add(name, reader.encode(_open(data), name), self._ask(self._greedy, tree=True), 0)
+            engine.add(name, engine.encode(_open(data), name), self._request(self._greedy, tree=True), 0)
         for _ in range(3):
-            reader.step()
+            engine.step()
         for name in names[1:]:
-            reader.cancel(name)
-        scheduler = reader._engine.engine_core.engine_core.scheduler
+            engine.cancel(name)
+        scheduler = engine._engine.engine_core.engine_core.scheduler
         left = scheduler.get_num_unfinished_requests()
         found = {}
-        while reader.busy:
-            found |= dict(reader.step())
-        reader._core.step()
+        while engine.busy:
+            found |= dict(engine.step())
+        engine._core.step()
         used = scheduler.kv_cache_manager.block_pool
         return left, used.num_gpu_blocks - 1 - used.get_num_free_blocks(), set(found) == {names[0]}
 
@@ -184,7 +188,7 @@ def test_the_tree_is_that_of_plain_transformers(laboratory: Any, images: list[by
         assert mean == pytest.approx(float(p @ ANSWERS / p.sum()), abs=1e-6)
 
 
-def test_company_and_repetition_change_nothing(laboratory: Any, images: list[bytes]) -> None:
+def test_neighbours_and_repetition_change_nothing(laboratory: Any, images: list[bytes]) -> None:
     together = ray.get(laboratory.read.remote(images * 4, together=True), timeout=LIMIT)
     alone = ray.get(laboratory.read.remote(images, together=False), timeout=LIMIT)
     assert together == alone * 4
@@ -197,7 +201,7 @@ def test_each_sampled_answer_is_that_of_its_own_seed(laboratory: Any, images: li
     assert len({tuple(ids) for ids in several}) > 1
 
 
-def test_what_is_cancelled_leaves_nothing_behind(laboratory: Any, images: list[bytes]) -> None:
+def test_a_cancelled_readout_leaves_nothing_behind(laboratory: Any, images: list[bytes]) -> None:
     left, blocks, answered = ray.get(laboratory.cancel.remote(images), timeout=LIMIT)
     assert answered
     assert left == 1

@@ -1,11 +1,10 @@
-"""The reader's way through the tree of answers, with a scripted model in the place of vLLM."""
+"""ReadoutEngine: its way through the tree of answers, on a scripted model in the place of vLLM."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ BEFORE = "<think>calm</think><answer>"
 Model = Callable[[str], dict[str, float]]
 
 
-def text_of(ids: Any) -> str:
+def text_of(ids: Iterable[int]) -> str:
     return "".join(PIECES.get(int(i), chr(int(i))) for i in ids if int(i) != STOP)
 
 
@@ -42,9 +41,9 @@ def id_of(piece: str) -> int:
     return STOP if piece == "" else next((i for i, text in PIECES.items() if text == piece), 0) or ord(piece)
 
 
-class ScriptedEngine:
-    """One token for every request in a step, the likeliest; log-probs of it and of the characters
-    of answers."""
+class ScriptedCore:
+    """Gives every request its likeliest token in a step, with log-probs of it and of the answers'
+    characters."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -52,7 +51,7 @@ class ScriptedEngine:
         self.sent: list[str] = []
         self.steps = 0
 
-    def add(self, name: str, prompt: list[int], features: list[Any], parameters: SimpleNamespace) -> None:
+    def add(self, name: str, prompt: list[int], features: list[object], parameters: SimpleNamespace) -> None:
         self.sent.append(name)
         ids = [i for i in prompt if i != PAD]
         self.requests[name] = SimpleNamespace(ids=ids, wrote=0, parameters=parameters)
@@ -68,23 +67,23 @@ class ScriptedEngine:
             chances = self.model(text_of(request.ids))
             by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
             token = max(by_id, key=lambda i: by_id[i])
-            told = np.array([[by_id.get(i, -100.0) for i in [token, *map(ord, CHARACTERS)]]], np.float32)
+            logprobs = np.array([[by_id.get(i, -100.0) for i in [token, *map(ord, CHARACTERS)]]], np.float32)
             request.ids.append(token)
             request.wrote += 1
             ended = token == STOP or request.wrote == request.parameters.max_tokens
             reason = ("stop" if token == STOP else "length") if ended else None
             if ended:
                 del self.requests[name]
-            steps.append(StepOutput(name, [token], told, reason))
+            steps.append(StepOutput(name, [token], logprobs, reason))
         return steps
 
 
-class ScriptedReader(ReadoutEngine):
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self._core = engine  # type: ignore[assignment]
+class ScriptedEngine(ReadoutEngine):
+    def __init__(self, core: ScriptedCore) -> None:
+        self._core = core  # type: ignore[assignment]
         self.version = 0
-        self.tokens = AnswerTokens(tuple(map(ord, CHARACTERS)), (1000, 1002, 1003))
-        self._pieces, self._works = {}, {}
+        self._tokens = AnswerTokens(tuple(map(ord, CHARACTERS)), (1000, 1002, 1003))
+        self._token_texts, self._requests = {}, {}
         self._max_length = 200
         self._node_parameters = SimpleNamespace(max_tokens=1, seed=0)
 
@@ -94,8 +93,8 @@ class ScriptedReader(ReadoutEngine):
 
         self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=PAD)  # type: ignore[assignment]
 
-    def _parameters(self, sampling: SamplingSpec, seed: int, **more: Any) -> Any:
-        return SimpleNamespace(**({"max_tokens": sampling.max_tokens, "seed": seed} | more))
+    def _parameters(self, sampling: SamplingSpec, seed: int, **overrides: object) -> SimpleNamespace:
+        return SimpleNamespace(**({"max_tokens": sampling.max_tokens, "seed": seed} | overrides))
 
 
 @pytest.fixture(autouse=True)
@@ -124,21 +123,25 @@ def model(answers: dict[str, dict[str, float]], opening: tuple[str, ...] = ("<an
     return following
 
 
+def image_of(tokens: int) -> EncodedImage:
+    return EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * tokens, "key")
+
+
 def expected(script: Model, before: str = BEFORE) -> np.ndarray:
     return np.array([math.prod(script(before + text[:i]).get(text[i], 0.0) for i in range(4)) for text in TEXTS])
 
 
-def read(engine: ScriptedEngine, *, limit: int = 32, rationale: bool = True) -> ReadoutResult:
-    reader = ScriptedReader(engine)
-    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD, PAD], "key")
-    reader.add(
-        "a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0
+def read(core: ScriptedCore, *, limit: int = 32, rationale: bool = True) -> ReadoutResult:
+    engine = ScriptedEngine(core)
+    image = image_of(2)
+    engine.add(
+        "a", image, ReadoutRequest(SamplingSpec(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0
     )
     found: list[tuple[str, ReadoutResult]] = []
-    while reader.busy:
-        found += reader.step()
-        assert engine.steps < 50
-    assert not engine.requests, "something is left in the engine"
+    while engine.busy:
+        found += engine.step()
+        assert core.steps < 50
+    assert not core.requests, "something is left in the core"
     return found[0][1]
 
 
@@ -157,11 +160,11 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_tree_is_complete_whatever_the_greedy_answer_is(name: str) -> None:
     script = model(SCRIPTS[name])
-    reading = read(ScriptedEngine(script))
-    assert reading.tree is not None
+    result = read(ScriptedCore(script))
+    assert result.tree is not None
     wanted = expectation(expected(script))
-    told = reading.tree.expectation()
-    assert (told.mean, told.std, told.outside) == pytest.approx((wanted.mean, wanted.std, wanted.outside), abs=1e-7)
+    found = result.tree.expectation()
+    assert (found.mean, found.std, found.outside) == pytest.approx((wanted.mean, wanted.std, wanted.outside), abs=1e-7)
 
 
 def test_without_a_rationale_it_starts_at_the_answer() -> None:
@@ -170,102 +173,102 @@ def test_without_a_rationale_it_starts_at_the_answer() -> None:
     def hurried(text: str) -> dict[str, float]:
         return script(BEFORE + text.removeprefix("<think></think><answer>"))
 
-    reading = read(ScriptedEngine(hurried), rationale=False)
-    assert reading.tree is not None
-    assert reading.tree.expectation().mean == pytest.approx(expectation(expected(script)).mean, abs=1e-7)
+    result = read(ScriptedCore(hurried), rationale=False)
+    assert result.tree is not None
+    assert result.tree.expectation().mean == pytest.approx(expectation(expected(script)).mean, abs=1e-7)
 
 
-def test_the_reading_is_complete_with_the_last_digit() -> None:
-    engine = ScriptedEngine(model(USUAL))
-    reading = read(engine)
-    assert engine.steps == 4 + 4
-    assert text_of(reading.completions[0].token_ids)[:-1] == BEFORE + "0.5"
-    # Besides the main request: what comes after a 1, step by step, and the one other digit that can
-    # come.
-    assert engine.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(engine.sent[-2:]) == [
+def test_the_result_is_complete_with_the_last_digit() -> None:
+    core = ScriptedCore(model(USUAL))
+    result = read(core)
+    assert core.steps == 4 + 4
+    assert text_of(result.completions[0].token_ids)[:-1] == BEFORE + "0.5"
+    # Besides the main request: the nodes after a 1, step by step, and the one other digit that can
+    # follow.
+    assert core.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(core.sent[-2:]) == [
         "a/=0.6",
         "a/=1.0",
     ]
 
 
-def test_only_what_can_be_reached_is_asked() -> None:
-    engine = ScriptedEngine(model(SCRIPTS["certain"]))
-    read(engine)
-    assert engine.sent == ["a/"]
+def test_only_reachable_nodes_are_requested() -> None:
+    core = ScriptedCore(model(SCRIPTS["certain"]))
+    read(core)
+    assert core.sent == ["a/"]
 
 
-def test_a_token_over_the_end_of_the_tag_is_taken_apart() -> None:
+def test_a_token_that_spans_the_end_of_the_tag_is_tokenized_again() -> None:
     script = model(USUAL, opening=("<answer", ">0"))
     whole = model(USUAL)
-    reading = read(ScriptedEngine(lambda text: whole(text) if text.startswith(BEFORE) else script(text)))
-    assert reading.tree is not None
-    assert reading.tree.expectation().mean == pytest.approx(expectation(expected(whole)).mean, abs=1e-7)
+    result = read(ScriptedCore(lambda text: whole(text) if text.startswith(BEFORE) else script(text)))
+    assert result.tree is not None
+    assert result.tree.expectation().mean == pytest.approx(expectation(expected(whole)).mean, abs=1e-7)
 
 
-def test_a_limit_in_the_midst_of_the_answer_leaves_no_node_out() -> None:
+def test_a_token_limit_within_the_answer_leaves_no_node_out() -> None:
     for limit in (5, 6, 7):
-        reading = read(ScriptedEngine(model(USUAL)), limit=limit)
-        assert reading.tree is not None
-        assert reading.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
+        result = read(ScriptedCore(model(USUAL)), limit=limit)
+        assert result.tree is not None
+        assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
 
 
 def test_without_an_answer_there_is_no_tree() -> None:
-    reading = read(ScriptedEngine(model(USUAL)), limit=3)
-    assert reading.tree is None
-    assert reading.completions[0].finish_reason == "length"
-    assert text_of(reading.completions[0].token_ids) == "<think>calm</think>"
+    result = read(ScriptedCore(model(USUAL)), limit=3)
+    assert result.tree is None
+    assert result.completions[0].finish_reason == "length"
+    assert text_of(result.completions[0].token_ids) == "<think>calm</think>"
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
-    reader = ScriptedReader(ScriptedEngine(model({})))
-    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * 198, "key")
+    engine = ScriptedEngine(ScriptedCore(model({})))
+    image = image_of(198)
     with pytest.raises(ValueError, match="198 tokens"):
-        reader.add("a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, 8)), 0)
-    assert not reader.busy
+        engine.add("a", image, ReadoutRequest(SamplingSpec(1, 0.0, 8)), 0)
+    assert not engine.busy
 
 
-def test_cancelling_takes_the_nodes_along() -> None:
-    engine = ScriptedEngine(model({}))
-    reader = ScriptedReader(engine)
-    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
+def test_cancelling_removes_the_node_requests_too() -> None:
+    core = ScriptedCore(model({}))
+    engine = ScriptedEngine(core)
+    image = image_of(1)
     for name in ("a", "b"):
-        reader.add(name, encoded, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
+        engine.add(name, image, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
     for _ in range(5):
-        reader.step()
-    assert len(engine.requests) > 2
-    reader.cancel("a")
-    reader.cancel("never heard of")
-    assert {name.partition("/")[0] for name in engine.requests} == {"b"}
+        engine.step()
+    assert len(core.requests) > 2
+    engine.cancel("a")
+    engine.cancel("unknown")
+    assert {name.partition("/")[0] for name in core.requests} == {"b"}
 
 
 def test_sampled_answers_are_requests_of_their_own_with_seeds_in_a_row() -> None:
-    engine = ScriptedEngine(model(USUAL))
-    reader = ScriptedReader(engine)
-    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
-    reader.add("a", encoded, ReadoutRequest(SamplingSpec(3, 0.7, 32, logprobs=False)), 40)
-    assert {name: request.parameters.seed for name, request in engine.requests.items()} == {
+    core = ScriptedCore(model(USUAL))
+    engine = ScriptedEngine(core)
+    image = image_of(1)
+    engine.add("a", image, ReadoutRequest(SamplingSpec(3, 0.7, 32, logprobs=False)), 40)
+    assert {name: request.parameters.seed for name, request in core.requests.items()} == {
         "a/0": 40,
         "a/1": 41,
         "a/2": 42,
     }
-    engine.requests["a/1"].parameters.max_tokens = 2
+    core.requests["a/1"].parameters.max_tokens = 2
     found = []
-    while reader.busy:
-        found += reader.step()
-    ((_, reading),) = found
-    assert [completion.finish_reason for completion in reading.completions] == ["stop", "length", "stop"]
-    assert text_of(reading.completions[1].token_ids) == "<think>calm"
-    assert (reading.tree, reading.nodes) == (None, 0)
+    while engine.busy:
+        found += engine.step()
+    ((_, result),) = found
+    assert [completion.finish_reason for completion in result.completions] == ["stop", "length", "stop"]
+    assert text_of(result.completions[1].token_ids) == "<think>calm"
+    assert (result.tree, result.nodes) == (None, 0)
 
 
-def test_tokens_are_told_as_they_come() -> None:
-    told: list[int] = []
-    reader = ScriptedReader(ScriptedEngine(model(USUAL)))
-    encoded = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD], "key")
-    reader.add("a", encoded, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True, tell=told.extend), 0)
-    reader.step()
-    reader.step()
-    assert text_of(told) == "<think>calm"
+def test_tokens_are_passed_on_step_by_step() -> None:
+    tokens: list[int] = []
+    engine = ScriptedEngine(ScriptedCore(model(USUAL)))
+    image = image_of(1)
+    engine.add("a", image, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True, on_tokens=tokens.extend), 0)
+    engine.step()
+    engine.step()
+    assert text_of(tokens) == "<think>calm"
 
 
 def test_a_tokenizer_that_joins_digits_is_refused() -> None:

@@ -55,7 +55,7 @@ class Loop:
         self.cancelled: list[Future[ReadoutResult]] = []
         self.alive = True
         self.step_seconds = 0.0
-        self.under_way = 0
+        self.in_flight = 0
 
     def add(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> Future[ReadoutResult]:
         self.asks.append(ask)
@@ -67,9 +67,9 @@ class Loop:
         if self.failure is not None:
             future.set_exception(self.failure)
             return future
-        if ask.tell is not None:
+        if ask.on_tokens is not None:
             for character in self.texts[0]:
-                ask.tell([ord(character)])
+                ask.on_tokens([ord(character)])
         texts = [self.texts[k % len(self.texts)] for k in range(ask.sampling.completions)]
         drawn = tuple(completion(text, self.finish) for text in texts)
         future.set_result(ReadoutResult(drawn, self.tree if ask.tree else None, 12, 0.25, 0.5))

@@ -1,16 +1,15 @@
-"""The engine's own part of drawing completions, with a core that writes what it is told."""
+"""SamplingEngine: names, seeds and ends of completions, on a core with scripted outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from rapo.inference.engine import Engine
 from rapo.inference.engine_core import StepOutput
+from rapo.inference.sampling_engine import SamplingEngine
 from rapo.inference.types import EncodedImage, SamplingSpec
 
 IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
@@ -22,7 +21,7 @@ class ScriptedCore:
         self.cancelled: list[str] = []
         self.next: list[StepOutput] = []
 
-    def add(self, name: str, prompt: list[int], features: list[Any], parameters: Any) -> None:
+    def add(self, name: str, prompt: list[int], features: list[object], parameters: SimpleNamespace) -> None:
         self.seeds[name] = parameters.seed
 
     def cancel(self, names: Iterable[str]) -> None:
@@ -32,23 +31,23 @@ class ScriptedCore:
         return self.next
 
 
-class ScriptedEngine(Engine):
+class ScriptedEngine(SamplingEngine):
     def __init__(self, core: ScriptedCore) -> None:
         self._core = core  # type: ignore[assignment]
-        self._drawings, self._max_length, self.version = {}, 8, 3
+        self._requests, self._max_length, self.version = {}, 8, 3
         self.processor = SimpleNamespace(image_token_id=7)  # type: ignore[assignment]
 
-    def _parameters(self, sampling: SamplingSpec, seed: int, **more: Any) -> Any:
+    def _parameters(self, sampling: SamplingSpec, seed: int, **overrides: object) -> SimpleNamespace:
         return SimpleNamespace(seed=seed)
 
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> ScriptedCore:
-    monkeypatch.setattr("rapo.inference.engine.features_of", lambda *_: [])
+    monkeypatch.setattr("rapo.inference.sampling_engine.features_of", lambda *_: [])
     return ScriptedCore()
 
 
-def wrote(name: str, token: int, reason: str | None = None) -> StepOutput:
+def output(name: str, token: int, reason: str | None = None) -> StepOutput:
     return StepOutput(name, [token], np.array([[-0.5]], np.float32), reason)
 
 
@@ -56,33 +55,33 @@ def test_a_request_ends_with_its_last_completion_and_they_keep_their_order(core:
     engine = ScriptedEngine(core)
     engine.add("a", IMAGE, SamplingSpec(2, 1.0, 4), 40)
     assert core.seeds == {"a/0": 40, "a/1": 41}
-    core.next = [wrote("a/1", 5, "stop"), wrote("a/0", 6), wrote("unheard/0", 9, "stop")]
+    core.next = [output("a/1", 5, "stop"), output("a/0", 6), output("unknown/0", 9, "stop")]
     assert engine.step() == []
     engine.version = 4
-    core.next = [wrote("a/0", 8, "length")]
+    core.next = [output("a/0", 8, "length")]
     ((name, (first, second)),) = engine.step()
     assert (name, engine.busy) == ("a", False)
     assert (first.token_ids.tolist(), first.versions.tolist(), first.finish_reason) == ([6, 8], [3, 4], "length")
     assert (second.token_ids.tolist(), second.versions.tolist(), second.finish_reason) == ([5], [3], "stop")
 
 
-def test_cancelling_stops_what_is_unfinished_only(core: ScriptedCore) -> None:
+def test_cancelling_stops_the_unfinished_completions(core: ScriptedCore) -> None:
     engine = ScriptedEngine(core)
     engine.add("a", IMAGE, SamplingSpec(3, 1.0, 4), 0)
-    core.next = [wrote("a/1", 5, "stop"), wrote("a/0", 6), wrote("a/2", 6)]
+    core.next = [output("a/1", 5, "stop"), output("a/0", 6), output("a/2", 6)]
     engine.step()
     engine.cancel("a")
-    engine.cancel("unheard")
+    engine.cancel("unknown")
     assert sorted(core.cancelled) == ["a/0", "a/2"]
     assert not engine.busy
-    core.next = [wrote("a/0", 8, "stop")]
+    core.next = [output("a/0", 8, "stop")]
     assert engine.step() == []
 
 
 def test_a_request_that_the_core_refuses_leaves_nothing(core: ScriptedCore, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ScriptedEngine(core)
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: object) -> None:
         raise ValueError("no room")
 
     monkeypatch.setattr(core, "add", refuse)
@@ -92,6 +91,6 @@ def test_a_request_that_the_core_refuses_leaves_nothing(core: ScriptedCore, monk
 
 
 @pytest.mark.parametrize(("completions", "temperature"), [(0, 1.0), (-1, 1.0), (2, 0.0)])
-def test_what_cannot_be_drawn_is_refused(completions: int, temperature: float) -> None:
+def test_impossible_sampling_is_refused(completions: int, temperature: float) -> None:
     with pytest.raises(ValueError, match="completions"):
         SamplingSpec(completions, temperature, 4)

@@ -1,5 +1,4 @@
-"""The parts of the vLLM teacher that need no model: the prompt, reading an answer, shrinking an
-image."""
+"""TeacherEngine: its parts that need no model (prompt, answers, image sizes, folders, settings)."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def test_the_prompt_holds_the_private_score_with_two_decimals(score: float, show
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
+    ("text", "sentences"),
     [
         ("The light is soft. The colors are ric", "The light is soft."),
         ("Is it calm? It is! And the", "Is it calm? It is!"),
@@ -41,8 +40,8 @@ def test_the_prompt_holds_the_private_score_with_two_decimals(score: float, show
         ("", ""),
     ],
 )
-def test_a_text_is_cut_at_its_last_full_sentence(text: str, whole: str) -> None:
-    assert to_last_sentence(text) == whole
+def test_a_text_is_cut_at_its_last_full_sentence(text: str, sentences: str) -> None:
+    assert to_last_sentence(text) == sentences
 
 
 def test_only_a_truncated_answer_is_cut() -> None:
@@ -98,7 +97,7 @@ def test_a_small_image_is_left_alone() -> None:
     assert shrink(image, 5000) is image
 
 
-def test_settings_of_the_engine_keep_each_others_defaults() -> None:
+def test_teacher_and_rollout_engines_have_defaults_of_their_own() -> None:
     overrides = ["aescot.teacher.kind=vllm", "aescot.teacher.model=m", "aescot.teacher.engine.max_num_seqs=8"]
     engine = load_config(overrides=overrides).aescot.teacher.engine
     assert (engine.max_num_seqs, engine.max_model_len) == (8, 4096)
@@ -108,7 +107,7 @@ def test_settings_of_the_engine_keep_each_others_defaults() -> None:
         load_config(overrides=["aescot.teacher.temperature=-1"])
 
 
-def test_any_architecture_is_accepted_and_what_is_no_model_is_named(tmp_path: Path) -> None:
+def test_any_architecture_is_accepted_and_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not found"):
         check_teacher_folder(tmp_path / "none")
     with pytest.raises(ModelError, match=r"no config\.json"):
