@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rapo.client.aio import AsyncScorerClient
+from rapo.client import AsyncScorerClient
 from rapo.images.model_view import ModelView
 from rapo.v1 import scorer_pb2
 from services.ui.server import PageServer, PageSettings

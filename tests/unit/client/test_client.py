@@ -16,8 +16,16 @@ import pytest
 from fake_scorer import FakeScorer, busy, serving, status
 from google.rpc import code_pb2
 
-from rapo.client.errors import FieldViolation
-from rapo.client.sync import CallError, Dimension, Interval, NativeScale, Outcome, ScorerClient, ScoreResult
+from rapo.client import (
+    CallError,
+    Dimension,
+    FieldViolation,
+    Interval,
+    NativeScale,
+    Outcome,
+    ScorerClient,
+    ScoreResult,
+)
 from rapo.errors import ConfigError, ImageError, ServiceError
 
 GONE = status(code_pb2.UNAVAILABLE, "not now", "stopping")

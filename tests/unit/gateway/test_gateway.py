@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rapo.client.sync import CallError, ScorerClient
+from rapo.client import CallError, ScorerClient
 from rapo.config import GatewayConfig
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
