@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.support import record
+from rapo.answers.readout_names import READOUTS
 from rapo.config import Config, load_config
 from rapo.models.card import Card, read_card, with_card
 from rapo.records import Prediction
@@ -45,7 +46,7 @@ def held_out(run: Path, count: int) -> list[dict[str, Any]]:
 async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from rapo.inference.engine_thread import EngineThread
     from rapo.inference.readout_engine import ReadoutEngine
-    from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec
+    from services.replica.image_scorer import ImageScorer, ReadoutSpec
 
     loop: Any = EngineThread(
         lambda: ReadoutEngine(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),

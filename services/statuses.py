@@ -18,7 +18,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.names import DOMAIN, FIELD_KEY, REASON_KEY
+from rapo.wire import DOMAIN, REASON_KEY
+from services.names import FIELD_KEY
 
 #: Trailing metadata: keys with text, or with bytes where they end in `-bin`.
 Trailing = tuple[tuple[str, str | bytes], ...]

@@ -21,9 +21,9 @@ import grpc
 
 from rapo.client.errors import CallError, from_rpc
 from rapo.errors import ConfigError
+from rapo.wire import SERVICE
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-SERVICE = "rapo.v1.AestheticScorer"
 
 #: A file: its path, or its content.
 Pem = bytes | str | os.PathLike[str]

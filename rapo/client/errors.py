@@ -9,9 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from rapo.errors import ServiceError
-
-_DETAILS_KEY = "grpc-status-details-bin"
-_REASON_KEY = "rapo-reason"
+from rapo.wire import DETAILS_KEY, REASON_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +77,12 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float, request_id: str 
         message = f"{target} does not let this client in ({details}). Give a token that it knows."
     else:
         message = f"{details} ({code})"
-    data = next((value for key, value in trailing if key == _DETAILS_KEY), b"")
+    data = next((value for key, value in trailing if key == DETAILS_KEY), b"")
     try:
         known = _read_details(status_pb2.Status.FromString(data))
     except DecodeError:
         known = _Details()  # code and message are known without them
-    reason = known.reason or next((str(value) for key, value in trailing if key == _REASON_KEY), None)
+    reason = known.reason or next((str(value) for key, value in trailing if key == REASON_KEY), None)
     return _with_details(message, code, reason, request_id, known)
 
 

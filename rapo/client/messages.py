@@ -23,11 +23,7 @@ from rapo.client.types import (
 )
 from rapo.errors import ConfigError, ImageError, RapoError
 from rapo.v1 import scorer_pb2
-
-#: Names of the readouts, as `readout` takes them and as results give them.
-READOUTS: tuple[str, ...] = tuple(
-    value.name.removeprefix("READOUT_").lower() for value in scorer_pb2.Readout.DESCRIPTOR.values if value.number
-)
+from rapo.wire import READOUT_NAMES, READOUT_NUMBERS
 
 # What a message holds beside the image: ids, names and framing.
 _MESSAGE_OVERHEAD = 4096
@@ -68,16 +64,15 @@ def readout_number(name: str | None) -> scorer_pb2.Readout:
     for an unknown one."""
     if name is None:
         return scorer_pb2.READOUT_UNSPECIFIED
-    if name not in READOUTS:
-        raise ConfigError(f"readout {name!r} is not known; choose one of {', '.join(READOUTS)}")
-    return scorer_pb2.Readout.Value(f"READOUT_{name.upper()}")
+    if name not in READOUT_NUMBERS:
+        raise ConfigError(f"readout {name!r} is not known; choose one of {', '.join(READOUT_NUMBERS)}")
+    return READOUT_NUMBERS[name]
 
 
 def readout_name(number: int) -> str:
-    """A readout's name. A newer server may know readouts that this client does not: those have a
-    number in place of one."""
-    names = scorer_pb2.Readout.DESCRIPTOR.values_by_number
-    return names[number].name.removeprefix("READOUT_").lower() if number in names else f"readout-{number}"
+    """A readout's name. A readout of a newer server, unknown to this client, is named by its
+    number."""
+    return READOUT_NAMES.get(number, f"readout-{number}")
 
 
 def score_request(

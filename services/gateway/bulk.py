@@ -19,8 +19,8 @@ import grpc
 from rapo.v1 import scorer_pb2
 from services.gateway.rate_limit import RateLimit
 from services.gateway.rpc import Call, logger
-from services.gateway.upstream import Upstream, named
-from services.names import REQUEST_ID
+from services.gateway.upstream import Upstream
+from services.names import REQUEST_ID, request_id_or_new
 from services.statuses import Refusal, Refused, invalid
 
 ImageOutcome = scorer_pb2.ScoreResponse | Refusal
@@ -172,7 +172,7 @@ class BulkCalls:
     async def _outcome(
         self, call: Call, request: scorer_pb2.ScoreRequest, attempts: int, application: str | None
     ) -> ImageOutcome:
-        named(request)
+        request.request_id = request_id_or_new(request.request_id)
         if call.deadline - monotonic() < _LEAST_S:
             return _TIME_OVER
         deadline = min(call.deadline, monotonic() + self._upstream.limit_s)

@@ -9,7 +9,7 @@ from rapo.v1 import scorer_pb2
 from services.gateway.bulk import BulkCalls, ImageOutcome
 from services.gateway.rpc import Call
 from services.gateway.upstream import Upstream
-from services.names import REQUEST_ID
+from services.names import request_id_or_new
 from services.statuses import Refusal
 
 
@@ -25,8 +25,7 @@ class RankCalls:
     async def rank(self, call: Call, message: bytes) -> bytes:
         """The body of Rank."""
         request = call.parse(scorer_pb2.RankRequest, message)
-        if REQUEST_ID.fullmatch(request.request_id):
-            call.id = request.request_id
+        call.id = request_id_or_new(request.request_id)
         self._bulk.admit(call, len(request.images), "images", least=2)
         application = self._upstream.application(request.model_version)
         images = [

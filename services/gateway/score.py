@@ -9,7 +9,8 @@ from rapo.v1 import scorer_pb2
 from services.gateway.bulk import check_rate
 from services.gateway.rate_limit import RateLimit
 from services.gateway.rpc import Call
-from services.gateway.upstream import Upstream, named
+from services.gateway.upstream import Upstream
+from services.names import request_id_or_new
 
 
 class SingleCalls:
@@ -22,8 +23,9 @@ class SingleCalls:
         self._limits = limits
 
     def _admit(self, call: Call, message: bytes) -> scorer_pb2.ScoreRequest:
-        request = named(call.parse(scorer_pb2.ScoreRequest, message))
-        call.id, call.images = request.request_id, 1
+        request = call.parse(scorer_pb2.ScoreRequest, message)
+        request.request_id = call.id = request_id_or_new(request.request_id)
+        call.images = 1
         check_rate(self._limit, call.client, 1)
         return request
 

@@ -32,6 +32,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rapo.config import GatewayConfig, RewardSettings
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2
+from rapo.wire import SERVICE
 from services.gateway.auth import AuthInterceptor
 from services.gateway.bulk import BulkCalls
 from services.gateway.metrics import Metrics, MetricsPage
@@ -44,10 +45,7 @@ from services.gateway.tls import Certificates, certificates
 from services.gateway.tokens import Tokens
 from services.gateway.tracing import Tracing
 from services.gateway.upstream import Upstream
-from services.names import REASON_KEY, SECRET_KEY, SERVICE
 from services.statuses import Refused
-
-__all__ = ["REASON_KEY", "SECRET_KEY", "SERVICE", "Gateway", "GatewaySettings"]
 
 _START_LIMIT_S = 30.0
 _PROBE_PERIOD_S = 5.0

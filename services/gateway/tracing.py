@@ -20,12 +20,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2
-from services.names import SERVICE
+from rapo.wire import SERVICE
 from services.statuses import outward
 
 # Of each batch of spans, and of all that is left when the gateway ends.
 _EXPORT_LIMIT_S, _CLOSE_LIMIT_S = 2.0, 3.0
-_READOUTS = {number: name for name, number in scorer_pb2.Readout.items()}
 _CONTEXT = ("traceparent", "tracestate")
 # Statuses that are the server's own failure, as OpenTelemetry's conventions for gRPC have it;
 # others are the caller's.
@@ -131,7 +130,7 @@ class Passed:
             self._span.set_attributes(
                 {
                     "rapo.model_version": response.model_version,
-                    "rapo.readout": _READOUTS.get(response.readout, str(response.readout)),
+                    "rapo.readout": scorer_pb2.Readout.Name(response.readout),
                     "rapo.cached": response.cached,
                     "rapo.decode_ms": timings.decode_ms,
                     "rapo.queue_ms": timings.queue_ms,

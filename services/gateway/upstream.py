@@ -8,7 +8,6 @@ routing or forge the secret.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from time import monotonic
 import grpc
 
 from rapo.v1 import scorer_pb2
+from rapo.wire import SERVICE
 from services.gateway.metrics import Metrics
 from services.gateway.routes import Routes
 from services.gateway.tracing import Tracing
-from services.names import REQUEST_ID, SECRET_KEY, SERVICE
+from services.names import SECRET_KEY
 from services.statuses import Refusal, Refused, outward
 
 _UNLIMITED = -1
@@ -192,10 +192,3 @@ class Upstream:
 
     def _left(self, deadline: float) -> float:
         return max(min(deadline - monotonic(), self.limit_s), 0.0)
-
-
-def named(request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreRequest:
-    """The request with an id: its own where it can stand in a log, else a new one."""
-    if not REQUEST_ID.fullmatch(request.request_id):
-        request.request_id = uuid.uuid4().hex
-    return request

@@ -8,17 +8,13 @@ from collections.abc import Mapping
 import grpc
 
 from rapo.answers.dimensions import split_dimensions
+from rapo.answers.readout_names import READOUTS
 from rapo.config import ServeConfig
 from rapo.models.card import Scale
 from rapo.v1 import scorer_pb2
-from services.replica.image_scorer import READOUTS, ReadoutSpec, ScoredImage
+from rapo.wire import READOUT_NAMES, READOUT_NUMBERS
+from services.replica.image_scorer import ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused, invalid
-
-#: Readouts by their names in the configuration.
-NUMBERS: dict[str, scorer_pb2.Readout] = {
-    name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS
-}
-_NAMES: dict[int, str] = {int(number): name for name, number in NUMBERS.items()}
 
 _MIN_SAMPLES = 2
 
@@ -37,7 +33,7 @@ def wanted_of(
             "native_scale", f"unknown scale {request.native_scale[:64]!r}; this model has: {known}", "unknown_scale"
         )
     unspecified = request.readout == scorer_pb2.READOUT_UNSPECIFIED
-    readout = settings.readout if unspecified else _NAMES.get(request.readout)
+    readout = settings.readout if unspecified else READOUT_NAMES.get(request.readout)
     if readout is None:
         raise invalid("readout", f"unknown readout {request.readout}; known: {', '.join(READOUTS)}", "unknown_readout")
     if readout != "sampled":
@@ -63,7 +59,7 @@ def response_of(
         score=judgement.score,
         rationale="" if request.omit_rationale else judgement.rationale,
         model_version=version,
-        readout=NUMBERS[wanted.readout],
+        readout=READOUT_NUMBERS[wanted.readout],
         request_id=request_id,
         timings=scorer_pb2.Timings(
             decode_ms=judgement.decode_ms,

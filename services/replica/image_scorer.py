@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.answers.parse import Answer, parse_answer
+from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
 from rapo.errors import ImageError, ServiceError
 from rapo.images.decode import decode_image
@@ -33,9 +34,6 @@ from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, Sa
 from rapo.util.cache import BytesLRU
 from rapo.util.seeds import derive_seed
 from services.statuses import Refusal, Refused, invalid
-
-#: Readouts by the names that settings and responses have for them.
-READOUTS = ("expected", "fast", "greedy", "sampled")
 
 #: An answer whose number of two decimals the model gives less probability than this is no score.
 MIN_INSIDE = 0.05
@@ -61,7 +59,7 @@ _WHY = {
 class ReadoutSpec:
     """A readout by name, and how many answers to sample (0 unless it is `sampled`)."""
 
-    readout: str
+    readout: ReadoutName
     samples: int = 0
 
 

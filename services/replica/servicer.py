@@ -12,7 +12,6 @@ import asyncio
 import hmac
 import io
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,14 @@ import grpc
 from PIL import Image
 
 from rapo.answers.rationale_stream import RationaleStream
+from rapo.answers.readout_names import READOUTS
 from rapo.config import Config
 from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
-from services.names import FIELD_KEY, REASON_KEY, REQUEST_ID, SECRET_KEY
-from services.replica.convert import NUMBERS, response_of, wanted_of
-from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec, ScoredImage
+from rapo.wire import READOUT_NUMBERS, REASON_KEY
+from services.names import FIELD_KEY, SECRET_KEY, request_id_or_new
+from services.replica.convert import response_of, wanted_of
+from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Scorer:
         self._observe = _observer()
 
     async def Score(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
-        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+        request_id = request_id_or_new(request.request_id)
         try:
             wanted = self._admit(request, grpc_context)
             judgement = await self._judge.judge(request.image, wanted)
@@ -81,7 +82,7 @@ class Scorer:
     async def Explain(self, request: Any, grpc_context: RayServegRPCContext) -> AsyncGenerator[Any, None]:
         """Where it fails, the last message has no part: Serve lets a status of our own out only
         with a message."""
-        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+        request_id = request_id_or_new(request.request_id)
         try:
             wanted = self._admit(request, grpc_context)
             async with aclosing(self._explain(request.image, wanted)) as parts:
@@ -105,7 +106,7 @@ class Scorer:
         others = [name for name in READOUTS if name != settings.readout]
         return scorer_pb2.GetModelResponse(
             model_version=self.model_version,
-            readouts=[NUMBERS[name] for name in (settings.readout, *others)],
+            readouts=[READOUT_NUMBERS[name] for name in (settings.readout, *others)],
             min_score=0.0,
             max_score=1.0,
             max_image_bytes=limits.max_bytes,

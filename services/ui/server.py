@@ -28,8 +28,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from rapo.answers.readout_names import READOUTS
 from rapo.client import AsyncScorerClient, Outcome, ScoreOptions
-from rapo.client.messages import READOUTS
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RapoError, ResourceError
 from rapo.images.model_view import ModelView

@@ -22,9 +22,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from rapo.config import GatewayConfig
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import DETAILS_KEY, REASON_KEY
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
-from services.names import FIELD_KEY, REASON_KEY
+from services.names import FIELD_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
@@ -154,7 +155,7 @@ def call_lines() -> Iterator[list[str]]:
 
 def details_of(error: grpc.RpcError) -> dict[str, Any]:
     """The google.rpc details of a failed call, by the name of their type."""
-    data = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+    data = dict(error.trailing_metadata()).get(DETAILS_KEY)
     return {} if data is None else unpacked(status_pb2.Status.FromString(data))
 
 

@@ -84,7 +84,7 @@ def test_all_that_can_be_asked_for_is(client: ScorerClient, scorer: FakeScorer) 
 
 
 def test_an_unknown_readout_is_told_before_anything_is_sent(client: ScorerClient, scorer: FakeScorer) -> None:
-    with pytest.raises(ConfigError, match="greedy, expected, sampled, fast"):
+    with pytest.raises(ConfigError, match="expected, fast, greedy, sampled"):
         client.score(b"42", readout="best")
     with pytest.raises(ConfigError, match="best"):
         next(client.score_many([b"42"], readout="best"))

@@ -18,14 +18,17 @@ from serving import Authority, FakeScorer, details_of, gateway_on, settings_for,
 from rapo.config import ServeConfig
 from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import SERVICE
 from services.gateway import server as module
 from services.gateway.exposure import check_access
 from services.gateway.server import Gateway
 from services.gateway.tokens import token_line
 
-SERVICE = "/rapo.v1.AestheticScorer/"
 METHODS = [
-    *(SERVICE + name for name in ("Score", "ScoreBatch", "ScoreStream", "Rank", "Explain", "GetModel", "Nothing")),
+    *(
+        f"/{SERVICE}/{name}"
+        for name in ("Score", "ScoreBatch", "ScoreStream", "Rank", "Explain", "GetModel", "Nothing")
+    ),
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
     "/grpc.health.v1.Health/List",
@@ -122,8 +125,8 @@ class TestScan:
             asked = reflection_pb2.ServerReflectionRequest(list_services="")
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             listed = next(stub.ServerReflectionInfo(iter([asked]), metadata=GOOD, timeout=5))
-            assert "rapo.v1.AestheticScorer" in {s.name for s in listed.list_services_response.service}
-            unknown = channel.unary_unary(SERVICE + "Nothing")
+            assert SERVICE in {s.name for s in listed.list_services_response.service}
+            unknown = channel.unary_unary(f"/{SERVICE}/Nothing")
             assert code_of(lambda: unknown(b"", metadata=GOOD, timeout=5)) == grpc.StatusCode.UNIMPLEMENTED
 
     def test_plaintext_learns_nothing(self, scanned: tuple[Gateway, Authority, FakeScorer]) -> None:

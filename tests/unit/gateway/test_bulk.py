@@ -16,6 +16,7 @@ from serving import settings_for as settings_of
 
 from rapo.algorithm.preference import preference
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import SERVICE
 from services.gateway import bulk
 from services.gateway.server import Gateway
 
@@ -191,7 +192,7 @@ class TestStream:
 
     def test_garbage_ends_the_call(self, shared: tuple[FakeScorer, Gateway]) -> None:
         with grpc.insecure_channel(shared[1].address) as channel, pytest.raises(grpc.RpcError) as caught:
-            list(channel.stream_stream("/rapo.v1.AestheticScorer/ScoreStream")(iter([b"\xff\xff"]), timeout=5))
+            list(channel.stream_stream(f"/{SERVICE}/ScoreStream")(iter([b"\xff\xff"]), timeout=5))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
     @pytest.mark.parametrize("before", range(6))

@@ -18,7 +18,8 @@ from rapo.config import Config, load_config
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
-from services.names import FIELD_KEY, REASON_KEY, SECRET_KEY
+from rapo.wire import REASON_KEY
+from services.names import FIELD_KEY, SECRET_KEY
 from services.replica.image_scorer import ImageScorer
 from services.replica.servicer import Scorer
 
