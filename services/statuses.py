@@ -27,7 +27,7 @@ Trailing = tuple[tuple[str, str | bytes], ...]
 #: What a caller is told to wait where nothing better is known, in seconds.
 RETRY_S = {grpc.StatusCode.UNAVAILABLE: 1.0, grpc.StatusCode.RESOURCE_EXHAUSTED: 0.5}
 
-# What a caller reads where the status was set by Ray or gRPC rather than by the deployment.
+# What a caller reads if Ray or gRPC set the status rather than the deployment.
 _OWN_WORDS: dict[grpc.StatusCode, tuple[str, str]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("the queue is full; try again later", "queue_full"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("no answer within the time limit", "deadline"),
