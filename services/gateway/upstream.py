@@ -21,7 +21,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.routes import Routes
 from services.gateway.tracing import Tracing
 from services.names import SECRET_KEY
-from services.statuses import Refusal, Refused, outward
+from services.statuses import QUEUE_FULL, Refusal, Refused, outward
 
 _UNLIMITED = -1
 _OPTIONS = [
@@ -95,9 +95,7 @@ class Upstream:
 
     def _check_room(self, application: str) -> None:
         if 0 < self._most <= self._under_way[application]:
-            raise Refused(
-                Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full")
-            )
+            raise Refused(QUEUE_FULL)
 
     @contextmanager
     def _counted(self, application: str) -> Iterator[None]:

@@ -33,7 +33,7 @@ from rapo.inference.engine_thread import EngineThread
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.util.cache import BytesLRU
 from rapo.util.seeds import derive_seed
-from services.statuses import Refusal, Refused, invalid
+from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
 #: An answer whose number of two decimals the model gives less probability than this is no score.
 MIN_INSIDE = 0.05
@@ -138,8 +138,7 @@ class ImageScorer:
         answered.
         """
         if self._gate.locked() and self._waiting >= self._config.serve.max_queued_requests:
-            words = "the queue is full; try again later"
-            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "queue_full"))
+            raise Refused(QUEUE_FULL)
         started = perf_counter()
         self._waiting += 1
         try:
