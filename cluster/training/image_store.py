@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import ray
+from cachetools import LRUCache
 
 from rapo.config import Config
 from rapo.images.decode import read_image_bytes
 from rapo.records import ImageRecord
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import get_or_make
 
 #: Beside weights and groups, which must fit as well.
 _SHARE_OF_STORE = 4
@@ -24,11 +25,11 @@ class ImageStore:
     def __init__(self, config: Config) -> None:
         self._config = config
         limit = config.ray.object_store_mib * 2**20 // _SHARE_OF_STORE
-        self._refs: BytesLRU[tuple[Any, int]] = BytesLRU(limit, lambda item: item[1])
+        self._refs: LRUCache[str, tuple[Any, int]] = LRUCache(limit, lambda item: item[1])
 
     def ref(self, record: ImageRecord) -> Any:
         """Raises `ImageError` where the record's file can't be read."""
-        return self._refs.get(record.uid, lambda: self._put(record))[0]
+        return get_or_make(self._refs, record.uid, lambda: self._put(record))[0]
 
     def refs(self, records: Sequence[ImageRecord]) -> list[Any]:
         return [self.ref(record) for record in records]

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import grpc
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,7 +32,7 @@ from rapo.images.decode import decode_image
 from rapo.inference.answer_tokens import CLOSE, OPEN
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
@@ -103,7 +104,7 @@ class ImageScorer:
         #: Images whose callers went away, or ran out of time, before they were judged.
         self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._kept: BytesLRU[ScoredImage] = BytesLRU(
+        self._kept: LRUCache[tuple[str, ReadoutSpec], ScoredImage] = LRUCache(
             config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
         )
 
@@ -119,13 +120,13 @@ class ImageScorer:
         """
         running = asyncio.get_running_loop()
         digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
-        key = (digest, wanted, self._version)
-        if (kept := self._kept.find(key)) is not None:
+        key = (digest, wanted)
+        if (kept := self._kept.get(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
         async with self._place() as queue_ms:
             judgement = await self._judge_now(data, digest, wanted, tell)
         judgement = replace(judgement, queue_ms=judgement.queue_ms + queue_ms)
-        self._kept.put(key, judgement)
+        keep(self._kept, key, judgement)
         return judgement
 
     @asynccontextmanager
