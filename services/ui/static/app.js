@@ -87,8 +87,8 @@ function work() {
 // ---- the images -----------------------------------------------------------------------------------------------
 
 function add(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
-  for (const file of images) {
+  const accepted = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
+  for (const file of accepted) {
     const id = next++;
     const card = byId("card").content.firstElementChild.cloneNode(true);
     const image = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null, size: null };
@@ -104,7 +104,7 @@ function add(files) {
     images.set(id, image);
     paint(image);
   }
-  const left = files.length - images.length;
+  const left = files.length - accepted.length;
   arrange();
   work();
   if (left) byId("status").textContent = `${left} of ${files.length} files are no images and were left out.`;
