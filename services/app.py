@@ -176,7 +176,7 @@ class ScorerServer:
         stop it."""
         deadline = monotonic() + self.config.serve.request_timeout_s
         sleep(_POLL_S)
-        while gateway.under_way(application) and monotonic() < deadline:
+        while gateway.in_flight(application) and monotonic() < deadline:
             sleep(_POLL_S)
         delete(application)
 
@@ -193,7 +193,7 @@ class ScorerServer:
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,
             max_samples=settings.max_samples,
-            max_under_way=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
+            max_in_flight=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
         )
 
 

@@ -327,7 +327,7 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
     with gateway_on(scorer, max_calls=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
-        assert until(lambda: scorer.under_way == 2)
+        assert until(lambda: scorer.in_flight == 2)
         with pytest.raises(grpc.RpcError) as caught:
             score(channel)
         assert details_of(caught.value)["ErrorInfo"].reason == "too_many_calls"
@@ -338,10 +338,10 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
 
 def test_what_the_replicas_could_not_even_queue_is_not_passed_on() -> None:
     scorer = FakeScorer()
-    with gateway_on(scorer, max_under_way=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
+    with gateway_on(scorer, max_in_flight=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
-        assert until(lambda: scorer.under_way == 2)
+        assert until(lambda: scorer.in_flight == 2)
         for call in (
             lambda: score(channel),
             lambda: list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5)),

@@ -240,7 +240,7 @@ def test_a_second_gateway_cannot_share_the_port(gateway: Gateway, settings: Gate
         Gateway(replace(settings, port=gateway.port)).start()
 
 
-def test_stop_lets_calls_under_way_finish(settings: GatewaySettings, upstream: Upstream) -> None:
+def test_stop_lets_calls_in_flight_finish(settings: GatewaySettings, upstream: Upstream) -> None:
     upstream.delay_s = 0.5
     gateway = Gateway(settings)
     gateway.start()
