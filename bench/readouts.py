@@ -53,7 +53,7 @@ async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, 
         linger_s=0.0,
     )
     reader: Any = await asyncio.wait_for(asyncio.wrap_future(loop.started), _START_LIMIT_S)
-    judge = ImageScorer(loop, reader, config, card.version)
+    judge = ImageScorer(loop, reader, config)
     kinds = [ReadoutSpec(name, config.serve.samples if name == "sampled" else 0) for name in READOUTS]
     try:
         for wanted in kinds:
@@ -143,7 +143,7 @@ async def _run(judge: Any, wanted: Any, rows: list[dict[str, Any]], concurrency:
     async def one(row: dict[str, Any]) -> Any:
         async with gate:
             try:
-                return await asyncio.wait_for(judge.judge(row["data"], wanted), _CALL_LIMIT_S)
+                return await asyncio.wait_for(judge.score(row["data"], wanted), _CALL_LIMIT_S)
             except Refused as error:
                 return error.refusal.reason
 

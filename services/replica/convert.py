@@ -1,5 +1,5 @@
-"""From a ScoreRequest to what is wanted, and from a judgement to a ScoreResponse. Field by field as
-in scorer.proto."""
+"""Conversion of messages: a ScoreRequest to a ReadoutSpec, and a ScoredImage to a ScoreResponse, as
+scorer.proto describes the fields."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from services.statuses import Refusal, Refused, invalid
 _MIN_SAMPLES = 2
 
 
-def wanted_of(
+def readout_of(
     request: scorer_pb2.ScoreRequest, settings: ServeConfig, version: str, scales: Mapping[str, Scale]
 ) -> ReadoutSpec:
-    """What a request asks for. Raises `Refused`, naming the field, for what no image could make
-    right."""
+    """The readout for a request. Raises `Refused`, which names the field, for a request that fails
+    with any image."""
     if request.model_version not in ("", version):
         words = f"no model version {request.model_version[:64]!r} is served here"
         raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
@@ -49,33 +49,34 @@ def wanted_of(
 
 def response_of(
     request: scorer_pb2.ScoreRequest,
-    judgement: ScoredImage,
-    wanted: ReadoutSpec,
+    scored: ScoredImage,
+    spec: ReadoutSpec,
     request_id: str,
     version: str,
     scales: Mapping[str, Scale],
 ) -> scorer_pb2.ScoreResponse:
+    """The response to a request, with the parts that it asks for."""
     response = scorer_pb2.ScoreResponse(
-        score=judgement.score,
-        rationale="" if request.omit_rationale else judgement.rationale,
+        score=scored.score,
+        rationale="" if request.omit_rationale else scored.rationale,
         model_version=version,
-        readout=READOUT_NUMBERS[wanted.readout],
+        readout=READOUT_NUMBERS[spec.readout],
         request_id=request_id,
         timings=scorer_pb2.Timings(
-            decode_ms=judgement.decode_ms,
-            queue_ms=judgement.queue_ms,
-            generate_ms=judgement.generate_ms,
-            completion_tokens=judgement.tokens,
+            decode_ms=scored.decode_ms,
+            queue_ms=scored.queue_ms,
+            generate_ms=scored.generate_ms,
+            completion_tokens=scored.tokens,
         ),
-        std=judgement.std,
-        cached=judgement.cached,
+        std=scored.std,
+        cached=scored.cached,
     )
-    if judgement.interval is not None:
-        low, high = judgement.interval
+    if scored.interval is not None:
+        low, high = scored.interval
         response.interval.CopyFrom(scorer_pb2.Interval(low=low, high=high))
     if request.native_scale:
-        response.native_score = scales[request.native_scale].native(judgement.score)
+        response.native_score = scales[request.native_scale].native(scored.score)
     if request.with_dimensions:
-        parts = split_dimensions(judgement.rationale)
+        parts = split_dimensions(scored.rationale)
         response.dimensions.extend(scorer_pb2.Dimension(name=name, text=text) for name, text in parts)
     return response
