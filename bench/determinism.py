@@ -25,6 +25,7 @@ import grpc
 
 from bench.serving_load import make_images, scorer_server
 from bench.support import record
+from rapo.answers.readout_names import READOUTS
 from rapo.config import load_config
 from rapo.models.card import read_card, with_card
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="an exported model")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--readout", default="expected", choices=("expected", "fast", "greedy", "sampled"))
+    parser.add_argument("--readout", default="expected", choices=READOUTS)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for determinism.json and .md")
     arguments = parser.parse_args()
     from cluster.remote.ray_session import prepare_environment

@@ -35,9 +35,10 @@ from bench.support import record
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import REASON_KEY, SERVICE
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
-from services.names import FIELD_KEY, REASON_KEY, SERVICE
+from services.names import FIELD_KEY
 
 _MAX_MESSAGE_BYTES = 2 * 2**20
 _WORKERS = 8

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.support import record
+from rapo.answers.readout_names import READOUTS
 from rapo.config import Config, load_config
 from rapo.models.card import Card, read_card, with_card
 from rapo.records import Prediction
@@ -45,14 +46,14 @@ def held_out(run: Path, count: int) -> list[dict[str, Any]]:
 async def measure(config: Config, card: Card, model: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from rapo.inference.engine_thread import EngineThread
     from rapo.inference.readout_engine import ReadoutEngine
-    from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec
+    from services.replica.image_scorer import ImageScorer, ReadoutSpec
 
     loop: Any = EngineThread(
         lambda: ReadoutEngine(str(model), config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
         batch_wait_s=0.0,
     )
     reader: Any = await asyncio.wait_for(asyncio.wrap_future(loop.started), _START_LIMIT_S)
-    judge = ImageScorer(loop, reader, config, card.version)
+    judge = ImageScorer(loop, reader, config)
     kinds = [ReadoutSpec(name, config.serve.samples if name == "sampled" else 0) for name in READOUTS]
     try:
         for wanted in kinds:
@@ -142,7 +143,7 @@ async def _run(judge: Any, wanted: Any, rows: list[dict[str, Any]], concurrency:
     async def one(row: dict[str, Any]) -> Any:
         async with gate:
             try:
-                return await asyncio.wait_for(judge.judge(row["data"], wanted), _CALL_LIMIT_S)
+                return await asyncio.wait_for(judge.score(row["data"], wanted), _CALL_LIMIT_S)
             except Refused as error:
                 return error.refusal.reason
 

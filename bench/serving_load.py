@@ -36,6 +36,7 @@ import scipy.stats
 from bench.support import record
 from rapo.config import Config, load_config
 from rapo.models.card import read_card, with_card
+from services.names import SECRET_KEY
 
 CALLERS = (1, 8, 64)
 FRACTIONS = (0.5, 0.8, 1.0, 1.25, 1.5, 2.0)
@@ -182,7 +183,7 @@ def added_by_gateway(client: Client, server: Any) -> float:
     """Milliseconds at the median of one caller, against calls past it, in turn: the median of the
     differences of neighbours."""
     inner = ("--metadata", f"application={server.applications[server.default]}",
-             "--metadata", f"x-rapo-gateway={server.secret}")  # fmt: skip
+             "--metadata", f"{SECRET_KEY}={server.secret}")  # fmt: skip
     added = []
     ways = (("past", f"grpc://127.0.0.1:{server.inner_port}", inner), ("through", f"grpc://{server.address}", ()))
     for turn in range(_TURNS):

@@ -6,28 +6,18 @@ protobuf only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = ["AsyncScorerClient", "CallError", "ScorerClient", "__version__"]
 
 if TYPE_CHECKING:
-    from rapo.client.aio import AsyncScorerClient
-    from rapo.client.errors import CallError
-    from rapo.client.sync import ScorerClient
+    from rapo.client import AsyncScorerClient, CallError, ScorerClient
 
 
-def __getattr__(name: str) -> Any:
-    if name == "ScorerClient":
-        from rapo.client.sync import ScorerClient
-
-        return ScorerClient
-    if name == "AsyncScorerClient":
-        from rapo.client.aio import AsyncScorerClient
-
-        return AsyncScorerClient
-    if name == "CallError":
-        from rapo.client.errors import CallError
-
-        return CallError
+def __getattr__(name: str) -> object:
+    """The client's names, imported when they are first used."""
+    if name in __all__:
+        return getattr(import_module("rapo.client"), name)
     raise AttributeError(f"module 'rapo' has no attribute {name!r}")

@@ -1,1 +1,2 @@
-"""The scorer as a Ray Serve deployment, and the gateway in front of it."""
+"""Services: the scorer as a Ray Serve deployment, the gateway in front of it, and the page for
+people."""

@@ -1,8 +1,10 @@
-"""The service as a whole: Serve, the gateway, and a Serve application for each model version.
+"""ScorerServer: the whole service, which is Serve, the gateway, and a Serve application for each
+model version.
 
-Versions come and go while it runs. A new one is started and warmed up beside the others before
-anybody is sent there; one that goes gets no new calls, finishes those it has, and is stopped. So a
-roll-out fails no request.
+Versions come and go while it runs, and no request fails because of it:
+
+- A new version is started and warmed up beside the others before it gets a call.
+- A version that goes gets no new calls, finishes those it has, and is stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import itertools
 import logging
 import re
 import secrets
-import socket
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from rapo.config import Config, ServeConfig
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
+from rapo.util.ports import bind_error, free_port
 from services.gateway.exposure import check_access
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
@@ -44,15 +46,16 @@ class ScorerServer:
 
     It starts with one version, the default. Entering takes as long as the engine takes to start, at
     most `serve.start_timeout_s` seconds. It raises `ConfigError` for an address that may not be
-    served, `ResourceError` where the port is taken or the cluster serves something else already,
-    and `RoleError` where a replica does not start. Leaving stops all that was started.
+    served, `ResourceError` if the port is taken or the cluster serves something else already, and
+    `RoleError` if a replica does not start. Leaving stops everything that was started.
     """
 
     def __init__(self, config: Config, model_dir: str | Path, model_version: str) -> None:
         self.config = config
+        #: Port of Serve's own gRPC proxy.
         self.inner_port = 0
         self._first = Path(model_dir), model_version
-        #: What the gateway proves itself with to the deployments; made anew at each start.
+        #: Proves to the deployments that a call comes from the gateway; new for each server.
         self.secret = secrets.token_urlsafe(32)
         self._folders: dict[str, Path] = {}
         self._applications: dict[str, str] = {}
@@ -79,6 +82,7 @@ class ScorerServer:
 
     @property
     def default(self) -> str:
+        """The version that answers calls which name none."""
         return self._default
 
     def __enter__(self) -> Self:
@@ -90,7 +94,7 @@ class ScorerServer:
             raise RuntimeError("ScorerServer needs an initialised Ray")
         if serve.status().proxies:
             raise ResourceError("this Ray cluster runs Ray Serve already. Stop that service, or use another cluster.")
-        self.inner_port = _free_port()
+        self.inner_port = free_port()
         with ExitStack() as stack:
             stack.callback(serve.shutdown)
             _start_serve(settings, self.inner_port)
@@ -107,12 +111,10 @@ class ScorerServer:
         self._gateway = None
 
     def add(self, model_dir: str | Path, version: str) -> None:
-        """Serve one more version beside the others; returns when it is warm and callers may ask for
-        it.
+        """Serve one more version beside the others; returns when it is warm and takes calls.
 
-        A version that is served already gets the new folder's model in the place of its own, with
-        no call failing. Raises `ModelError`, `ConfigError` or `RoleError`, and then nothing has
-        changed.
+        A version that is served already gets the new folder's model in the place of its own, and no
+        call fails. If this raises `ModelError`, `ConfigError` or `RoleError`, nothing has changed.
         """
         _check_version(version)
         with self._changing:
@@ -125,8 +127,8 @@ class ScorerServer:
                 self._stop(gateway, old)
 
     def set_default(self, version: str) -> None:
-        """Let calls that name no version go to this one from now on. Raises `ConfigError` where it
-        is not served."""
+        """Send calls that name no version to this one from now on. Raises `ConfigError` for one not
+        served."""
         with self._changing:
             if version not in self._applications:
                 raise ConfigError(f"version {version!r} is not served; served are {', '.join(self._applications)}")
@@ -155,12 +157,12 @@ class ScorerServer:
         return self._gateway
 
     def _start(self, folder: Path, version: str) -> None:
-        """Start an application and wait until it is warm; enter it into the tables, but not into
-        the gateway's routes."""
+        """Start an application and wait until it is warm. The gateway's routes do not change
+        yet."""
         folder = folder.resolve()
         card = replace(read_card(folder), version=version)
         app = build_app(self.config, folder, card, self.secret)
-        # A number, because a version that gets another folder runs twice for a while.
+        # With a number, because a version that gets another folder runs twice for a while.
         name = f"{PREFIX}-{version}-{next(self._numbers)}"
         try:
             start(app, name)
@@ -172,11 +174,11 @@ class ScorerServer:
         self._folders[version] = folder
 
     def _stop(self, gateway: Gateway, application: str) -> None:
-        """Wait for an application's last calls, which came before its route was taken away; then
-        stop it."""
+        """Wait for an application's last calls, which came before its route was removed; then stop
+        it."""
         deadline = monotonic() + self.config.serve.request_timeout_s
         sleep(_POLL_S)
-        while gateway.under_way(application) and monotonic() < deadline:
+        while gateway.in_flight(application) and monotonic() < deadline:
             sleep(_POLL_S)
         delete(application)
 
@@ -193,7 +195,7 @@ class ScorerServer:
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,
             max_samples=settings.max_samples,
-            max_under_way=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
+            max_in_flight=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
         )
 
 
@@ -201,37 +203,25 @@ def check_address(settings: ServeConfig) -> None:
     """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that
     is taken."""
     check_access(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free enough
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ResourceError(
-                f"port {settings.port} on {settings.host} is in use ({error.strerror}). Stop what listens there, or "
-                "choose another port with --set serve.port=..."
-            ) from error
+    if (reason := bind_error(settings.host, settings.port)) is not None:
+        raise ResourceError(
+            f"port {settings.port} on {settings.host} is in use ({reason}). Stop what listens there, or choose another port "
+            "with --set serve.port=..."
+        )
 
 
 def _check_version(version: str) -> None:
     if not _VERSION.fullmatch(version):
         raise ConfigError(
-            f"{version!r} is no name for a model version: up to 64 letters, digits, dots, hyphens and underscores"
+            f"{version!r} is no name for a model version: a name has up to 64 letters, digits, dots, hyphens and underscores"
         )
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def _start_serve(settings: ServeConfig, port: int) -> None:
     serve.start(
-        # Without a proxy there is no gRPC either. The HTTP side of it stays on loopback, on any
-        # free port.
+        # gRPC needs the proxy. Its HTTP side stays on loopback, on any free port.
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host="127.0.0.1", port=_free_port()),
+        http_options=HTTPOptions(host="127.0.0.1", port=free_port()),
         grpc_options=gRPCOptions(
             port=port,
             grpc_servicer_functions=["rapo.v1.scorer_pb2_grpc.add_AestheticScorerServicer_to_server"],

@@ -1,25 +1,24 @@
-"""Names on the wire: the service, and the metadata keys between the gateway, the deployment and the
-callers."""
+"""Service names: metadata keys between the gateway and the deployment, and the form of request
+ids.
+
+- What clients must spell alike as well is in `rapo.wire`.
+"""
 
 from __future__ import annotations
 
 import re
-
-SERVICE = "rapo.v1.AestheticScorer"
+import uuid
 
 #: Metadata key of the secret, on the way from the gateway to the deployment.
 SECRET_KEY = "x-rapo-gateway"
 
-#: Trailing metadata key of the one-word reason, by which the gateway knows the deployment's own
-#: words.
-REASON_KEY = "rapo-reason"
-
-#: Trailing metadata key of the request's field at fault, where the deployment answers
-#: INVALID_ARGUMENT.
+#: Trailing metadata key of the request's field at fault, in an INVALID_ARGUMENT of the deployment.
 FIELD_KEY = "rapo-field"
 
-#: Domain of google.rpc.ErrorInfo.
-DOMAIN = "rapo.v1"
-
-#: What a request id must look like: it is written to logs and metadata as it is.
+#: The form of a request id: logs and metadata hold it as it is.
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def request_id_or_new(request_id: str) -> str:
+    """The caller's request id if it has the right form, else a new one."""
+    return request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex

@@ -1,10 +1,10 @@
-"""Statuses as callers see them: a gRPC code, words, and google.rpc details that say the same to
-machines.
+"""Refusal: why there is no answer, as a gRPC status with google.rpc details.
 
-Every status carries ErrorInfo (and the same word in the trailing metadata `rapo-reason`);
-INVALID_ARGUMENT names the field in BadRequest; what may be tried again says when in RetryInfo. Only
-words of the deployment or the gateway come out: what Ray or gRPC say (tracebacks, paths, addresses)
-goes to the log and is replaced here.
+- Every status carries ErrorInfo, and its reason also as trailing metadata.
+- An INVALID_ARGUMENT names the field in BadRequest.
+- A status after which a retry may help says when in RetryInfo.
+- Only words of the deployment or the gateway reach a caller. Words of Ray or gRPC (tracebacks,
+  paths, addresses) go to the log and are replaced here.
 """
 
 from __future__ import annotations
@@ -18,22 +18,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.names import DOMAIN, FIELD_KEY, REASON_KEY
+from rapo.wire import DOMAIN, REASON_KEY
+from services.names import FIELD_KEY
 
-#: Trailing metadata: keys with text, or with bytes where they end in `-bin`.
+#: Trailing metadata: keys with text, or with bytes if they end in `-bin`.
 Trailing = tuple[tuple[str, str | bytes], ...]
 
-#: What a caller is told to wait where nothing better is known, in seconds.
-RETRY_S = {grpc.StatusCode.UNAVAILABLE: 1.0, grpc.StatusCode.RESOURCE_EXHAUSTED: 0.5}
+# The delay that RetryInfo names if a refusal knows none, in seconds.
+_RETRY_S = {grpc.StatusCode.UNAVAILABLE: 1.0, grpc.StatusCode.RESOURCE_EXHAUSTED: 0.5}
 
-# What a caller reads where the status was set by Ray or gRPC rather than by the deployment.
-_OWN_WORDS: dict[grpc.StatusCode, tuple[str, str]] = {
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ("the queue is full; try again later", "queue_full"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: ("no answer within the time limit", "deadline"),
-    grpc.StatusCode.CANCELLED: ("the call was cancelled", "cancelled"),
-}
-
-# Headers have a limit of their own (8 KiB by default), and a status stands in them twice.
+# A status is in the headers twice, and they have a limit of their own (8 KiB by default).
 _MAX_WORDS = 400
 
 logger = logging.getLogger(__name__)
@@ -41,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no answer. `field` is the request's field at fault; `retry_s` None where no
+    """Why there is no answer. `field` is the request's field at fault; `retry_s` is None if no
     delay is known."""
 
     code: grpc.StatusCode
@@ -60,7 +54,7 @@ class Refusal:
                 field=self.field, description=words, reason=self.reason
             )
             status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-        if (delay := self.retry_s if self.retry_s is not None else RETRY_S.get(self.code)) is not None:
+        if (delay := self.retry_s if self.retry_s is not None else _RETRY_S.get(self.code)) is not None:
             whole = math.floor(delay)
             pause = Duration(seconds=whole, nanos=int((delay - whole) * 1e9))
             status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=pause))
@@ -72,11 +66,25 @@ class Refusal:
 
 
 class Refused(Exception):
-    """Raised on the way to an image's outcome; becomes the call's status or the image's error."""
+    """A refusal on its way to the caller: it becomes the call's status or the image's error."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.words)
         self.refusal = refusal
+
+
+#: For an image that finds no room in a queue.
+QUEUE_FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full")
+
+# What a caller reads if Ray or gRPC set the status rather than the deployment.
+_REPLACED = {
+    refusal.code: refusal
+    for refusal in (
+        QUEUE_FULL,
+        Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the time limit", "deadline"),
+        Refusal(grpc.StatusCode.CANCELLED, "the call was cancelled", "cancelled"),
+    )
+}
 
 
 def invalid(field: str, words: str, reason: str) -> Refused:
@@ -85,15 +93,15 @@ def invalid(field: str, words: str, reason: str) -> Refused:
 
 
 def outward(error: grpc.aio.AioRpcError) -> Refusal:
-    """What a caller may see of an upstream's status."""
+    """The part of an upstream's status that a caller may see."""
     marks = {key: str(value) for key, value in error.trailing_metadata() or ()}
     code = error.code()
     if REASON_KEY in marks:
         return Refusal(code, error.details() or "", marks[REASON_KEY], marks.get(FIELD_KEY, ""))
-    if code in _OWN_WORDS:
-        return Refusal(code, *_OWN_WORDS[code])
+    if code in _REPLACED:
+        return _REPLACED[code]
     # The deployment marks every status of its own. What is left is Serve's: no replica yet, or one
-    # that died under the call; both pass, and scoring may be repeated, so the caller is told to.
+    # that died during the call. Both pass, and scoring may be repeated, so the caller may retry.
     logger.warning("upstream answered %s: %s", code.name, error.details())
     return Refusal(grpc.StatusCode.UNAVAILABLE, "the scorer is starting or restarting; try again", "restarting")
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from rapo.config import Config
 from rapo.images.decode import read_image_bytes
 from rapo.records import ImageRecord
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import get_or_make
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -27,11 +28,11 @@ class ImageStore:
     def __init__(self, config: Config) -> None:
         self._config = config
         limit = config.ray.object_store_mib * 2**20 // _SHARE_OF_STORE
-        self._refs: BytesLRU[tuple[ObjectRef[NDArray[np.uint8]], int]] = BytesLRU(limit, lambda item: item[1])
+        self._refs: LRUCache[str, tuple[ObjectRef[NDArray[np.uint8]], int]] = LRUCache(limit, lambda item: item[1])
 
     def ref(self, record: ImageRecord) -> ObjectRef[NDArray[np.uint8]]:
         """Raises `ImageError` where the record's file can't be read."""
-        return self._refs.get(record.uid, lambda: self._put(record))[0]
+        return get_or_make(self._refs, record.uid, lambda: self._put(record))[0]
 
     def _put(self, record: ImageRecord) -> tuple[ObjectRef[NDArray[np.uint8]], int]:
         data = np.frombuffer(read_image_bytes(record, self._config.image), np.uint8)

@@ -1,1 +1,38 @@
-"""Client: the gRPC clients of the scorer."""
+"""Client: the blocking and the asynchronous gRPC client of the scorer.
+
+- It needs grpcio and protobuf only.
+- What is imported from here is public; the modules below are not.
+"""
+
+from rapo.client.aio import AsyncScorerClient
+from rapo.client.connection import DEFAULT_TARGET
+from rapo.client.errors import CallError, FieldViolation
+from rapo.client.sync import ScorerClient
+from rapo.client.types import (
+    Dimension,
+    Image,
+    Interval,
+    ModelInfo,
+    NativeScale,
+    Outcome,
+    Ranking,
+    ScoreOptions,
+    ScoreResult,
+)
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "AsyncScorerClient",
+    "CallError",
+    "Dimension",
+    "FieldViolation",
+    "Image",
+    "Interval",
+    "ModelInfo",
+    "NativeScale",
+    "Outcome",
+    "Ranking",
+    "ScoreOptions",
+    "ScoreResult",
+    "ScorerClient",
+]

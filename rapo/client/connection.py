@@ -1,11 +1,11 @@
-"""How a client reaches a service: address, TLS, token, time limit, and when to try again. Shared by
-both clients.
+"""Connection and RetryPolicy: address, TLS and token of a service, and when a call is retried.
 
-Who repeats what: gRPC's own retry policy repeats UNAVAILABLE, up to `attempts` times with growing
-pauses. gRPC does not read google.rpc.RetryInfo; so where a service says when to come back (it is
-full, the client sent more than its share, it restarts), the client waits that long itself, again
-and again as long as the call's time limit allows. Scoring changes nothing on the server, so any
-call may be repeated.
+- Scoring changes nothing on the server, so any call may be retried.
+- gRPC's own retry policy retries UNAVAILABLE, up to `attempts` times with growing pauses.
+- gRPC does not read google.rpc.RetryInfo. If the service names a delay with it (its queue is full,
+  the client sent more than its share, it restarts), the client itself waits that long and retries,
+  as often as the call's time limit allows.
+- A token is never sent in clear text to another machine.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
-from rapo.client.errors import CallError
+from rapo.client.errors import CallError, from_rpc
 from rapo.errors import ConfigError
+from rapo.wire import SERVICE
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-SERVICE = "rapo.v1.AestheticScorer"
 
-#: A file: its path, or what is in it.
+#: A file: its path, or its content.
 Pem = bytes | str | os.PathLike[str]
 
-# gRPC keeps a message for a repeat only up to this size; its own default of 256 KiB would turn
+#: The metadata of a call.
+Metadata = tuple[tuple[str, str], ...]
+
+# gRPC keeps a message for a retry only up to this size; its own default of 256 KiB would turn
 # retries off for nearly every photograph, without a word.
 _RETRY_BUFFER_BYTES = 256 * 2**20
-_COME_BACK = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+_RETRIED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` counts the first try (1: no repeats). Pauses double from `initial_backoff` to
+    """`attempts` counts the first try (1: no retries). Pauses double from `initial_backoff` to
     `max_backoff` seconds."""
 
     attempts: int = 5
@@ -49,17 +51,17 @@ class RetryPolicy:
             raise ValueError(f"attempts must be 1 to 5, which is gRPC's own limit, not {self.attempts}")
 
     def backoff(self, tries: int) -> float:
-        """Seconds to wait after `tries` failures in a row, with jitter so that clients do not come
-        back in step."""
+        """Seconds to wait after `tries` failures in a row, with jitter so that clients do not retry
+        in step."""
         return min(self.max_backoff, self.initial_backoff * 2 ** min(tries - 1, 30)) * random.uniform(0.8, 1.2)
 
     def pause(self, error: CallError, tries: int, left: float) -> float | None:
-        """Seconds to wait before asking again, None to give up. `left` is what remains of the time
+        """Seconds to wait before the next try, None to give up. `left` is what remains of the time
         limit.
 
-        Never shorter than what the service asked for.
+        It is never shorter than the delay that the service named.
         """
-        if self.attempts == 1 or error.retry_delay is None or error.code not in _COME_BACK:
+        if self.attempts == 1 or error.retry_delay is None or error.code not in _RETRIED:
             return None
         pause = max(error.retry_delay * random.uniform(1.0, 1.2), self.backoff(tries))
         return pause if pause < left else None
@@ -67,10 +69,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Address and credentials. Raises `ConfigError` at once where they cannot work.
+    """Address and credentials. Raises `ConfigError` at once if they cannot work.
 
-    TLS is used where `tls` is set or `ca` or `certificate` is given; without `ca` gRPC's own roots
-    are trusted. `certificate` and `key` are the client's own (mTLS). `token_file` is read at each
+    TLS is used if `tls` is set or `ca` or `certificate` is given; without `ca` gRPC's own roots are
+    trusted. `certificate` and `key` are the client's own (mTLS). `token_file` is read at each
     call, so that a token can be changed without a restart.
     """
 
@@ -95,13 +97,14 @@ class Connection:
             raise ConfigError("give either token or token_file, not both.")
         if (self.token or self.token_file) and not self.secure and not _is_local(self.target):
             raise ConfigError(
-                f"a token would go to {self.target} readable for everybody on the way: give `ca`, the file of the CA that "
+                f"a token would go to {self.target} readable for everyone on the way: give `ca`, the file of the CA that "
                 "signed its certificate, or tls=True where it is a public one."
             )
         self.metadata()
 
     @property
     def secure(self) -> bool:
+        """Whether the connection uses TLS."""
         return self.tls or self.ca is not None or self.certificate is not None
 
     def credentials(self) -> grpc.ChannelCredentials | None:
@@ -114,7 +117,7 @@ class Connection:
             certificate_chain=_pem(self.certificate, "certificate"),
         )
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self) -> Metadata:
         """The metadata of each call."""
         token = self.token
         if self.token_file is not None:
@@ -129,9 +132,13 @@ class Connection:
             raise ConfigError(f"{source} is no token: it must be one word of printable ASCII characters.")
         return (("authorization", f"Bearer {token}"),)
 
-    def options(self, number: int) -> list[tuple[str, Any]]:
+    def call_error(self, error: grpc.RpcError, limit: float, request_id: str = "") -> CallError:
+        """The `CallError` for an error of gRPC in a call of `limit` seconds."""
+        return from_rpc(error, self.target, limit, request_id, secure=self.secure)
+
+    def options(self, number: int) -> list[tuple[str, str | int]]:
         """Options of the `number`th channel of a client."""
-        method: dict[str, Any] = {"name": [{"service": SERVICE}]}
+        method: dict[str, object] = {"name": [{"service": SERVICE}]}
         if self.policy.attempts > 1:
             method["retryPolicy"] = {
                 "maxAttempts": self.policy.attempts,
@@ -140,16 +147,16 @@ class Connection:
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             }
-        # The client itself sends again what a broken stream left unanswered; gRPC would have to
-        # keep all that was sent.
+        # No retries by gRPC, which would have to keep all that was sent: the client itself sends
+        # again what a broken stream left unanswered.
         stream = {"name": [{"service": SERVICE, "method": "ScoreStream"}]}
-        options: list[tuple[str, Any]] = [
+        options: list[tuple[str, str | int]] = [
             ("grpc.service_config", json.dumps({"methodConfig": [method, stream]})),
             ("grpc.enable_retries", 1),
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.max_reconnect_backoff_ms", int(self.policy.max_backoff * 1000)),
             ("grpc.max_receive_message_length", -1),
-            ("grpc.use_local_subchannel_pool", 1),  # or channels of one process would share one connection
+            ("grpc.use_local_subchannel_pool", 1),  # else channels of one process share one connection
             ("rapo.channel", number),
         ]
         if self.server_name is not None:

@@ -1,36 +1,32 @@
-"""The error of a call: the service's words, and what google.rpc's details say of it."""
+"""CallError: the error of a call, with the service's words and what google.rpc's details add."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from rapo.errors import ServiceError
-
-_DETAILS_KEY = "grpc-status-details-bin"
-_REASON_KEY = "rapo-reason"
+from rapo.wire import DETAILS_KEY, REASON_KEY
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field of the request at fault, such as `image` or `requests[3].image`, and why."""
+    """A field of the request at fault, such as `image` or `requests[3].image`."""
 
     field: str
     description: str
 
 
 class CallError(ServiceError):
-    """A call, or one image of it, that the service refused, or a call that never reached it.
+    """The service refused a call or one image of it, or the call did not reach the service.
 
-    `code` is the gRPC status name, such as UNAVAILABLE; `reason` the service's one-word reason
-    where it gave one; `request_id` finds the call in the service's log. `violations` are the fields
-    at fault of an INVALID_ARGUMENT. `retry_delay` is after how many seconds the service wants to be
-    asked again, None where it did not say so.
+    `code` is the gRPC status name, such as UNAVAILABLE; `reason` the service's one-word reason, if
+    it gave one; `request_id` finds the call in the service's log. `violations` are the fields at
+    fault of an INVALID_ARGUMENT. `retry_delay` is the number of seconds after which the service
+    allows a retry, None if it named none.
     """
 
     def __init__(
@@ -68,8 +64,8 @@ def _call_error(
 
 
 def from_rpc(error: grpc.RpcError, target: str, timeout: float, request_id: str = "", *, secure: bool) -> CallError:
-    """The `CallError` for what gRPC raised, of both its APIs. `timeout` is in seconds, for the
-    words alone."""
+    """The `CallError` for an error of gRPC's blocking or asynchronous API. `timeout` is in seconds
+    and only stands in the message."""
     code: str = error.code().name
     details = error.details() or "no details"
     trailing = tuple(error.trailing_metadata() or ())
@@ -81,9 +77,13 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float, request_id: str 
         message = f"{target} does not let this client in ({details}). Give a token that it knows."
     else:
         message = f"{details} ({code})"
-    known = _read_details(_status_of(trailing).details)
-    known.setdefault("reason", next((str(value) for key, value in trailing if key == _REASON_KEY), None))
-    return CallError(message, code=code, request_id=request_id, **known)
+    data = next((value for key, value in trailing if key == DETAILS_KEY), b"")
+    try:
+        known = _read_details(status_pb2.Status.FromString(data))
+    except DecodeError:
+        known = _Details()  # code and message are known without them
+    reason = known.reason or next((str(value) for key, value in trailing if key == REASON_KEY), None)
+    return _with_details(message, code, reason, request_id, known)
 
 
 def from_status(status: status_pb2.Status, request_id: str = "") -> CallError:
@@ -91,7 +91,14 @@ def from_status(status: status_pb2.Status, request_id: str = "") -> CallError:
     names = code_pb2.Code.DESCRIPTOR.values_by_number
     code = names[status.code].name if status.code in names else "UNKNOWN"
     message = f"{status.message or 'no details'} ({code})"
-    return CallError(message, code=code, request_id=request_id, **_read_details(status.details))
+    known = _read_details(status)
+    return _with_details(message, code, known.reason, request_id, known)
+
+
+def ended_early() -> CallError:
+    """For a stream that the service closed without an error and without all answers: it is going
+    down."""
+    return CallError("the service closed the stream before it had answered everything", code="UNAVAILABLE")
 
 
 def _unreachable(details: str, target: str, *, secure: bool) -> str:
@@ -113,27 +120,37 @@ def _unreachable(details: str, target: str, *, secure: bool) -> str:
     )
 
 
-def _status_of(trailing: tuple[tuple[str, Any], ...]) -> status_pb2.Status:
-    data = next((value for key, value in trailing if key == _DETAILS_KEY), b"")
-    try:
-        return status_pb2.Status.FromString(data)
-    except DecodeError:
-        return status_pb2.Status()  # the call failed in any case, and its code and words are known without
+@dataclass(slots=True)
+class _Details:
+    reason: str | None = None
+    violations: tuple[FieldViolation, ...] = ()
+    retry_delay: float | None = None
 
 
-def _read_details(details: Iterable[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for packed in details:
+def _with_details(message: str, code: str, reason: str | None, request_id: str, known: _Details) -> CallError:
+    return CallError(
+        message,
+        code=code,
+        reason=reason,
+        request_id=request_id,
+        violations=known.violations,
+        retry_delay=known.retry_delay,
+    )
+
+
+def _read_details(status: status_pb2.Status) -> _Details:
+    found = _Details()
+    for packed in status.details:
         if packed.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             info = error_details_pb2.ErrorInfo()
             packed.Unpack(info)
-            found["reason"] = info.reason or None
+            found.reason = info.reason or None
         elif packed.Is(error_details_pb2.BadRequest.DESCRIPTOR):
             bad = error_details_pb2.BadRequest()
             packed.Unpack(bad)
-            found["violations"] = tuple(FieldViolation(item.field, item.description) for item in bad.field_violations)
+            found.violations = tuple(FieldViolation(item.field, item.description) for item in bad.field_violations)
         elif packed.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             retry = error_details_pb2.RetryInfo()
             packed.Unpack(retry)
-            found["retry_delay"] = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+            found.retry_delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from rapo.answers.readout_names import ReadoutName
 from rapo.config.types import Amount, Positive, Seconds, Section
 
 
@@ -61,7 +62,7 @@ class ServeConfig(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    readout: Literal["expected", "fast", "greedy", "sampled"] = Field("expected", description="where none is asked for")
+    readout: ReadoutName = Field("expected", description="where none is asked for")
     samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
     max_samples: Annotated[int, Field(ge=2)] = 32
     cache_mib: Annotated[int, Field(ge=0)] = Field(0, description="answers kept by image content and version; 0: none")

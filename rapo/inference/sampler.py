@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+from cachetools import LRUCache
 
 from rapo.answers.parse import parse_answer
 from rapo.config import Config
@@ -14,7 +15,7 @@ from rapo.inference.image_inputs import encode_image
 from rapo.inference.types import Completion, EncodedImage, SamplingSpec
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import Group, ImageRecord, Prediction
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import get_or_make
 from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
@@ -32,7 +33,7 @@ class GroupSampler:
         limit = config.policy.max_completion_tokens
         self.training = SamplingSpec(config.rapo.completions, config.rapo.sampling.temperature, limit)
         self.greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
-        self._encoded: BytesLRU[EncodedImage] = BytesLRU(_CACHE_BYTES, lambda encoded: encoded.patches.nbytes)
+        self._encoded: LRUCache[str, EncodedImage] = LRUCache(_CACHE_BYTES, lambda encoded: encoded.patches.nbytes)
         self._lock = threading.Lock()
 
     def encode(self, record: ImageRecord) -> EncodedImage:
@@ -42,7 +43,8 @@ class GroupSampler:
         """
         limits = self._config.image
         with self._lock:
-            return self._encoded.get(
+            return get_or_make(
+                self._encoded,
                 record.uid,
                 lambda: encode_image(
                     self._processor, decode_image(read_image_bytes(record, limits), limits), record.uid

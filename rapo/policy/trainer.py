@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -26,7 +27,7 @@ from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weights import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import get_or_make
 from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
@@ -54,7 +55,7 @@ class PolicyTrainer:
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
-        self._prepared: BytesLRU[Prepared] = BytesLRU(_CACHE_BYTES, lambda item: item.pixels.nbytes)
+        self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
         if self._lora:
@@ -97,7 +98,7 @@ class PolicyTrainer:
         up over the ranks, and `learning_rate` and `grad_norm` (missing under ZeRO-0), which are the
         same on all ranks.
         """
-        prepared = {uid: self._prepared.get(uid, partial(self._prepare, data)) for uid, data in images.items()}
+        prepared = {uid: get_or_make(self._prepared, uid, partial(self._prepare, data)) for uid, data in images.items()}
         totals: dict[str, float] = {}
         # Read now, because the scheduler changes it at the step's end.
         learning_rate = float(self.engine.optimizer.param_groups[0]["lr"])

@@ -1,12 +1,15 @@
-"""Who may come in: the check that stands before every method, known or not, health and reflection
-included."""
+"""AuthInterceptor: refuses every call without a known token, before a byte of its message is read.
+
+- It stands before every method, known or not, health and reflection included.
+- A call with two authorization headers counts as one without a token: a proxy in front of the
+  gateway might have checked the other one.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
 
 import grpc
 
@@ -25,7 +28,7 @@ _client: ContextVar[str] = ContextVar("rapo_client", default="")
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses every call without a known token, before a byte of its message is read."""
+    """`tokens` None lets every call through; `health_open` exempts grpc.health.v1."""
 
     def __init__(self, tokens: Tokens | None, metrics: Metrics, *, health_open: bool) -> None:
         self._tokens = tokens
@@ -37,9 +40,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
+        """The method's own handler, or one that refuses the call."""
         if self._tokens is not None and not (self._health_open and handler_call_details.method.startswith(_HEALTH)):
             given = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
-            # Two headers may be read in two ways by what stands before us; so they count as none.
             client = self._tokens.client_of(given[0] if len(given) == 1 else None)
             if client is None:
                 self._metrics.calls.labels("any", "UNAUTHENTICATED").inc()
@@ -59,9 +62,9 @@ def client_of(context: grpc.aio.ServicerContext) -> str:
     return "local"
 
 
-async def _refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
+async def _refuse(_: object, context: grpc.aio.ServicerContext) -> None:
     await abort(context, _UNAUTHENTICATED)
 
 
-# Whatever the method's shape: a handler of this one may answer before it reads.
+# For methods of every shape: a handler of this one may answer before it reads.
 _REFUSE = grpc.stream_stream_rpc_method_handler(_refuse)

@@ -1,9 +1,9 @@
-"""Many images in one call, made of single ones: ScoreBatch and ScoreStream.
+"""BulkCalls: the bodies of ScoreBatch and ScoreStream, which hold many images.
 
-What holds: each image has exactly one outcome; one that fails does not stop the others; never more
-than `max_stream_in_flight` of a call are under way. What comes back because the queue was full or a
-replica went is passed on again, with growing pauses: scoring is free of side effects, and who sent
-a thousand images can wait for one.
+- Each image has exactly one outcome; an image that fails does not stop the others.
+- At most `max_stream_in_flight` images of a call are in flight.
+- An image is passed on again, after a growing pause, if a queue was full or a replica went away:
+  scoring has no side effects, and a caller with many images can wait for one of them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from enum import Enum, auto
 from time import monotonic
-from typing import Any
+from typing import Literal
 
 import grpc
 
 from rapo.v1 import scorer_pb2
 from services.gateway.rate_limit import RateLimit
 from services.gateway.rpc import Call, logger
-from services.gateway.upstream import Upstream, named
-from services.names import REQUEST_ID
+from services.gateway.upstream import Upstream
+from services.names import REQUEST_ID, request_id_or_new
 from services.statuses import Refusal, Refused, invalid
 
 ImageOutcome = scorer_pb2.ScoreResponse | Refusal
@@ -28,7 +29,7 @@ ImageOutcome = scorer_pb2.ScoreResponse | Refusal
 _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_LEAST_S = 0.02  # an image with less time left than this is not begun: nobody would see its score
+_LEAST_S = 0.02  # an image with less time left than this is not begun: its score would come too late
 _TIME_OVER = Refusal(
     grpc.StatusCode.DEADLINE_EXCEEDED, "the time of the call was over before all were answered", "deadline"
 )
@@ -36,8 +37,19 @@ _BATCH_ATTEMPTS = 5
 _STREAM_ATTEMPTS = 1000  # in effect, until the image's time limit
 
 
+class _End(Enum):
+    """Why no more messages of a stream are read."""
+
+    CLIENT_DONE = auto()
+    SERVER_STOPS = auto()
+
+
 class BulkCalls:
-    """Scores several images of a call side by side, within the limits."""
+    """Scores several images of a call side by side, within the limits.
+
+    A stream on which nothing moves for `idle_s` seconds ends; all streams end when `stopping` is
+    set.
+    """
 
     def __init__(
         self,
@@ -57,12 +69,12 @@ class BulkCalls:
         self._stopping = stopping
 
     def admit(self, call: Call, images: int, field: str, least: int = 1) -> None:
-        """Raise `Refused` where a call may not have so many images, ever or now."""
+        """Raise `Refused` if a call may never have so many images, or not now."""
         call.images = images
         if not least <= images <= self._max_batch:
             words = f"{images} images in `{field}`; one call takes {least} to {self._max_batch}"
             raise invalid(field, words, "number_of_images")
-        check_rate(self._limit, call.client, images)
+        self._limit.check(call.client, images)
 
     async def batch(self, call: Call, message: bytes) -> bytes:
         """The body of ScoreBatch."""
@@ -75,8 +87,11 @@ class BulkCalls:
     async def outcomes(
         self, call: Call, requests: Sequence[scorer_pb2.ScoreRequest], application: str | None = None
     ) -> list[ImageOutcome]:
-        """One for each request, in their order. Raises `Refused` where the service took none of
-        them: then the whole call may be tried again; and where the call's time ran out."""
+        """An outcome for each request, in their order.
+
+        Raises `Refused` if the service took none of them, so that the whole call may be retried, or
+        if the call's time ran out.
+        """
         slots = asyncio.Semaphore(self._max_in_flight)
 
         async def one(request: scorer_pb2.ScoreRequest) -> ImageOutcome:
@@ -89,35 +104,35 @@ class BulkCalls:
         if call.deadline - monotonic() < _LEAST_S and any(
             isinstance(outcome, Refusal) and outcome.code == _TIME_OVER.code for outcome in outcomes
         ):
-            raise Refused(_TIME_OVER)  # and not OK, or the deadline, whichever comes first
+            raise Refused(_TIME_OVER)  # else it would depend on chance whether gRPC's own deadline comes first
         first = outcomes[0]
         if isinstance(first, Refusal) and all(isinstance(o, Refusal) and o.code in _RETRIED for o in outcomes):
             raise Refused(first)
         return outcomes
 
-    async def stream(self, call: Call, _: Any) -> None:
+    async def stream(self, call: Call, _: object) -> None:
         """The body of ScoreStream."""
         try:
             async with asyncio.TaskGroup() as group:
-                whole = await self._read(call, group)
+                end = await self._read(call, group)
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors  # the group has ended what was under way
-        if not whole:
+            raise errors.exceptions[0] from errors  # the group has ended what was in flight
+        if end is _End.SERVER_STOPS:
             words = "the server is stopping; send what has no result yet to another stream"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "stopping"))
 
-    async def _read(self, call: Call, group: asyncio.TaskGroup) -> bool:
-        """Start a task for each image that comes, and read the next one only when there is room for
-        it. Whether the client sent all that it had; False where the server stops."""
+    async def _read(self, call: Call, group: asyncio.TaskGroup) -> _End:
+        """Start a task for each image that comes. The next message is read when there is room for
+        its image."""
         slots = asyncio.Semaphore(self._max_in_flight)
-        under_way: set[str] = set()
+        in_flight: set[str] = set()
 
         async def one(request: scorer_pb2.ScoreRequest) -> None:
             outcome = await self._outcome(call, request, _STREAM_ATTEMPTS, None)
             message = result_of(request, outcome).SerializeToString()
             # The id is free once its result is on its way; the slot only when the client has room
             # for results.
-            under_way.discard(request.request_id)
+            in_flight.discard(request.request_id)
             await call.write(message, self._idle_s)
             slots.release()
 
@@ -125,46 +140,45 @@ class BulkCalls:
         try:
             while True:
                 await slots.acquire()
-                message = await self._next(call, stop, under_way)
-                if message is None:
-                    return False
-                if message is grpc.aio.EOF:
-                    return True
+                message = await self._next(call, stop, in_flight)
+                if isinstance(message, _End):
+                    return message
                 request = call.parse(scorer_pb2.ScoreRequest, message)
                 call.images += 1
-                self._check_id(request.request_id, under_way)
-                await self._fair(call)
-                under_way.add(request.request_id)
+                self._check_id(request.request_id, in_flight)
+                await self._wait_for_share(call)
+                in_flight.add(request.request_id)
                 group.create_task(one(request))
         finally:
             stop.cancel()
 
-    async def _next(self, call: Call, stop: asyncio.Future[Any], under_way: set[str]) -> Any:
-        """The next message, `EOF` after the last one, None when the server stops. A client that is
-        silent while results are still to come is not idle."""
-        read = asyncio.ensure_future(call.context.read())
+    async def _next(self, call: Call, stop: asyncio.Future[Literal[True]], in_flight: set[str]) -> bytes | _End:
+        """The next message. A client that is silent while results are still to come is not idle."""
+        read: asyncio.Future[bytes] = asyncio.ensure_future(call.context.read())
+        either: set[asyncio.Future[bytes] | asyncio.Future[Literal[True]]] = {read, stop}
         try:
             while True:
-                done, _ = await asyncio.wait({read, stop}, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(either, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
                 if read in done:
-                    return read.result()
+                    message = read.result()
+                    return _End.CLIENT_DONE if message is grpc.aio.EOF else message
                 if stop in done:
-                    return None
-                if not under_way:
+                    return _End.SERVER_STOPS
+                if not in_flight:
                     raise TimeoutError
         finally:
             read.cancel()
 
-    def _check_id(self, request_id: str, under_way: set[str]) -> None:
+    def _check_id(self, request_id: str, in_flight: set[str]) -> None:
         # The call as a whole fails: a result under an id that is not the client's, or twice under
         # one id, could only be given to the wrong image.
         if not REQUEST_ID.fullmatch(request_id):
             words = "each image of a stream needs a request_id of 1 to 128 printable ASCII characters, no spaces"
             raise invalid("request_id", words, "request_id")
-        if request_id in under_way:
-            raise invalid("request_id", f"{request_id} is under way already; ids must be unique", "repeated_id")
+        if request_id in in_flight:
+            raise invalid("request_id", f"{request_id} is in flight already; ids must be unique", "repeated_id")
 
-    async def _fair(self, call: Call) -> None:
+    async def _wait_for_share(self, call: Call) -> None:
         """Hold a stream up until its client's share allows another image."""
         while (wait := self._limit.take(call.client, 1)) > 0:
             await asyncio.sleep(min(wait, 1.0))
@@ -172,7 +186,7 @@ class BulkCalls:
     async def _outcome(
         self, call: Call, request: scorer_pb2.ScoreRequest, attempts: int, application: str | None
     ) -> ImageOutcome:
-        named(request)
+        request.request_id = request_id_or_new(request.request_id)
         if call.deadline - monotonic() < _LEAST_S:
             return _TIME_OVER
         deadline = min(call.deadline, monotonic() + self._upstream.limit_s)
@@ -201,14 +215,8 @@ class BulkCalls:
         return refusal
 
 
-def check_rate(limit: RateLimit, client: str, images: int) -> None:
-    """Raise `Refused` with the seconds to wait where the client sent more than its share."""
-    if (wait := limit.take(client, images)) > 0:
-        words = f"more than {limit.rate:g} images per second from this client; try again in {wait:.2f} s"
-        raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "rate_limit", retry_s=wait))
-
-
 def result_of(request: scorer_pb2.ScoreRequest, outcome: ImageOutcome) -> scorer_pb2.ScoreResult:
+    """The message for an outcome, under the request's id."""
     if isinstance(outcome, Refusal):
         return scorer_pb2.ScoreResult(request_id=request.request_id, error=outcome.status())
     return scorer_pb2.ScoreResult(request_id=request.request_id, response=outcome)

@@ -1,4 +1,5 @@
-"""What must be so before the scorer is opened to a network, checked before anything starts."""
+"""Exposure check: what must hold before the scorer is opened to a network, checked before anything
+starts."""
 
 from __future__ import annotations
 
@@ -18,9 +19,8 @@ _ADVICE = (
 
 
 def check_access(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for a host that is not loopback without TLS and callers that are known,
-    for certificate, key, CA or tokens files that cannot be used, and for traces that cannot be
-    sent."""
+    """Raise `ConfigError` for a host other than loopback without TLS and known callers, for
+    certificate, key, CA or tokens files that cannot be used, and for traces that cannot be sent."""
     try:
         loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError as error:

@@ -1,5 +1,8 @@
-"""Prometheus metrics of the gateway. Labels hold no caller's text: methods, codes and reasons are
-from fixed sets."""
+"""Metrics: the gateway's Prometheus metrics, and their page on loopback.
+
+- Labels hold no text of a caller: methods, codes and reasons are from fixed sets, clients from the
+  tokens file or certificates.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ _STAGES = ("decode", "queue", "generate", "outside")
 
 
 class Metrics:
-    """Counters of one gateway, in a registry of its own, so that several in one process do not
-    mix."""
+    """The metrics of one gateway, in a registry of its own, so that several gateways in one process
+    do not mix."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -26,8 +29,8 @@ class Metrics:
         self.call_seconds = Histogram(
             "rapo_call_seconds", "Duration of a call in the gateway.", ["method"], buckets=_SECONDS, registry=registry
         )
-        self.calls_under_way = Gauge("rapo_calls_under_way", "Calls that are open.", ["method"], registry=registry)
-        self.images_under_way = Gauge(
+        self.calls_in_flight = Gauge("rapo_calls_under_way", "Calls that are open.", ["method"], registry=registry)
+        self.images_in_flight = Gauge(
             "rapo_images_under_way", "Images that were passed on and have no outcome yet.", registry=registry
         )
         self.images = Counter("rapo_images", "Outcomes of images, by status code.", ["code"], registry=registry)
@@ -75,7 +78,7 @@ class Metrics:
         self.scores.labels(response.model_version).observe(response.score)
 
     def refused(self, refusal: Refusal) -> None:
-        """Count an image that got none."""
+        """Count an image that got no score."""
         self.images.labels(refusal.code.name).inc()
         self.refusals.labels(refusal.reason).inc()
         if refusal.code.name == "FAILED_PRECONDITION":
@@ -83,7 +86,7 @@ class Metrics:
 
 
 class MetricsPage:
-    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` where the port is taken; `port` 0
+    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` if the port is taken; `port` 0
     takes a free one."""
 
     def __init__(self, metrics: Metrics, port: int) -> None:
@@ -97,6 +100,7 @@ class MetricsPage:
         self.port = int(self._server.server_address[1])
 
     def close(self) -> None:
+        """Free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)

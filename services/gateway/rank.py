@@ -1,4 +1,4 @@
-"""Rank: a set of images in order, with the probability that each is preferred to each other."""
+"""RankCalls: the body of Rank, which orders images and compares each with each."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rapo.v1 import scorer_pb2
 from services.gateway.bulk import BulkCalls, ImageOutcome
 from services.gateway.rpc import Call
 from services.gateway.upstream import Upstream
-from services.names import REQUEST_ID
+from services.names import request_id_or_new
 from services.statuses import Refusal
 
 
 class RankCalls:
-    """Scores all images of a call by one model version, whatever is rolled out meanwhile, and
-    compares them."""
+    """Scores all images of a call by one model version, also during a roll-out, and compares
+    them."""
 
     def __init__(self, upstream: Upstream, bulk: BulkCalls, gamma: float) -> None:
         self._upstream = upstream
@@ -25,8 +25,7 @@ class RankCalls:
     async def rank(self, call: Call, message: bytes) -> bytes:
         """The body of Rank."""
         request = call.parse(scorer_pb2.RankRequest, message)
-        if REQUEST_ID.fullmatch(request.request_id):
-            call.id = request.request_id
+        call.id = request_id_or_new(request.request_id)
         self._bulk.admit(call, len(request.images), "images", least=2)
         application = self._upstream.application(request.model_version)
         images = [
@@ -43,8 +42,8 @@ class RankCalls:
 
 
 def ranking_of(outcomes: list[ImageOutcome], gamma: float, request_id: str) -> scorer_pb2.RankResponse:
-    """The response to outcomes in the order of the request's images. A readout without a deviation
-    counts as sure."""
+    """The response to outcomes in the order of the request's images. The variance of a readout
+    without a deviation counts as 0."""
     scores = [math.nan if isinstance(outcome, Refusal) else outcome.score for outcome in outcomes]
     variances = [0.0 if isinstance(outcome, Refusal) else outcome.std**2 for outcome in outcomes]
     reply = scorer_pb2.RankResponse(preference=preference_matrix(scores, variances, gamma), request_id=request_id)

@@ -1,5 +1,8 @@
-"""Files that may change while the service runs: read again when they do, and kept as they were when
-they are broken."""
+"""ReloadingFile: the content of files that may change while the service runs.
+
+- A changed file is read again.
+- A broken change is logged and counted, and the old content stays in force.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class ReloadingFile(Generic[T]):
-    """What `read` makes of some files. `read` raises `ConfigError` for what it cannot use: so does
-    the constructor.
+    """What `read` makes of some files. `read` raises `ConfigError` for content that it cannot use,
+    and so does the constructor.
 
-    `refresh` may be called from any thread, and as often as one likes: it reads only what has
-    changed.
+    Thread-safe. `refresh` may be called often: it reads only after a change.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
@@ -30,6 +32,7 @@ class ReloadingFile(Generic[T]):
         self._lock = threading.Lock()
         self._seen = self._marks()
         self.value = read()
+        #: Changes that could not be used.
         self.failures = 0
 
     def refresh(self) -> bool:
@@ -50,7 +53,7 @@ class ReloadingFile(Generic[T]):
             return True
 
     def _marks(self) -> tuple[object, ...]:
-        """Changes when a file is written, replaced or, behind a link, exchanged."""
+        """A value that changes when a file is written, replaced or, behind a link, exchanged."""
         marks: list[object] = []
         for path in self._paths:
             try:
@@ -62,8 +65,8 @@ class ReloadingFile(Generic[T]):
 
 
 def read_small(path: Path, what: str, limit: int = 2**20) -> bytes:
-    """The bytes of a file; `ConfigError` with `what` (the setting's name) where it cannot be read
-    or is no such file."""
+    """The bytes of a file. Raises `ConfigError` with `what` (the setting's name) if it cannot be
+    read or is larger than `limit` bytes."""
     try:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)

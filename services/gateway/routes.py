@@ -1,5 +1,5 @@
-"""Which Serve application answers for which model version. Changed by the server, read by the
-gateway's thread."""
+"""Routes: the Serve application of each model version. The server changes it, the gateway's thread
+reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Routes:
     """Model version -> name of its Serve application, with a default version. Every method is
     atomic.
 
-    `""` stands for the default, as in the API.
+    `""` means the default, as in the API.
     """
 
     def __init__(self, default: str, applications: Mapping[str, str]) -> None:
@@ -19,8 +19,8 @@ class Routes:
         self.replace(default, applications)
 
     def replace(self, default: str, applications: Mapping[str, str]) -> None:
-        """Put another set in place of all. Raises `ValueError` where `default` has no application
-        of its own."""
+        """Replace the whole table. Raises `ValueError` if `default` has no application of its
+        own."""
         if default not in applications or "" in applications:
             raise ValueError(f"the default version {default!r} is not among {sorted(applications)}, or one has no name")
         with self._lock:
@@ -28,13 +28,9 @@ class Routes:
             self._applications = dict(applications)
 
     def resolve(self, version: str) -> str | None:
-        """The application that answers for `version`; None where none does."""
+        """The application that answers for `version`; None if there is none."""
         with self._lock:
             return self._applications.get(version or self._default)
-
-    def default(self) -> str:
-        with self._lock:
-            return self._default
 
     def versions(self) -> list[str]:
         """All versions, the default first, the others sorted."""

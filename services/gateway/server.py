@@ -1,15 +1,14 @@
-"""The door of the service: a gRPC server in front of Ray Serve's.
+"""Gateway: the gRPC server that callers reach, in front of Ray Serve's.
 
-Serve's own proxy has no TLS, no authentication, no grpc.health.v1, and binds every interface. So
-nobody is sent there: callers reach this gateway, which listens where it is told, and passes each
-image on with a secret that only it and the deployment know. What holds:
-- Without a known token (where there is a tokens file) every method answers UNAUTHENTICATED, and
-  nothing else.
-- Nothing of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge
-  the secret.
-- Only words that the deployment or the gateway chose come back; details of Ray's making
-  (tracebacks, paths) do not.
-- No call outlives the caller's deadline, no image the configured limit, and a caller who goes away
+Serve's own proxy has no TLS, no authentication and no grpc.health.v1, and binds every interface. So
+callers reach this gateway instead. It listens only where the configuration says, and passes each
+image on with a secret that only it and the deployment know.
+
+- If there is a tokens file, every method answers a call without a known token with UNAUTHENTICATED,
+  and reveals nothing else.
+- None of a caller's metadata is passed on.
+- Only words of the deployment or the gateway reach a caller, none of Ray (tracebacks, paths).
+- No call outlives the caller's deadline, and no image the configured limit. A caller that goes away
   cancels the work.
 """
 
@@ -19,10 +18,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rapo.config import GatewayConfig, RewardSettings
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2
+from rapo.wire import SERVICE
 from services.gateway.auth import AuthInterceptor
 from services.gateway.bulk import BulkCalls
 from services.gateway.metrics import Metrics, MetricsPage
@@ -44,16 +42,12 @@ from services.gateway.tls import Certificates, certificates
 from services.gateway.tokens import Tokens
 from services.gateway.tracing import Tracing
 from services.gateway.upstream import Upstream
-from services.names import REASON_KEY, SECRET_KEY, SERVICE
-from services.statuses import Refused
-
-__all__ = ["REASON_KEY", "SECRET_KEY", "SERVICE", "Gateway", "GatewaySettings"]
 
 _START_LIMIT_S = 30.0
 _PROBE_PERIOD_S = 5.0
 _FILES_PERIOD_S = 1.0
 
-# Per connection; a client that wants more waits or opens another one.
+# Per connection; a client that needs more waits or opens another one.
 _MAX_STREAMS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
 
@@ -65,8 +59,8 @@ class GatewaySettings:
     """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in
     seconds.
 
-    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_under_way`
-    is how many images one application works on and queues, 0 where that is not known.
+    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_in_flight`
+    is how many images one application works on and queues, 0 if that is not known.
     """
 
     host: str
@@ -79,12 +73,12 @@ class GatewaySettings:
     options: GatewayConfig = field(default_factory=GatewayConfig)
     gamma: float = RewardSettings().gamma
     max_samples: int = 0
-    max_under_way: int = 0
+    max_in_flight: int = 0
 
 
 class Gateway:
-    """The gateway in a thread of its own, with its own event loop. `start` and `stop` may each be
-    called once.
+    """The gateway in a thread of its own, with its own event loop. It can be started and stopped
+    once.
 
     Raises `ConfigError` for a certificate, key, CA or tokens file that cannot be used, and for
     traces that cannot be sent.
@@ -107,24 +101,25 @@ class Gateway:
 
     @property
     def address(self) -> str:
-        host = self.settings.host
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        """Where clients connect, as `host:port`."""
+        return _address(self.settings.host, self.port)
 
     @property
     def routes(self) -> Routes:
         """Which versions are served; may be changed while the gateway runs."""
         return self.settings.routes
 
-    def under_way(self, application: str) -> int:
+    def in_flight(self, application: str) -> int:
         """How many calls the application has not answered yet."""
-        return self._upstream.under_way(application) if self._upstream is not None else 0
+        return self._upstream.in_flight(application) if self._upstream is not None else 0
 
     @property
     def metrics_port(self) -> int | None:
+        """The port of the metrics page; None if there is no page."""
         return None if self._page is None else self._page.port
 
     def start(self) -> None:
-        """Bind and serve. Raises `ResourceError` where the address cannot be bound."""
+        """Bind and serve. Raises `ResourceError` if the address cannot be bound."""
         port = self.settings.options.metrics_port
         if port is not None:
             self._page = MetricsPage(self.metrics, port)
@@ -139,29 +134,14 @@ class Gateway:
             ) from self._failure
 
     def stop(self) -> None:
-        """Stop taking calls, let those under way finish within the grace, close."""
+        """Take no more calls, let those in flight finish within the grace, close."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # it has failed, and its loop is closed already
+            with suppress(RuntimeError):  # if it has failed, its loop is closed already
                 self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(self.settings.options.grace_s + _START_LIMIT_S)
         if self._page is not None:
             self._page.close()
             self._page = None
-
-    def answers(self, version: str = "", timeout_s: float = 10.0) -> str | None:
-        """Ask the deployment of `version` what it is, past the door: None where it answers, else
-        why it does not."""
-        upstream = self._upstream
-        if upstream is None:
-            return "the gateway is not running"
-        asking = asyncio.run_coroutine_threadsafe(upstream.model(version, monotonic() + timeout_s), self._loop)
-        try:
-            asking.result(timeout_s + 1.0)
-        except Refused as error:
-            return f"{error.refusal.code.name}: {error.refusal.words}"
-        except FutureTimeoutError:
-            return f"no answer within {timeout_s:g} s"
-        return None
 
     def __enter__(self) -> Self:
         self.start()
@@ -176,7 +156,7 @@ class Gateway:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
-        except RuntimeError as error:  # what grpc.aio raises where it cannot bind
+        except RuntimeError as error:  # grpc.aio raises it if it cannot bind
             self._failure = error
             logger.exception("the gateway failed")
         finally:
@@ -186,19 +166,19 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         async with AsyncExitStack() as stack:
-            stack.callback(self._tracing.close)  # last of all, so that the ends of calls are sent, too
+            stack.callback(self._tracing.close)  # runs last, so that the spans of the last calls are sent
             upstream = Upstream(
                 settings.upstream,
                 settings.secret,
                 settings.routes,
                 self.metrics,
                 settings.request_timeout_s,
-                settings.max_under_way,
+                settings.max_in_flight,
                 self._tracing,
             )
             stack.push_async_callback(upstream.close)
-            door = AuthInterceptor(self._tokens, self.metrics, health_open=settings.options.health_without_token)
-            server = grpc.aio.server(options=_options(settings), interceptors=(door,))
+            auth = AuthInterceptor(self._tokens, self.metrics, health_open=settings.options.health_without_token)
+            server = grpc.aio.server(options=_options(settings), interceptors=(auth,))
             servicer = health.aio.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             handlers = self._handlers(upstream)
@@ -223,9 +203,8 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _bind(self, server: grpc.aio.Server) -> int:
-        """The one place that decides whether callers come in by TLS."""
-        host = self.settings.host
-        address = f"[{host}]:{self.settings.port}" if ":" in host else f"{host}:{self.settings.port}"
+        # The only place that decides about TLS.
+        address = _address(self.settings.host, self.settings.port)
         if self._certificates is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, self._certificates.credentials())
@@ -273,15 +252,19 @@ class Gateway:
             await _announce(servicer, serving=serving)
 
     async def _follow_files(self) -> None:
-        """Take up changed tokens and certificates, so that neither a renewal nor a revocation needs
-        a restart."""
+        """Apply changed tokens and certificates, so that neither a renewal nor a revocation needs a
+        restart."""
         while True:
             await asyncio.sleep(_FILES_PERIOD_S)
-            for name, watched in (("tokens", self._tokens), ("certificates", self._certificates)):
-                if watched is not None:
-                    before = watched.failures
-                    watched.refresh()
-                    self.metrics.reload_failures.labels(name).inc(watched.failures - before)
+            for name, content in (("tokens", self._tokens), ("certificates", self._certificates)):
+                if content is not None:
+                    before = content.file.failures
+                    content.file.refresh()
+                    self.metrics.reload_failures.labels(name).inc(content.file.failures - before)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _options(settings: GatewaySettings) -> Iterable[tuple[str, int]]:
@@ -294,11 +277,11 @@ def _options(settings: GatewaySettings) -> Iterable[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.server_handshake_timeout_ms", 20_000),
-        # Who pings more often than every 20 s is cut off after three times.
+        # A client that pings more often than every 20 s is cut off after three times.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.so_reuseport", 0),  # or a second server on the same port would start and take half of the calls
+        ("grpc.so_reuseport", 0),  # else a second server on the port starts and takes half of the calls
     )
 
 

@@ -1,5 +1,8 @@
-"""TLS of the gateway, with files that may be replaced while it runs: each new connection gets what
-is current."""
+"""Certificates: TLS of the gateway, with files that may be replaced while it runs.
+
+- Each new connection gets the current files.
+- Certificate and key are used only after they were checked together.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,24 @@ from services.gateway.reloading import ReloadingFile, read_small
 
 
 class Certificates:
-    """Certificate, key and (for mTLS) client CA. Raises `ConfigError` where they cannot be used
+    """Certificate, key and (for mTLS) client CA. Raises `ConfigError` if they cannot be used
     together."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         paths = [certificate, key, *([client_ca] if client_ca is not None else [])]
         self._mutual = client_ca is not None
-        self._watched = ReloadingFile(paths, lambda: _read(certificate, key, client_ca))
-
-    def refresh(self) -> bool:
-        return self._watched.refresh()
-
-    @property
-    def failures(self) -> int:
-        return self._watched.failures
+        self.file = ReloadingFile(paths, lambda: _read(certificate, key, client_ca))
 
     def credentials(self) -> grpc.ServerCredentials:
         """For the server's port. gRPC asks for the files' content at each handshake, so a renewal
         needs no restart."""
-        current = self._watched.value
+        current = self.file.value
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal current
-            if self._watched.value is current:
+            if self.file.value is current:
                 return None
-            current = self._watched.value
+            current = self.file.value
             return current
 
         return grpc.dynamic_ssl_server_credentials(current, renewed, require_client_authentication=self._mutual)
@@ -67,7 +63,7 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCe
             f"serve.gateway.certificate = {certificate} and serve.gateway.key = {key}: not a PEM certificate and its "
             f"own key without a password ({error})"
         ) from error
-    # Both are often replaced one after the other: what was checked must be what is used.
+    # The two files are often replaced one after the other: what was checked must be what is used.
     if chain != read_small(certificate, "serve.gateway.certificate") or secret != read_small(key, "serve.gateway.key"):
         raise ConfigError(f"serve.gateway.certificate = {certificate} changed while it was read")
     authorities = None
@@ -81,5 +77,5 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCe
 
 
 def _no_password() -> str:
-    """Instead of a question on the terminal."""
+    """Instead of OpenSSL's question on the terminal."""
     raise ValueError("the key has a password")

@@ -1,5 +1,5 @@
-"""Bearer tokens of callers. The server knows only their SHA-256, so that the file gives nobody
-access.
+"""Tokens: the bearer tokens of callers. The server knows only their SHA-256, so that reading the
+file gives no access.
 
     # tokens.toml: a client's name, and the hash of its token.
     # Two hashes while one replaces the other.
@@ -29,11 +29,12 @@ CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SETTING = "serve.gateway.tokens"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEME = "bearer "
-# No token of ours is nearly as long; hashing what somebody sends should cost nothing.
+# Far beyond what `new_token` makes; hashing what an unknown caller sends must stay cheap.
 _MAX_TOKEN = 512
 
 
 def new_token() -> str:
+    """A token of 256 random bits."""
     return secrets.token_urlsafe(32)
 
 
@@ -45,38 +46,30 @@ def token_line(client: str, token: str) -> str:
 
 
 class Tokens:
-    """The tokens file, read again when it changes. A broken one leaves the set before it in force
-    and is logged."""
+    """The tokens file, read again when it changes."""
 
     def __init__(self, path: Path) -> None:
-        self._watched = ReloadingFile([path], lambda: read_tokens(path))
-
-    def refresh(self) -> bool:
-        return self._watched.refresh()
-
-    @property
-    def failures(self) -> int:
-        return self._watched.failures
+        self.file = ReloadingFile([path], lambda: read_tokens(path))
 
     def client_of(self, authorization: str | bytes | None) -> str | None:
-        """Whose token the header `authorization` holds; None where it holds none that is known.
+        """The client whose token the header `authorization` holds; None if no known token is in it.
 
-        The time does not tell which entry matched or how nearly: digests are compared in constant
-        time, and all of them.
+        The time that this takes does not reveal which entry matched, or how nearly: all digests are
+        compared, each in constant time.
         """
         header = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
         known = header[: len(_SCHEME)].lower() == _SCHEME and len(header) <= _MAX_TOKEN
         given = hashlib.sha256(header[len(_SCHEME) :].strip().encode() if known else b"").digest()
         client = None
-        for digest, name in self._watched.value:
+        for digest, name in self.file.value:
             if hmac.compare_digest(digest, given) and known:
                 client = name
         return client
 
 
 def read_tokens(path: Path) -> list[tuple[bytes, str]]:
-    """The digests and their clients. Raises `ConfigError` for a file that cannot be used, and names
-    the entry."""
+    """The digests and their clients. Raises `ConfigError`, which names the entry, for a file that
+    cannot be used."""
     try:
         tree = tomllib.loads(read_small(path, _SETTING).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -86,7 +79,7 @@ def read_tokens(path: Path) -> list[tuple[bytes, str]]:
         _check_name(client, f"{_SETTING} = {path}: the client")
         for text in _texts(value):
             if not _DIGEST.fullmatch(text):
-                # Not the value itself: somebody may have written the token there.
+                # Without the value itself: it may be the token, put there by mistake.
                 raise ConfigError(
                     f"{_SETTING} = {path}: {client} needs the SHA-256 of its token as 64 hex digits in lower case; "
                     f"`rapo token {client}` prints such a line"

@@ -1,14 +1,13 @@
-"""Passing one call on to Serve: routing, deadline, secret; and what came of it, in words that may
-go out.
+"""Upstream: passes calls on to Serve, and turns Serve's answers into what callers may see.
 
-Each image is passed on exactly once per call of `Upstream.score`: gRPC's own retries are off, and
-who calls decides. Nothing of a caller's metadata is passed on, so that no caller can choose Serve's
-routing or forge the secret.
+- Each image is passed on exactly once per call of `Upstream.score`: gRPC's own retries are off, and
+  its caller decides about retries.
+- None of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge
+  the secret.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +16,12 @@ from time import monotonic
 import grpc
 
 from rapo.v1 import scorer_pb2
+from rapo.v1.scorer_pb2_grpc import AestheticScorerStub
 from services.gateway.metrics import Metrics
 from services.gateway.routes import Routes
 from services.gateway.tracing import Tracing
-from services.names import REQUEST_ID, SECRET_KEY, SERVICE
-from services.statuses import Refusal, Refused, outward
+from services.names import SECRET_KEY
+from services.statuses import QUEUE_FULL, Refusal, Refused, outward
 
 _UNLIMITED = -1
 _OPTIONS = [
@@ -37,10 +37,11 @@ _OPTIONS = [
 
 
 class Upstream:
-    """Serve, as the gateway sees it. To be made and used in one event loop; times are in seconds.
+    """Serve, as the gateway sees it. It belongs to one event loop; times are in seconds.
 
-    `most` is how many images the replicas of one application work on and queue; 0: it is not known.
-    More are refused here, where a refusal costs least: who is overloaded needs his time for images.
+    `max_in_flight` is how many images the replicas of one application work on and queue, 0 if that
+    is not known. More are refused here, at the lowest cost: an overloaded replica needs its time
+    for images.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Upstream:
         routes: Routes,
         metrics: Metrics,
         limit_s: float,
-        most: int = 0,
+        max_in_flight: int = 0,
         tracing: Tracing | None = None,
     ) -> None:
         self.routes = routes
@@ -58,61 +59,46 @@ class Upstream:
         self.tracing = tracing or Tracing()
         self.limit_s = limit_s
         self._secret = secret
-        self._most = most
-        self._under_way: Counter[str] = Counter()
+        self._max_in_flight = max_in_flight
+        self._in_flight: Counter[str] = Counter()
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._score = self._channel.unary_unary(
-            f"/{SERVICE}/Score",
-            request_serializer=scorer_pb2.ScoreRequest.SerializeToString,
-            response_deserializer=scorer_pb2.ScoreResponse.FromString,
-        )
-        self._explain = self._channel.unary_stream(
-            f"/{SERVICE}/Explain",
-            request_serializer=scorer_pb2.ScoreRequest.SerializeToString,
-            response_deserializer=scorer_pb2.ExplainResponse.FromString,
-        )
-        self._model = self._channel.unary_unary(
-            f"/{SERVICE}/GetModel",
-            request_serializer=scorer_pb2.GetModelRequest.SerializeToString,
-            response_deserializer=scorer_pb2.GetModelResponse.FromString,
-        )
+        self._stub = AestheticScorerStub(self._channel)
 
     async def close(self) -> None:
+        """Close the connection to Serve."""
         await self._channel.close()
 
     def application(self, version: str) -> str:
-        """The application for a request's `model_version`. Raises `Refused` where no such version
-        is served."""
+        """The application for a request's `model_version`. Raises `Refused` if no such version is
+        served."""
         application = self.routes.resolve(version)
         if application is None:
             words = f"no model version {version[:64]!r} is served; GetModel says which are"
             raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
         return application
 
-    def under_way(self, application: str) -> int:
+    def in_flight(self, application: str) -> int:
         """How many calls this application has not answered yet. From any thread."""
-        return self._under_way[application]
+        return self._in_flight[application]
 
     def _check_room(self, application: str) -> None:
-        if 0 < self._most <= self._under_way[application]:
-            raise Refused(
-                Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full")
-            )
+        if 0 < self._max_in_flight <= self._in_flight[application]:
+            raise Refused(QUEUE_FULL)
 
     @contextmanager
     def _counted(self, application: str) -> Iterator[None]:
-        self._under_way[application] += 1
+        self._in_flight[application] += 1
         try:
             yield
         finally:
-            self._under_way[application] -= 1
+            self._in_flight[application] -= 1
 
     @contextmanager
     def _counted_outcome(self) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
-        """Around one image: its outcome is counted, and what gRPC raises becomes `Refused`. Gives
-        what is to be told of its response."""
+        """Count the outcome of one image, and turn gRPC's errors into `Refused`. Yields a function
+        that the caller must give the response to."""
         started = monotonic()
-        self.metrics.images_under_way.inc()
+        self.metrics.images_in_flight.inc()
         try:
             yield lambda response: self.metrics.scored(response, monotonic() - started)
         except grpc.aio.AioRpcError as error:
@@ -123,7 +109,7 @@ class Upstream:
             self.metrics.refused(error.refusal)
             raise
         finally:
-            self.metrics.images_under_way.dec()
+            self.metrics.images_in_flight.dec()
 
     async def score(
         self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
@@ -131,17 +117,16 @@ class Upstream:
         """The score of one image, by `deadline` (monotonic clock) and the service's own limit.
         Raises `Refused`.
 
-        `application` overrides what the request's version stands for, so that several images go the
-        same way.
+        `application` overrides the request's version, so that several images go to the same one.
         """
         with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
             self._check_room(target)
-            with self._counted(target), self.tracing.image_span(request.request_id) as passed:
-                response = await self._score(
+            with self._counted(target), self.tracing.image_span(request.request_id) as span:
+                response = await self._stub.Score(
                     request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
                 )
-                passed.scored(response)
+                span.scored(response)
             scored(response)
         return response
 
@@ -153,14 +138,14 @@ class Upstream:
         with self._counted_outcome() as scored:
             application = self.application(request.model_version)
             self._check_room(application)
-            call = self._explain(
+            call = self._stub.Explain(
                 request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
             )
             try:
-                with self._counted(application), self.tracing.image_span(request.request_id) as passed:
+                with self._counted(application), self.tracing.image_span(request.request_id) as span:
                     async for part in call:
                         if part.HasField("response"):
-                            passed.scored(part.response)
+                            span.scored(part.response)
                             scored(part.response)
                         # The deployment ends a failed stream with a message that has no part, and a
                         # status.
@@ -170,16 +155,18 @@ class Upstream:
                 call.cancel()  # does nothing to a call that has ended
 
     async def model(self, version: str, deadline: float) -> scorer_pb2.GetModelResponse:
-        """What the version's deployment says of itself. Raises `Refused`."""
+        """The description of the version by its own deployment. Raises `Refused`."""
         request = scorer_pb2.GetModelRequest(model_version=version)
         application = self.application(version)
         try:
-            return await self._model(request, metadata=self._metadata(application, ""), timeout=self._left(deadline))
+            return await self._stub.GetModel(
+                request, metadata=self._metadata(application, ""), timeout=self._left(deadline)
+            )
         except grpc.aio.AioRpcError as error:
             raise Refused(outward(error)) from error
 
     async def healthy(self, limit_s: float) -> bool:
-        """Whether the default version answers. A full queue is not ill health."""
+        """Whether the default version answers. One whose queue is full is healthy."""
         try:
             await self.model("", monotonic() + limit_s)
         except Refused as error:
@@ -192,10 +179,3 @@ class Upstream:
 
     def _left(self, deadline: float) -> float:
         return max(min(deadline - monotonic(), self.limit_s), 0.0)
-
-
-def named(request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreRequest:
-    """The request with an id: its own where it can stand in a log, else a new one."""
-    if not REQUEST_ID.fullmatch(request.request_id):
-        request.request_id = uuid.uuid4().hex
-    return request

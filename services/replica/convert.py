@@ -1,5 +1,5 @@
-"""From a ScoreRequest to what is wanted, and from a judgement to a ScoreResponse. Field by field as
-in scorer.proto."""
+"""Conversion of messages: a ScoreRequest to a ReadoutSpec, and a ScoredImage to a ScoreResponse, as
+scorer.proto describes the fields."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from collections.abc import Mapping
 import grpc
 
 from rapo.answers.dimensions import split_dimensions
+from rapo.answers.readout_names import READOUTS
 from rapo.config import ServeConfig
 from rapo.models.card import Scale
 from rapo.v1 import scorer_pb2
-from services.replica.image_scorer import READOUTS, ReadoutSpec, ScoredImage
+from rapo.wire import READOUT_NAMES, READOUT_NUMBERS
+from services.replica.image_scorer import ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused, invalid
-
-#: Readouts by their names in the configuration.
-NUMBERS: dict[str, scorer_pb2.Readout] = {
-    name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS
-}
-_NAMES: dict[int, str] = {int(number): name for name, number in NUMBERS.items()}
 
 _MIN_SAMPLES = 2
 
 
-def wanted_of(
+def readout_of(
     request: scorer_pb2.ScoreRequest, settings: ServeConfig, version: str, scales: Mapping[str, Scale]
 ) -> ReadoutSpec:
-    """What a request asks for. Raises `Refused`, naming the field, for what no image could make
-    right."""
+    """The readout for a request. Raises `Refused`, which names the field, for a request that fails
+    with any image."""
     if request.model_version not in ("", version):
         words = f"no model version {request.model_version[:64]!r} is served here"
         raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
@@ -37,7 +33,7 @@ def wanted_of(
             "native_scale", f"unknown scale {request.native_scale[:64]!r}; this model has: {known}", "unknown_scale"
         )
     unspecified = request.readout == scorer_pb2.READOUT_UNSPECIFIED
-    readout = settings.readout if unspecified else _NAMES.get(request.readout)
+    readout = settings.readout if unspecified else READOUT_NAMES.get(request.readout)
     if readout is None:
         raise invalid("readout", f"unknown readout {request.readout}; known: {', '.join(READOUTS)}", "unknown_readout")
     if readout != "sampled":
@@ -53,33 +49,34 @@ def wanted_of(
 
 def response_of(
     request: scorer_pb2.ScoreRequest,
-    judgement: ScoredImage,
-    wanted: ReadoutSpec,
+    scored: ScoredImage,
+    spec: ReadoutSpec,
     request_id: str,
     version: str,
     scales: Mapping[str, Scale],
 ) -> scorer_pb2.ScoreResponse:
+    """The response to a request, with the parts that it asks for."""
     response = scorer_pb2.ScoreResponse(
-        score=judgement.score,
-        rationale="" if request.omit_rationale else judgement.rationale,
+        score=scored.score,
+        rationale="" if request.omit_rationale else scored.rationale,
         model_version=version,
-        readout=NUMBERS[wanted.readout],
+        readout=READOUT_NUMBERS[spec.readout],
         request_id=request_id,
         timings=scorer_pb2.Timings(
-            decode_ms=judgement.decode_ms,
-            queue_ms=judgement.queue_ms,
-            generate_ms=judgement.generate_ms,
-            completion_tokens=judgement.tokens,
+            decode_ms=scored.decode_ms,
+            queue_ms=scored.queue_ms,
+            generate_ms=scored.generate_ms,
+            completion_tokens=scored.tokens,
         ),
-        std=judgement.std,
-        cached=judgement.cached,
+        std=scored.std,
+        cached=scored.cached,
     )
-    if judgement.interval is not None:
-        low, high = judgement.interval
+    if scored.interval is not None:
+        low, high = scored.interval
         response.interval.CopyFrom(scorer_pb2.Interval(low=low, high=high))
     if request.native_scale:
-        response.native_score = scales[request.native_scale].native(judgement.score)
+        response.native_score = scales[request.native_scale].native(scored.score)
     if request.with_dimensions:
-        parts = split_dimensions(judgement.rationale)
+        parts = split_dimensions(scored.rationale)
         response.dimensions.extend(scorer_pb2.Dimension(name=name, text=text) for name, text in parts)
     return response

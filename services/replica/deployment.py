@@ -1,11 +1,11 @@
-"""One model version as a Serve application: how it is built, started, watched and taken away."""
+"""Deployment: builds, starts and deletes the Serve application of one model version."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING
 
 import grpc
 from ray import serve
@@ -19,15 +19,17 @@ from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.names import SECRET_KEY
 from services.replica.servicer import Scorer
 
-#: What every application of ours is called, before its version.
+if TYPE_CHECKING:
+    from ray.serve.schema import ApplicationStatusOverview
+
+#: The first part of an application's name; the version follows.
 PREFIX = "rapo-scorer"
 
 _POLL_S = 0.5
-# How long a replica that is to stop may finish what it has begun; what waits in Serve's queue has
-# been drained before.
+# How long a replica that is to stop may finish what it has begun; Serve's queue is drained before.
 _GRACE_S = 20.0
-# Calls at a replica beyond those that it works on and that wait there: for GetModel, and to be
-# refused.
+# Calls that a replica takes beyond those in its engine and its queue: for GetModel, and to refuse
+# them.
 _SPARE = 64
 _LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
 
@@ -35,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
-    """The Serve application of one version: scorers that answer only to who knows `secret`.
+    """The Serve application of one version: scorers that answer only calls with `secret`.
 
     Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or
-    `serve.replicas`. Raises `ModelError` where `model_dir` is no model folder of a supported kind.
+    `serve.replicas`. Raises `ModelError` if `model_dir` is no model folder of a supported kind.
     """
     check_model_folder(model_dir)
     # Not at the top: it imports transformers, which the gateway and its tests need not wait for.
@@ -47,12 +49,12 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     config = with_card(config, card)
     settings = config.serve
     environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
-    # Where Serve's proxy speaks gRPC with its replicas, they take 4 MiB and no more unless told.
+    # The limit of gRPC between Serve's proxy and its replicas, which is 4 MiB by default.
     environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config))
-    # Configuring its own log when it is imported, vLLM closes all handlers of the process. Serve's
-    # then writes nothing any more, and keeps every line in memory: 2.4 kB a call.
+    # vLLM would configure its own log when it is imported, and close all handlers of the process.
+    # Serve's handler then writes nothing, and keeps every line in memory: 2.4 kB a call.
     environment["VLLM_CONFIGURE_LOGGING"] = "0"
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "num_cpus": settings.cpus,
         "num_gpus": settings.gpus,
         "runtime_env": {"env_vars": environment},
@@ -60,8 +62,8 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     deployment = serve.deployment(
         name="Scorer",
         ray_actor_options=options,
-        # A replica keeps its own queue (`services.replica.image_scorer`); Serve's is for the time
-        # in which there is no replica.
+        # A replica has a queue of its own (`services.replica.image_scorer`); Serve's is for the
+        # time in which there is no replica.
         max_ongoing_requests=settings.max_ongoing_requests + settings.max_queued_requests + _SPARE,
         max_queued_requests=settings.max_ongoing_requests + settings.max_queued_requests,
         graceful_shutdown_timeout_s=min(settings.request_timeout_s, _GRACE_S),
@@ -72,15 +74,15 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
 
 
 def message_limit(config: Config) -> int:
-    """Bytes of the largest message that is let in: what is somewhat too large should be told so in
-    words rather than cut off by gRPC."""
+    """Bytes of the largest message that is accepted: an image somewhat over its limit gets an error
+    that says so, rather than gRPC's."""
     return 2 * config.image.max_bytes + 2**16
 
 
 def start(app: serve.Application, name: str) -> None:
-    """ReadoutRequest Serve to run `app` under this name; returns at once."""
-    # Without a route Serve's gRPC proxy does not find the application either. Over HTTP there is
-    # nothing to call behind it: the deployment has no `__call__`.
+    """Have Serve run `app` under this name; returns at once."""
+    # Serve's gRPC proxy, too, finds an application by its route. HTTP calls to it fail, because the
+    # deployment has no `__call__`.
     target = serve.RunTarget(target=app, name=name, route_prefix=f"/{name}")
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -88,16 +90,17 @@ def start(app: serve.Application, name: str) -> None:
 def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
     """Wait until every replica has warmed up and Serve's proxy at `port` finds the application.
 
-    Raises `RoleError` where it does not start, or not within `limit_s` seconds.
+    Raises `RoleError` if it does not start, or not within `limit_s` seconds.
     """
     deadline = monotonic() + limit_s
     _wait_until_running(name, deadline, limit_s)
-    # The proxy learns of a running application a moment later; nobody should be sent there before.
+    # The proxy learns of a running application a moment later; calls before that would fail.
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask = scorer_pb2_grpc.AestheticScorerStub(channel).GetModel
+        get_model = scorer_pb2_grpc.AestheticScorerStub(channel).GetModel
+        metadata = (("application", name), (SECRET_KEY, secret))
         while True:
             try:
-                ask(scorer_pb2.GetModelRequest(), metadata=(("application", name), (SECRET_KEY, secret)), timeout=10.0)
+                get_model(scorer_pb2.GetModelRequest(), metadata=metadata, timeout=10.0)
                 return
             except grpc.RpcError as error:
                 if monotonic() > deadline:
@@ -106,15 +109,15 @@ def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
 
 
 def delete(name: str) -> None:
-    """Take the application away; its replicas finish what they have begun. It is gone, or going,
-    when this returns."""
+    """Delete the application; its replicas finish what they have begun. This may return before they
+    have."""
     try:
         serve.delete(name)
     except TimeoutError:
         logger.warning("%s takes long to stop; it gets no calls any more", name)
 
 
-def _replicas(settings: ServeConfig) -> dict[str, Any]:
+def _replicas(settings: ServeConfig) -> dict[str, object]:
     scale = settings.autoscale
     if scale is None or scale.min_replicas == scale.max_replicas:
         return {"num_replicas": settings.replicas if scale is None else scale.min_replicas}
@@ -135,20 +138,20 @@ def _wait_until_running(name: str, deadline: float, limit_s: float) -> None:
         state = overview.status.value if overview is not None else "NOT_STARTED"
         if state == "RUNNING":
             return
-        said = _cause(overview) or "no word from it."
+        cause = _cause(overview) or "no word from it."
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise RoleError(f"{name} did not start ({state}): {said} The whole story is in {_LOGS}.")
+            raise RoleError(f"{name} did not start ({state}): {cause} The whole story is in {_LOGS}.")
         if monotonic() > deadline:
             raise RoleError(
-                f"{name} was not ready within {limit_s:g} s ({state}): {said} Check that the cluster has serve.cpus and "
+                f"{name} was not ready within {limit_s:g} s ({state}): {cause} Check that the cluster has serve.cpus and "
                 "serve.gpus free for each of its replicas, allow more with --set serve.start_timeout_s=..., or see "
                 f"{_LOGS}."
             )
         sleep(_POLL_S)
 
 
-def _cause(overview: Any) -> str:
-    """The last line of what Serve says about the deployment: of a replica's traceback, that is the
+def _cause(overview: ApplicationStatusOverview | None) -> str:
+    """The last line of Serve's message about the deployment: of a replica's traceback, that is the
     error itself."""
     deployments = overview.deployments.values() if overview is not None else ()
     lines = [line.strip() for deployment in deployments for line in deployment.message.splitlines() if line.strip()]

@@ -1,9 +1,9 @@
-"""What a replica does with an image, without gRPC: decode it, ask the engine, make a judgement of
-its reading, keep it.
+"""ImageScorer: scores an image with one engine, without gRPC: decodes it, runs a readout, keeps the
+result.
 
-What holds: a score is never made up; a caller who goes away, or whose deadline passes, takes the
-engine's work with him; the same bytes, readout and model give the same judgement, from the cache or
-not.
+- A score is never made up.
+- A caller that goes away, or whose deadline passes, cancels the engine's work.
+- The same bytes, readout and model give the same result, from the cache or not.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from typing import Protocol
 
 import grpc
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.answers.parse import Answer, parse_answer
+from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
 from rapo.errors import ImageError, ServiceError
 from rapo.images.decode import decode_image
 from rapo.inference.answer_tokens import CLOSE, OPEN
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
-from rapo.util.cache import BytesLRU
+from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
-from services.statuses import Refusal, Refused, invalid
+from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
-#: Readouts by the names that settings and responses have for them.
-READOUTS = ("expected", "fast", "greedy", "sampled")
-
-#: An answer whose number of two decimals the model gives less probability than this is no score.
+#: An answer is no score if the model gives all numbers of two decimals together less probability
+#: than this.
 MIN_INSIDE = 0.05
 
 _DECODERS = 2
-# Hashing more bytes than this would keep other calls waiting.
+# Hashing more bytes than this in the event loop would keep other calls waiting.
 _SMALL = 2**18
-# What one kept judgement takes beside its text, in bytes; generous.
+# What one kept result takes beside its text, in bytes; generous.
 _OVERHEAD = 1024
 
 _WHY = {
@@ -56,19 +56,26 @@ _WHY = {
     "out_of_range": "its answer is outside 0 to 1",
 }
 
+#: Gets the token ids of a greedy answer as they come, in the engine's thread.
+OnTokens = Callable[[list[int]], None]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadoutSpec:
     """A readout by name, and how many answers to sample (0 unless it is `sampled`)."""
 
-    readout: str
+    readout: ReadoutName
     samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
     """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside`
-    as in `rapo.readout`. `tokens` were written, `nodes` only looked at."""
+    as in `rapo.answers.readout`.
+
+    `tokens` is the number of tokens that the model wrote, `nodes` the number of nodes of the answer
+    tree that were requests of their own.
+    """
 
     score: float
     rationale: str
@@ -84,97 +91,93 @@ class ScoredImage:
 
 
 class ImageEncoder(Protocol):
-    """What judging needs of `rapo.inference.readout_engine.ReadoutEngine`, from any thread."""
+    """The part of `rapo.inference.readout_engine.ReadoutEngine` that may be called from any
+    thread."""
 
     def encode(self, image: Image.Image, key: str) -> EncodedImage: ...
     def text(self, token_ids: NDArray[np.int32]) -> str: ...
 
 
 class ImageScorer:
-    """Judges images with one engine. To be used in one event loop."""
+    """Scores images with one engine. It belongs to one event loop."""
 
     def __init__(
-        self, loop: EngineThread[ReadoutRequest, ReadoutResult], eyes: ImageEncoder, config: Config, model_version: str
+        self, engine: EngineThread[ReadoutRequest, ReadoutResult], encoder: ImageEncoder, config: Config
     ) -> None:
-        self._loop = loop
-        self._encoder = eyes
+        self._engine = engine
+        self._encoder = encoder
         self._config = config
-        self._version = model_version
-        self._gate = asyncio.Semaphore(config.serve.max_ongoing_requests)
+        self._slots = asyncio.Semaphore(config.serve.max_ongoing_requests)
         self._waiting = 0
-        #: Images whose callers went away, or ran out of time, before they were judged.
+        #: Images whose callers went away, or ran out of time, before they were scored.
         self.cancelled = 0
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._kept: BytesLRU[ScoredImage] = BytesLRU(
-            config.serve.cache_mib * 2**20, lambda judgement: len(judgement.rationale.encode()) + _OVERHEAD
+        self._kept: LRUCache[tuple[str, ReadoutSpec], ScoredImage] = LRUCache(
+            config.serve.cache_mib * 2**20, lambda scored: len(scored.rationale.encode()) + _OVERHEAD
         )
 
-    async def judge(
-        self, data: bytes, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None = None
-    ) -> ScoredImage:
-        """ImageScorer an encoded image; `tell` gets the token ids of a greedy answer as they come,
-        in the engine's thread.
+    async def score(self, data: bytes, spec: ReadoutSpec, on_tokens: OnTokens | None = None) -> ScoredImage:
+        """Score an encoded image.
 
-        Raises `Refused`: INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION where the
-        model gives no score, UNAVAILABLE where the engine is gone, RESOURCE_EXHAUSTED where too
-        many images wait already.
+        Raises `Refused`: INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION if the model
+        gives no score, UNAVAILABLE if the engine is gone, RESOURCE_EXHAUSTED if too many images
+        wait already.
         """
         running = asyncio.get_running_loop()
         digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
-        key = (digest, wanted, self._version)
-        if (kept := self._kept.find(key)) is not None:
+        key = (digest, spec)
+        if (kept := self._kept.get(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
-        async with self._place() as queue_ms:
-            judgement = await self._judge_now(data, digest, wanted, tell)
-        judgement = replace(judgement, queue_ms=judgement.queue_ms + queue_ms)
-        self._kept.put(key, judgement)
-        return judgement
+        async with self._slot() as queue_ms:
+            scored = await self._score_now(data, digest, spec, on_tokens)
+        scored = replace(scored, queue_ms=scored.queue_ms + queue_ms)
+        keep(self._kept, key, scored)
+        return scored
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[float]:
-        """A place among the images under way, and the milliseconds that it took to get it. Raises
-        `Refused` where too many wait.
+    async def _slot(self) -> AsyncIterator[float]:
+        """A place among the images in flight; yields the milliseconds of waiting. Raises `Refused`
+        if too many wait.
 
-        Serve could queue as well, but asks a full replica again only after a pause that grows to
-        half a second, in which the engine runs dry; and behind its queue not even `GetModel` is
+        Serve could queue as well, but it tries a full replica again only after a pause that grows
+        to half a second, in which the engine runs dry. Behind its queue not even `GetModel` is
         answered.
         """
-        if self._gate.locked() and self._waiting >= self._config.serve.max_queued_requests:
-            words = "the queue is full; try again later"
-            raise Refused(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, "queue_full"))
+        if self._slots.locked() and self._waiting >= self._config.serve.max_queued_requests:
+            raise Refused(QUEUE_FULL)
         started = perf_counter()
         self._waiting += 1
         try:
-            await self._gate.acquire()
+            await self._slots.acquire()
         finally:
             self._waiting -= 1
         try:
             yield 1000 * (perf_counter() - started)
         finally:
-            self._gate.release()
+            self._slots.release()
 
-    async def _judge_now(
-        self, data: bytes, digest: str, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None
-    ) -> ScoredImage:
+    async def _score_now(self, data: bytes, digest: str, spec: ReadoutSpec, on_tokens: OnTokens | None) -> ScoredImage:
         running, started = asyncio.get_running_loop(), perf_counter()
         encoded = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
-        reading = await self._read(encoded, self._ask(wanted, tell), derive_seed("sampled", digest))
+        result = await self._run(encoded, self._request(spec, on_tokens), derive_seed("sampled", digest))
         return replace(
-            self._judgement(reading, wanted),
-            tokens=sum(len(completion.token_ids) for completion in reading.completions),
-            nodes=reading.nodes,
+            self._scored(result, spec),
+            tokens=sum(len(completion.token_ids) for completion in result.completions),
+            nodes=result.nodes,
             decode_ms=decode_ms,
-            queue_ms=1000 * reading.waited_s,
-            generate_ms=1000 * reading.worked_s,
+            queue_ms=1000 * result.waited_s,
+            generate_ms=1000 * result.worked_s,
         )
 
     def text(self, token_ids: list[int]) -> str:
+        """The text of token ids."""
         return self._encoder.text(np.asarray(token_ids, np.int32))
 
     def close(self) -> None:
+        """Stop the engine."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
-        self._loop.close()
+        self._engine.close()
 
     def _decode(self, data: bytes, digest: str) -> EncodedImage:
         try:
@@ -182,46 +185,46 @@ class ImageScorer:
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
 
-    def _ask(self, wanted: ReadoutSpec, tell: Callable[[list[int]], None] | None) -> ReadoutRequest:
+    def _request(self, spec: ReadoutSpec, on_tokens: OnTokens | None) -> ReadoutRequest:
         limit = self._config.policy.max_completion_tokens
-        if wanted.readout == "sampled":
+        if spec.readout == "sampled":
             return ReadoutRequest(
-                SamplingSpec(wanted.samples, self._config.rapo.sampling.temperature, limit, logprobs=False)
+                SamplingSpec(spec.samples, self._config.rapo.sampling.temperature, limit, logprobs=False)
             )
         greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
-        if wanted.readout == "fast":
+        if spec.readout == "fast":
             return ReadoutRequest(greedy, tree=True, rationale=False)
-        return ReadoutRequest(greedy, tree=wanted.readout == "expected", on_tokens=tell)
+        return ReadoutRequest(greedy, tree=spec.readout == "expected", on_tokens=on_tokens)
 
-    async def _read(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> ReadoutResult:
-        future = self._loop.add(encoded, ask, seed)
+    async def _run(self, encoded: EncodedImage, request: ReadoutRequest, seed: int) -> ReadoutResult:
+        future = self._engine.add(encoded, request, seed)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             self.cancelled += 1
-            self._loop.cancel(future)
+            self._engine.cancel(future)
             raise
         except ValueError as error:
             raise invalid("image", f"the model does not take the image: {error}", "too_many_tokens") from error
         except Exception as error:
-            if self._loop.alive:
+            if self._engine.alive:
                 raise
             words = "the engine is restarting; try again"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "engine_dead")) from error
 
-    def _judgement(self, reading: ReadoutResult, wanted: ReadoutSpec) -> ScoredImage:
-        if wanted.readout == "sampled":
-            return self._sampled(reading)
-        completion = reading.completions[0]
+    def _scored(self, result: ReadoutResult, spec: ReadoutSpec) -> ScoredImage:
+        if spec.readout == "sampled":
+            return self._sampled(result)
+        completion = result.completions[0]
         text = self._encoder.text(completion.token_ids)
-        if wanted.readout == "greedy":
+        if spec.readout == "greedy":
             answer = parse_answer(text, truncated=completion.finish_reason == "length")
             return ScoredImage(_score(answer), answer.rationale)
-        rationale = "" if wanted.readout == "fast" else _rationale(text, completion.finish_reason)
-        if reading.tree is None:
+        rationale = "" if spec.readout == "fast" else _rationale(text, completion.finish_reason)
+        if result.tree is None:
             raise RuntimeError("the engine gave an answer without its tree")
         try:
-            expected = reading.tree.expectation()
+            expected = result.tree.expectation()
         except ServiceError as error:
             raise _no_score("not_a_number") from error
         if expected.outside > 1.0 - MIN_INSIDE:
@@ -230,10 +233,10 @@ class ImageScorer:
             expected.mean, rationale, expected.std, (expected.low, expected.high), outside=expected.outside
         )
 
-    def _sampled(self, reading: ReadoutResult) -> ScoredImage:
+    def _sampled(self, result: ReadoutResult) -> ScoredImage:
         answers = [
             parse_answer(self._encoder.text(c.token_ids), truncated=c.finish_reason == "length")
-            for c in reading.completions
+            for c in result.completions
         ]
         valid = [answer for answer in answers if answer.score is not None]
         if len(valid) < 2:
@@ -251,10 +254,10 @@ def _digest(data: bytes) -> str:
 
 
 def _rationale(text: str, finish_reason: str) -> str:
-    """The rationale before an answer that was not waited for. Raises `Refused` unless the answer
-    has the right form so far."""
+    """The rationale before an answer that was not waited for. Raises `Refused` unless the text up
+    to the answer has the right form."""
     before, opened, _ = text.partition(OPEN)
-    # Any number will do: what is parsed is everything before it.
+    # The number does not matter: only the text before it is used.
     answer = (
         parse_answer(f"{before}{OPEN}0.00{CLOSE}")
         if opened

@@ -1,9 +1,10 @@
-"""The scorer: a Serve deployment around one vLLM engine. Method names are the RPC names of
+"""Scorer: the Serve deployment around one vLLM engine. Its method names are the RPC names of
 `AestheticScorer`.
 
-What holds: a call without the gateway's secret learns nothing; neither tracebacks nor paths nor
-anything of an image reach a caller or the log. What is done with an image is in
-`services.replica.image_scorer`.
+- A call without the gateway's secret gets no information.
+- Neither tracebacks nor paths nor anything of an image reach a caller or the log.
+
+`services.replica.image_scorer` has the scoring itself.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import asyncio
 import hmac
 import io
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from PIL import Image
 
 from rapo.answers.rationale_stream import RationaleStream
+from rapo.answers.readout_names import READOUTS
 from rapo.config import Config
 from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
-from services.names import FIELD_KEY, REASON_KEY, REQUEST_ID, SECRET_KEY
-from services.replica.convert import NUMBERS, response_of, wanted_of
-from services.replica.image_scorer import READOUTS, ImageScorer, ReadoutSpec, ScoredImage
+from rapo.wire import READOUT_NUMBERS, REASON_KEY
+from services.names import FIELD_KEY, SECRET_KEY, request_id_or_new
+from services.replica.convert import readout_of, response_of
+from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-#: An engine that has been at one step for so long is taken for hung, and its replica replaced.
+#: An engine that has been at one step for so long counts as hung, and its replica is replaced.
 _HUNG_S = 120.0
 
 _OUTSIDE_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95)
@@ -52,51 +54,63 @@ class Scorer:
         # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its
         # CPU build warns once per request.
         logging.getLogger("vllm").setLevel(logging.ERROR)
-        # Here and not above: whoever deploys this class needs none of it. The environment that vLLM
-        # and torch read when they are imported is set by the actor's runtime environment, see
+        # Not at the top: a process that only deploys this class needs none of it. vLLM and torch
+        # read the actor's runtime environment when they are imported, see
         # `services.replica.deployment`.
         from rapo.inference.engine_thread import EngineThread
         from rapo.inference.readout_engine import ReadoutEngine
         from rapo.inference.types import ReadoutRequest, ReadoutResult
 
-        self._loop: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
+        self._engine: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
             lambda: ReadoutEngine(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
             batch_wait_s=0.0,
         )
-        reader: Any = await asyncio.wrap_future(self._loop.started)
-        self._judge = ImageScorer(self._loop, reader, config, card.version)
+        encoder = await asyncio.wrap_future(self._engine.started)
+        assert isinstance(encoder, ReadoutEngine)
+        self._scorer = ImageScorer(self._engine, encoder, config)
         await self._warm_up()
         self._observe = _observer()
 
-    async def Score(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
-        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+    async def Score(
+        self, request: scorer_pb2.ScoreRequest, grpc_context: RayServegRPCContext
+    ) -> scorer_pb2.ScoreResponse:
+        """The score of one image; a failure is in the context's status."""
+        request_id = request_id_or_new(request.request_id)
         try:
-            wanted = self._admit(request, grpc_context)
-            judgement = await self._judge.judge(request.image, wanted)
-            self._observe(judgement)
-            return response_of(request, judgement, wanted, request_id, self.model_version, self.scales)
+            spec = self._admit(request, grpc_context)
+            scored = await self._scorer.score(request.image, spec)
+            self._observe(scored)
+            return response_of(request, scored, spec, request_id, self.model_version, self.scales)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
             _set_status(grpc_context, _refusal(error, request_id))
         return scorer_pb2.ScoreResponse()
 
-    async def Explain(self, request: Any, grpc_context: RayServegRPCContext) -> AsyncGenerator[Any, None]:
-        """Where it fails, the last message has no part: Serve lets a status of our own out only
-        with a message."""
-        request_id = request.request_id if REQUEST_ID.fullmatch(request.request_id) else uuid.uuid4().hex
+    async def Explain(
+        self, request: scorer_pb2.ScoreRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
+        """The rationale in pieces, then the score.
+
+        After a failure the last message has no part: Serve passes the context's status on only
+        together with a message.
+        """
+        request_id = request_id_or_new(request.request_id)
         try:
-            wanted = self._admit(request, grpc_context)
-            async with aclosing(self._explain(request.image, wanted)) as parts:
+            spec = self._admit(request, grpc_context)
+            async with aclosing(self._explain(request.image, spec)) as parts:
                 async for part in parts:
                     if isinstance(part, str):
                         yield scorer_pb2.ExplainResponse(rationale_delta=part)
                     else:
-                        response = response_of(request, part, wanted, request_id, self.model_version, self.scales)
+                        response = response_of(request, part, spec, request_id, self.model_version, self.scales)
                         yield scorer_pb2.ExplainResponse(response=response)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
             _set_status(grpc_context, _refusal(error, request_id))
             yield scorer_pb2.ExplainResponse()
 
-    async def GetModel(self, request: Any, grpc_context: RayServegRPCContext) -> Any:
+    async def GetModel(
+        self, request: scorer_pb2.GetModelRequest, grpc_context: RayServegRPCContext
+    ) -> scorer_pb2.GetModelResponse:
+        """The model and its limits; a failure is in the context's status."""
         try:
             self._check_secret(grpc_context)
         except Refused as error:
@@ -106,7 +120,7 @@ class Scorer:
         others = [name for name in READOUTS if name != settings.readout]
         return scorer_pb2.GetModelResponse(
             model_version=self.model_version,
-            readouts=[NUMBERS[name] for name in (settings.readout, *others)],
+            readouts=[READOUT_NUMBERS[name] for name in (settings.readout, *others)],
             min_score=0.0,
             max_score=1.0,
             max_image_bytes=limits.max_bytes,
@@ -119,25 +133,25 @@ class Scorer:
         )
 
     async def check_health(self) -> None:
-        """Serve's own probe; where it raises, Serve replaces the replica."""
-        if not self._loop.alive:
+        """Serve's own probe; Serve replaces the replica if it raises."""
+        if not self._engine.alive:
             raise RuntimeError("the engine has died")
-        if self._loop.step_seconds > _HUNG_S:
-            raise RuntimeError(f"the engine has been at one step for {self._loop.step_seconds:.0f} s")
+        if self._engine.step_seconds > _HUNG_S:
+            raise RuntimeError(f"the engine has been at one step for {self._engine.step_seconds:.0f} s")
 
     async def statistics(self) -> dict[str, int]:
         """Images in the engine, and images whose callers went away. Through Serve's handle, not
         over gRPC."""
-        return {"under_way": self._loop.in_flight, "cancelled": self._judge.cancelled}
+        return {"under_way": self._engine.in_flight, "cancelled": self._scorer.cancelled}
 
     def __del__(self) -> None:
         # Serve calls this when it stops a replica.
-        if (judge := getattr(self, "_judge", None)) is not None:
-            judge.close()
+        if (scorer := getattr(self, "_scorer", None)) is not None:
+            scorer.close()
 
-    def _admit(self, request: Any, context: RayServegRPCContext) -> ReadoutSpec:
+    def _admit(self, request: scorer_pb2.ScoreRequest, context: RayServegRPCContext) -> ReadoutSpec:
         self._check_secret(context)
-        return wanted_of(request, self.config.serve, self.model_version, self.scales)
+        return readout_of(request, self.config.serve, self.model_version, self.scales)
 
     def _check_secret(self, context: RayServegRPCContext) -> None:
         value = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
@@ -146,40 +160,40 @@ class Scorer:
             words = "calls must come through the gateway"
             raise Refused(Refusal(grpc.StatusCode.PERMISSION_DENIED, words, "not_gateway"))
 
-    async def _explain(self, data: bytes, wanted: ReadoutSpec) -> AsyncGenerator[str | ScoredImage, None]:
-        """Pieces of the rationale while it is written, then the judgement. What comes whole is one
-        piece."""
+    async def _explain(self, data: bytes, spec: ReadoutSpec) -> AsyncGenerator[str | ScoredImage, None]:
+        """Pieces of the rationale while it is written, then the scored image. A rationale that
+        comes whole is one piece."""
         loop = asyncio.get_running_loop()
         written: asyncio.Queue[list[int] | None] = asyncio.Queue()
 
-        def tell(token_ids: list[int] | None) -> None:
+        def on_tokens(token_ids: list[int] | None) -> None:
             loop.call_soon_threadsafe(written.put_nowait, token_ids)
 
-        judging = asyncio.create_task(self._judge.judge(data, wanted, tell))
-        judging.add_done_callback(lambda _: tell(None))
+        scoring = asyncio.create_task(self._scorer.score(data, spec, on_tokens))
+        scoring.add_done_callback(lambda _: on_tokens(None))
         try:
-            stream, ids, told = RationaleStream(), list[int](), ""
+            stream, ids, sent = RationaleStream(), list[int](), ""
             while (new := await written.get()) is not None:
                 ids += new
-                if piece := stream.take(self._judge.text(ids)):
-                    told += piece
+                if piece := stream.take(self._scorer.text(ids)):
+                    sent += piece
                     yield piece
-            judgement = await judging
-            if rest := judgement.rationale.removeprefix(told):
+            scored = await scoring
+            if rest := scored.rationale.removeprefix(sent):
                 yield rest
-            yield judgement
+            yield scored
         finally:
-            judging.cancel()
+            scoring.cancel()
 
     async def _warm_up(self) -> None:
-        """Every readout once, so that the first caller does not wait for lazy set-up. What the
-        model says does not matter."""
+        """Run every readout once, so that the first caller does not wait for lazy set-up. The
+        model's answer does not matter."""
         side = max(self.config.image.min_side, 84)
         buffer = io.BytesIO()
         Image.new("RGB", (side, side), (120, 130, 140)).save(buffer, "PNG")
         for readout in READOUTS:
             try:
-                await self._judge.judge(buffer.getvalue(), ReadoutSpec(readout, self.config.serve.samples))
+                await self._scorer.score(buffer.getvalue(), ReadoutSpec(readout, self.config.serve.samples))
             except Refused as error:
                 if error.refusal.code != grpc.StatusCode.FAILED_PRECONDITION:
                     raise
@@ -196,9 +210,9 @@ def _observer() -> Callable[[ScoredImage], None]:
         boundaries=list(_OUTSIDE_BOUNDS),
     )
 
-    def observe(judgement: ScoredImage) -> None:
-        if judgement.outside is not None and not judgement.cached:
-            outside.observe(judgement.outside)
+    def observe(scored: ScoredImage) -> None:
+        if scored.outside is not None and not scored.cached:
+            outside.observe(scored.outside)
 
     return observe
 
@@ -212,8 +226,7 @@ def _refusal(error: Exception, request_id: str) -> Refusal:
 
 
 def _set_status(context: RayServegRPCContext, refusal: Refusal) -> None:
-    # Setting a status and returning an empty message keeps Serve from logging every refusal as a
-    # failed call.
+    # Serve logs an exception as a failed call, but not a status with an empty message.
     context.set_code(refusal.code)
     context.set_details(refusal.words)
     field = [(FIELD_KEY, refusal.field)] if refusal.field else []

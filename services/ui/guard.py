@@ -1,5 +1,9 @@
-"""What keeps the rest of the web out of a page on loopback: who is addressed, who asks, and what a
-browser may do with it."""
+"""Guard: keeps the rest of the web out of a page on loopback.
+
+- It refuses a Host header other than this address: a foreign name may resolve to loopback.
+- It refuses a post without the Origin of its own pages.
+- Its headers tell the browser what the page may load.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,7 @@ _SAFE = frozenset({"GET", "HEAD"})
 
 
 class Guard:
-    """ASGI middleware. Refused with 403: another Host than this address, and anything posted that
-    is not from its pages."""
+    """ASGI middleware for a page at `port`. What it refuses gets a 403."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
@@ -33,15 +36,14 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # nothing here speaks anything else
+        if scope["type"] != "http":  # the page uses no other protocol
             return
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         origin = headers.get("origin")
         allowed = host in self.hosts and origin in (None, f"http://{host}")
         if scope["method"] not in _SAFE:
-            # A browser always says where a post comes from; what does not say so is no page of
-            # ours.
+            # A browser sends the Origin of a page with every post.
             allowed = allowed and origin is not None
 
         async def guarded(message: Message) -> None:

@@ -1,10 +1,9 @@
-"""The page for people: drop images in, see them ranked and explained, compare two, look at what the
+"""PageServer: the page for people. It ranks and explains images, compares two, and shows what the
 model saw.
 
-It listens on loopback only and asks the scorer like any other client. A page elsewhere on the web
-cannot use it through somebody's browser: the Host header must be this address (so that no foreign
-name can be pointed here), and whatever is posted must come from this origin. Images are held in
-memory while they are answered, and nowhere else.
+- It listens on loopback only, and calls the scorer like any other client.
+- A page elsewhere on the web cannot use it through a visitor's browser (`services.ui.guard`).
+- Images are held in memory until they are answered, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,8 +27,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from rapo.client.aio import AsyncScorerClient
-from rapo.client.types import READOUTS, Outcome, ScoreOptions
+from rapo.answers.readout_names import READOUTS
+from rapo.client import AsyncScorerClient, CallError, Outcome, ScoreOptions
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RapoError, ResourceError
 from rapo.images.model_view import ModelView
@@ -40,7 +39,7 @@ STATIC = Path(__file__).parent / "static"
 _BODY_LIMIT_S = 60.0
 _STOP_LIMIT_S = 10.0
 _START_LIMIT_S = 30.0
-_AT_ONCE = 16  # requests at work at a time; the page itself sends fewer
+_AT_ONCE = 16  # requests in flight; the page itself sends fewer
 _STATUS = {"INVALID_ARGUMENT": 422, "FAILED_PRECONDITION": 422, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503,
            "DEADLINE_EXCEEDED": 504}  # fmt: skip
 
@@ -49,9 +48,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PageSettings:
-    """`client` makes the client that asks the scorer. `view` tells how the default model sees
-    images, which a roll-out may change; it is None where no model folder is at hand. `port` 0 takes
-    any."""
+    """`client` makes the client of the scorer. `view` returns how the default model sees images,
+    which a roll-out may change; it is None without a model folder. `port` 0 takes any."""
 
     client: Callable[[], AsyncScorerClient]
     view: Callable[[], ModelView] | None = None
@@ -116,7 +114,6 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
         yield
         await client.close()
 
-    handlers: dict[Any, Callable[..., Awaitable[Response]]] = {RapoError: _answer_error}
     app = Starlette(
         routes=[
             Route("/", index),
@@ -126,7 +123,7 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
             Route("/api/seen", seen, methods=["POST"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers=handlers,
+        exception_handlers={RapoError: _answer_error},
         lifespan=lifespan,
     )
     app.add_middleware(Guard, port=port)
@@ -134,8 +131,8 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
 
 
 class PageServer:
-    """The page in a thread of its own; use it as a context manager. Raises `ResourceError` where
-    the port is taken."""
+    """The page in a thread of its own; use it as a context manager. Raises `ResourceError` if the
+    port is taken."""
 
     def __init__(self, settings: PageSettings) -> None:
         self._settings = settings
@@ -147,13 +144,14 @@ class PageServer:
 
     @property
     def address(self) -> str:
+        """The page's URL."""
         return f"http://127.0.0.1:{self.port}/"
 
     def __enter__(self) -> Self:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(("127.0.0.1", self._settings.port))
-            self._socket.listen()  # who comes while the server starts waits a moment instead of being refused
+            self._socket.listen()  # a browser that comes while the server starts waits instead of being refused
         except OSError as error:
             self._socket.close()
             raise ResourceError(
@@ -212,10 +210,10 @@ async def _events(
             async for part in parts:
                 yield _event("piece", part) if isinstance(part, str) else _event("result", asdict(part))
     except RapoError as error:
-        yield _event("error", _described(error))
+        yield _event("error", {"error": str(error), "code": _code(error), "reason": _reason(error)})
 
 
-def _event(name: str, data: Any) -> bytes:
+def _event(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
 
 
@@ -237,16 +235,19 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _described(error: RapoError) -> dict[str, Any]:
-    return {"error": str(error), "code": getattr(error, "code", None), "reason": getattr(error, "reason", None)}
+def _code(error: Exception) -> str | None:
+    return error.code if isinstance(error, CallError) else None
+
+
+def _reason(error: Exception) -> str | None:
+    return error.reason if isinstance(error, CallError | ImageError) else None
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, TooLarge):
         return _problem(413, str(error), "too_many_bytes")
-    status = 422 if isinstance(error, ImageError) else _STATUS.get(getattr(error, "code", ""), 502)
-    reason = getattr(error, "reason", None)
-    return _problem(status, str(error), reason)
+    status = 422 if isinstance(error, ImageError) else _STATUS.get(_code(error) or "", 502)
+    return _problem(status, str(error), _reason(error))
 
 
 def _problem(status: int, words: str, reason: str | None) -> Response:

@@ -1,25 +1,32 @@
-"""The page for people in a real browser, over a scripted scorer (`make browser`; screenshots go to
-runs/browser)."""
+"""The page for people in headless Chromium, over a scripted scorer (`make browser`; screenshots go
+to runs/browser)."""
 
 from __future__ import annotations
 
 import io
+import shutil
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
-from rapo.client.aio import AsyncScorerClient
+from rapo.client import AsyncScorerClient
 from rapo.images.model_view import ModelView
 from rapo.v1 import scorer_pb2
 from services.ui.server import PageServer, PageSettings
-from tests.browser.webdriver import Browser, browser
 from tests.unit.fake_scorer import FakeScorer, serving
 
 SHOTS = Path("runs/browser")
-ENTER, SPACE, ESCAPE = "\ue007", " ", "\ue00c"
+LIMIT_S = 30.0
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", "--window-size=1200,1400")  # fmt: skip
 
 
 class ShadeScorer(FakeScorer):
@@ -44,12 +51,21 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str, tmp_path: Path) -> Iterator[Browser]:
+def page(address: str, tmp_path: Path) -> Iterator[Chrome]:
+    """The page in a browser with a fresh profile."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    with browser(tmp_path / "profile") as opened:
-        opened.go(address)
-        opened.wait(lambda: "v7" in opened.text("#model"))
-        yield opened
+    driver = shutil.which("chromedriver")
+    assert driver is not None, "this test needs Debian's chromium and chromium-driver: install them"
+    options = ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with Chrome(options, ChromeService(driver)) as browser:
+        browser.set_page_load_timeout(LIMIT_S)
+        browser.set_script_timeout(LIMIT_S)
+        browser.get(address)
+        wait(browser, lambda: "v7" in text(browser, "#model"))
+        yield browser
 
 
 @pytest.fixture
@@ -62,62 +78,83 @@ def images(tmp_path: Path) -> list[Path]:
     return [*paths, broken]
 
 
-def column(page: Browser, css: str) -> list[str]:
-    return page.run("return [...document.querySelectorAll(arguments[0])].map((item) => item.textContent)", css)
+def wait(page: Chrome, condition: Callable[[], object]) -> None:
+    WebDriverWait(page, LIMIT_S, poll_frequency=0.05).until(lambda _: condition())
 
 
-def drop(page: Browser, paths: list[Path]) -> None:
-    page.type("#files", "\n".join(map(str, paths)))
-    page.wait(lambda: "answered" in page.text("#status") and " of " not in page.text("#status"))
+def text(page: Chrome, css: str) -> str:
+    return page.find_element(By.CSS_SELECTOR, css).text
 
 
-def test_images_are_ranked_compared_and_looked_at(page: Browser, images: list[Path]) -> None:
+def column(page: Chrome, css: str) -> list[str]:
+    """What the elements hold, hidden text too, in their order."""
+    return page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((item) => item.textContent)", css
+    )
+
+
+def press(page: Chrome, key: str) -> None:
+    """One key, to whatever has the focus."""
+    ActionChains(page).send_keys(key).perform()
+
+
+def drop(page: Chrome, paths: list[Path]) -> None:
+    page.find_element(By.CSS_SELECTOR, "#files").send_keys("\n".join(map(str, paths)))
+    wait(page, lambda: "answered" in text(page, "#status") and " of " not in text(page, "#status"))
+
+
+def console_errors(page: Chrome) -> list[str]:
+    """Errors of the page's scripts, and what its security policy stopped."""
+    return [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_images_are_ranked_compared_and_looked_at(page: Chrome, images: list[Path]) -> None:
     drop(page, images)
-    page.screenshot(SHOTS / "ranked.png")
+    page.save_screenshot(str(SHOTS / "ranked.png"))
     assert column(page, ".card .name") == ["bright.png", "grey.png", "dark.png", "broken.png"]
     assert column(page, ".card .score") == ["0.80 ± 0.10", "0.50 ± 0.10", "0.20 ± 0.10", "no score"]
     assert column(page, ".card .rationale")[0] == "soft light"
     assert "not an image" in column(page, ".card .rationale")[3]
-    assert "0.60 to 1.00" in page.run("return document.querySelector('.scale').getAttribute('aria-label')")
+    assert "0.60 to 1.00" in page.execute_script("return document.querySelector('.scale').getAttribute('aria-label')")
 
-    for place, key in ((0, SPACE), (2, ENTER)):  # by keyboard alone
-        page.run("document.querySelectorAll('.pick')[arguments[0]].focus()", place)
-        page.press(key)
-    page.wait(lambda: "probability" in page.text("#odds-text"))
-    assert page.text("#odds-text").startswith("bright.png is preferred with a probability of 9")
-    page.screenshot(SHOTS / "compared.png")
+    for place, key in ((0, Keys.SPACE), (2, Keys.ENTER)):  # by keyboard alone
+        page.execute_script("document.querySelectorAll('.pick')[arguments[0]].focus()", place)
+        press(page, key)
+    wait(page, lambda: "probability" in text(page, "#odds-text"))
+    assert text(page, "#odds-text").startswith("bright.png is preferred with a probability of 9")
+    page.save_screenshot(str(SHOTS / "compared.png"))
 
-    page.run("document.querySelector('.view').focus()")
-    page.press(ENTER)
-    page.wait(lambda: "84 × 56" in page.text("#seen-model-size"))
-    page.wait(lambda: page.run("return document.getElementById('seen-model').naturalWidth") == 84)
-    page.screenshot(SHOTS / "seen.png")
-    page.press(ESCAPE)
-    page.wait(lambda: not page.run("return document.getElementById('seen').open"))
-    assert page.complaints() == []
+    page.execute_script("document.querySelector('.view').focus()")
+    press(page, Keys.ENTER)
+    wait(page, lambda: "84 × 56" in text(page, "#seen-model-size"))
+    wait(page, lambda: page.execute_script("return document.getElementById('seen-model').naturalWidth") == 84)
+    page.save_screenshot(str(SHOTS / "seen.png"))
+    press(page, Keys.ESCAPE)
+    wait(page, lambda: not page.execute_script("return document.getElementById('seen').open"))
+    assert console_errors(page) == []
 
 
-def test_another_readout_asks_again(page: Browser, images: list[Path]) -> None:
+def test_another_readout_scores_all_images_again(page: Chrome, images: list[Path]) -> None:
     drop(page, images[:2])
-    page.run(
+    page.execute_script(
         "const list = document.getElementById('readout'); list.value = 'greedy'; list.dispatchEvent(new Event('change'))"
     )
-    page.wait(lambda: column(page, ".card .score") == ["0.80", "0.20"])
-    page.click(".card .remove")
+    wait(page, lambda: column(page, ".card .score") == ["0.80", "0.20"])
+    page.find_element(By.CSS_SELECTOR, ".card .remove").click()
     assert column(page, ".card .name") == ["dark.png"]
-    page.click("#clear")
+    page.find_element(By.CSS_SELECTOR, "#clear").click()
     assert column(page, ".card .name") == []
-    assert page.complaints() == []
+    assert console_errors(page) == []
 
 
-def test_a_page_elsewhere_gets_nothing(page: Browser, address: str) -> None:
+def test_a_page_elsewhere_gets_nothing(page: Chrome, address: str) -> None:
     request = urllib.request.Request(f"{address}api/model", headers={"Host": "127.0.0.1:1"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request, timeout=10)
-    page.go("about:blank")
+    page.get("about:blank")
     sent = (
         "return fetch(arguments[0], {method: 'POST', body: 'x', mode: 'no-cors'}).then((a) => a.type, (e) => 'refused')"
     )
-    assert page.run(sent, f"{address}api/explain") in ("opaque", "refused")
+    assert page.execute_script(sent, f"{address}api/explain") in ("opaque", "refused")
     read = "return fetch(arguments[0]).then((a) => a.status, (e) => 'refused')"
-    assert page.run(read, f"{address}api/model") == "refused"
+    assert page.execute_script(read, f"{address}api/model") == "refused"

@@ -20,9 +20,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-
-DETAILS = "grpc-status-details-bin"
-DOMAIN = "rapo.v1"
+from rapo.wire import DETAILS_KEY, DOMAIN, REASON_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
@@ -222,7 +220,7 @@ def busy(retry_s: float = 0.01) -> status_pb2.Status:
 def abort(context, failure: status_pb2.Status) -> None:
     reason = error_details_pb2.ErrorInfo()
     failure.details[0].Unpack(reason)
-    context.set_trailing_metadata(((DETAILS, failure.SerializeToString()), ("rapo-reason", reason.reason)))
+    context.set_trailing_metadata(((DETAILS_KEY, failure.SerializeToString()), (REASON_KEY, reason.reason)))
     code = next(item for item in grpc.StatusCode if item.value[0] == failure.code)
     context.abort(code, failure.message)
 

@@ -22,9 +22,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from rapo.config import GatewayConfig
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import DETAILS_KEY, REASON_KEY
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
-from services.names import FIELD_KEY, REASON_KEY
+from services.names import FIELD_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
@@ -39,7 +40,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
     def __init__(self) -> None:
         self.seen: list[scorer_pb2.ScoreRequest] = []
         self.applications: list[str] = []
-        self.under_way = self.most = 0
+        self.in_flight = self.most = 0
         self.cancelled = 0
         self.release = threading.Event()
         self.lock = threading.Lock()
@@ -49,8 +50,8 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         with self.lock:
             self.seen.append(request)
             self.applications.append(dict(context.invocation_metadata())["application"])
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
         try:
             self.before(request)
             return self._answer(request, context)
@@ -58,7 +59,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             gone = not context.is_active()
             with self.lock:
                 self.cancelled += gone
-                self.under_way -= 1
+                self.in_flight -= 1
 
     def Explain(
         self, request: scorer_pb2.ScoreRequest, context: grpc.ServicerContext
@@ -115,7 +116,7 @@ def upstream_of(servicer: FakeScorer) -> Iterator[str]:
         server.stop(0).wait(5)
 
 
-def settings_for(upstream: str, *, max_under_way: int = 0, **options: Any) -> GatewaySettings:
+def settings_for(upstream: str, *, max_in_flight: int = 0, **options: Any) -> GatewaySettings:
     """Settings of a gateway on loopback; `options` are those of `GatewayConfig`."""
     return GatewaySettings(
         host="127.0.0.1",
@@ -127,7 +128,7 @@ def settings_for(upstream: str, *, max_under_way: int = 0, **options: Any) -> Ga
         request_timeout_s=10.0,
         options=GatewayConfig(**{"grace_s": 1.0, **options}),
         max_samples=32,
-        max_under_way=max_under_way,
+        max_in_flight=max_in_flight,
     )
 
 
@@ -154,7 +155,7 @@ def call_lines() -> Iterator[list[str]]:
 
 def details_of(error: grpc.RpcError) -> dict[str, Any]:
     """The google.rpc details of a failed call, by the name of their type."""
-    data = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+    data = dict(error.trailing_metadata()).get(DETAILS_KEY)
     return {} if data is None else unpacked(status_pb2.Status.FromString(data))
 
 

@@ -1,12 +1,12 @@
 // The page for people. Images stay in the browser; each is sent to the scorer when it is its turn.
 
-const AT_ONCE = 4; // images under way: enough to keep a scorer busy, few enough to see them come
+const AT_ONCE = 4; // images in flight: enough to keep a scorer busy, few enough to see them appear
 
 const byId = (id) => document.getElementById(id);
 const images = new Map(); // id -> image, in the order in which they came
 let model = null;
 let next = 0;
-let underWay = 0;
+let inFlight = 0;
 let picked = [];
 
 // ---- the scorer -------------------------------------------------------------------------------------------------
@@ -16,7 +16,7 @@ async function fail(response) {
   try {
     words = (await response.json()).error || words;
   } catch {
-    // not ours: the status has to do
+    // no JSON, so not from this server: the status has to do
   }
   throw new Error(words);
 }
@@ -44,11 +44,11 @@ async function* events(response) {
   }
 }
 
-async function ask(image) {
+async function explain(image) {
   image.state = "writing";
   image.text = "";
   image.stop = new AbortController();
-  paint(image);
+  render(image);
   try {
     const response = await post(`/api/explain${query()}`, image.file, image.stop.signal);
     for await (const { name, data } of events(response)) {
@@ -59,54 +59,53 @@ async function ask(image) {
         image.text = data.rationale || image.text;
         image.state = "done";
       }
-      paint(image);
+      render(image);
     }
     if (image.state !== "done") throw new Error("the scorer stopped before it had answered");
   } catch (error) {
     if (error.name === "AbortError") return;
     image.state = "failed";
     image.text = error instanceof TypeError ? "the page lost its server" : error.message;
-    paint(image);
+    render(image);
   }
 }
 
-function work() {
+function startWaiting() {
   for (const image of images.values()) {
-    if (underWay >= AT_ONCE) break;
+    if (inFlight >= AT_ONCE) break;
     if (image.state !== "waiting") continue;
-    underWay += 1;
-    ask(image).finally(() => {
-      underWay -= 1;
-      arrange();
-      work();
+    inFlight += 1;
+    explain(image).finally(() => {
+      inFlight -= 1;
+      sortCards();
+      startWaiting();
     });
   }
-  tell();
+  showStatus();
 }
 
 // ---- the images -----------------------------------------------------------------------------------------------
 
 function add(files) {
-  const images = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
-  for (const file of images) {
+  const accepted = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
+  for (const file of accepted) {
     const id = next++;
     const card = byId("card").content.firstElementChild.cloneNode(true);
-    const image = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null, size: null };
+    const image = { id, file, card, url: URL.createObjectURL(file), state: "waiting", text: "", result: null };
     const thumb = card.querySelector(".thumb");
     thumb.src = image.url;
-    thumb.addEventListener("load", () => { image.size = [thumb.naturalWidth, thumb.naturalHeight]; });
     card.querySelector(".name").textContent = file.name || "pasted image";
     card.querySelector(".pick").addEventListener("click", () => pick(image));
-    card.querySelector(".view").addEventListener("click", () => look(image));
+    card.querySelector(".view").addEventListener("click", () => showModelView(image));
     card.querySelector(".view").hidden = !model?.view;
     card.querySelector(".remove").addEventListener("click", () => remove(image));
-    card.querySelector(".again").addEventListener("click", () => { restart(image); work(); });
+    card.querySelector(".again").addEventListener("click", () => { restart(image); startWaiting(); });
     images.set(id, image);
-    paint(image);
+    render(image);
   }
-  const left = files.length - images.length;
-  arrange();
-  work();
+  const left = files.length - accepted.length;
+  sortCards();
+  startWaiting();
   if (left) byId("status").textContent = `${left} of ${files.length} files are no images and were left out.`;
 }
 
@@ -115,7 +114,7 @@ function restart(image) {
   image.state = "waiting";
   image.result = null;
   image.text = "";
-  paint(image);
+  render(image);
 }
 
 function remove(image) {
@@ -126,12 +125,12 @@ function remove(image) {
   images.delete(image.id);
   picked = picked.filter((other) => other !== image);
   compare();
-  arrange();
-  tell();
-  (after?.querySelector(".remove") ?? byId("files")).focus(); // or a keyboard would start again at the top
+  sortCards();
+  showStatus();
+  (after?.querySelector(".remove") ?? byId("files")).focus(); // else the keyboard focus would go back to the top
 }
 
-function paint(image) {
+function render(image) {
   const { card, result, state } = image;
   const score = card.querySelector(".score");
   score.textContent = result ? result.score.toFixed(2) : { waiting: "…", writing: "…", failed: "no score" }[state];
@@ -161,7 +160,7 @@ function paint(image) {
   card.querySelector(".again").hidden = state !== "failed";
 }
 
-function arrange() {
+function sortCards() {
   const key = (image) => (image.result ? -image.result.score : image.state === "failed" ? 3 : 2);
   const sorted = [...images.values()].sort((a, b) => key(a) - key(b) || a.id - b.id);
   const list = byId("ranking");
@@ -176,7 +175,7 @@ function arrange() {
   byId("ranking-title").hidden = !images.size;
 }
 
-function tell() {
+function showStatus() {
   const states = [...images.values()].map((image) => image.state);
   const count = (state) => states.filter((other) => other === state).length;
   const left = count("waiting") + count("writing");
@@ -191,7 +190,7 @@ function tell() {
 
 function pick(image) {
   picked = picked.includes(image) ? picked.filter((other) => other !== image) : [...picked, image].slice(-2);
-  for (const other of images.values()) paint(other);
+  for (const other of images.values()) render(other);
   compare();
 }
 
@@ -202,7 +201,7 @@ async function compare() {
     if (picked.length === 1) byId("status").textContent = "Choose a second image to compare with.";
     return;
   }
-  tell();
+  showStatus();
   const [left, right] = picked;
   for (const [side, image] of [["left", left], ["right", right]]) {
     byId(`${side}-image`).src = image.url;
@@ -227,7 +226,7 @@ const name = (image) => image.file.name || "pasted image";
 
 // ---- what the model saw -----------------------------------------------------------------------------------------
 
-async function look(image) {
+async function showModelView(image) {
   const dialog = byId("seen");
   byId("seen-original").src = image.url;
   byId("seen-original-size").textContent = name(image);
@@ -272,15 +271,15 @@ byId("readout").addEventListener("change", () => {
   for (const image of images.values()) restart(image);
   picked = [];
   compare();
-  arrange();
-  work();
+  sortCards();
+  startWaiting();
 });
 byId("clear").addEventListener("click", () => {
   for (const image of [...images.values()]) remove(image);
 });
 byId("compare-close").addEventListener("click", () => {
   picked = [];
-  for (const image of images.values()) paint(image);
+  for (const image of images.values()) render(image);
   compare();
   byId("files").focus();
 });
@@ -298,7 +297,7 @@ addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) byId("drop").classList.remove("over");
 });
 addEventListener("drop", (event) => {
-  event.preventDefault(); // or the browser would leave the page for the image
+  event.preventDefault(); // else the browser would leave the page for the image
   byId("drop").classList.remove("over");
   add(event.dataTransfer.files);
 });

@@ -12,9 +12,7 @@ import pytest
 from fake_scorer import FakeScorer, busy, serving, status
 from google.rpc import code_pb2
 
-from rapo import AsyncScorerClient
-from rapo.client.errors import CallError
-from rapo.client.types import Outcome, ScoreResult
+from rapo.client import AsyncScorerClient, CallError, Outcome, ScoreResult
 from rapo.errors import ImageError
 
 

@@ -16,8 +16,16 @@ import pytest
 from fake_scorer import FakeScorer, busy, serving, status
 from google.rpc import code_pb2
 
-from rapo.client.errors import FieldViolation
-from rapo.client.sync import CallError, Dimension, Interval, NativeScale, Outcome, ScorerClient, ScoreResult
+from rapo.client import (
+    CallError,
+    Dimension,
+    FieldViolation,
+    Interval,
+    NativeScale,
+    Outcome,
+    ScorerClient,
+    ScoreResult,
+)
 from rapo.errors import ConfigError, ImageError, ServiceError
 
 GONE = status(code_pb2.UNAVAILABLE, "not now", "stopping")
@@ -76,7 +84,7 @@ def test_all_that_can_be_asked_for_is(client: ScorerClient, scorer: FakeScorer) 
 
 
 def test_an_unknown_readout_is_told_before_anything_is_sent(client: ScorerClient, scorer: FakeScorer) -> None:
-    with pytest.raises(ConfigError, match="greedy, expected, sampled, fast"):
+    with pytest.raises(ConfigError, match="expected, fast, greedy, sampled"):
         client.score(b"42", readout="best")
     with pytest.raises(ConfigError, match="best"):
         next(client.score_many([b"42"], readout="best"))

@@ -7,8 +7,8 @@ from fake_scorer import busy, status
 from google.rpc import code_pb2
 
 from rapo.client.connection import RetryPolicy
-from rapo.client.errors import CallError, from_status
-from rapo.client.stream import BulkStream, ended_early
+from rapo.client.errors import CallError, ended_early, from_status
+from rapo.client.stream import BulkStream
 from rapo.v1 import scorer_pb2
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from serving import Authority, FakeScorer, gateway_on, settings_for, upstream_of
 
-from rapo import AsyncScorerClient, CallError, ScorerClient
-from rapo.client.errors import FieldViolation
+from rapo.client import AsyncScorerClient, CallError, FieldViolation, ScorerClient
 from services.gateway.server import Gateway
 from services.gateway.tokens import token_line
 

@@ -9,9 +9,8 @@ import pytest
 from fake_scorer import FakeScorer, serving
 from serving import Authority
 
+from rapo.client import CallError, ScorerClient
 from rapo.client.connection import Connection, RetryPolicy
-from rapo.client.errors import CallError
-from rapo.client.sync import ScorerClient
 from rapo.errors import ConfigError
 
 
@@ -84,7 +83,7 @@ def test_a_certificate_of_another_ca_or_name_is_told_apart(authority: Authority,
     ("arguments", "words"),
     [
         ({"target": "scorer.example"}, "HOST:PORT"),
-        ({"target": "scorer.example:1", "token": "secret"}, "readable for everybody"),
+        ({"target": "scorer.example:1", "token": "secret"}, "readable for everyone"),
         ({"token": "two words"}, "one word"),
         ({"token": "a", "token_file": "b"}, "not both"),
         ({"token_file": "no/such/file"}, "no/such/file"),

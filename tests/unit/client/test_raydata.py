@@ -13,7 +13,7 @@ import pytest
 from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
 
-from rapo.client.errors import CallError
+from rapo.client import CallError
 from rapo.client.raydata import ADDED, ScoreImages
 from rapo.errors import DataError
 

@@ -18,14 +18,17 @@ from serving import Authority, FakeScorer, details_of, gateway_on, settings_for,
 from rapo.config import ServeConfig
 from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import SERVICE
 from services.gateway import server as module
 from services.gateway.exposure import check_access
 from services.gateway.server import Gateway
 from services.gateway.tokens import token_line
 
-SERVICE = "/rapo.v1.AestheticScorer/"
 METHODS = [
-    *(SERVICE + name for name in ("Score", "ScoreBatch", "ScoreStream", "Rank", "Explain", "GetModel", "Nothing")),
+    *(
+        f"/{SERVICE}/{name}"
+        for name in ("Score", "ScoreBatch", "ScoreStream", "Rank", "Explain", "GetModel", "Nothing")
+    ),
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
     "/grpc.health.v1.Health/List",
@@ -122,8 +125,8 @@ class TestScan:
             asked = reflection_pb2.ServerReflectionRequest(list_services="")
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             listed = next(stub.ServerReflectionInfo(iter([asked]), metadata=GOOD, timeout=5))
-            assert "rapo.v1.AestheticScorer" in {s.name for s in listed.list_services_response.service}
-            unknown = channel.unary_unary(SERVICE + "Nothing")
+            assert SERVICE in {s.name for s in listed.list_services_response.service}
+            unknown = channel.unary_unary(f"/{SERVICE}/Nothing")
             assert code_of(lambda: unknown(b"", metadata=GOOD, timeout=5)) == grpc.StatusCode.UNIMPLEMENTED
 
     def test_plaintext_learns_nothing(self, scanned: tuple[Gateway, Authority, FakeScorer]) -> None:
@@ -324,7 +327,7 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
     with gateway_on(scorer, max_calls=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
-        assert until(lambda: scorer.under_way == 2)
+        assert until(lambda: scorer.in_flight == 2)
         with pytest.raises(grpc.RpcError) as caught:
             score(channel)
         assert details_of(caught.value)["ErrorInfo"].reason == "too_many_calls"
@@ -335,10 +338,10 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
 
 def test_what_the_replicas_could_not_even_queue_is_not_passed_on() -> None:
     scorer = FakeScorer()
-    with gateway_on(scorer, max_under_way=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
+    with gateway_on(scorer, max_in_flight=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
-        assert until(lambda: scorer.under_way == 2)
+        assert until(lambda: scorer.in_flight == 2)
         for call in (
             lambda: score(channel),
             lambda: list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5)),

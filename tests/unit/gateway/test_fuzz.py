@@ -21,6 +21,7 @@ from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import REASONS, decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import DOMAIN, SERVICE
 from services.gateway.server import Gateway
 
 # pytest puts its own warning filters in place of `rapo.images.decode`'.
@@ -54,14 +55,14 @@ def test_every_malformed_request_gets_the_right_status(gateway: Gateway) -> None
 @given(st.sampled_from(METHODS), st.lists(st.binary(max_size=200), min_size=1, max_size=3))
 def test_any_bytes_are_answered_with_details(gateway: Gateway, method: str, messages: list[bytes]) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
-        call = channel.stream_stream(f"/rapo.v1.AestheticScorer/{method}")(iter(messages), timeout=10)
+        call = channel.stream_stream(f"/{SERVICE}/{method}")(iter(messages), timeout=10)
         with contextlib.suppress(grpc.RpcError):
             list(call)
         code = call.code()
         # UNIMPLEMENTED: gRPC's own word for several messages where the method takes one.
         own = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
         assert code in own | {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED}
-        assert code not in own or details_of(call)["ErrorInfo"].domain == "rapo.v1"
+        assert code not in own or details_of(call)["ErrorInfo"].domain == DOMAIN
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,13 +14,15 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rapo.client.sync import CallError, ScorerClient
+from rapo.client import CallError, ScorerClient
 from rapo.config import GatewayConfig
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import REASON_KEY, SERVICE
 from services.gateway import server as module
 from services.gateway.routes import Routes
-from services.gateway.server import REASON_KEY, SECRET_KEY, Gateway, GatewaySettings
+from services.gateway.server import Gateway, GatewaySettings
+from services.names import SECRET_KEY
 
 
 class Upstream(scorer_pb2_grpc.AestheticScorerServicer):
@@ -163,10 +165,10 @@ def test_a_caller_who_gives_up_cancels_the_work(gateway: Gateway, upstream: Upst
 def test_garbage_is_the_caller_mistake_and_never_forwarded(gateway: Gateway, upstream: Upstream) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(f"/{module.SERVICE}/Score")(b"\xff\xff\xff", timeout=5)
+            channel.unary_unary(f"/{SERVICE}/Score")(b"\xff\xff\xff", timeout=5)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary(f"/{module.SERVICE}/Nothing")(b"", timeout=5)
+            channel.unary_unary(f"/{SERVICE}/Nothing")(b"", timeout=5)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(b"", timeout=5)
@@ -187,7 +189,7 @@ def health_of(gateway: Gateway, service: str) -> int:
         return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
 
 
-@pytest.mark.parametrize("service", ["", module.SERVICE])
+@pytest.mark.parametrize("service", ["", SERVICE])
 def test_health_is_serving(gateway: Gateway, service: str) -> None:
     assert health_of(gateway, service) == health_pb2.HealthCheckResponse.SERVING
 
@@ -238,7 +240,7 @@ def test_a_second_gateway_cannot_share_the_port(gateway: Gateway, settings: Gate
         Gateway(replace(settings, port=gateway.port)).start()
 
 
-def test_stop_lets_calls_under_way_finish(settings: GatewaySettings, upstream: Upstream) -> None:
+def test_stop_lets_calls_in_flight_finish(settings: GatewaySettings, upstream: Upstream) -> None:
     upstream.delay_s = 0.5
     gateway = Gateway(settings)
     gateway.start()

@@ -19,7 +19,7 @@ def test_replacing_changes_all_at_once() -> None:
     applications["v9"] = "later"
     routes.replace("v2", {"v2": "app-2"})
     assert (routes.resolve(""), routes.resolve("v1"), routes.resolve("v9")) == ("app-2", None, None)
-    assert routes.default() == "v2"
+    assert routes.versions() == ["v2"]
 
 
 @pytest.mark.parametrize(("default", "applications"), [("v1", {}), ("v2", {"v1": "a"}), ("", {"": "a"})])

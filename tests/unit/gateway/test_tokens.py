@@ -89,25 +89,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_change_is_taken_up_and_a_broken_one_is_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = Tokens(path)
-    assert not tokens.refresh()
+    assert not tokens.file.refresh()
     aside = path.with_suffix(".new")
     aside.write_text(token_line("web", "second"))
     os.replace(aside, path)
-    assert tokens.refresh()
+    assert tokens.file.refresh()
     assert (tokens.client_of("Bearer second"), tokens.client_of("Bearer t-web")) == ("web", None)
     for broken in ("web = 'no hash at all'", ""):
         path.write_text(broken)
         with caplog.at_level(logging.ERROR):
-            assert not tokens.refresh()
+            assert not tokens.file.refresh()
     path.unlink()
-    assert not tokens.refresh()
-    assert not tokens.refresh()
-    assert tokens.failures == 3
+    assert not tokens.file.refresh()
+    assert not tokens.file.refresh()
+    assert tokens.file.failures == 3
     assert "old content stays in force" in caplog.text
     assert "no hash at all" not in caplog.text
     assert tokens.client_of("Bearer second") == "web"
     path.write_text(token_line("web", "third"))
-    assert tokens.refresh()
+    assert tokens.file.refresh()
     assert (tokens.client_of("Bearer third"), tokens.client_of("Bearer second")) == ("web", None)
 
 

@@ -19,11 +19,11 @@ from serving import FakeScorer, call_lines, gateway_on
 from rapo.config import GatewayConfig, ServeConfig
 from rapo.errors import ConfigError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.wire import SERVICE
 from services.gateway.exposure import check_access
 from services.gateway.tracing import Tracing
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-SERVICE = "rapo.v1.AestheticScorer"
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

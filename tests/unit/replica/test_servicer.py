@@ -1,12 +1,12 @@
-"""The deployment's own logic, with a scripted engine loop in the place of vLLM and no Ray."""
+"""Scorer, the deployment, with a scripted engine in the place of vLLM and without Ray."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import logging
+from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
 
 import grpc
 import numpy as np
@@ -18,8 +18,9 @@ from rapo.config import Config, load_config
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
-from services.names import FIELD_KEY, REASON_KEY, SECRET_KEY
-from services.replica.image_scorer import ImageScorer
+from rapo.wire import REASON_KEY
+from services.names import FIELD_KEY, SECRET_KEY
+from services.replica.image_scorer import ImageScorer, ScoredImage
 from services.replica.servicer import Scorer
 
 GOOD = "<think>calm light</think><answer>0.61</answer>"
@@ -31,7 +32,7 @@ def completion(text: str, finish: str = "stop") -> Completion:
 
 
 def tree_of(inside: float = 1.0) -> AnswerTree:
-    """Half 0.60, half 0.70, with this probability at all."""
+    """0.60 and 0.70 with half of the probability `inside` each."""
     tree = AnswerTree()
     sure = {"": {"0": inside}, "0": {".": 1.0}, "0.": {"6": 0.5, "7": 0.5}, "0.6": {"0": 1.0}, "0.7": {"0": 1.0}}
     for node in NODES:
@@ -40,16 +41,16 @@ def tree_of(inside: float = 1.0) -> AnswerTree:
     return tree
 
 
-class Loop:
-    """Answers each ask with `texts` (as many as samples are wanted) and `tree`, or with `failure`;
-    or waits for ever."""
+class FakeEngine:
+    """Answers each request with `texts` (one for each sample) and `tree`, or with `failure`, or not
+    at all."""
 
     def __init__(self) -> None:
         self.texts, self.finish = [GOOD], "stop"
         self.tree: AnswerTree | None = tree_of()
         self.failure: Exception | None = None
-        self.waits = False
-        self.asks: list[ReadoutRequest] = []
+        self.silent = False
+        self.requests: list[ReadoutRequest] = []
         self.encoded_images: list[EncodedImage] = []
         self.seeds: list[int] = []
         self.cancelled: list[Future[ReadoutResult]] = []
@@ -57,33 +58,36 @@ class Loop:
         self.step_seconds = 0.0
         self.in_flight = 0
 
-    def add(self, encoded: EncodedImage, ask: ReadoutRequest, seed: int) -> Future[ReadoutResult]:
-        self.asks.append(ask)
+    def add(self, encoded: EncodedImage, request: ReadoutRequest, seed: int) -> Future[ReadoutResult]:
+        self.requests.append(request)
         self.encoded_images.append(encoded)
         self.seeds.append(seed)
         future: Future[ReadoutResult] = Future()
-        if self.waits:
+        if self.silent:
             return future
         if self.failure is not None:
             future.set_exception(self.failure)
             return future
-        if ask.on_tokens is not None:
+        if request.on_tokens is not None:
             for character in self.texts[0]:
-                ask.on_tokens([ord(character)])
-        texts = [self.texts[k % len(self.texts)] for k in range(ask.sampling.completions)]
-        drawn = tuple(completion(text, self.finish) for text in texts)
-        future.set_result(ReadoutResult(drawn, self.tree if ask.tree else None, 12, 0.25, 0.5))
+                request.on_tokens([ord(character)])
+        texts = [self.texts[k % len(self.texts)] for k in range(request.sampling.completions)]
+        completions = tuple(completion(text, self.finish) for text in texts)
+        future.set_result(ReadoutResult(completions, self.tree if request.tree else None, 12, 0.25, 0.5))
         return future
 
     def cancel(self, future: Future[ReadoutResult]) -> None:
         self.cancelled.append(future)
 
+    def close(self) -> None:
+        pass
 
-class ImageEncoder:
+
+class FakeEncoder:
     def encode(self, image: Image.Image, key: str) -> EncodedImage:
         return EncodedImage(np.asarray(image), np.array([1, *image.size]), [1, 2], key)
 
-    def text(self, token_ids: Any) -> str:
+    def text(self, token_ids: Iterable[int]) -> str:
         return "".join(map(chr, token_ids))
 
 
@@ -95,7 +99,7 @@ class Context:
         self.code: grpc.StatusCode | None = None
         self.details = self.reason = self.field = ""
 
-    def invocation_metadata(self) -> list[tuple[str, Any]]:
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
         return self.metadata
 
     def set_code(self, code: grpc.StatusCode) -> None:
@@ -108,28 +112,29 @@ class Context:
         self.reason, self.field = dict(metadata)[REASON_KEY], dict(metadata).get(FIELD_KEY, "")
 
 
-def make(loop: Loop, config: Config) -> Scorer:
-    scorer: Any = Scorer.__new__(Scorer)  # the constructor starts vLLM
-    scorer.config = config
-    card = Card("v7", (Scale("ava", 1.0, 10.0),))
-    scorer.model_version, scorer.scales = card.version, {scale.name: scale for scale in card.scales}
-    scorer._secret = b"s3cret"
-    scorer._loop = loop
-    judge: Any = ImageScorer(loop, ImageEncoder(), config, card.version)  # type: ignore[arg-type]
-    judge.close = lambda: None
-    scorer._judge, scorer.observed = judge, []
-    scorer._observe = scorer.observed.append
-    return scorer
+class ScorerWithoutVllm(Scorer):
+    """A replica whose constructor starts no vLLM. `observed` is what it reported to Ray's
+    metrics."""
+
+    def __init__(self, engine: FakeEngine, config: Config) -> None:
+        card = Card("v7", (Scale("ava", 1.0, 10.0),))
+        self.config = config
+        self.model_version, self.scales = card.version, {scale.name: scale for scale in card.scales}
+        self._secret = b"s3cret"
+        self._engine = engine
+        self._scorer = ImageScorer(engine, FakeEncoder(), config)
+        self.observed: list[ScoredImage] = []
+        self._observe = self.observed.append
 
 
 @pytest.fixture
-def loop() -> Loop:
-    return Loop()
+def engine() -> FakeEngine:
+    return FakeEngine()
 
 
 @pytest.fixture
-def scorer(loop: Loop) -> Scorer:
-    return make(loop, Config())
+def scorer(engine: FakeEngine) -> ScorerWithoutVllm:
+    return ScorerWithoutVllm(engine, Config())
 
 
 def png(side: int = 32, red: int = 200) -> bytes:
@@ -138,20 +143,20 @@ def png(side: int = 32, red: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def score(scorer: Scorer, context: Context, image: bytes | None = None, **fields: Any) -> Any:
+def score(scorer: Scorer, context: Context, image: bytes | None = None, **fields: object) -> scorer_pb2.ScoreResponse:
     request = scorer_pb2.ScoreRequest(image=png() if image is None else image, **fields)
     return asyncio.run(scorer.Score(request, context))
 
 
-def explain(scorer: Scorer, context: Context, **fields: Any) -> list[Any]:
-    async def collect() -> list[Any]:
+def explain(scorer: Scorer, context: Context, **fields: object) -> list[scorer_pb2.ExplainResponse]:
+    async def collect() -> list[scorer_pb2.ExplainResponse]:
         request = scorer_pb2.ScoreRequest(image=png(), **fields)
         return [part async for part in scorer.Explain(request, context)]
 
     return asyncio.run(collect())
 
 
-def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Loop) -> None:
+def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, engine: FakeEngine) -> None:
     context = Context()
     reply = score(scorer, context, request_id="mine")
     assert context.code is None
@@ -166,8 +171,8 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, loop: Lo
     assert not reply.cached
     assert not reply.HasField("native_score")
     assert not reply.dimensions
-    assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]  # type: ignore[attr-defined]
-    assert loop.encoded_images[0].patches.shape == (32, 32, 3)
+    assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]
+    assert engine.encoded_images[0].patches.shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
 
@@ -178,33 +183,33 @@ def test_greedy_is_the_number_that_was_written(scorer: Scorer) -> None:
     assert not reply.HasField("interval")
 
 
-def test_fast_has_no_rationale(scorer: Scorer, loop: Loop) -> None:
-    loop.texts = ["0.61"]
+def test_fast_has_no_rationale(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.texts = ["0.61"]
     reply = score(scorer, Context(), readout=scorer_pb2.READOUT_FAST)
     assert reply.score == pytest.approx(0.65)
-    assert (reply.rationale, loop.asks[0].rationale, loop.asks[0].tree) == ("", False, True)
+    assert (reply.rationale, engine.requests[0].rationale, engine.requests[0].tree) == ("", False, True)
 
 
-def test_sampled_is_the_mean_over_what_has_a_score(scorer: Scorer, loop: Loop) -> None:
-    loop.texts = [f"<think>{word}</think><answer>{word}</answer>" for word in ("0.2", "0.5", "0.9", "none")]
+def test_sampled_is_the_mean_over_what_has_a_score(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.texts = [f"<think>{word}</think><answer>{word}</answer>" for word in ("0.2", "0.5", "0.9", "none")]
     reply = score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=4)
     assert reply.score == pytest.approx((0.2 + 0.5 + 0.9) / 3)
     assert reply.std == pytest.approx(np.std([0.2, 0.5, 0.9], ddof=1))
     assert reply.rationale == "0.5"
     assert 0.2 <= reply.interval.low < 0.5 < reply.interval.high <= 0.9
-    assert loop.asks[0].sampling.completions == 4
+    assert engine.requests[0].sampling.completions == 4
     score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED)
-    assert loop.asks[1].sampling.completions == Config().serve.samples
+    assert engine.requests[1].sampling.completions == Config().serve.samples
 
 
-def test_seeds_come_from_the_image(scorer: Scorer, loop: Loop) -> None:
+def test_seeds_come_from_the_image(scorer: Scorer, engine: FakeEngine) -> None:
     for image in (png(), png(), png(red=1)):
         score(scorer, Context(), image, readout=scorer_pb2.READOUT_SAMPLED, request_id="x")
-    assert loop.seeds[0] == loop.seeds[1] != loop.seeds[2]
+    assert engine.seeds[0] == engine.seeds[1] != engine.seeds[2]
 
 
-def test_one_sample_with_a_score_is_no_spread(scorer: Scorer, loop: Loop) -> None:
-    loop.texts = [GOOD, "no tags"]
+def test_one_sample_with_a_score_is_no_spread(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.texts = [GOOD, "no tags"]
     context = Context()
     score(scorer, context, readout=scorer_pb2.READOUT_SAMPLED, samples=2)
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "no_think")
@@ -230,24 +235,24 @@ def test_native_scale_and_dimensions_where_asked_for(scorer: Scorer) -> None:
     ],
 )
 def test_the_field_at_fault_is_named(
-    scorer: Scorer, loop: Loop, fields: dict[str, Any], field: str, reason: str
+    scorer: Scorer, engine: FakeEngine, fields: dict[str, object], field: str, reason: str
 ) -> None:
     context = Context()
     score(scorer, context, **fields)
     assert (context.code, context.field, context.reason) == (grpc.StatusCode.INVALID_ARGUMENT, field, reason)
     assert context.details
-    assert loop.asks == []
+    assert engine.requests == []
 
 
-def test_another_version_is_not_found(scorer: Scorer, loop: Loop) -> None:
+def test_another_version_is_not_found(scorer: Scorer, engine: FakeEngine) -> None:
     context = Context()
     score(scorer, context, model_version="v8")
     assert (context.code, context.reason) == (grpc.StatusCode.NOT_FOUND, "unknown_version")
     assert score(scorer, Context(), model_version="v7").model_version == "v7"
 
 
-def test_a_image_that_the_model_does_not_take_is_an_invalid_argument(scorer: Scorer, loop: Loop) -> None:
-    loop.failure = ValueError("too long")
+def test_an_image_that_the_model_does_not_take_is_an_invalid_argument(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.failure = ValueError("too long")
     context = Context()
     score(scorer, context)
     assert (context.code, context.field) == (grpc.StatusCode.INVALID_ARGUMENT, "image")
@@ -261,7 +266,7 @@ def test_an_unfit_request_id_is_replaced(scorer: Scorer, request_id: str) -> Non
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", "s3cret ", b"\xff\xfe", "ß"])
-def test_without_the_secret_nothing_is_done(scorer: Scorer, loop: Loop, secret: str | bytes | None) -> None:
+def test_without_the_secret_nothing_is_done(scorer: Scorer, engine: FakeEngine, secret: str | bytes | None) -> None:
     for call in (
         lambda context: scorer.Score(scorer_pb2.ScoreRequest(image=png()), context),
         lambda context: scorer.GetModel(scorer_pb2.GetModelRequest(), context),
@@ -270,16 +275,16 @@ def test_without_the_secret_nothing_is_done(scorer: Scorer, loop: Loop, secret: 
         reply = asyncio.run(call(context))
         assert context.code == grpc.StatusCode.PERMISSION_DENIED
         assert reply == type(reply)()
-    assert loop.asks == []
+    assert engine.requests == []
 
 
 @pytest.mark.parametrize("secret", [None, "wrong"])
-def test_nor_is_anything_explained(scorer: Scorer, loop: Loop, secret: str | None) -> None:
+def test_without_the_secret_nothing_is_explained(scorer: Scorer, engine: FakeEngine, secret: str | None) -> None:
     context = Context()
     context.metadata = [(SECRET_KEY, secret)] if secret else []
     assert explain(scorer, context) == [scorer_pb2.ExplainResponse()]
     assert context.code == grpc.StatusCode.PERMISSION_DENIED
-    assert loop.asks == []
+    assert engine.requests == []
 
 
 @pytest.mark.parametrize("readout", [scorer_pb2.READOUT_GREEDY, scorer_pb2.READOUT_EXPECTED])
@@ -293,28 +298,30 @@ def test_nor_is_anything_explained(scorer: Scorer, loop: Loop, secret: str | Non
     ],
 )
 def test_an_answer_without_a_score_is_a_status_not_a_score(
-    scorer: Scorer, loop: Loop, readout: Any, text: str, finish: str, reason: str
+    scorer: Scorer, engine: FakeEngine, readout: scorer_pb2.Readout, text: str, finish: str, reason: str
 ) -> None:
-    loop.texts, loop.finish = [text], finish
+    engine.texts, engine.finish = [text], finish
     if "<answer>" not in text:
-        loop.tree = None
+        engine.tree = None
     context = Context()
     reply = score(scorer, context, readout=readout)
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
     assert reply == scorer_pb2.ScoreResponse()
 
 
-def test_a_number_that_the_model_hardly_ever_writes_is_no_score(scorer: Scorer, loop: Loop) -> None:
-    loop.tree = tree_of(inside=0.04)
+def test_an_improbable_number_is_no_score(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.tree = tree_of(inside=0.04)
     context = Context()
     score(scorer, context)
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "not_a_number")
-    loop.tree = tree_of(inside=0.06)
+    engine.tree = tree_of(inside=0.06)
     assert score(scorer, Context()).score == pytest.approx(0.65)
 
 
-def test_a_defect_is_told_without_its_details(scorer: Scorer, loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
-    loop.failure = KeyError("/srv/model/secret.bin")
+def test_a_defect_is_reported_without_its_details(
+    scorer: Scorer, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.failure = KeyError("/srv/model/secret.bin")
     context = Context()
     with caplog.at_level(logging.ERROR, logger="ray.serve"):
         score(scorer, context, request_id="mine")
@@ -324,9 +331,9 @@ def test_a_defect_is_told_without_its_details(scorer: Scorer, loop: Loop, caplog
     assert "KeyError" in caplog.text
 
 
-def test_a_dead_engine_is_unavailable_and_unwell(scorer: Scorer, loop: Loop) -> None:
+def test_a_dead_engine_is_unavailable_and_unwell(scorer: Scorer, engine: FakeEngine) -> None:
     asyncio.run(scorer.check_health())
-    loop.failure, loop.alive = RuntimeError("gone"), False
+    engine.failure, engine.alive = RuntimeError("gone"), False
     context = Context()
     score(scorer, context)
     assert (context.code, context.reason) == (grpc.StatusCode.UNAVAILABLE, "engine_dead")
@@ -334,20 +341,20 @@ def test_a_dead_engine_is_unavailable_and_unwell(scorer: Scorer, loop: Loop) -> 
         asyncio.run(scorer.check_health())
 
 
-def test_a_hung_engine_is_unwell(scorer: Scorer, loop: Loop) -> None:
-    loop.step_seconds = 1000.0
+def test_a_hung_engine_is_unwell(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.step_seconds = 1000.0
     with pytest.raises(RuntimeError, match="one step"):
         asyncio.run(scorer.check_health())
 
 
-def test_a_caller_who_goes_away_takes_the_work_with_him(scorer: Scorer, loop: Loop) -> None:
-    loop.waits = True
+def test_a_caller_that_goes_away_cancels_the_work(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.silent = True
 
     async def give_up() -> None:
         request = scorer_pb2.ScoreRequest(image=png())
         calls = [scorer.Score(request, Context()), anext(aiter(scorer.Explain(request, Context())))]
         tasks = [asyncio.ensure_future(call) for call in calls]
-        while len(loop.asks) < len(tasks):
+        while len(engine.requests) < len(tasks):
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
@@ -356,34 +363,36 @@ def test_a_caller_who_goes_away_takes_the_work_with_him(scorer: Scorer, loop: Lo
         await asyncio.sleep(0)
 
     asyncio.run(asyncio.wait_for(give_up(), 20))
-    assert len(loop.cancelled) == 2
+    assert len(engine.cancelled) == 2
     assert asyncio.run(scorer.statistics()) == {"under_way": 0, "cancelled": 2}
 
 
-def test_what_finds_no_place_in_the_queue_is_told_to_come_back(loop: Loop) -> None:
-    scorer = make(loop, load_config(overrides=["serve.max_ongoing_requests=2", "serve.max_queued_requests=1"]))
-    loop.waits = True
+def test_an_image_that_finds_the_queue_full_may_be_retried_later(engine: FakeEngine) -> None:
+    scorer = ScorerWithoutVllm(
+        engine, load_config(overrides=["serve.max_ongoing_requests=2", "serve.max_queued_requests=1"])
+    )
+    engine.silent = True
 
     async def crowd() -> None:
         request, context = scorer_pb2.ScoreRequest(image=png()), Context()
         tasks = [asyncio.ensure_future(scorer.Score(request, Context())) for _ in range(3)]
-        while len(loop.asks) < 2:
+        while len(engine.requests) < 2:
             await asyncio.sleep(0.01)
         await scorer.Score(request, context)
         assert (context.code, context.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
         tasks[0].cancel()
-        while len(loop.asks) < 3:
+        while len(engine.requests) < 3:
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        loop.waits = False
+        engine.silent = False
         assert (await scorer.Score(request, Context())).score == pytest.approx(0.65)
 
     asyncio.run(asyncio.wait_for(crowd(), 20))
 
 
-def test_the_rationale_is_told_as_it_is_written(scorer: Scorer) -> None:
+def test_the_rationale_comes_as_it_is_written(scorer: Scorer) -> None:
     *deltas, last = explain(scorer, Context(), request_id="mine")
     pieces = [part.rationale_delta for part in deltas]
     assert "".join(pieces) == "calm light"
@@ -392,15 +401,15 @@ def test_the_rationale_is_told_as_it_is_written(scorer: Scorer) -> None:
     assert (last.response.rationale, last.response.request_id) == ("calm light", "mine")
 
 
-def test_a_rationale_that_comes_whole_is_told_whole(scorer: Scorer) -> None:
+def test_a_rationale_that_comes_whole_is_one_piece(scorer: Scorer) -> None:
     delta, last = explain(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED)
     assert delta.rationale_delta == last.response.rationale == "calm light"
-    (only,) = explain(make(Loop(), Config()), Context(), readout=scorer_pb2.READOUT_FAST)
+    (only,) = explain(ScorerWithoutVllm(FakeEngine(), Config()), Context(), readout=scorer_pb2.READOUT_FAST)
     assert only.WhichOneof("part") == "response"
 
 
-def test_an_explanation_that_fails_ends_with_a_status(scorer: Scorer, loop: Loop) -> None:
-    loop.texts, loop.tree = ["<think>calm</think> and no more"], None
+def test_an_explanation_that_fails_ends_with_a_status(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.texts, engine.tree = ["<think>calm</think> and no more"], None
     context = Context()
     *deltas, last = explain(scorer, context)
     assert "".join(part.rationale_delta for part in deltas) == "calm"
@@ -408,34 +417,34 @@ def test_an_explanation_that_fails_ends_with_a_status(scorer: Scorer, loop: Loop
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "no_answer")
 
 
-def test_the_cache_knows_image_and_readout(loop: Loop) -> None:
-    scorer = make(loop, load_config(overrides=["serve.cache_mib=1"]))
+def test_the_cache_tells_images_and_readouts_apart(engine: FakeEngine) -> None:
+    scorer = ScorerWithoutVllm(engine, load_config(overrides=["serve.cache_mib=1"]))
     first = score(scorer, Context(), request_id="a")
     again = score(scorer, Context(), request_id="b", native_scale="ava", omit_rationale=True)
     assert (first.cached, again.cached) == (False, True)
     assert (again.score, again.std, again.request_id, again.rationale) == (first.score, first.std, "b", "")
     assert again.HasField("native_score")
-    assert len(loop.asks) == 1
+    assert len(engine.requests) == 1
     score(scorer, Context(), readout=scorer_pb2.READOUT_GREEDY)
     score(scorer, Context(), png(red=3))
     score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=3)
     score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED, samples=4)
-    assert len(loop.asks) == 5
+    assert len(engine.requests) == 5
     delta, last = explain(scorer, Context())
     assert (delta.rationale_delta, last.response.cached) == ("calm light", True)
 
 
-def test_without_a_cache_every_call_is_work(scorer: Scorer, loop: Loop) -> None:
+def test_without_a_cache_every_call_is_work(scorer: Scorer, engine: FakeEngine) -> None:
     for _ in range(2):
         assert not score(scorer, Context()).cached
-    assert len(loop.asks) == 2
+    assert len(engine.requests) == 2
 
 
-def test_a_failure_is_not_kept(loop: Loop) -> None:
-    scorer = make(loop, load_config(overrides=["serve.cache_mib=1"]))
-    loop.failure = KeyError("once")
+def test_a_failure_is_not_kept(engine: FakeEngine) -> None:
+    scorer = ScorerWithoutVllm(engine, load_config(overrides=["serve.cache_mib=1"]))
+    engine.failure = KeyError("once")
     score(scorer, Context())
-    loop.failure = None
+    engine.failure = None
     assert score(scorer, Context()).score == pytest.approx(0.65)
 
 
@@ -447,6 +456,6 @@ def test_the_model_is_described(scorer: Scorer) -> None:
     assert (reply.min_score, reply.max_score, reply.max_image_bytes) == (0.0, 1.0, 20 * 2**20)
     assert (reply.min_image_side, reply.max_completion_tokens, reply.limits.max_samples) == (16, 64, 32)
     assert [(scale.name, scale.min, scale.max) for scale in reply.native_scales] == [("ava", 1.0, 10.0)]
-    greedy = make(Loop(), load_config(overrides=["serve.readout=greedy"]))
+    greedy = ScorerWithoutVllm(FakeEngine(), load_config(overrides=["serve.readout=greedy"]))
     reply = asyncio.run(greedy.GetModel(scorer_pb2.GetModelRequest(), Context()))
     assert reply.readouts[0] == scorer_pb2.READOUT_GREEDY

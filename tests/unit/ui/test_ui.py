@@ -13,7 +13,7 @@ from fake_scorer import FakeScorer, busy, serving
 from PIL import Image
 from starlette.testclient import TestClient
 
-from rapo.client.aio import AsyncScorerClient
+from rapo.client import AsyncScorerClient
 from rapo.config import ImageConfig
 from rapo.errors import ResourceError
 from rapo.images.model_view import ModelView
