@@ -1,1 +1,1 @@
-"""torch: the policy model, its processor, losses, group packing and log-probs."""
+"""Policy: the model in torch, its processor, losses, group packing, training and weights."""

@@ -1,19 +1,17 @@
-"""Attention over shared prefixes: exact, and each prefix's keys and values exist once, however many
-completions follow it.
+"""Shared-prefix attention: exact attention that holds each prefix's keys and values once, for any
+number of completions behind it.
 
-Softmax attention over two sets of keys is the attention over each, weighted by the exponential of
-its log-sum-exp. A completion's queries therefore meet its own tokens (causal) and its image's
-prefix (all of it, the K completions' queries folded into one) in two calls, and the results are
-merged. The backward pass of a flash kernel needs only the *merged* output and log-sum-exp to give
-each part's exact share of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
-
-transformers' layers look up the function that `install` puts into its table; the layout comes with
-the call, and a call without one is transformers' own attention.
+- Softmax attention over two sets of keys is the attention over each set, weighted by the
+  exponential of its log-sum-exp. One call therefore attends to a completion's own tokens (causal),
+  another to its image's prefix (all of it, with the queries of the K completions folded into one
+  row), and the two results are merged.
+- The backward pass of a flash kernel needs only the *merged* output and log-sum-exp to give each
+  part's exact share of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
+- transformers' layers look up the function that `install` registers. The layout comes with the
+  call; a call without one is transformers' own attention.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -31,8 +29,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def install(model: PreTrainedModel) -> None:
-    """Have the text layers of `model` call `shared_prefix_attention`; the vision tower keeps what
-    it has."""
+    """Make the text layers of `model` call `shared_prefix_attention`. The vision tower keeps its
+    own attention."""
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.config.get_text_config()._attn_implementation = NAME
@@ -48,10 +46,10 @@ def shared_prefix_attention(
     scaling: float,
     layout: Layout | None = None,
     dropout: float = 0.0,
-    **others: Any,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """`query` `(1, heads, T, d)`, `key` and `value` `(1, kv_heads, T, d)` in the order of `layout`;
-    gives `(1, T, heads, d)`."""
+    """Attention `(1, T, heads, d)` of `query` `(1, heads, T, d)` over `key` and `value` `(1,
+    kv_heads, T, d)`, all in the order of `layout`, and no attention weights."""
     if layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
@@ -70,11 +68,8 @@ def shared_prefix_attention(
 def concatenated(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float
 ) -> torch.Tensor:
-    """The same on any device by torch's own attention, with each prefix's keys and values repeated
-    for its completions.
-
-    All tensors `(T, heads, d)`.
-    """
+    """The same on any device, by torch's own attention with each prefix's keys and values repeated
+    for its completions. All tensors are `(T, heads, d)`."""
     cut = layout.prefix_tokens
     q, k, v = (_heads_first(layout.prefix.pad(tensor[:cut])) for tensor in (query, key, value))
     out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
@@ -92,7 +87,8 @@ def concatenated(
 
 
 def _causal_behind(layout: Layout, width: int, device: torch.device) -> torch.Tensor:
-    """Which keys (prefix, then own) each own query sees: `(1 or G * K, 1, C, P + C)`."""
+    """The mask `(1 or G * K, 1, C, P + C)` of the keys (prefix, then own) that each own query
+    sees."""
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None]
     if layout.prefix_mask is None:
         prefix = torch.ones(1, 1, 1, layout.prefix.width, dtype=torch.bool, device=device)
@@ -106,12 +102,12 @@ def _heads_first(grid: torch.Tensor) -> torch.Tensor:
 
 
 class _Merged(torch.autograd.Function):
-    """Two flash calls per completion, merged by their log-sum-exp; CPU kernels. Tensors `(T, heads,
-    d)`."""
+    """Two flash calls per completion, merged by their log-sum-exp, on CPU kernels. All tensors are
+    `(T, heads, d)`."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: torch.autograd.function.FunctionCtx,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -140,7 +136,7 @@ class _Merged(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         layout, scaling = ctx.layout, ctx.scaling
         (grad,) = grads
         cut, own = layout.prefix_tokens, layout.completions
@@ -179,16 +175,17 @@ class _Merged(torch.autograd.Function):
 
 
 def _fold(grid: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """`(G * K, heads, C, d)` to `(G, heads, K * C, d)`: a prefix meets the queries of all its
-    completions at once."""
+    """`(G * K, heads, C, d)` to `(G, heads, K * C, d)`: a prefix's completions in one row."""
     return grid.unflatten(0, (-1, layout.group_size)).transpose(1, 2).flatten(2, 3)
 
 
 def _unfold(grid: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The inverse of `_fold`."""
     return grid.unflatten(2, (layout.group_size, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _bias(layout: Layout, dtype: torch.dtype) -> torch.Tensor | None:
+    """Minus infinity at the padding of prefixes, `(G, 1, 1, P)`; None without padding."""
     if layout.prefix_mask is None:
         return None
     return torch.zeros(layout.prefix_mask.shape, dtype=dtype).masked_fill(~layout.prefix_mask, -torch.inf)

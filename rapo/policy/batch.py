@@ -1,4 +1,4 @@
-"""Groups as padded tensors: prompts on the left, completions on the right."""
+"""GroupBatch: groups as padded tensors, prompts padded on the left and completions on the right."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rapo.policy.processing import Prepared
 class GroupBatch:
     """G images with K completions each, as tensors.
 
-    `prompt_ids` `(G, P)` left-padded with `prompt_mask`; `completion_ids` `(G, K, C)` right-padded
-    with `completion_mask`; `pixels` `(patches of all images, patch_dim)`; `grid` `(G, 3)`. `padded`
-    says whether any prompt is padded.
+    `prompt_ids` `(G, P)` are left-padded as `prompt_mask` says, `completion_ids` `(G, K, C)`
+    right-padded as `completion_mask` says. `pixels` is `(patches of all images, patch_dim)`, `grid`
+    `(G, 3)`.
     """
 
     prompt_ids: torch.Tensor
@@ -27,9 +27,9 @@ class GroupBatch:
     grid: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
-    padded: bool
 
     def to(self, device: torch.device, dtype: torch.dtype) -> GroupBatch:
+        """The batch on `device`, its pixels in `dtype`."""
         return GroupBatch(
             self.prompt_ids.to(device),
             self.prompt_mask.to(device),
@@ -37,7 +37,6 @@ class GroupBatch:
             self.grid.to(device),
             self.completion_ids.to(device),
             self.completion_mask.to(device),
-            self.padded,
         )
 
 
@@ -46,8 +45,8 @@ def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray
     batch."""
     count, width = len(prepared), max(len(item.prompt_ids) for item in prepared)
     group_size = len(completions[0])
-    # Two at least: a one-token batch would skip a pass that other ranks make, and under ZeRO-3 all
-    # ranks' calls must match.
+    # At least two: a batch of one-token completions would skip a pass that other ranks make, and
+    # under ZeRO-3 the calls of all ranks must match.
     length = max(2, *(len(ids) for group in completions for ids in group))
     prompt_ids = np.full((count, width), pad, dtype=np.int64)
     prompt_mask = np.zeros((count, width), dtype=np.int64)
@@ -66,13 +65,15 @@ def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray
         grid=torch.from_numpy(np.stack([item.grid for item in prepared])),
         completion_ids=torch.from_numpy(completion_ids),
         completion_mask=torch.from_numpy(completion_mask),
-        padded=bool((prompt_mask == 0).any()),
     )
 
 
 def pack_rows(values: Sequence[Sequence[NDArray[np.floating]]], mask: torch.Tensor) -> torch.Tensor:
-    """Per-token values of G x K completions, flat `(tokens,)` float32 in the order in which `mask`
-    selects tokens."""
+    """Per-token values of G x K completions, as flat float32 `(tokens,)` in the order of the tokens
+    that `mask` selects.
+
+    Raises `ValueError` where there are not as many values as tokens.
+    """
     flat = np.concatenate([np.asarray(row, dtype=np.float32) for group in values for row in group])
     if len(flat) != int(mask.sum()):
         raise ValueError(f"{len(flat)} per-token values for {int(mask.sum())} completion tokens")

@@ -1,4 +1,5 @@
-"""DeepSpeed around a `GroupPolicy`, on GPUs or on CPU cores, the same for cold start and RAPO."""
+"""Distributed training: DeepSpeed around a `GroupPolicy`, on GPUs or CPU cores, for cold start and
+RAPO alike."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from rapo.policy.forward import GroupPolicy
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -19,8 +23,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Rank:
     """One process of a training world.
 
-    `local_rank` is the index of its device among those it can see: 0 for a Ray actor, which sees
-    its own only.
+    `threads` are its compute threads on a CPU. `address` and `port` are where the ranks meet, and
+    `timeout_s` limits each collective call. `local_rank` is the index of its device among those
+    that it sees: 0 for a Ray actor, which sees only its own.
     """
 
     rank: int
@@ -48,26 +53,28 @@ class OptimizerSettings:
 
 
 def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a `policy.dtype` setting."""
     return _DTYPES[name]
 
 
 def device() -> torch.device:
+    """The device that this process trains on."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def prepare_process(threads: int) -> None:
-    """What must be set before DeepSpeed is imported, in every training process."""
+    """Set what DeepSpeed and torch need. Call it in every training process, before DeepSpeed is
+    imported."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(threads)
-        # Tiny gradients become denormals, which this hardware computes an order of magnitude
-        # slower.
+        # Tiny gradients become denormals, which CPUs compute an order of magnitude slower.
         torch.set_flush_denormal(True)
 
 
 def join_world(rank: Rank) -> None:
-    """Join the process group (NCCL on GPUs, gloo on CPUs); raises after `rank.timeout_s` where a
-    peer is missing."""
+    """Join the process group (NCCL on GPUs, gloo on CPUs). Raises after `rank.timeout_s` where a
+    rank is missing."""
     prepare_process(rank.threads)
     os.environ.update(
         MASTER_ADDR=rank.address,
@@ -103,8 +110,8 @@ def learning_rate_factor(settings: OptimizerSettings) -> Callable[[int], float]:
     return factor
 
 
-def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Any:
-    """The DeepSpeed engine of `policy`. The process group must be up."""
+def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> DeepSpeedEngine:
+    """The DeepSpeed engine of `policy`. The process group must exist."""
     import deepspeed
 
     parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -117,7 +124,7 @@ def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Any
         optimizer=optimizer,
         lr_scheduler=scheduler,
         config={
-            "train_micro_batch_size_per_gpu": 1,  # unused by rapo, which counts in groups, but required
+            "train_micro_batch_size_per_gpu": 1,  # required, but without effect: micro-batches hold groups
             "gradient_accumulation_steps": 1,
             "gradient_clipping": settings.max_grad_norm,
             "zero_optimization": {"stage": settings.zero_stage},
@@ -131,13 +138,16 @@ def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Any
 
 
 def freeze_vision(policy: GroupPolicy) -> None:
-    """Keep the vision tower and its projector as they are, as the paper's cold start does."""
+    """Freeze the vision tower and its projector, as the paper's cold start does (Aes-R1, arXiv
+    2509.21871, its released settings)."""
     policy.model.model.visual.requires_grad_(requires_grad=False)
 
 
-def accumulate(engine: Any, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
-    """Backward over micro-batches (`losses` are called one by one, so that one graph lives at a
-    time), then one step."""
+def accumulate(engine: DeepSpeedEngine, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
+    """Backward over micro-batches, then one optimiser step; the micro-batches' losses.
+
+    `losses` are called one by one, so that one graph exists at a time.
+    """
     values = []
     for index, loss_of in enumerate(losses):
         engine.set_gradient_accumulation_boundary(index == len(losses) - 1)

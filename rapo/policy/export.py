@@ -1,4 +1,4 @@
-"""Writes a weight version as a model folder that plain transformers and plain vLLM load."""
+"""Export: writes a weight version as a model folder that plain transformers and vLLM load."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rapo.records import WeightManifest
 
 
 def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: Iterable[Chunk]) -> None:
-    """Model, tokenizer and processor into `folder`; configuration and processor come from `source`.
+    """Write model, tokenizer and processor to `folder`; configuration and processor come from
+    `source`.
 
-    Raises `WeightError` where the version holds a tensor that the model lacks, or the other way
-    round.
+    Raises `WeightError` where the names of the version's tensors and of the model's parameters
+    differ, and where a checksum does; nothing is written then.
     """
     tensors = dict(unpack(manifest, chunks))
     config = AutoConfig.from_pretrained(source, local_files_only=True)
@@ -26,8 +27,10 @@ def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: It
         model = Qwen2_5_VLForConditionalGeneration(config)
     expected = {name for name, _ in model.named_parameters()}
     if expected != tensors.keys():
-        odd = sorted(expected ^ tensors.keys())
-        raise WeightError(f"weight version {manifest.version} does not fit {source}: {len(odd)} names differ {odd[:5]}")
+        differing = sorted(expected ^ tensors.keys())
+        raise WeightError(
+            f"weight version {manifest.version} does not fit {source}: {len(differing)} names differ {differing[:5]}"
+        )
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     if (source / "generation_config.json").is_file():

@@ -1,14 +1,12 @@
-"""The policy's forward pass over groups: per-token log-probs and entropy, the shared prefix run
-once.
+"""GroupPolicy: the policy's forward pass over groups, to per-token log-probs and entropy.
 
-`prefix` mode: the K completions of an image share its prompt, its image tokens and its vision-tower
-pass. All tokens of a micro-batch lie in one sequence without padding (`rapo.policy.packing`), each
-completion at the positions it would have had alone, and attention lets it see its prefix and itself
-(`rapo.policy.attention`). Log-probs and gradients equal those of `rows` mode, where every
-completion is a row with a prompt of its own (tests/unit/policy/test_forward.py holds them to 1e-5
-in float32).
-
-The module is what DeepSpeed wraps, so that its hooks see every submodule call.
+- In `prefix` mode the K completions of an image share its prompt, its image tokens and its pass
+  through the vision tower. All tokens of a micro-batch lie in one sequence without padding
+  (`rapo.policy.packing`). Each completion keeps the positions that it would have alone, and
+  attention lets it see its prefix and itself (`rapo.policy.attention`).
+- In `rows` mode every completion is a row with a prompt of its own. Log-probs and gradients of the
+  two modes agree (tests/unit/policy/test_forward.py holds them to 1e-5 in float32).
+- DeepSpeed wraps this module itself, so that its hooks see every submodule call.
 """
 
 from __future__ import annotations
@@ -25,16 +23,16 @@ from rapo.policy.batch import GroupBatch
 from rapo.policy.packing import pack_groups
 
 Packing = Literal["prefix", "rows"]
-#: Logits are made for this many elements at a time: at Qwen's 152k vocabulary all of them would not
-#: fit.
+#: Logits are computed for at most this many elements at a time: with Qwen's vocabulary of 152k the
+#: logits of a whole batch would not fit into memory.
 _LOGIT_ELEMENTS = 2**27
 
 
 class GroupPolicy(nn.Module):
-    """`model` with a forward over a `GroupBatch`. `banned` tokens get `bias` added, as in the
-    sampler.
+    """`model` with a forward pass over a `GroupBatch`.
 
-    A model that can't share prefixes runs in `rows` mode; `fallback` then says why.
+    `BIAS` is added to the logits of `banned` tokens, as in the sampler. A model that cannot share
+    prefixes runs in `rows` mode, and `fallback` then says why.
 
     `forward` returns `(log_probs, entropy)`, each float32 `(tokens,)`, for the completion tokens in
     the order in which `batch.completion_mask` selects them. `entropy` carries no gradient.
@@ -90,8 +88,8 @@ class GroupPolicy(nn.Module):
         return hidden.index_select(0, packed.predictor)
 
     def _row_hidden(self, batch: GroupBatch) -> torch.Tensor:
-        """The same hidden states `(tokens, H)`, every completion a row of its own behind its own
-        copy of the prompt."""
+        """The same hidden states `(tokens, H)`, with each completion behind a copy of its own
+        prompt."""
         group_size, width = batch.completion_ids.shape[1], batch.prompt_ids.shape[1]
         completions = batch.completion_ids.flatten(0, 1)
         ids = torch.cat([batch.prompt_ids.repeat_interleave(group_size, dim=0), completions], dim=1)
@@ -125,8 +123,8 @@ class GroupPolicy(nn.Module):
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def _pieces(self, hidden: torch.Tensor) -> int:
-        """In how many pieces to make the logits. Under ZeRO-3 each call gathers the head, so all
-        ranks must make as many."""
+        """The number of pieces to compute the logits in. Under ZeRO-3 each call gathers the
+        head, so it is the same on all ranks."""
         rows = max(1, _LOGIT_ELEMENTS // self.logit_bias.numel())
         count = max(1, -(-len(hidden) // rows))
         if not hasattr(self.model.lm_head.weight, "ds_id"):
@@ -145,10 +143,10 @@ class GroupPolicy(nn.Module):
 
 
 def unpackable(model: torch.nn.Module) -> str | None:
-    """Why completions of `model` can't share a prefix: None where they can."""
+    """Why completions of `model` cannot share a prefix; None where they can."""
     core = getattr(model, "model", None)
     if not hasattr(core, "language_model") or not hasattr(core, "get_rope_index"):
-        return f"{type(model).__name__} has no separate text model with rotary positions that rapo knows how to give"
+        return f"{type(model).__name__} has no separate text model whose rotary positions rapo can compute"
     text = model.config.get_text_config()
     others = sorted(set(text.layer_types) - {"full_attention"})
     if others:

@@ -1,10 +1,10 @@
-"""LoRA on the policy's text model (Hu et al. 2021, arXiv 2106.09685), by peft: adapters in, merged
-weights out.
+"""LoRA on the policy's text model (Hu et al. 2021, arXiv 2106.09685), by peft.
 
-The adapters are injected in place: class and module paths of the model stay,
-`layer.self_attn.q_proj(x)` still works. Outside of the learner nothing knows of them, because
-weights leave it merged (`rapo.policy.weights.model_tensors`). peft is imported only where adapters
-are made.
+- The adapters are injected in place: the model's class and module paths stay, so that
+  `layer.self_attn.q_proj(x)` still works.
+- Weights leave the learner merged (`rapo.policy.weights.model_tensors`), so that adapters exist
+  nowhere else.
+- peft is imported only where adapters are made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,18 +25,18 @@ _NAME = "default"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What the weight `(out, in)` of a linear layer gains: `scaling * up @ down`; `down` is `(rank,
-    in)`, `up` `(out, rank)`."""
+    """The update `scaling * up @ down` of the weight `(out, in)` of a linear layer. `down` is
+    `(rank, in)`, `up` `(out, rank)`."""
 
     down: nn.Parameter
     up: nn.Parameter
     scaling: float
 
     def merge(self, weight: torch.Tensor) -> torch.Tensor:
-        """`weight` with the update added, computed in float32, in the dtype of `weight`.
+        """`weight` plus the update, computed in float32, in the dtype of `weight`.
 
-        An element that gains nothing keeps its bits, so fresh adapters (`up` is zero) give the base
-        weight itself.
+        An element whose update is zero keeps its bits, so fresh adapters (`up` is zero) give the
+        base weight itself.
         """
         gain = self.scaling * (self.up.detach().float() @ self.down.detach().float())
         return torch.where(gain == 0.0, weight, (weight.float() + gain).to(weight.dtype))
@@ -66,14 +65,14 @@ def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # Given the text model only, since the vision tower has layers of the same names.
+        # The text model only, because the vision tower has layers of the same names.
         inject_adapter_in_model(plan, text, adapter_name=_NAME)
 
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Within it `model` computes what its base would: the reference policy, without a second copy
-    of the weights."""
+    """In this context `model` computes without its adapters. That is the reference policy, without
+    a second copy of the weights."""
     layers = [layer for _, layer in _adapted(model)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -88,8 +87,7 @@ def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Adap
     """`(name, parameter, adapter)` under the names that the model had before `add_lora`, in the
     same order.
 
-    The adapter of a parameter is merged into it by the reader, who may have to gather the parts
-    first.
+    The caller merges the adapter into its parameter. Under ZeRO-3 it must gather both first.
     """
     adapters = {
         path: Adapter(layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight, float(layer.scaling[_NAME]))
@@ -103,8 +101,9 @@ def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Adap
             yield name, parameter, None
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """peft's layers by path, known by their parts, as a run without LoRA does not import peft."""
+def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """peft's layers by path, recognised by their parts, because a run without LoRA does not import
+    peft."""
     for path, module in model.named_modules():
         if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
             yield path, module

@@ -1,9 +1,9 @@
-"""The policy-gradient loss on scored groups (the paper's objective J, with its clip bounds made to
-bind).
+"""Policy loss: the policy-gradient loss on scored groups (the objective J of Aes-R1, arXiv
+2509.21871).
 
-The ratio is taken to the *behaviour* log-probs, those of the sampler that drew the tokens, so that
-a difference between sampler and learner, or several updates on one batch, is corrected for and
-clipped instead of ignored.
+The ratio is taken to the *behaviour* log-probs, those of the sampler that sampled the tokens. A
+difference between sampler and learner, or several updates on one batch, is therefore corrected for
+and clipped. In the released code the ratio is always 1, so that its clip bounds never bind.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class TokenTerms:
     """Per-token inputs of the loss, each `(tokens,)`; `sequence` is the index of the token's
     completion.
 
-    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None where no KL
-    is taken. `fresh` (bool) marks the tokens that the sampler drew from the very weights that
-    `log_probs` come from, None: all.
+    `lengths` `(completions,)` counts the tokens of each completion. `reference` is None without a
+    KL term. `fresh` (bool) marks the tokens that were sampled from the same weights that
+    `log_probs` come from; None marks all.
     """
 
     log_probs: torch.Tensor
@@ -36,9 +36,11 @@ class TokenTerms:
 
 @dataclass(frozen=True, slots=True)
 class Normalizer:
-    """What the summed loss is divided by: counts over the *whole* batch, so that any split over
-    micro-batches and ranks gives the same gradient. `scale` undoes the averaging over ranks that
-    data-parallel training does."""
+    """The divisor of the summed loss.
+
+    It counts over the *whole* batch, so that any split over micro-batches and ranks gives the same
+    gradient. `scale` undoes the averaging over ranks of data-parallel training.
+    """
 
     completions: int
     tokens: int
@@ -53,12 +55,12 @@ def policy_loss(
     `clipped`, `capped`, `tokens`.
 
     Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour,
-    cap)` (truncated importance sampling: without the cap a negative advantage has no bound) and `k3
-    = exp(d) - d - 1`, `d = log pi_ref - log pi`. `mismatch_kl` is the k3 estimate of KL(behaviour
-    || policy) on fresh tokens: how far sampler and learner differ on the same weights. `drift_kl`
-    is that on all tokens: staleness and several updates on one batch add to it. With
-    `importance_correction` off, the ratio is taken to the policy itself, as if every token were
-    fresh.
+    cap)` and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`. The cap is truncated importance
+    sampling; without it a negative advantage has no bound. `mismatch_kl` is the k3 estimate of
+    KL(behaviour || policy) on fresh tokens: the difference of sampler and learner on the same
+    weights. `drift_kl` is the estimate on all tokens, to which staleness and several updates on one
+    batch add. With `importance_correction` off the ratio is taken to the policy itself, as if every
+    token were fresh.
     """
     log_ratio = terms.log_probs - terms.behaviour
     corrected = log_ratio if settings.importance_correction else terms.log_probs - terms.log_probs.detach()
@@ -78,7 +80,7 @@ def policy_loss(
     else:
         loss = per_token.sum() / (normalizer.completions * normalizer.max_tokens)
     with torch.no_grad():
-        exact = log_ratio.double()  # near equality exp(x) - x - 1 cancels to noise in float32
+        exact = log_ratio.double()  # near 0 exp(x) - x - 1 cancels to noise in float32
         divergence = torch.expm1(exact) - exact
         fresh = torch.ones_like(exact) if terms.fresh is None else terms.fresh.double()
         sums["mismatch_kl"] = float((divergence * fresh).sum())

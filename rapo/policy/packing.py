@@ -1,9 +1,10 @@
-"""Groups as one ragged sequence: each image's prefix once, its K completions behind it, no padding.
+"""Packing: groups as one ragged sequence, with each image's prefix once and no padding.
 
-A flat sequence of T tokens holds first the G prefixes and then the G x K completions, each without
-its last token, which predicts nothing. Every layer but attention treats tokens alone and so works
-on exactly these T tokens; attention (`rapo.policy.attention`) reads the layout and lets a
-completion see its own prefix and itself.
+- A flat sequence of T tokens holds the G prefixes and behind them the G x K completions, each
+  without its last token, which predicts nothing.
+- Every layer except attention treats each token alone, and so works on exactly these T tokens.
+- Attention (`rapo.policy.attention`) reads the layout and lets a completion see its own prefix and
+  itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from rapo.policy.batch import GroupBatch
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Rows of different lengths that lie one after the other in a flat sequence, as a padded grid
-    `(rows, width)`.
+    """Rows of different lengths in a flat sequence, and how they lie in a padded grid `(rows,
+    width)`.
 
-    `slots` `(tokens,)` are the grid's cells that hold a token, in flat order; None where every cell
-    does.
+    `slots` `(tokens,)` are the indices of the grid's cells that hold a token, in flat order; None
+    where every cell does.
     """
 
     rows: int
@@ -30,7 +31,7 @@ class Ragged:
 
     @staticmethod
     def of(lengths: torch.Tensor) -> Ragged:
-        """`lengths` `(rows,)`, on the device of the sequence."""
+        """The grid of rows of `lengths` `(rows,)`, on the device of the sequence."""
         width = int(lengths.max())
         if bool((lengths == width).all()):
             return Ragged(len(lengths), width, None)
@@ -52,11 +53,11 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where prefixes and completions lie in the flat sequence.
+    """The places of prefixes and completions in the flat sequence.
 
-    `prefix` has G rows; `completions` has G * K, those of one image next to each other, and is None
-    where every completion has one token. `prefix_mask` `(G, 1, 1, P)` is False at padding, None
-    where no prefix is padded.
+    `prefix` has G rows. `completions` has G * K rows, those of one image next to each other; it is
+    None where every completion has one token. `prefix_mask` `(G, 1, 1, P)` is False at padding; it
+    is None where no prefix is padded.
     """
 
     group_size: int
@@ -68,9 +69,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A `GroupBatch` as one sequence: `ids` `(T,)`, `positions` `(3, T)`, `layout`, and `predictor`
-    `(tokens,)`, the flat index whose hidden state predicts each completion token, in the order in
-    which `batch.completion_mask` selects them."""
+    """A `GroupBatch` as one sequence: `ids` `(T,)` and `positions` `(3, T)`.
+
+    `predictor` `(tokens,)` is the flat index whose hidden state predicts each completion token, in
+    the order in which `batch.completion_mask` selects them.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -79,7 +82,8 @@ class Packed:
 
 
 def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
-    """`prompt_positions` `(3, G, P)` are the rotary positions of the padded prompts."""
+    """Pack `batch`; `prompt_positions` `(3, G, P)` are the rotary positions of its padded
+    prompts."""
     group_size = batch.completion_ids.shape[1]
     prompt_mask = batch.prompt_mask.bool()
     prompt_lengths = prompt_mask.sum(1)
@@ -87,17 +91,16 @@ def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
     inputs = lengths - 1
     prefix = Ragged.of(prompt_lengths)
     prefix_tokens = int(prompt_lengths.sum())
-    # An image advances the position by its longer side only, so the next position is not the
-    # prompt's length.
+    # An image advances the position by its longer side only, so the position after a prompt is not
+    # its length.
     start = prompt_positions.masked_fill(~prompt_mask, -1).amax(dim=(0, 2)) + 1
 
-    fed = batch.completion_mask.flatten(0, 1)[:, 1:]  # a completion of n tokens feeds its first n - 1
+    fed = batch.completion_mask.flatten(0, 1)[:, 1:]  # a completion of n tokens contributes its first n - 1
     ids = torch.cat([batch.prompt_ids[prompt_mask], batch.completion_ids.flatten(0, 1)[:, :-1][fed]])
     own = (start.repeat_interleave(group_size)[:, None] + torch.arange(fed.shape[1], device=ids.device))[fed]
     positions = torch.cat([prompt_positions[:, prompt_mask], own.expand(3, -1)], dim=1)
 
-    # The first token of a completion is predicted by the last of its prefix, the others by the one
-    # before.
+    # The last token of the prefix predicts the first of a completion; each token predicts the next.
     first = (prompt_lengths.cumsum(0) - 1).repeat_interleave(group_size)
     before = prefix_tokens + inputs.cumsum(0) - inputs
     within = torch.arange(batch.completion_mask.shape[2], device=ids.device)

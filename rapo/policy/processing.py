@@ -1,7 +1,8 @@
-"""Images and text to what the policy takes, the same for learner and sampler.
+"""PolicyProcessor: turns images and text into the policy's inputs, for learner and sampler alike.
 
-The prompt is tokenised once and its single image pad is widened to the number of features each
-image will have; the two counts are equal by construction, and a prompt is never truncated.
+- The prompt is tokenised once. Its single image pad is widened to the number of features of each
+  image, so that the two counts are equal by construction.
+- A prompt is never truncated.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from rapo.models.folder import check_model_folder
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One image, ready: `pixels` float32 `(patches, patch_dim)`, `grid` int64 `(3,)`, `prompt_ids`
-    int64 `(P,)`."""
+    """The inputs of one image: `pixels` float32 `(patches, patch_dim)`, `grid` int64 `(3,)`,
+    `prompt_ids` int64 `(P,)`."""
 
     pixels: NDArray[np.float32]
     grid: NDArray[np.int64]
@@ -33,10 +34,10 @@ class Prepared:
 
 
 class PolicyProcessor:
-    """Tokenizer, image processor and chat template of a model folder, behind the few calls that
-    rapo makes.
+    """Tokenizer, image processor and chat template of a model folder.
 
-    Raises `ModelError` where the folder is missing or holds no Qwen2.5-VL.
+    `min_pixels` and `max_pixels` override the folder's limits of an image's area. Raises
+    `ModelError` where the folder is missing or holds no Qwen2.5-VL.
     """
 
     def __init__(self, folder: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
@@ -57,8 +58,8 @@ class PolicyProcessor:
         return self.processor.apply_chat_template(chat(text), tokenize=False, add_generation_prompt=True)
 
     def tokenize_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a rendered prompt, with exactly one image pad (engines widen it
-        themselves)."""
+        """Token ids of a rendered prompt with exactly one image pad. Raises `ModelError` where the
+        chat template makes another number."""
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         if ids.count(self.image_token_id) != 1:
             raise ModelError(
@@ -69,10 +70,10 @@ class PolicyProcessor:
 
     @property
     def banned_token_ids(self) -> list[int]:
-        """Tokens that no completion may hold: every special token but the stop token, and ids
-        without a token.
+        """Tokens that no completion may hold: all special tokens but the stop token, and ids that
+        have no token.
 
-        A sampled vision token would make the learner's image-pad count wrong; sampler and learner
+        A sampled vision token would change the learner's count of image pads. Sampler and learner
         mask the same ids.
         """
         special = set(self.tokenizer.all_special_ids) | {
@@ -82,11 +83,10 @@ class PolicyProcessor:
         return sorted(special - set(self.stop_token_ids))
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """The RGB image at the size at which the model sees it, resized as the image processor
-        itself does it.
+        """The RGB image at the size at which the model sees it, resized by the image processor.
 
-        `prepare(fit(image))` equals `prepare(image)` to the last bit, so an image of many
-        megapixels need be decoded once only.
+        `prepare(fit(image))` equals `prepare(image)` to the last bit, so the small image can stand
+        for one of many megapixels.
         """
         resizer = self.processor.image_processor
         factor = resizer.patch_size * resizer.merge_size
@@ -106,28 +106,29 @@ class PolicyProcessor:
         return Prepared(np.asarray(features["pixel_values"], dtype=np.float32), grid, np.asarray(ids, dtype=np.int64))
 
     def widened_prompt(self, patches: int) -> list[int]:
-        """The prompt's token ids with a pad for each feature of an image of so many patches."""
+        """The prompt's token ids with a pad for each feature of an image of `patches` patches."""
         at = self.prompt_token_ids.index(self.image_token_id)
         pads = [self.image_token_id] * (patches // self._merge**2)
         return [*self.prompt_token_ids[:at], *pads, *self.prompt_token_ids[at + 1 :]]
 
     def prompt_length(self, image: Image.Image) -> int:
-        """Number of prompt tokens for an image, its features included, without processing its
+        """The number of prompt tokens of an image, its features included, without processing its
         pixels."""
         patches = self.processor.image_processor.get_number_of_image_patches(image.height, image.width)
         return len(self.prompt_token_ids) - 1 + patches // self._merge**2
 
     def encode_completion(self, text: str) -> NDArray[np.int64]:
-        """Token ids of a training target with the stop token behind it."""
+        """Token ids `(tokens,)` of a training target, with the stop token at the end."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return np.asarray([*ids, *self.stop_token_ids[:1]], dtype=np.int64)
 
     def decode(self, token_ids: NDArray[np.int32]) -> str:
-        """The text of a completion, the stop token left out."""
+        """The text of a completion, without its stop token."""
         ids = token_ids.tolist()
         if ids and ids[-1] in self.stop_token_ids:
             ids.pop()
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save(self, folder: Path) -> None:
+        """Write tokenizer, image processor and chat template to `folder`."""
         self.processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on critiques: the cold start. One rank of the training world; no Ray."""
+"""SupervisedTrainer: one rank of the cold start, fine-tuning on critiques. No Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rapo.util.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One critique, ready: the prepared image and the target's token ids."""
+    """The inputs of one critique: the prepared image and the target's token ids `(tokens,)`."""
 
     prepared: Prepared
     target: NDArray[np.int64]
@@ -36,8 +36,11 @@ class Example:
 
 
 class SupervisedTrainer:
-    """Trains the policy of `model_dir` to write critique and score. The process group must be
-    up."""
+    """Trains the policy of `model_dir` to write critique and score.
+
+    The process group must exist. `batch_per_rank` is the number of examples of a step on one of
+    `world` ranks.
+    """
 
     def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
         self._config = config
@@ -58,11 +61,14 @@ class SupervisedTrainer:
             schedule="cosine",
         )
         self.engine = wrap(policy.to(device()), optimizer, dtype=config.policy.dtype)
-        self._batch = max(1, settings.batch_size // world)
+        self.batch_per_rank = max(1, settings.batch_size // world)
 
     def example(self, image: bytes, critique: str, score: float) -> Example:
-        """Raises `ImageError` where the image does not decode, `ConfigError` where the configured
-        lengths do not hold it."""
+        """The example of an encoded image, its critique and its score in [0, 1].
+
+        Raises `ImageError` where the image does not decode, and `ConfigError` where the configured
+        lengths do not hold the example.
+        """
         target = self.processor.encode_completion(format_completion(critique, score))
         example = Example(self.processor.prepare(decode_image(image, self._config.image)), target)
         longest, room = self._config.policy.max_completion_tokens, self._config.rollout.engine.max_model_len
@@ -79,8 +85,8 @@ class SupervisedTrainer:
         return example
 
     def step(self, examples: Sequence[Example]) -> float:
-        """One optimiser step on this rank's examples; the mean negative log-likelihood per target
-        token."""
+        """One optimiser step on this rank's examples; their mean negative log-likelihood per target
+        token, in nats."""
         size, tokens = self._config.coldstart.micro_batch_size, sum(len(e.target) for e in examples)
         parts = [examples[start : start + size] for start in range(0, len(examples), size)]
         return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in parts]))
@@ -93,21 +99,18 @@ class SupervisedTrainer:
         log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
         return -log_probs.sum() / tokens
 
-    @property
-    def batch_per_rank(self) -> int:
-        return self._batch
-
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
-        """The trained parameters, see `rapo.policy.weights.model_tensors`; call it on every
-        rank."""
+        """The trained parameters (see `rapo.policy.weights.model_tensors`). Call it on all ranks
+        together."""
         return model_tensors(self.engine.module.model)
 
 
 def endless(epochs: Iterable[Iterable[Example]], size: int, budget_bytes: int, seed: int) -> Iterator[list[Example]]:
-    """Batches of `size` for ever.
+    """Batches of `size` examples, without end.
 
-    `epochs` streams one pass per item; once a whole pass was seen and fits into `budget_bytes` it
-    is kept and reshuffled instead of read again.
+    Each item of `epochs` is one pass over the examples. If the first pass fits into `budget_bytes`,
+    its examples are kept and reshuffled by `seed`; otherwise each pass is read, and batches may
+    span two passes.
     """
     kept: list[Example] | None = []
     used, batch = 0, []

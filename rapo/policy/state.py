@@ -1,8 +1,9 @@
-"""A rank's whole training state as files: weights, optimiser shard, schedule, random generators.
+"""Training state: a rank's weights, optimiser shard, schedule and random generators as files, in
 DeepSpeed's own format.
 
-Every rank of the world saves and loads together. A state is bound to the world size that saved it;
-`to_universal` rewrites one, so that a world of another size can load it.
+- All ranks of the world save and load together.
+- A state belongs to the world size that saved it. `to_universal` rewrites one for a world of any
+  size.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,61 +22,66 @@ from numpy.typing import NDArray
 
 from rapo.errors import RunFolderError
 
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
 #: Files of a state as bytes, by name.
 StateFiles = dict[str, NDArray[np.uint8]]
 
 _TAG = "state"
 _MEMORY = Path("/dev/shm")
-# DeepSpeed converts only what says of itself that it may be; nothing in a plain transformer needs a
-# rule of its own.
+# DeepSpeed converts only states with this entry. A plain transformer needs no rules beside it.
 _CONVERTIBLE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
-def save_state(engine: Any, folder: Path, **facts: Any) -> None:
-    """Write this rank's files to `folder`/state, and `facts` with them. The ranks may use one
-    folder or one each."""
+def save_state(engine: DeepSpeedEngine, folder: Path, *, version: int) -> None:
+    """Write this rank's files, and the number of optimiser steps `version`, to `folder`/state. The
+    ranks may share a folder or use one each."""
     (folder / _TAG).mkdir(parents=True, exist_ok=True)
     generators = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
-    engine.save_checkpoint(
-        str(folder), tag=_TAG, save_latest=False, client_state={**_CONVERTIBLE, **facts, "generators": generators}
-    )
+    client_state = {**_CONVERTIBLE, "version": version, "generators": generators}
+    engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, client_state=client_state)
 
 
-def load_state(engine: Any, folder: Path, *, universal: bool = False) -> dict[str, Any]:
-    """Take over the state of `folder`; the facts that it was saved with. `universal`: it was made
-    by `to_universal`.
+def load_state(engine: DeepSpeedEngine, folder: Path, *, universal: bool = False) -> int:
+    """Load the state of `folder`; the version that it was saved with. `universal`: it comes from
+    `to_universal`.
 
-    Raises `RunFolderError` where there is none.
+    Raises `RunFolderError` where `folder` holds no state, or none that fits the model.
     """
     if not any((folder / _TAG).glob("*model_states.pt")):
         raise RunFolderError(f"{folder} holds no training state.")
     settings = engine._config
     before, settings.load_universal_checkpoint = settings.load_universal_checkpoint, universal
     try:
-        loaded, facts = engine.load_checkpoint(str(folder), tag=_TAG)
+        loaded, client_state = engine.load_checkpoint(str(folder), tag=_TAG)
     finally:
         settings.load_universal_checkpoint = before
     if loaded is None:
         raise RunFolderError(f"{folder} holds no training state that fits this model.")
-    generators = facts["generators"]
+    generators = client_state["generators"]
     torch.set_rng_state(generators["torch"])
     if torch.cuda.is_available() and "cuda" in generators:
         torch.cuda.set_rng_state(generators["cuda"])
-    return facts
+    return int(client_state["version"])
 
 
 def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
-    """Rewrite the state of `folder` (of all ranks, in one folder) under `target`, for a world of
-    any size."""
+    """Rewrite the state of all ranks in `folder` under `target`, for a world of any size.
+
+    Raises `RunFolderError` where the conversion fails or takes longer than `timeout_s`.
+    """
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(folder / _TAG), "--output_folder", str(target / _TAG)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.CalledProcessError as error:
-        said = [line for line in error.stderr.splitlines() if line.strip()]
-        raise RunFolderError(f"{folder} cannot be converted to another number of learner ranks: {said[-1:]}") from error
+        lines = [line for line in error.stderr.splitlines() if line.strip()]
+        raise RunFolderError(
+            f"{folder} cannot be converted to another number of learner ranks: {lines[-1:]}"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise RunFolderError(
             f"converting {folder} to another number of learner ranks took longer than {timeout_s:.0f} s "
@@ -83,17 +89,17 @@ def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
         ) from error
 
 
-def pack_state(engine: Any, **facts: Any) -> StateFiles:
-    """This rank's files as bytes. They pass through memory, not through a disk, where the system
-    has a place for that."""
+def pack_state(engine: DeepSpeedEngine, *, version: int) -> StateFiles:
+    """This rank's files as bytes. They are written to memory instead of a disk where the system has
+    a memory file system."""
     with _scratch() as folder:
-        save_state(engine, folder, **facts)
+        save_state(engine, folder, version=version)
         return {path.name: np.fromfile(path, np.uint8) for path in sorted((folder / _TAG).iterdir())}
 
 
-def unpack_state(engine: Any, *parts: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
-    """Take over a state from the bytes of this rank's files and of those that it shares (rank 0's);
-    its facts."""
+def unpack_state(engine: DeepSpeedEngine, *parts: StateFiles) -> int:
+    """Load a state from the bytes of this rank's files and, on other ranks than 0, of rank 0's; the
+    version that it was saved with."""
     with _scratch() as folder:
         (folder / _TAG).mkdir()
         for name, data in (item for part in parts for item in part.items()):

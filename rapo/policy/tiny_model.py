@@ -1,17 +1,18 @@
-"""The embedded policy: a Qwen2.5-VL of about a million parameters with its own tokenizer and
-processor, from random weights.
+"""Tiny model: a Qwen2.5-VL of about a million random parameters, with its own tokenizer and
+processor. The configuration calls it `embedded`.
 
-It is a Qwen2.5-VL in every respect but size, saved in the transformers format, so that nothing
-downstream knows it from a real one. The tokenizer is a byte-level BPE that may merge across words,
-so that a clause of a critique becomes one to three tokens: a model this small can then learn to
-write critiques in a minute of CPU time.
+- It differs from a real Qwen2.5-VL in size only and is saved in the transformers format, so that
+  nothing downstream treats it differently.
+- The tokenizer is a byte-level BPE that may merge across words, so that a clause of a critique
+  becomes one to three tokens. A model this small can then learn to write critiques in a minute of
+  CPU time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,19 +40,41 @@ _CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Tags and digits stand alone, so that every score is four tokens and shares them with every other
-# score.
+# Tags and digits are tokens of their own, so that every score is four tokens that it shares with
+# the other scores.
 _PIECES = Regex(r"</?think>|</?answer>|[0-9]|\.")
 _PATCH, _MERGE = 14, 2
-# Transformers' default of 0.02 suits widths in the thousands; at 128 it starves the first hundreds
-# of steps of signal (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
+# Transformers' default of 0.02 suits widths in the thousands; at width 128 the first hundreds of
+# steps have little signal (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
 _INIT_STD = 0.05
+
+
+class TextSizes(TypedDict):
+    """Sizes of the text model, in the names of `Qwen2_5_VLConfig`."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    initializer_range: NotRequired[float]
+
+
+class VisionSizes(TypedDict):
+    """Sizes of the vision tower, in the names of `Qwen2_5_VLConfig`."""
+
+    hidden_size: int
+    intermediate_size: int
+    depth: int
+    num_heads: int
+    fullatt_block_indexes: list[int]
+    initializer_range: NotRequired[float]
 
 
 def build_tiny_model(folder: Path, settings: TinyModelConfig, seed: int, clauses: Iterable[str]) -> None:
     """Write model, tokenizer and processor to `folder`. The same arguments give the same bytes.
 
-    `clauses` is the text that the tokenizer should write cheaply, besides the prompt.
+    `clauses` are the texts that, besides the prompt, the tokenizer should write in few tokens.
     """
     hidden = settings.hidden_size
     write_random_policy(
@@ -83,8 +106,8 @@ def write_random_policy(
     folder: Path,
     tokenizer: Tokenizer,
     *,
-    text: Mapping[str, Any],
-    vision: Mapping[str, Any],
+    text: TextSizes,
+    vision: VisionSizes,
     tied: bool,
     pixels: int,
     seed: int,
@@ -92,9 +115,8 @@ def write_random_policy(
     """Write a Qwen2.5-VL of random weights with its processor to `folder`, in the transformers
     format.
 
-    `text` and `vision` are the sizes, in the names of `Qwen2_5_VLConfig`; all else follows from
-    them and the tokenizer, which must hold `SPECIAL_TOKENS`. `tied`: input and output embeddings
-    are one matrix. `pixels` caps an image's area.
+    All else follows from the sizes and the tokenizer, which must hold `SPECIAL_TOKENS`. `tied`:
+    input and output embeddings are one matrix. `pixels` caps an image's area.
     """
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -134,8 +156,8 @@ def _build_tokenizer(vocabulary: int, clauses: list[str]) -> Tokenizer:
         show_progress=False,
     )
     tags = "<think></think><answer></answer>"
-    # The prompt is read once per image, the clauses are written once per completion: weigh them so.
-    # A clause is learned with the separator behind it, never with the clause that follows.
+    # The prompt is read once per image and a clause is written once per completion; the weights
+    # follow that. A clause is learned with its separator, never with the clause that follows.
     corpus = [
         *[f"{c}; " for c in clauses] * 8,
         *clauses * 8,
@@ -149,7 +171,7 @@ def _build_tokenizer(vocabulary: int, clauses: list[str]) -> Tokenizer:
 
 
 def _model_config(
-    text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool, tokenizer: PreTrainedTokenizerFast
+    text: TextSizes, vision: VisionSizes, tied: bool, tokenizer: PreTrainedTokenizerFast
 ) -> Qwen2_5_VLConfig:
     hidden, ids = text["hidden_size"], tokenizer.convert_tokens_to_ids
     half = hidden // text["num_attention_heads"] // 2

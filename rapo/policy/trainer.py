@@ -1,4 +1,4 @@
-"""One rank of the RAPO learner: scored groups in, one optimiser step, weights out. No Ray."""
+"""PolicyTrainer: one rank of the RAPO learner, with scored groups in and weights out. No Ray."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _CACHE_BYTES = 512 * 2**20
 
 
 def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+    """The model of a local folder in `dtype`, without a key-value cache."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder, dtype=torch_dtype(dtype), attn_implementation="sdpa", local_files_only=True
     )
@@ -41,8 +42,10 @@ def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGenera
 
 
 class PolicyTrainer:
-    """The policy of `model_dir` under DeepSpeed. The process group must be up. `version` counts
-    optimiser steps."""
+    """Trains the policy of `model_dir` under DeepSpeed, as one of `world` ranks.
+
+    The process group must exist. `version` counts the optimiser steps.
+    """
 
     def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
         self._config = config
@@ -60,7 +63,7 @@ class PolicyTrainer:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
-            policy.train()  # transformers checkpoints in training mode only; Qwen2.5-VL has no dropout that this would wake
+            policy.train()  # transformers checkpoints in training mode only; Qwen2.5-VL has no dropout to switch on
         rapo = config.rapo
         settings = OptimizerSettings(
             learning_rate=rapo.learning_rate,
@@ -74,8 +77,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        # At beta 0 the reference would cost a forward pass and a copy of the model for nothing.
-        # With LoRA it is in the model.
+        # At beta 0 no reference is needed; with LoRA the model without its adapters is the
+        # reference.
         if rapo.loss.kl_beta > 0.0 and not self._lora:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
@@ -88,13 +91,16 @@ class PolicyTrainer:
         )
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
-        """One pass of `updates_per_batch` updates over this rank's groups; sums for metrics (add
-        them up over ranks)."""
+        """One step: `updates_per_batch` updates on this rank's groups.
+
+        `images` are the encoded images of the groups, by uid. Returns sums for metrics, to be added
+        up over the ranks, and `learning_rate` and `grad_norm` (missing under ZeRO-0), which are the
+        same on all ranks.
+        """
         prepared = {uid: self._prepared.get(uid, partial(self._prepare, data)) for uid, data in images.items()}
         totals: dict[str, float] = {}
-        learning_rate = float(
-            self.engine.optimizer.param_groups[0]["lr"]
-        )  # the scheduler moves it on at the step's end
+        # Read now, because the scheduler changes it at the step's end.
+        learning_rate = float(self.engine.optimizer.param_groups[0]["lr"])
         for update in range(self._config.rapo.updates_per_batch):
             self._first_update = update == 0
             losses = [
@@ -105,7 +111,7 @@ class PolicyTrainer:
             totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world / self._config.rapo.updates_per_batch
         self.version += 1
         norm = self.engine.get_global_grad_norm()
-        if norm is not None:  # ZeRO-0 does not tell it
+        if norm is not None:  # ZeRO-0 has none
             totals["grad_norm"] = float(norm)
         totals["learning_rate"] = learning_rate
         return totals
@@ -120,10 +126,11 @@ class PolicyTrainer:
         share: Share,
         totals: dict[str, float],
     ) -> torch.Tensor:
+        """The loss of a micro-batch; its sums for metrics are added to `totals`."""
         settings = self._config.rapo.loss
         if not chunk:
             return self._idle_loss()
-        batch = self._collate(chunk, prepared)
+        batch = self._batch([prepared[g.group.image_uid] for g in chunk], [g.group.token_ids for g in chunk])
         terms, entropy = self._terms(chunk, batch, settings)
         normalizer = Normalizer(
             share.completions, share.tokens, self._config.policy.max_completion_tokens, scale=float(self._world)
@@ -136,6 +143,7 @@ class PolicyTrainer:
     def _terms(
         self, chunk: Sequence[ScoredGroup], batch: GroupBatch, settings: LossConfig
     ) -> tuple[TokenTerms, torch.Tensor]:
+        """The loss's inputs for a micro-batch, and the entropy `(tokens,)`."""
         where = device()
         mask = batch.completion_mask.flatten(0, 1)
         lengths = mask.sum(1)
@@ -172,68 +180,68 @@ class PolicyTrainer:
             with without_adapters(self.engine.module):
                 return self.engine(batch)[0]
 
-    def _collate(self, chunk: Sequence[ScoredGroup], prepared: dict[str, Prepared]) -> GroupBatch:
-        batch = collate(
-            [prepared[g.group.image_uid] for g in chunk],
-            [g.group.token_ids for g in chunk],
-            self.processor.tokenizer.pad_token_id,
-        )
+    def _batch(self, prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]]) -> GroupBatch:
+        batch = collate(prepared, completions, self.processor.tokenizer.pad_token_id)
         return batch.to(device(), torch_dtype(self._config.policy.dtype))
 
     def _idle_loss(self) -> torch.Tensor:
-        """A forward pass whose loss is zero, to take part in the collective calls of a micro-batch
-        without groups."""
+        """A forward pass whose loss is zero, for the collective calls of a micro-batch without
+        groups."""
         from PIL import Image
 
         blank = self.processor.prepare(Image.new("RGB", (56, 56)))
         stop = [np.asarray(self.processor.stop_token_ids[:1], dtype=np.int64)]
-        batch = collate([blank], [stop], self.processor.tokenizer.pad_token_id)
-        batch = batch.to(device(), torch_dtype(self._config.policy.dtype))
-        self._reference_log_probs(batch)  # under ZeRO-3 with LoRA it gathers, too
+        batch = self._batch([blank], [stop])
+        self._reference_log_probs(batch)  # its calls are collective too, under ZeRO-3 with LoRA
         log_probs, _ = self.engine(batch)
         return log_probs.sum() * 0.0
 
     @property
     def packing_fallback(self) -> str | None:
-        """Why the configured packing could not be used, None where it is."""
+        """Why the configured packing cannot be used; None where it is used."""
         return self.engine.module.fallback
 
     @property
     def published_chunks(self) -> int:
-        """How many chunks `publish` makes; known before the first version, as it depends on the
-        parameters' sizes alone."""
+        """The number of chunks that `publish` makes. It depends only on the parameters' sizes."""
         dense = dense_parameters(self.engine.module.model)
         sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
         return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
 
     def save_state(self, folder: Path) -> None:
-        """Write this rank's training state; all ranks call it together (`rapo.policy.state`)."""
+        """Write this rank's training state (`rapo.policy.state`). Call it on all ranks together."""
         save_state(self.engine, folder, version=self.version)
 
     def load_state(self, folder: Path, *, universal: bool = False) -> None:
-        """Go on from a state; all ranks call it together."""
-        self.version = load_state(self.engine, folder, universal=universal)["version"]
+        """Continue from a state. Call it on all ranks together."""
+        self.version = load_state(self.engine, folder, universal=universal)
 
     def pack_state(self) -> StateFiles:
-        """The same as `save_state`, as bytes."""
+        """This rank's training state as bytes. Call it on all ranks together."""
         return pack_state(self.engine, version=self.version)
 
     def unpack_state(self, *parts: StateFiles) -> None:
-        """Go on from the bytes of this rank's state and, on other ranks than 0, rank 0's."""
-        self.version = unpack_state(self.engine, *parts)["version"]
+        """Continue from the bytes of this rank's state and, on other ranks than 0, of rank 0's."""
+        self.version = unpack_state(self.engine, *parts)
 
     def snapshot(self, version: int) -> None:
-        """Copy the weights aside (rank 0 holds the copy; under ZeRO-3 call it on every rank), so
-        that `publish` may stream them from another thread while the next step changes them."""
+        """Copy the weights, so that `publish` can stream them from another thread while the next
+        step changes them.
+
+        Rank 0 holds the copy. Under ZeRO-3 call it on all ranks together.
+        """
         copy = [
             (name, tensor.clone()) for name, tensor in model_tensors(self.engine.module.model) if tensor is not None
         ]
         self._snapshots = {version: copy}
 
     def publish(self, version: int) -> Iterator[Any]:
-        """Chunks and manifest of the snapshot of `version`, or, without one, of the current weights
-        (see `rapo.policy.weights.pack`; under ZeRO-3 call it on every rank then). Ranks other than
-        0 yield nothing."""
+        """The chunks, then the manifest, of a version (see `rapo.policy.weights.pack`).
+
+        They come from the snapshot of `version`, or without one from the current weights; under
+        ZeRO-3 call it on all ranks then. Ranks other than 0 yield nothing. Raises `WeightError` for
+        a version before the current one without a snapshot.
+        """
         chunk_bytes = self._config.learner.chunk_mib * 2**20
         if version in self._snapshots:
             yield from pack(self._snapshots[version], version, chunk_bytes)
@@ -249,16 +257,16 @@ class PolicyTrainer:
 
 
 def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGroup]]:
-    """`groups` in `count` nearly equal parts, sorted by prompt length so that little is padded;
-    parts may be empty."""
+    """`groups` in `count` nearly equal parts, sorted by prompt length so that padding is short.
+    Parts may be empty."""
     ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
     bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
 def _fresh(group: Group, version: int) -> NDArray[np.bool_]:
-    """Which of a group's tokens, `(tokens,)` over its completions, were drawn from weight version
-    `version`."""
+    """Whether each token of a group `(tokens,)`, its completions one after the other, was sampled
+    from weight version `version`."""
     if group.token_versions is None:
         return np.full(sum(len(ids) for ids in group.token_ids), group.weight_version == version)
     return np.concatenate(group.token_versions) == version

@@ -1,13 +1,12 @@
-"""A weight version as bytes: packed into chunks with a manifest, unpacked with every checksum
-verified.
+"""Weights: a weight version as bytes, packed into chunks with a manifest and unpacked with every
+checksum verified.
 
-Tensors stream: one parameter is gathered at a time, and no more than one chunk is held beside the
-model. Names are those of transformers' in-memory modules; tied parameters appear once, and adapters
-(LoRA) are merged.
-
-A chunk is a list of `uint8` arrays, one per tensor: pickle hands each to the object store as it
-lies in memory, so nothing is put together before, and the reader gets views of the store's own
-pages.
+- Tensors stream: one parameter is gathered at a time, and at most one chunk is held beside the
+  model.
+- Names are those of transformers' in-memory modules. Tied parameters appear once, and adapters
+  (LoRA) are merged.
+- A chunk is a list of `uint8` arrays, one per tensor. Pickle passes each to the object store
+  without a copy, and the reader gets views of the store's own pages.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from rapo.records import TensorSpec, WeightManifest
 #: The bytes of the tensors of one chunk, one array for each.
 Chunk = Sequence[NDArray[np.uint8]]
 
-# Ray maps arrays read-only, of which torch has no notion; see `unpack` for who may write.
+# Ray maps arrays read-only, which torch does not know. `unpack` says which tensors may be written.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def checksum(data: NDArray[np.uint8]) -> str:
-    """xxh3-128 of the bytes: integrity against loss and mix-ups at memory speed, not against an
-    attacker."""
+    """xxh3-128 of the bytes. It detects loss and mix-ups at memory speed; it is no protection
+    against an attacker."""
     return xxhash.xxh3_128_hexdigest(data.data)
 
 
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """`(name, tensor on CPU)` for every parameter, LoRA merged in (in float32, then the base's
-    dtype) under the base's name.
+    """`(name, tensor on CPU)` for every parameter, with LoRA merged (in float32, then cast to the
+    base's dtype) under the base's name.
 
-    Under ZeRO-3 each is gathered alone, with its adapter, on all ranks together; ranks other than 0
-    get None.
+    Under ZeRO-3 each parameter is gathered alone, with its adapter, on all ranks together; ranks
+    other than 0 get None.
     """
     for name, parameter, adapter in dense_parameters(model):
         if not hasattr(parameter, "ds_id"):
@@ -54,8 +53,8 @@ def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | 
 
         parts = [parameter] if adapter is None else [parameter, adapter.down, adapter.up]
         with deepspeed.zero.GatheredParameters(parts):
-            whole = _dense(parameter, adapter).cpu().clone() if torch.distributed.get_rank() == 0 else None
-        yield name, whole
+            gathered = _dense(parameter, adapter).cpu().clone() if torch.distributed.get_rank() == 0 else None
+        yield name, gathered
 
 
 def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tensor:
@@ -63,11 +62,11 @@ def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tens
 
 
 def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes: int) -> Iterator[Any]:
-    """Yield chunks of at most `chunk_bytes` (a larger tensor has one of its own), then the
+    """Yield chunks of at most `chunk_bytes` (a larger tensor has a chunk of its own), then the
     `WeightManifest`.
 
-    The arrays are views of the tensors where these are contiguous and on the CPU: whoever takes a
-    chunk copies it, as the object store does, before the tensors change.
+    The arrays are views of tensors that are contiguous and on the CPU: copy a chunk, as the object
+    store does, before the tensors change.
     """
     specs: list[TensorSpec] = []
     parts: list[NDArray[np.uint8]] = []
@@ -88,7 +87,7 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes:
 
 
 def chunk_count(sizes: Iterable[int], chunk_bytes: int) -> int:
-    """How many chunks `pack` makes of tensors of these sizes in bytes."""
+    """The number of chunks that `pack` makes of tensors of these sizes in bytes."""
     count, size = 0, 0
     for nbytes in sizes:
         if count == 0 or size + nbytes > chunk_bytes:
@@ -100,11 +99,12 @@ def chunk_count(sizes: Iterable[int], chunk_bytes: int) -> int:
 def unpack(
     manifest: WeightManifest, chunks: Iterable[Chunk], *, views: bool = False
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """`(name, tensor)` pairs in the manifest's order, each verified before it is handed out.
+    """`(name, tensor)` pairs in the manifest's order, each verified before it is yielded.
 
-    A chunk is let go of before the next one is asked for. With `views` the tensors are the chunk's
-    own memory, which the receiver only reads: on a node all readers share it. The last of each
-    chunk is a copy in any case, so that a receiver which still holds it does not hold the chunk.
+    A chunk is released before the next one is fetched. With `views` the tensors are the chunk's own
+    memory, which all readers on a node share: the receiver must not write to them. The last tensor
+    of each chunk is a copy in any case, so that a receiver that still holds it does not hold the
+    chunk.
 
     Raises `WeightError` for a missing chunk or a checksum that differs; the receiver must then
     refuse the version.

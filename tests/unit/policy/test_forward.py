@@ -1,5 +1,4 @@
-"""The shared prefix must change nothing but the time: log-probs and gradients equal those of
-separate rows."""
+"""GroupPolicy: the shared prefix changes only the time, not the log-probs and gradients."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ SAME_SIZE, OTHER_SIZES = ((84, 84), (84, 84)), ((84, 84), (56, 56), (112, 56))
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    """Fresh weights are so small that attention is nearly uniform and positions hardly matter;
-    these are not."""
+    """The tiny model with larger weights. With fresh weights attention is nearly uniform, so that
+    positions hardly matter."""
     loaded = load_model(tiny_model, "float32")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -35,8 +34,8 @@ def model(tiny_model):
 
 
 def make_batch(processor, sizes, lengths, seed=0):
-    """One image per size; `lengths[k]` tokens in the k-th completion of each (drawn from the first
-    40 plain tokens)."""
+    """One image per size; `lengths[k]` tokens in the k-th completion of each (sampled from the
+    first 40 plain tokens)."""
     rng = np.random.default_rng(seed)
     prepared = [processor.prepare(make_image(w, h, seed=i)) for i, (w, h) in enumerate(sizes)]
     completions = [[rng.integers(20, 60, n) for n in lengths] for _ in sizes]
@@ -65,7 +64,7 @@ def distance(one, other):
 )
 def test_prefix_equals_rows_in_log_probs_and_gradients(model, processor, sizes, lengths):
     batch = make_batch(processor, sizes, lengths)
-    assert batch.padded == (sizes is OTHER_SIZES)
+    assert bool((batch.prompt_mask == 0).any()) == (sizes is OTHER_SIZES)
     rows, rows_entropy, rows_gradients = run(model, processor, batch, "rows")
     prefix, prefix_entropy, prefix_gradients = run(model, processor, batch, "prefix")
     assert rows.shape == (len(sizes) * sum(lengths),)
@@ -114,7 +113,7 @@ def test_a_model_that_cannot_share_falls_back_to_rows_and_says_why(tiny_model, p
 
 @pytest.mark.parametrize("packing", ["prefix", "rows"])
 def test_a_group_does_not_depend_on_its_neighbours(model, processor, packing):
-    """Padding and the other images' features must leave no trace."""
+    """Padding and the other images' features must have no effect."""
     together = make_batch(processor, OTHER_SIZES, (4, 6))
     policy = GroupPolicy(model, [], packing=packing)
     with torch.no_grad():
@@ -148,9 +147,8 @@ def test_log_probs_are_those_of_the_plain_model(model, processor, packing):
     assert distance(entropy, -(all_log_probs.exp() * all_log_probs).sum(-1)) < TOLERANCE
 
 
-def test_a_wrong_position_shows(model, processor, monkeypatch):
-    """The comparison above must be able to fail: one position off, and the log-probs are far
-    away."""
+def test_a_wrong_position_changes_the_log_probs(model, processor, monkeypatch):
+    """The comparison above must be able to fail: with positions off by one the log-probs differ."""
     batch = make_batch(processor, OTHER_SIZES, (5, 5))
     rows, _, _ = run(model, processor, batch, "rows")
     ordinary = forward.pack_groups
@@ -188,7 +186,7 @@ def test_a_flat_head_has_the_entropy_of_the_allowed_tokens(tiny_model, processor
     assert log_probs.requires_grad
 
 
-def test_banned_tokens_are_out_of_reach(model, processor):
+def test_banned_tokens_have_no_probability(model, processor):
     stop = np.asarray([processor.stop_token_ids[0], processor.image_token_id, 30])
     batch = collate([processor.prepare(make_image())], [[stop]], processor.tokenizer.pad_token_id)
     log_probs, _ = GroupPolicy(model, processor.banned_token_ids)(batch)
@@ -213,7 +211,6 @@ def test_collate_pads_prompts_left_and_completions_right(processor):
     ids = [[np.array([30, 31, 32]), np.array([33])], [np.array([34]), np.array([35, 36])]]
     batch = collate([small, large], ids, pad=0)
     short = len(small.prompt_ids)
-    assert batch.padded
     assert batch.prompt_ids.shape == (2, len(large.prompt_ids))
     assert batch.prompt_ids[0, -short:].tolist() == small.prompt_ids.tolist()
     assert batch.prompt_mask.sum(1).tolist() == [short, len(large.prompt_ids)]
