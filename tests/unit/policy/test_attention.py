@@ -1,4 +1,4 @@
-"""Attention over shared prefixes against plain causal attention, one completion at a time."""
+"""Shared-prefix attention: equal to plain causal attention, one completion at a time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def gradients(out, inputs):
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_it_is_plain_causal_attention(case, kv_heads):
+def test_it_equals_plain_causal_attention(case, kv_heads):
     inputs = tensors(sum(case[0]) + sum(map(sum, case[1])), kv_heads, scale=2.0)
     expected = one_by_one(*inputs, *case)
     out, _ = shared_prefix_attention(Module(), *inputs, None, layout=layout_of(*case), scaling=SCALING)
@@ -82,7 +82,7 @@ def test_it_is_plain_causal_attention(case, kv_heads):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_way_of_other_devices_gives_the_same(case):
+def test_the_variant_for_other_devices_gives_the_same(case):
     inputs = tensors(sum(case[0]) + sum(map(sum, case[1])), HEADS, scale=2.0)
     expected = one_by_one(*inputs, *case)
     out = concatenated(*(t[0].transpose(0, 1) for t in inputs), layout_of(*case), SCALING)
@@ -92,7 +92,7 @@ def test_the_way_of_other_devices_gives_the_same(case):
 
 
 def test_scores_far_apart_do_not_overflow():
-    """One part may outweigh the other by e^100 and more; the merge must stay finite and right."""
+    """One part may outweigh the other by e^100 and more; the merged result must stay right."""
     case = CASES["ragged"]
     inputs = tensors(sum(case[0]) + sum(map(sum, case[1])), HEADS, scale=30.0)
     out, _ = shared_prefix_attention(Module(), *inputs, None, layout=layout_of(*case), scaling=SCALING)
@@ -100,7 +100,7 @@ def test_scores_far_apart_do_not_overflow():
     assert all(bool(g.isfinite().all()) for g in gradients(out[0], inputs))
 
 
-def test_without_a_layout_it_is_transformers_own():
+def test_without_a_layout_it_is_transformers_own_attention():
     inputs = tensors(6, 2, scale=1.0)
     out, _ = shared_prefix_attention(Module(), *(t.repeat_interleave(HEADS // t.shape[1], 1) for t in inputs), None,
                                      scaling=SCALING)  # fmt: skip

@@ -1,3 +1,7 @@
+"""Export: the written folder is exactly the weight version, or is not written."""
+
+from __future__ import annotations
+
 import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration

@@ -1,5 +1,5 @@
-"""LoRA in the learner, in a world of one process: what trains, what is published, what KL is
-measured from."""
+"""LoRA in the learner, in a world of one process: trained parameters, published weights and the KL
+reference."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_bfloat16_is_published_as_bfloat16(tiny_model, zero):
     assert {name for name in base if not torch.equal(after[name], base[name])} == {n for n in base if is_target(n)}
 
 
-def test_what_is_published_computes_what_was_trained(tiny_model):
-    """The learner's own forward with adapters against a plain model with the published weights."""
+def test_published_weights_compute_the_same_as_the_trained_adapters(tiny_model):
+    """The learner's forward pass with adapters against a plain model with the published weights."""
     made = trainer(tiny_model, *LORA, "learner.lora.targets=['v_proj', 'down_proj']")
     made.step(share(batch_of_groups("ab"), 1), IMAGES)
     plain = load_model(tiny_model, "float32")

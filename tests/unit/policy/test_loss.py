@@ -1,3 +1,7 @@
+"""Policy loss: ratios, clip bounds, cap, normalisation and KL term, against closed forms."""
+
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -55,9 +59,9 @@ def test_at_ratio_one_it_is_the_plain_policy_gradient():
         (1.5, -1.0, True),
     ],
 )
-def test_the_clip_bounds_bind_on_their_side_only(ratio, advantage, moves):
-    """Bounds 1 - 0.2 and 1 + 0.28: a token that has moved far enough in its advantage's direction
-    moves no more."""
+def test_each_clip_bound_binds_on_one_side_only(ratio, advantage, moves):
+    """Bounds 1 - 0.2 and 1 + 0.28: past the bound in its advantage's direction a token has no
+    gradient."""
     loss, grad, sums = gradient(make(math.log(ratio), (advantage,), (1,)), normalizer=whole((1,)))
     assert bool(grad.abs().sum() > 0) is moves
     bound = ratio if moves else min(max(ratio, 0.8), 1.28)
@@ -76,7 +80,7 @@ def test_the_importance_cap_bounds_a_negative_advantage():
     assert sums["mismatch_kl"] == pytest.approx(50.0 - math.log(50.0) - 1.0, rel=1e-4), "the metric is not capped"
 
 
-def test_each_normalisation_divides_by_what_it_says():
+def test_each_normalisation_divides_by_its_own_count():
     ones = {"advantages": (-1.0, -1.0, -1.0)}  # at ratio 1 each token then adds exactly 1
     values = {n: gradient(make(**ones), LossConfig(normalization=n))[0] for n in NORMALIZATIONS}
     assert values == pytest.approx({"sequence": 1.0, "token": 1.0, "constant": 8 / 30})
@@ -132,7 +136,7 @@ def test_kl_is_zero_at_the_reference_and_grows_away_from_it():
         assert torch.all(torch.sign(away_gradient - plain_gradient) == -math.copysign(1.0, difference))
 
 
-def test_without_beta_the_reference_is_not_looked_at():
+def test_without_beta_the_reference_is_ignored():
     loss, _, sums = gradient(make(reference=1.0), LossConfig(kl_beta=0.0))
     assert loss == pytest.approx(gradient(make())[0])
     assert sums["kl"] == 0.0

@@ -1,3 +1,7 @@
+"""PolicyProcessor: its inputs equal those of the full transformers processor."""
+
+from __future__ import annotations
+
 import shutil
 
 import numpy as np
@@ -18,7 +22,7 @@ SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_prepared_equals_the_full_processor(processor, size):
+def test_prepared_inputs_equal_those_of_the_full_processor(processor, size):
     image = make_image(*size)
     full = processor.processor(text=[processor.prompt], images=[image], return_tensors="np")
     prepared = processor.prepare(image)
@@ -29,7 +33,7 @@ def test_what_is_prepared_equals_the_full_processor(processor, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_pads_are_as_many_as_features(processor, tiny_model, size):
+def test_there_are_as_many_pads_as_features(processor, tiny_model, size):
     prepared = processor.prepare(make_image(*size))
     with torch.no_grad():
         features = load_model(tiny_model, "float32").model.get_image_features(
@@ -39,7 +43,7 @@ def test_pads_are_as_many_as_features(processor, tiny_model, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_patches_are_those_of_the_image_processor(processor, size):
+def test_encoded_patches_equal_those_of_the_image_processor(processor, size):
     pixels = np.random.default_rng(sum(size)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     full = processor.processor.image_processor(

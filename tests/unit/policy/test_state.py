@@ -1,4 +1,4 @@
-"""A training state, saved and taken over in a world of one."""
+"""Training state: saved and loaded in a world of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("settings", [("learner.zero_stage=0",), ("learner.zero_stage=2",), ("learner.lora.rank=4",)])
 @pytest.mark.parametrize("way", ["files", "bytes"])
-def test_a_state_goes_on_exactly_where_it_was_saved(tiny_model, tmp_path, settings, way):
+def test_training_continues_exactly_from_a_saved_state(tiny_model, tmp_path, settings, way):
     made = trainer(tiny_model, *LINEAR, *settings)
     steps(made, 2)
     if way == "files":
@@ -54,7 +54,7 @@ def test_saving_changes_nothing(tiny_model):
     assert same(plain, saved)
 
 
-def test_a_converted_state_goes_on_where_it_was_saved(tiny_model, tmp_path):
+def test_training_continues_from_a_converted_state(tiny_model, tmp_path):
     made = trainer(tiny_model, *LINEAR)
     steps(made, 2)
     made.save_state(tmp_path / "saved")

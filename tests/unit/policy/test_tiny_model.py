@@ -1,3 +1,7 @@
+"""Tiny model: the same bytes for the same arguments, its size and its tokenizer."""
+
+from __future__ import annotations
+
 import hashlib
 
 import pytest

@@ -1,4 +1,4 @@
-"""Learner and cold start under DeepSpeed, in a world of one process."""
+"""PolicyTrainer and SupervisedTrainer under DeepSpeed, in a world of one process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def weights(made):
 
 
 def update(made, *shares):
-    """What steps on `shares` change, as one vector, and the metrics of the last."""
+    """The change of the weights over steps on `shares`, as one vector, and the last metrics."""
     before = weights(made)
     for one in shares:
         metrics = made.step(one, IMAGES)
@@ -63,7 +63,7 @@ def update(made, *shares):
 
 
 @pytest.mark.parametrize("zero", [0, 2])
-def test_micro_batches_change_nothing_and_the_gradient_is_the_losss(tiny_model, zero):
+def test_micro_batches_change_nothing_and_the_loss_is_that_of_plain_autograd(tiny_model, zero):
     groups = batch_of_groups()
     whole, one = update(trainer(tiny_model, f"learner.zero_stage={zero}"), share(groups, 1))
     parts, two = update(trainer(tiny_model, f"learner.zero_stage={zero}"), share(groups, 2))
@@ -73,7 +73,7 @@ def test_micro_batches_change_nothing_and_the_gradient_is_the_losss(tiny_model, 
     assert two == pytest.approx(one, rel=1e-4)
     loss, norm = plain_loss(tiny_model, groups)
     assert one["loss"] == pytest.approx(loss, rel=1e-4)
-    if zero == 0:  # DeepSpeed does not tell the norm there
+    if zero == 0:  # DeepSpeed has no norm there
         assert "grad_norm" not in one
     else:  # Adam hides a wrong scale of the gradient, its norm does not
         assert one["grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -134,7 +134,7 @@ def test_truncated_completions_can_be_masked(tiny_model):
     assert moved.any()
 
 
-def test_kl_is_measured_from_where_training_began(tiny_model):
+def test_kl_is_measured_from_the_start_of_training(tiny_model):
     made = trainer(tiny_model, "rapo.loss.kl_beta=0.1")
     groups = batch_of_groups("ab")
     assert made.step(share(groups, 1), IMAGES)["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -142,7 +142,7 @@ def test_kl_is_measured_from_where_training_began(tiny_model):
     assert made.version == 2
 
 
-def test_what_is_published_is_what_was_trained(tiny_model):
+def test_published_weights_are_the_trained_ones(tiny_model):
     made = trainer(tiny_model, "learner.chunk_mib=1")
     made.step(share(batch_of_groups("a"), 1), IMAGES)
     *chunks, manifest = made.publish(1)
@@ -198,11 +198,11 @@ def test_small_sets_are_read_once_and_then_reshuffled():
             yield iter(examples(6))
 
     stream = endless(epochs(), 2, 2**20, seed=0)
-    drawn = [int(e.target[0]) for _ in range(9) for e in next(stream)]
+    read = [int(e.target[0]) for _ in range(9) for e in next(stream)]
     assert len(passes) == 1
-    assert drawn[:6] == list(range(6))
-    assert sorted(drawn[6:12]) == sorted(drawn[12:18]) == list(range(6))
-    assert drawn[6:12] != drawn[12:18]
+    assert read[:6] == list(range(6))
+    assert sorted(read[6:12]) == sorted(read[12:18]) == list(range(6))
+    assert read[6:12] != read[12:18]
 
 
 def test_large_sets_are_read_again_and_batches_span_passes():
@@ -214,6 +214,6 @@ def test_large_sets_are_read_again_and_batches_span_passes():
             yield iter(examples(5, size=1000))
 
     stream = endless(epochs(), 3, 6000, seed=0)
-    drawn = [int(e.target[0]) for _ in range(5) for e in next(stream)]
-    assert drawn == list(range(5)) * 3
+    read = [int(e.target[0]) for _ in range(5) for e in next(stream)]
+    assert read == list(range(5)) * 3
     assert len(passes) == 3

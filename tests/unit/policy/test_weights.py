@@ -1,3 +1,7 @@
+"""Weights: packing and unpacking bit for bit, without copies, with every damage found."""
+
+from __future__ import annotations
+
 import weakref
 
 import numpy as np
@@ -22,7 +26,7 @@ def packed(chunk_bytes=512, **kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
 @pytest.mark.parametrize("chunk_bytes", [1, 64, 300, 512, 1500, 2**20])
-def test_what_is_packed_unpacks_bit_for_bit(dtype, chunk_bytes):
+def test_packed_tensors_unpack_bit_for_bit(dtype, chunk_bytes):
     wanted = tensors(dtype)
     chunks, manifest = packed(chunk_bytes, dtype=dtype)
     got = dict(unpack(manifest, chunks))
@@ -62,7 +66,7 @@ def test_tensors_can_be_written_without_touching_the_chunks():
         np.testing.assert_array_equal(part, old)
 
 
-def test_views_are_the_chunks_own_memory_but_for_the_last_of_each():
+def test_views_share_the_chunks_memory_except_the_last_of_each():
     chunks, manifest = packed()
     last = {spec.chunk: spec.name for spec in manifest.tensors}
     for spec, (name, tensor) in zip(manifest.tensors, unpack(manifest, chunks, views=True), strict=True):
@@ -70,7 +74,7 @@ def test_views_are_the_chunks_own_memory_but_for_the_last_of_each():
         assert shared == (last[spec.chunk] != name)
 
 
-def test_what_is_packed_is_not_copied():
+def test_packing_copies_nothing():
     wanted = tensors()
     *chunks, manifest = pack(wanted.items(), 0, 512)
     for spec in manifest.tensors:
@@ -78,7 +82,7 @@ def test_what_is_packed_is_not_copied():
 
 
 @pytest.mark.parametrize("views", [False, True])
-def test_a_chunk_is_let_go_of_before_the_next_is_fetched(views):
+def test_a_chunk_is_released_before_the_next_is_fetched(views):
     *wanted, manifest = pack(tensors().items(), 7, 512)
     assert len(wanted) == 3
     alive = set()
@@ -107,7 +111,7 @@ def test_a_flipped_bit_is_found_in_every_tensor(index):
         list(unpack(manifest, chunks))
 
 
-def test_nothing_is_handed_out_after_damage():
+def test_nothing_is_yielded_after_damage():
     chunks, manifest = packed(2**20)
     chunks[0][2][0] ^= 1
     stream = unpack(manifest, chunks)
