@@ -1,9 +1,8 @@
-"""How well predictions agree with human scores: PLCC, SRCC, KRCC, MAE, parse rate, with bootstrap
-intervals.
+"""Metrics: the agreement of predictions with human scores, with bootstrap intervals.
 
-PLCC is taken on the scores as they are, without fitting a logistic curve first. A value that is not
-defined (fewer than three valid predictions, or a constant side) is None, never NaN, so that every
-result is valid JSON.
+- PLCC is taken on the scores as they are, without fitting a logistic curve first.
+- An undefined value (fewer than three valid predictions, or a constant side) is None, never NaN, so
+  that every result is valid JSON.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from rapo.arrays import Floats
 from rapo.errors import DataError
 from rapo.records import Prediction
-
-Floats = NDArray[np.float64]
 
 #: Coverage of the bootstrap's percentile intervals.
 CONFIDENCE = 0.95
 
-#: Correlations of fewer points say nothing.
+#: A correlation of fewer points is not defined.
 MIN_POINTS = 3
 
-# Scores lie in [0, 1]: what differs by less than this differs by rounding only, and counts as
+# Scores lie in [0, 1]: values that differ by less than this differ by rounding only, and count as
 # constant.
 _ROUNDING = 1e-12
 
@@ -37,13 +35,35 @@ _ROUNDING = 1e-12
 _BLOCK_ELEMENTS = 1 << 20
 
 
-def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """All metrics of a set of predictions, as plain values that JSON holds.
+class Evaluation(TypedDict):
+    """The metrics of a set of predictions, as plain values that JSON holds.
 
-    Correlations, errors and spreads (population sd) are over the valid predictions; `parse_rate` is
-    their share of all `n`, `invalid` counts the rest by reason. `bias` is the mean of prediction
-    minus target. `srcc_interval` and `plcc_interval` are seeded 95 % percentile intervals of
-    `bootstrap` resamples, or None. Raises `DataError` if a prediction has no target.
+    Correlations, errors and spreads (population sd) are over the valid predictions. `parse_rate` is
+    their share of all `n`; `invalid` counts the others by reason. `bias` is the mean of prediction
+    minus target. The intervals are `[low, high]` of 95 %.
+    """
+
+    srcc: float | None
+    plcc: float | None
+    krcc: float | None
+    mae: float | None
+    rmse: float | None
+    bias: float | None
+    predicted_sd: float | None
+    target_sd: float | None
+    parse_rate: float | None
+    n: int
+    n_valid: int
+    invalid: dict[str, int]
+    srcc_interval: list[float] | None
+    plcc_interval: list[float] | None
+
+
+def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> Evaluation:
+    """All metrics of a set of predictions.
+
+    The intervals are percentile intervals of `bootstrap` resamples, seeded by `seed`; they are None
+    with `bootstrap` 0. Raises `DataError` if a prediction has no target.
     """
     scores, targets = [], []
     invalid: Counter[str] = Counter()
@@ -58,7 +78,7 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
     x, y = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     n, n_valid = len(predictions), len(scores)
     error = x - y
-    rng = np.random.default_rng(seed)
+    srcc_interval, plcc_interval = _intervals(x, y, bootstrap, np.random.default_rng(seed))
     return {
         "srcc": srcc(x, y),
         "plcc": plcc(x, y),
@@ -72,7 +92,8 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
         "n": n,
         "n_valid": n_valid,
         "invalid": dict(sorted(invalid.items())),
-        **_intervals(x, y, bootstrap, rng),
+        "srcc_interval": srcc_interval,
+        "plcc_interval": plcc_interval,
     }
 
 
@@ -105,28 +126,31 @@ def _defined(x: Floats, y: Floats) -> bool:
     return x.size >= MIN_POINTS and bool(np.ptp(x) > _ROUNDING) and bool(np.ptp(y) > _ROUNDING)
 
 
-def _intervals(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -> dict[str, list[float] | None]:
+def _intervals(
+    x: Floats, y: Floats, resamples: int, rng: np.random.Generator
+) -> tuple[list[float] | None, list[float] | None]:
+    """The bootstrap intervals of SRCC and PLCC of two `(n,)` arrays."""
     if not resamples or not _defined(x, y):
-        return {"srcc_interval": None, "plcc_interval": None}
+        return None, None
     n = x.size
     rows = max(1, _BLOCK_ELEMENTS // n)
     rank_x, rank_y = _Ranker(x), _Ranker(y)
-    # Correlation does not change under shift and scale; standardised values keep the sums below
+    # Correlation does not change under shift and scale; with standardised values the sums below are
     # well conditioned.
     zx, zy = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     plccs, srccs = [], []
     for start in range(0, resamples, rows):
         block = min(rows, resamples - start)
-        drawn = rng.integers(0, n, (block, n)) + np.arange(block)[:, None] * n
-        counts = np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
+        sampled = rng.integers(0, n, (block, n)) + np.arange(block)[:, None] * n
+        counts = np.bincount(sampled.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
         plccs.append(_weighted_correlation(zx, zy, counts))
         srccs.append(_weighted_correlation(rank_x(counts), rank_y(counts), counts))
-    return {"srcc_interval": _percentiles(srccs), "plcc_interval": _percentiles(plccs)}
+    return _percentiles(srccs), _percentiles(plccs)
 
 
 class _Ranker:
-    """Mean ranks within resamples given as counts per point, from one sort of the original
-    values."""
+    """Mean ranks within resamples, which are given as counts per point, from one sort of `values`
+    `(n,)`."""
 
     def __init__(self, values: Floats) -> None:
         _, self._tie = np.unique(values, return_inverse=True)
@@ -143,8 +167,8 @@ class _Ranker:
 
 
 def _weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson's correlation under each row of `(rows, n)` weights, x and y `(n,)` or `(rows, n)`;
-    NaN if constant."""
+    """Pearson's correlation `(rows,)` under each row of `weights` `(rows, n)`; x and y are `(n,)`
+    or `(rows, n)`. It is NaN where a side is constant."""
     total = weights.sum(axis=1, keepdims=True)
     x = x - (weights * x).sum(axis=1, keepdims=True) / total
     y = y - (weights * y).sum(axis=1, keepdims=True) / total
@@ -155,7 +179,7 @@ def _weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 def _percentiles(blocks: list[Floats]) -> list[float] | None:
     values = np.concatenate(blocks)
-    values = values[np.isfinite(values)]  # a resample may happen to be constant
+    values = values[np.isfinite(values)]  # a resample may be constant
     if not values.size:
         return None
     tail = (1.0 - CONFIDENCE) / 2.0

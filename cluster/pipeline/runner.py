@@ -206,7 +206,7 @@ class Pipeline:
             fleet.load_folder(model, version)
             records = self._records().split("test")
             results[name] = evaluate_model(self._config, fleet, records, name, self._folder / "evaluate")
-            handle.update(**{f"{name}_srcc": results[name]["srcc"]})
+            handle.update(None, **{f"{name}_srcc": results[name]["srcc"]})
         return {}
 
     def _export(self, handle: StageHandle) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Metrics against SciPy, their undefined cases, and the bootstrap."""
+"""Metrics: against SciPy, in their undefined cases, and with the bootstrap."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_intervals_are_seeded_and_cover_the_value():
 def test_intervals_equal_resampling_one_by_one(monkeypatch):
     x, y = sample(40, seed=3)
     rng = np.random.default_rng(7)
-    drawn = [rng.integers(0, 40, (1, 40))[0] for _ in range(200)]
-    pick = [(np.take(x, rows), np.take(y, rows)) for rows in drawn]
+    resamples = [rng.integers(0, 40, (1, 40))[0] for _ in range(200)]
+    pick = [(np.take(x, rows), np.take(y, rows)) for rows in resamples]
     srccs = [stats.spearmanr(a, b).statistic for a, b in pick]
     plccs = [stats.pearsonr(a, b).statistic for a, b in pick]
     monkeypatch.setattr(rapo.metrics, "_BLOCK_ELEMENTS", 1)

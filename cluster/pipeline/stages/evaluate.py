@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.files.atomic import write_json
 from cluster.files.parquet import write_parquet
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
-from rapo.metrics import evaluate_predictions
+from rapo.metrics import Evaluation, evaluate_predictions
 from rapo.records import ImageRecord
 
 
-def evaluate_model(
-    config: Config, fleet: Fleet, records: Sequence[ImageRecord], name: str, out: Path
-) -> dict[str, Any]:
+def evaluate_model(config: Config, fleet: Fleet, records: Sequence[ImageRecord], name: str, out: Path) -> Evaluation:
     """Measure what the fleet holds; writes `out/<name>.json` and `out/<name>.parquet`."""
     picked = list(records)[: config.evaluate.max_images]
     predictions = fleet.predictions(picked)
