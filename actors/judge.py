@@ -38,6 +38,6 @@ class Judge:
             return False, "image", problem or ""
         image = decode_image(read_image_file(Path(path), self._config.image), self._config.image)
         verdict = judge_critique(
-            Critique(uid, critique, "teacher"), measure(np.asarray(image)), score, self._config.aescot.judge.tolerance
+            Critique(uid, critique), measure(np.asarray(image)), score, self._config.aescot.judge.tolerance
         )
         return verdict.keep, verdict.reason, verdict.detail

@@ -1,7 +1,8 @@
-"""One error family. Every message names the input at fault and says what to do about it.
+"""Errors: the errors that a user can act on.
 
-A `RapoError` is the user's to fix: the command line prints it without a traceback and exits with
-code 2. Anything else that escapes is a defect of ours and keeps its traceback.
+- Every message names the input at fault and says what to do about it.
+- The command line prints a `RapoError` without a traceback and exits with code 2. Any other error
+  is a defect of rapo and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class ConfigError(RapoError):
 
 
 class DataError(RapoError):
-    """The data set is missing, empty, or holds values outside what was declared."""
+    """The data set is missing, empty, or holds values outside the declared range."""
 
 
 class ImageError(RapoError):
@@ -51,9 +52,11 @@ class WeightError(RapoError):
 
 
 class RoleError(RapoError):
-    """A remote role failed or timed out. The message names role, node, cause and log; `kind` is a
-    word for counting, such as died, hung, late, node lost, out of memory, data lost (what the role
-    was given could not be had) or failed."""
+    """A remote role failed or timed out. The message names role, node, cause and log.
+
+    `kind` is a word for counting: died, hung, late, node lost, out of memory, data lost (an object
+    that the role needs is gone), failed and the like.
+    """
 
     def __init__(self, message: str, *, kind: str = "failed") -> None:
         super().__init__(message)

@@ -1,12 +1,12 @@
-"""The typed rows that cross every boundary.
+"""Records: the typed rows that cross the boundaries of processes.
 
-Frozen dataclasses of NumPy arrays, bytes and plain values; never torch tensors or PIL images, so
-that every process can unpickle them without torch and Ray can map the arrays without a copy.
+They are frozen dataclasses of NumPy arrays, bytes and plain values, never of torch tensors or PIL
+images: every process can unpickle them without torch, and Ray maps the arrays without a copy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "validation", "test"]
 
-#: The paper's five dimensions of an aesthetic critique (its Table 5), in the order in which
-#: critiques name them.
+#: The five dimensions of an aesthetic critique (Aes-R1, arXiv 2509.21871, Table 5), in the order of
+#: the critiques.
 DIMENSIONS: tuple[str, ...] = ("light and shadow", "mood and narrative", "composition", "color", "exposure")
 
 
@@ -25,8 +25,8 @@ class ImageRecord:
     """One image with its human score.
 
     `score` and `std` are on the normalised scale [0, 1]; `native_score` is on `native_range`.
-    Exactly one of `path` and `data` (encoded bytes) is set. `votes[i]` is the count of raters who
-    gave the i-th value of the scale.
+    Exactly one of `path` and `data` (encoded bytes) is set. `votes[i]` counts the votes for the
+    i-th value of the scale.
     """
 
     uid: str
@@ -43,19 +43,17 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Critique:
-    """What a teacher wrote about an image. `text` is the rationale without tags and without the
+    """A teacher's critique of an image. `text` is the rationale, without tags and without the
     score."""
 
     uid: str
     text: str
-    teacher: str
-    levels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's decision on one critique; `reason` is None where it is kept, else leak, misaligned
-    or factual."""
+    """A judge's decision on one critique. `reason` is leak, misaligned or factual, or None where
+    the critique is kept; `detail` quotes the fault."""
 
     uid: str
     keep: bool
@@ -65,12 +63,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """K completions for one image. Atomic: used whole or refilled whole.
+    """K completions of one image. A group is atomic: it is used whole or sampled again whole.
 
-    `token_ids[k]` (int32) and `logprobs[k]` (float32) have the length of completion k, the stop
-    token included; the log-probs are those of the sampler, after temperature and token mask.
-    `weight_version` is that of the oldest token; `token_versions[k]` (int32) has each token's, None
-    where all are from `weight_version`.
+    `token_ids[k]` and `logprobs[k]` have the length of completion k, the stop token included. The
+    log-probs are the sampler's, after temperature and token mask. `weight_version` is that of the
+    oldest token. `token_versions[k]` holds each token's version; it is None where all are
+    `weight_version`. `target` and `target_std` are the human score and its spread in [0, 1].
     """
 
     uid: str
@@ -90,8 +88,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with what the reward actor made of it; arrays are `(K,)`, `scores` holds NaN where
-    invalid."""
+    """A group with its scores (NaN where invalid), rewards and advantages, arrays `(K,)`."""
 
     group: Group
     scores: NDArray[np.float64]
@@ -101,8 +98,8 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Where one tensor lies inside the chunks of a weight version (`place` in `chunk`), and what it
-    must hash to."""
+    """The place of one tensor in the chunks of a weight version (`place` in `chunk`), and the
+    checksum of its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -116,7 +113,7 @@ class TensorSpec:
 @dataclass(frozen=True, slots=True)
 class WeightManifest:
     """An immutable weight version: every tensor with its shape, dtype, place and checksum
-    (xxh3-128)."""
+    (xxh3-128), and the number of chunks."""
 
     version: int
     tensors: tuple[TensorSpec, ...]
@@ -124,12 +121,13 @@ class WeightManifest:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer for one image. `score` is None where the completion was invalid, with the
+    """A model's score of one image in [0, 1]; None where the completion is invalid, with the
     `reason`."""
 
     uid: str

@@ -19,8 +19,6 @@ from rapo.records import DIMENSIONS, Critique
 #: The judgements of a critique, from worst to best; level i covers the values from i/5 to (i+1)/5.
 LEVELS: tuple[str, ...] = ("poor", "weak", "fair", "good", "superb")
 
-TEACHER = "measured"
-
 _CLAUSES: dict[str, tuple[str, ...]] = {
     "light and shadow": (
         "poor light, flat",
@@ -118,7 +116,7 @@ def write_critique(
             name = DIMENSIONS[rng.integers(len(DIMENSIONS))]
             levels[name] = _far_from(level_of(measured[name]), rng)
     clauses = [_CLAUSES[name][levels[name]] for name in DIMENSIONS] + [_OVERALL[overall] + closing]
-    return Critique(uid, "; ".join(clauses) + ".", TEACHER, {name: LEVELS[i] for name, i in levels.items()})
+    return Critique(uid, "; ".join(clauses) + ".")
 
 
 def parse_levels(text: str) -> dict[str, int]:
