@@ -1,1 +1,1 @@
-"""Algorithm: RAPO without any framework: rewards, batches, alerts."""
+"""Algorithm: RAPO's rewards, batches and alerts, without any framework."""

@@ -1,9 +1,10 @@
-"""Early warnings of a RAPO run that goes wrong, from the rows of metrics.jsonl as they are made.
+"""TrainingAlerts: early warnings of a RAPO run that goes wrong, from the rows of metrics.jsonl.
 
-A kind of finding is raised once when it begins, and again only after it has recovered in between.
-What is missing or not finite is left out of every judgement; a figure of the learner that is not
-finite is a finding of its own. Rows count in ascending steps: one whose step is not above the last
-(a resumed run repeats some) is passed over.
+- An alert of a kind is raised once when the trouble begins, and again only after it has recovered.
+- Missing and non-finite values are left out of every judgement. A figure of the learner that is not
+  finite is an alert of its own.
+- Rows count in ascending steps: a row whose step is not above the last one is ignored, because a
+  resumed run repeats some.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ Kind = Literal[
     "not_finite", "entropy_collapse", "parse_loss", "mismatch", "no_signal", "reward_up_srcc_down", "srcc_below_best"
 ]
 
-#: The policy itself is broken, and further steps do not mend it; `on_collapse = "stop"` makes these
-#: fatal.
+#: The policy itself is broken, and further steps do not repair it. `on_collapse = "stop"` makes
+#: these fatal.
 COLLAPSE: frozenset[Kind] = frozenset({"not_finite", "entropy_collapse", "parse_loss"})
 
-#: What the learner computes from its weights; none of it is ever NaN or infinite in a sound run.
+#: The learner's figures, none of which is ever NaN or infinite in a sound run.
 _LEARNER = ("loss", "grad_norm", "entropy", "kl", "mismatch_kl")
-#: A disagreement of sampler and learner shows in every step; one batch above the bound may be a few
-#: odd tokens.
+#: A disagreement of sampler and learner shows in every step. A single batch above the bound may be
+#: due to a few tokens.
 _MISMATCH_STEPS = 3
-#: A level counts as recovered only this far inside its bound, so that one that hovers there is not
-#: reported again and again.
+#: A level counts as recovered only this far inside its bound, so that a level that stays near the
+#: bound is reported once.
 _ENTROPY_RECOVERED, _DROP_RECOVERED = 1.25, 0.5
-#: Standard errors by which the mean reward must rise to count as risen.
+#: The mean reward has risen if it rose by more than this many standard errors.
 _REWARD_ERRORS = 2.0
 #: A median or a standard deviation of fewer rows says nothing.
 _MIN_ROWS = 3
@@ -45,10 +46,10 @@ _MIN_IMAGES = 3
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that goes wrong from `step` on. `values` are the figures that `text` is about, by
-    name.
+    """A problem of the run from `step` on.
 
-    `fatal`: under the run's configuration the loop is to end after this step.
+    `text` says what it is and what to do, `values` holds its figures by name. `fatal`: the run's
+    configuration ends the training after this step.
     """
 
     step: int
@@ -57,14 +58,13 @@ class Alert:
     values: dict[str, float]
     fatal: bool = False
 
-    def row(self) -> dict[str, Any]:
-        """The line of findings.jsonl."""
+    def row(self) -> dict[str, object]:
+        """The alert's line in findings.jsonl."""
         return dataclasses.asdict(self)
 
 
 class TrainingAlerts:
-    """Is given each training row and each validation result, and returns the findings that newly
-    arise."""
+    """Turns each training row and each validation result into the alerts that begin with it."""
 
     def __init__(self, config: WatchConfig = WatchConfig()) -> None:
         self._config = config
@@ -81,8 +81,8 @@ class TrainingAlerts:
         self._last: tuple[float, float] | None = None
         self._levels: list[_Level] = []
 
-    def step(self, row: Mapping[str, Any]) -> list[Alert]:
-        """Findings that begin with a training row; `row` needs `step`, and every other key may be
+    def step(self, row: Mapping[str, object]) -> list[Alert]:
+        """The alerts that begin with a training row. `row` needs `step`; every other key may be
         missing."""
         step = _number(row.get("step"))
         if not self._config.enabled or step is None or step <= self._step:
@@ -97,14 +97,14 @@ class TrainingAlerts:
             self._mismatched(_number(row.get("mismatch_kl")), _number(row.get("staleness_mean"))),
             self._no_signal(_number(row.get("zero_spread"))),
         ]
-        return [finding for finding in found if finding is not None]
+        return [alert for alert in found if alert is not None]
 
-    def validation(self, step: float, result: Mapping[str, Any]) -> list[Alert]:
-        """Findings that begin with a validation after `step` steps; give the training row of that
+    def validation(self, step: float, result: Mapping[str, object]) -> list[Alert]:
+        """The alerts that begin with a validation after `step` steps. Pass the training row of that
         step first.
 
-        Read are `srcc` and `n_valid`, or else `n`, the number of images behind it. Without both it
-        is passed over.
+        It reads `srcc` and the number of images, `n_valid` or else `n`. A result without both is
+        ignored.
         """
         at, srcc, images = _number(step), _number(result.get("srcc")), _number(result.get("n_valid", result.get("n")))
         if not self._config.enabled or at is None or at <= self._validated:
@@ -113,15 +113,15 @@ class TrainingAlerts:
         if srcc is None or abs(srcc) > 1.0 or images is None or images <= _MIN_IMAGES:
             return []
         before, self._last = self._last, (srcc, images)
-        # Levels are means of two validations: a single low one is noise more often than not. The
-        # first of all, of the cold start, stands for itself: in a mean with a second one that has
-        # broken down it would be lost.
+        # A level is the mean of two validations, because a single low one is mostly noise. The
+        # first one, of the cold start, is a level of its own: in a mean with a second one that
+        # broke down it would be lost.
         level = srcc if before is None else (before[0] + srcc) / 2.0
         error = srcc_standard_error(level, images if before is None else min(before[1], images))
         error /= 1.0 if before is None else math.sqrt(2.0)
         self._levels.append(_Level(at, level, error, *_mean_and_error(self._rewards)))
-        finding = self._srcc_down()
-        return [] if finding is None else [finding]
+        alert = self._srcc_down()
+        return [] if alert is None else [alert]
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> list[Alert]:
         """Take in the lines of a metrics.jsonl, of training and validation alike, in their order.
@@ -140,14 +140,13 @@ class TrainingAlerts:
             found += self.validation(row.get("step", math.nan), result)
         return found
 
-    def _not_finite(self, row: Mapping[str, Any]) -> Alert | None:
-        # A key that is there without a number counts, as NaN becomes null in a file; one that is
-        # absent does not.
+    def _not_finite(self, row: Mapping[str, object]) -> Alert | None:
+        # A key without a number counts, because NaN becomes null in a file. An absent key does not.
         bad = [key for key in _LEARNER if key in row and _number(row[key]) is None]
         self._finite_steps = 0 if bad else self._finite_steps + 1
         if not self._begins("not_finite", bool(bad), self._finite_steps >= self._config.window):
             return None
-        return self._finding(
+        return self._alert(
             "not_finite",
             f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not a finite number. The weights are usually lost "
             "from here on. Start again from the last good checkpoint with a lower rapo.learning_rate or a longer "
@@ -166,7 +165,7 @@ class TrainingAlerts:
         if not self._begins("entropy_collapse", level < bound, level > _ENTROPY_RECOVERED * bound):
             return None
         before = f"; it was {start:.3g} at the start, and" if start else ", and"
-        return self._finding(
+        return self._alert(
             "entropy_collapse",
             f"The policy's entropy is {level:.3g} nats per token (median of {len(self._entropy)} steps)"
             f"{before} the bound is {bound:.3g}. Completions of a group become "
@@ -185,7 +184,7 @@ class TrainingAlerts:
         if not self._begins("parse_loss", drop > allowed or level < floor, recovered):
             return None
         than = f"against {self._parse_best:.1%} at best" if drop > allowed else f"fewer than {floor:.0%}"
-        return self._finding(
+        return self._alert(
             "parse_loss",
             f"{level:.1%} of the completions parse (median of {len(self._parsed)} steps), {than}. The policy forgets the "
             "form of an answer, or its answers grow too long. See which invalid/<reason> rose in metrics.jsonl: for "
@@ -206,7 +205,7 @@ class TrainingAlerts:
             if staleness
             else ""
         )
-        return self._finding(
+        return self._alert(
             "mismatch",
             f"KL(sampler || learner) is {value:.2e} nats per token, above {bound:.0e} in {_MISMATCH_STEPS} steps in a "
             "row. The gradient is then of another policy than the one that was sampled, and the correction for it is "
@@ -219,11 +218,11 @@ class TrainingAlerts:
         if value is None:
             return None
         self._flat.append(value)
-        # The share is compared as "not below", so that 1.0 can be asked for.
+        # The comparison is "not below", so that a bound of 1.0 works.
         bound = math.nextafter(self._config.zero_spread, -math.inf)
         if not self._begins("no_signal", *_all_above(self._flat, bound)):
             return None
-        return self._finding(
+        return self._alert(
             "no_signal",
             f"In {value:.1%} of the groups all completions earn the same, and it was {self._config.zero_spread:.0%} or "
             f"more in {len(self._flat)} steps in a row. Such groups have no advantage and teach nothing. See whether "
@@ -233,13 +232,12 @@ class TrainingAlerts:
         )
 
     def _srcc_down(self) -> Alert | None:
-        """One finding at most: that the reward rose meanwhile says more than that the SRCC is
-        low."""
-        now, earlier = self._levels[-1], self._levels[:-2]  # the level just before shares a validation with this one
+        """One alert at most: a reward that rose meanwhile says more than a low SRCC alone."""
+        now, earlier = self._levels[-1], self._levels[:-2]  # the level before shares a validation with this one
         if not earlier:
             return None
-        # Compared is the level from which the fall is clearest: of two equal ones, that with the
-        # smaller error.
+        # The comparison is with the level from which the fall is clearest: of two equal levels,
+        # with the one of the smaller error.
         best = max(earlier, key=lambda level: self._drop(level, now))
         apart = [level for level in earlier if level.step <= now.step - self._config.srcc_apart]
         start = max(apart, key=lambda level: self._drop(level, now), default=None)
@@ -249,7 +247,7 @@ class TrainingAlerts:
             assert start is not None
             assert start.reward is not None
             assert now.reward is not None
-            return self._finding(
+            return self._alert(
                 "reward_up_srcc_down",
                 f"From step {start.step:.0f} on, the training reward rose from {start.reward:.4g} to {now.reward:.4g} "
                 f"while the validation SRCC fell from {start.srcc:.3f} to {now.srcc:.3f} over the last two; "
@@ -262,7 +260,7 @@ class TrainingAlerts:
             )
         silent = "reward_up_srcc_down" in self._active
         if self._begins("srcc_below_best", self._drop(best, now) > 1.0 and not silent, recovered):
-            return self._finding(
+            return self._alert(
                 "srcc_below_best",
                 f"The validation SRCC is {now.srcc:.3f} over the last two, against {best.srcc:.3f} at step "
                 f"{best.step:.0f}; noise explains {self._allowed(best, now):.3f}. The updates no longer help and do "
@@ -274,11 +272,11 @@ class TrainingAlerts:
         return None
 
     def _allowed(self, a: _Level, b: _Level) -> float:
-        """How far two levels may lie apart."""
+        """The difference of two levels that noise explains."""
         return self._config.srcc_errors * math.hypot(a.error, b.error)
 
     def _drop(self, a: _Level, b: _Level) -> float:
-        """The fall from `a` to `b` as a multiple of what is allowed."""
+        """The fall from `a` to `b` as a multiple of the allowed one."""
         fall, allowed = a.srcc - b.srcc, self._allowed(a, b)
         return fall / allowed if allowed > 0.0 else math.copysign(math.inf, fall) if fall else 0.0
 
@@ -286,8 +284,7 @@ class TrainingAlerts:
         return {"srcc": b.srcc, "srcc_before": a.srcc, "step_before": a.step, "allowed": self._allowed(a, b)}
 
     def _begins(self, kind: Kind, bad: bool, recovered: bool) -> bool:
-        """Whether `kind` begins now. While it lasts it is active; it ends when it has
-        `recovered`."""
+        """Whether `kind` begins now. It then is active until it has `recovered`."""
         if kind in self._active:
             if recovered:
                 self._active.discard(kind)
@@ -296,7 +293,7 @@ class TrainingAlerts:
             self._active.add(kind)
         return bad
 
-    def _finding(self, kind: Kind, text: str, values: dict[str, float], *, step: float | None = None) -> Alert:
+    def _alert(self, kind: Kind, text: str, values: dict[str, float], *, step: float | None = None) -> Alert:
         fatal = self._config.on_collapse == "stop" and kind in COLLAPSE
         return Alert(int(self._step if step is None else step), kind, text, values, fatal)
 
@@ -305,10 +302,10 @@ def srcc_standard_error(srcc: float, images: float) -> float:
     """Standard error of a Spearman correlation over `images` > 3 pairs.
 
     Bonett and Wright, Psychometrika 65 (2000) 23-28, doi:10.1007/BF02294183: atanh(r) has a
-    variance of (1 + r^2 / 2) / (n - 3), which the slope 1 - r^2 of tanh takes back to r. The
-    shorter (1 - r^2) / sqrt(n - 1) is a tenth too small at .8. It is of samples of images; where
-    the images stay the same from one validation to the next, as they do here, differences vary
-    less, so that a bound made of it is on the safe side.
+    variance of (1 + r^2 / 2) / (n - 3), which the slope 1 - r^2 of tanh maps back to r. The shorter
+    (1 - r^2) / sqrt(n - 1) is a tenth too small at .8. The formula is for independent samples of
+    images. Validations here use the same images, so that differences vary less and a bound made of
+    it is on the safe side.
     """
     square = srcc * srcc
     return (1.0 - square) * math.sqrt((1.0 + square / 2.0) / (images - _MIN_IMAGES))
@@ -316,8 +313,8 @@ def srcc_standard_error(srcc: float, images: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """The SRCC of two validations in succession, with its standard error, and the mean training
-    reward by then."""
+    """The mean SRCC of two successive validations with its standard error, and the mean training
+    reward up to the second."""
 
     step: float
     srcc: float
@@ -326,20 +323,20 @@ class _Level:
     reward_error: float
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """`value` as a finite float, or None."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
         number = float(value)
-    except OverflowError:  # an int beyond the floats
+    except OverflowError:  # an int beyond the range of floats
         return None
     return number if math.isfinite(number) else None
 
 
 def _level(values: deque[float], value: float | None) -> float | None:
-    """The median of the last values with `value`, once there are a few. It follows a jump in half
-    the window."""
+    """The median of the last values after adding `value`, None while there are too few. It follows
+    a jump within half the window."""
     if value is None:
         return None
     values.append(value)
@@ -347,13 +344,14 @@ def _level(values: deque[float], value: float | None) -> float | None:
 
 
 def _all_above(values: deque[float], bound: float) -> tuple[bool, bool]:
-    """Whether the last values, once there are enough, are all above the bound, and whether none
-    is."""
+    """Whether all of the last values are above the bound, and whether none is; both False while
+    there are too few."""
     full = len(values) == values.maxlen
     return full and min(values) > bound, full and max(values) <= bound
 
 
 def _mean_and_error(values: deque[float]) -> tuple[float | None, float]:
+    """Mean and standard error of the mean; `(None, 0)` of too few values."""
     count = len(values)
     if count < _MIN_ROWS:
         return None, 0.0

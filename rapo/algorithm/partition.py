@@ -1,4 +1,4 @@
-"""Splits scored groups over learner ranks, so that no rank waits long for another."""
+"""Partition: splits scored groups over learner ranks, so that no rank waits long for another."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rapo.records import ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one rank gets of a batch: its groups, and the counts over the whole batch that every
-    rank divides by.
+    """One rank's share of a batch: its groups, and the counts `completions` and `tokens` of the
+    whole batch, by which every rank divides.
 
-    All ranks run `micro_batches` micro-batches, because collective calls must match; a rank without
-    a group for one runs an idle one that contributes nothing.
+    All ranks run `micro_batches` micro-batches, because their collective calls must match. A
+    micro-batch without groups contributes nothing.
     """
 
     groups: tuple[ScoredGroup, ...]
@@ -27,18 +27,19 @@ class Share:
 
 
 def group_cost(scored: ScoredGroup) -> int:
-    """Tokens that the learner computes for a group: the prefix once, each completion once."""
+    """The number of tokens that the learner computes for a group: the prefix once, each completion
+    once."""
     return scored.group.prompt_tokens + sum(len(ids) for ids in scored.group.token_ids)
 
 
 def share_out(
     groups: Sequence[ScoredGroup], *, ranks: int, micro_batch_groups: int, keep_level: bool = False
 ) -> list[Share]:
-    """One share per rank, balanced by token count (longest group first, to the rank with the least
-    so far).
+    """One share per rank, balanced by token count: the longest group first, each to the rank with
+    the fewest tokens so far.
 
-    A group whose advantages are all zero moves nothing and is left out, unless `keep_level` (a KL
-    term moves it all the same); it still counts in what the loss is divided by.
+    A group whose advantages are all zero has no gradient and is left out, unless `keep_level`
+    (because of a KL term). It still counts in `completions` and `tokens`.
     """
     completions = sum(len(g.advantages) for g in groups)
     tokens = sum(len(ids) for g in groups for ids in g.group.token_ids)

@@ -1,10 +1,11 @@
-"""Which of two images is preferred: Thurstone's model, case V with each image's own variance.
+"""Preference: the probability that an image is preferred to another (Thurstone's model, case V with
+each image's own variance).
 
     p_ij = Phi((mu_i - mu_j) / sqrt(var_i + var_j + gamma))
 
-It is the comparison inside the reward's relative term (`rapo/algorithm/reward.py`; Aes-R1, arXiv
-2509.21871, Eq. 3), with the score for mu and the square of its standard deviation for var. Plain
-Python: n is small, and clients need no NumPy.
+It is the comparison in the reward's relative term (`rapo.algorithm.reward`; Aes-R1, arXiv
+2509.21871, Eq. 3), with the score for mu and the square of its standard deviation for var. It is
+plain Python, because n is small and clients need no NumPy.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def preference(mean_i: float, mean_j: float, var_i: float, var_j: float, gamma: 
 
 
 def preference_matrix(means: Sequence[float], variances: Sequence[float], gamma: float) -> list[float]:
-    """The n x n probabilities, row by row: entry i*n+j that image i is preferred to image j.
+    """The n x n probabilities, row by row: entry i * n + j is that image i is preferred to image j.
 
-    A half on the diagonal; NaN wherever a mean is NaN. Raises `ValueError` for lengths that differ,
-    `gamma` <= 0 or a negative variance.
+    The diagonal is 0.5; an entry is NaN where a mean is NaN. Raises `ValueError` for lengths that
+    differ, `gamma` <= 0 or a negative variance.
     """
     if len(means) != len(variances):
         raise ValueError(f"{len(means)} means and {len(variances)} variances; give one variance for each mean")
@@ -35,7 +36,7 @@ def preference_matrix(means: Sequence[float], variances: Sequence[float], gamma:
 
 
 def order(scores: Sequence[float]) -> list[int]:
-    """The places of `scores` from best to worst; equal scores keep their order, NaN come last."""
+    """The indices of `scores` from best to worst. Equal scores keep their order; NaN come last."""
     return sorted(
         range(len(scores)), key=lambda i: (math.isnan(scores[i]), -scores[i] if scores[i] == scores[i] else 0)
     )

@@ -1,5 +1,4 @@
-"""RAPO's reward: scores of N images x K completions in, rewards and advantages out. Vectorised,
-float64.
+"""Reward: RAPO's rewards and advantages from the scores of N images x K completions, in float64.
 
 With o_ik the k-th score of image i, mu_j and var_j mean and unbiased variance of image j's valid
 scores, and s_i the human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
@@ -10,10 +9,13 @@ scores, and s_i the human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
     total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format
     advantage   = (total - group mean) / (group sd + eps)
 
-c_ij is 1 where s_i > s_j and 0 where s_i < s_j. What this file does and the released code does not:
-an invalid completion earns 0 on every term and takes no part in its image's mu and var; opponents
-are the other images of the same data set that have a valid completion; a tie of labels counts half
-(`ties`); every term lies in [0, 1], as no epsilon is added and nothing is rounded.
+c_ij is 1 where s_i > s_j and 0 where s_i < s_j. Differences from the released code:
+
+- An invalid completion earns 0 on every term and is left out of its image's mu and var.
+- Opponents are the other images of the same data set that have a valid completion.
+- A tie of labels counts half (`ties`).
+- Every term lies in [0, 1]: no epsilon is added, and nothing is rounded.
+
 `RewardSettings(preset="upstream")` gives the released code's numbers instead.
 """
 
@@ -26,20 +28,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from rapo.arrays import Floats
 from rapo.config import RewardSettings
 from rapo.errors import DataError
 
 __all__ = ["RewardSettings", "Rewards", "rapo_rewards"]
 
-Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Label sd below which a batch's own spread says nothing about its data set (two near-equal labels,
-#: say).
+#: A batch's label sd below this (of two nearly equal labels, for example) says nothing about the
+#: spread of its data set.
 MIN_SPREAD = 0.02
 
-# The comparisons N x K x N are made in blocks of about this many elements: they stay in cache, and
-# memory stays flat.
+# The N x K x N comparisons are made in blocks of about this many elements, so that they stay in
+# cache and memory does not grow with N.
 _BLOCK_ELEMENTS = 1 << 16
 
 # Totals that differ by less than this within a group differ by rounding only.
@@ -51,13 +53,13 @@ _UPSTREAM_DECIMALS = 4
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """Arrays `(N, K)`, finite: the terms in [0, 1] before weighting, their weighted total, the
+    """Finite arrays `(N, K)`: the terms in [0, 1] before weighting, their weighted total, and the
     advantage.
 
-    `metrics`: reward_mean, absolute_mean, relative_mean, format_mean (over all completions, invalid
-    ones as 0), parse_rate, no_opponent (number of images with a valid completion and no image to
-    compare it with), zero_spread (share of groups whose completions all earn the same, and so teach
-    nothing), ties (share of compared pairs with equal labels).
+    `metrics` holds reward_mean, absolute_mean, relative_mean and format_mean (over all completions,
+    invalid ones as 0), parse_rate, no_opponent (the number of images with a valid completion but no
+    opponent), zero_spread (the share of groups whose completions all earn the same, which have no
+    gradient) and ties (the share of compared pairs with equal labels).
     """
 
     absolute: Floats
@@ -76,22 +78,22 @@ def rapo_rewards(
     dataset_ids: Sequence[str] | NDArray | None = None,
     target_std: ArrayLike | None = None,
 ) -> Rewards:
-    """Rewards of one batch.
+    """The rewards of one batch.
 
-    `scores` `(N, K)`, NaN for an invalid completion; a score outside [0, 1] counts as invalid too.
-    `targets` `(N,)` in [0, 1]. `dataset_ids` `(N,)` names each image's data set (None: all of one).
-    `target_std` `(N,)`, the raters' sd on the same scale, NaN where unknown, is read for
-    `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2 + gamma)). With
+    `scores` is `(N, K)`, NaN for an invalid completion; a score outside [0, 1] counts as invalid
+    too. `targets` is `(N,)` in [0, 1]. `dataset_ids` `(N,)` names each image's data set; None means
+    one set for all. `target_std` `(N,)`, the raters' sd on the same scale, NaN where unknown, is
+    read with `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2 + gamma)). With
     `sigma_unit="spread"`, sigma is the fraction times the sd of the data set's labels in this batch
-    (of the whole batch where it has one image; at least `MIN_SPREAD`).
+    (of the whole batch where the set has one image; at least `MIN_SPREAD`).
 
-    Preset "upstream", on valid scores the numbers of the released code: a tie of labels is a win in
-    both directions; gamma also stands inside both square roots of the relative term, so that it
-    lies in [.002, 1.001]; 1e-5 is added to the absolute term; both terms are rounded to 4 decimals
-    before they are added; all images of the batch are compared, whatever their data set. (It
-    computes in float32; where a value lies on the edge, the last decimal may differ.)
+    Preset "upstream" gives the released code's numbers on valid scores. A tie of labels is a win in
+    both directions. Gamma is also added inside both square roots of the relative term, which then
+    lies in [.002, 1.001]. 1e-5 is added to the absolute term, and both terms are rounded to 4
+    decimals before they are summed. All images of the batch are compared, whatever their data set.
+    (The released code computes in float32, so that a last decimal may differ.)
 
-    Memory beyond the results is about 30 MB, whatever N. Raises `DataError` for shapes or targets
+    Memory beyond the results is about 30 MB for any N. Raises `DataError` for shapes or targets
     that do not fit.
     """
     o, s, std = _checked(scores, targets, target_std, settings)
@@ -106,8 +108,8 @@ def rapo_rewards(
     relative = np.zeros_like(o)
     no_opponent = pairs = ties = 0
     for members in [np.arange(len(s))] if upstream else datasets.values():
-        # An image without a valid completion has no mean: it neither earns a relative reward nor is
-        # an opponent.
+        # An image without a valid completion has no mean: it earns no relative reward and is no
+        # opponent.
         rows = members[valid[members].any(axis=1)]
         relative[rows], opponents = _relative(o[rows], valid[rows], s[rows], std[rows], settings)
         no_opponent += int(np.count_nonzero(opponents == 0))
@@ -138,10 +140,10 @@ def rapo_rewards(
 def _relative(
     o: Floats, valid: Mask, s: Floats, std: Floats, settings: RewardSettings
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """The relative term `(M, K)` of M images that are all compared with each other, and their
-    opponents' number `(M,)`.
+    """The relative term `(M, K)` of M images that are all compared with each other, and the number
+    of their opponents `(M,)`.
 
-    `o` holds 0 where invalid, and each image has a valid score.
+    `o` holds 0 where invalid; each image has a valid score.
     """
     size, completions = o.shape
     mean, variance = _moments(o, valid)
@@ -164,8 +166,8 @@ def _relative(
 
 
 def _fidelity(p: Floats, s_i: Floats, s_j: Floats, std_i: Floats, std_j: Floats, settings: RewardSettings) -> Floats:
-    """sqrt(c p) + sqrt((1 - c)(1 - p)) for `p` `(B, K, M)`, which is overwritten. `s_i` is `(B,
-    1)`, `s_j` `(M,)`."""
+    """sqrt(c p) + sqrt((1 - c)(1 - p)) for `p` `(B, K, M)`, which is overwritten. `s_i` and `std_i`
+    are `(B, 1)`, `s_j` and `std_j` `(M,)`."""
     if settings.preset == "upstream":
         c = (s_i >= s_j).astype(np.float64)[:, None, :]
         return np.sqrt(c * p + settings.gamma) + np.sqrt((1.0 - c) * (1.0 - p) + settings.gamma)
@@ -177,8 +179,8 @@ def _fidelity(p: Floats, s_i: Floats, s_j: Floats, std_i: Floats, std_j: Floats,
         row, column = half
         tied = p[row, :, column]
         tied = np.sqrt(0.5 * tied) + np.sqrt(0.5 * (1.0 - tied))
-    # Where c is 0 or 1, one of the two roots is 0 and the other is that of |p - (1 - c)|: one root
-    # instead of two.
+    # Where c is 0 or 1, one of the two roots is 0 and the other that of |p - (1 - c)|: one root
+    # suffices.
     p -= (s_i < s_j)[:, None, :]
     np.sqrt(np.abs(p, out=p), out=p)
     if half is not None:
@@ -196,8 +198,8 @@ def _moments(o: Floats, valid: Mask) -> tuple[Floats, Floats]:
 
 
 def _advantage(total: Floats, settings: RewardSettings) -> tuple[Floats, Mask]:
-    """Totals `(N, K)` normalised within each group, and which groups `(N,)` have no spread: those
-    get exactly 0."""
+    """Totals `(N, K)` normalised within each group, and whether each group `(N,)` has no spread. A
+    group without spread gets exactly 0."""
     flat = np.ptp(total, axis=1) <= _ROUNDING
     centred = total - total.mean(axis=1, keepdims=True)
     if settings.advantage == "std":
@@ -223,7 +225,7 @@ def _sigma(settings: RewardSettings, datasets: dict[str, NDArray[np.int64]], s: 
 
 
 def _partition(dataset_ids: Sequence[str] | NDArray | None, size: int) -> dict[str, NDArray[np.int64]]:
-    """The rows of each data set; one without a name where none are given."""
+    """The rows of each data set; one set without a name where no ids are given."""
     if dataset_ids is None:
         return {"": np.arange(size)}
     if len(dataset_ids) != size:
@@ -235,6 +237,7 @@ def _partition(dataset_ids: Sequence[str] | NDArray | None, size: int) -> dict[s
 def _checked(
     scores: ArrayLike, targets: ArrayLike, target_std: ArrayLike | None, settings: RewardSettings
 ) -> tuple[Floats, Floats, Floats]:
+    """Scores, targets and their sd as float64 arrays; an unknown sd is 0."""
     o, s = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     if o.ndim != 2 or 0 in o.shape:
         raise DataError(f"scores must be (images, completions), at least one of each, not {o.shape}")
@@ -256,7 +259,7 @@ def _checked(
 
 
 def _count_ties(s: Floats) -> int:
-    """Ordered pairs of different images with equal labels."""
+    """The number of ordered pairs of different images with equal labels."""
     counts = np.unique(s, return_counts=True)[1]
     return int((counts * (counts - 1)).sum())
 

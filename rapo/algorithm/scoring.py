@@ -1,4 +1,4 @@
-"""From groups of completions to scored groups: parse, reward, advantage."""
+"""Scoring: parses the completions of groups and gives them rewards and advantages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rapo.records import Group, ScoredGroup
 
 
 def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """Score all groups of a step together, because the relative term compares every completion with
-    every other image.
+    """The scored groups, in order, and their metrics.
 
-    Metrics are those of `rapo_rewards`, the share of completions that are `invalid/<reason>`, and
-    `completion_tokens` (the mean).
+    All groups of a step are scored together, because the relative term compares every completion
+    with every other image. The metrics are those of `rapo_rewards`, `invalid/<reason>` (shares of
+    all completions) and `completion_tokens` (the mean).
     """
     answers = [
         [parse_answer(text, truncated=end == "length") for text, end in zip(g.texts, g.finish_reasons, strict=True)]
@@ -31,7 +31,7 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         np.array([g.target for g in groups]),
         settings=settings,
         dataset_ids=[g.dataset for g in groups],
-        # NaN stands for an image without a known spread, which a soft tie counts as none.
+        # NaN marks an image without a known spread, which a soft tie takes as 0.
         target_std=None if all(s is None for s in stds) else np.array([np.nan if s is None else s for s in stds]),
     )
     reasons = Counter(a.reason for row in answers for a in row if a.reason is not None)

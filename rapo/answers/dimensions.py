@@ -1,5 +1,4 @@
-"""Which part of a rationale speaks of which aesthetic dimension. By the words that stand in it, not
-by a model."""
+"""Dimensions: assigns the clauses of a rationale to aesthetic dimensions, by their words."""
 
 from __future__ import annotations
 
@@ -16,16 +15,16 @@ _WORDS: dict[str, str] = {
 }
 _PATTERNS = {name: re.compile(rf"\b(?:{_WORDS[name]})\b", re.IGNORECASE) for name in DIMENSIONS}
 
-# A full stop inside a number ends nothing.
+# A full stop inside a number ends no clause.
 _CLAUSE_END = re.compile(r"(?<=[;!?。；！？])\s*|(?<=\.)(?=\s|$)\s*|\n+")
 
 
 def split_dimensions(rationale: str) -> list[tuple[str, str]]:
-    """`(dimension, text)` for each dimension that the rationale speaks of, in the order in which it
-    first does.
+    """`(dimension, text)` for each dimension that the rationale mentions, in the order of first
+    mention.
 
-    A clause or sentence belongs to the dimension whose name stands in it, else to the one that it
-    mentions first; one that mentions none belongs to none.
+    A clause or sentence belongs to the dimension that it names, else to the one whose words it
+    mentions first. A clause that mentions none is left out.
     """
     parts: dict[str, list[str]] = {}
     for clause in _CLAUSE_END.split(rationale):
@@ -37,6 +36,7 @@ def split_dimensions(rationale: str) -> list[tuple[str, str]]:
 
 def _dimension(text: str) -> str | None:
     found = {name: match.start() for name, pattern in _PATTERNS.items() if (match := pattern.search(text))}
+    # The names of the other two dimensions are phrases.
     named = [name for name in ("composition", "color", "exposure") if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
     if len(named) == 1:
         return named[0]

@@ -1,8 +1,8 @@
-"""Strict parsing of a completion into a score, or a named reason why not.
+"""Parsing: turns a completion into a score, or a reason why it is invalid.
 
-A completion is `<think>rationale</think><answer>score</answer>`, once each and nothing else but
-white space around and between. Nothing is guessed: no first-number-in-the-text, no default, no
-random value.
+- A completion is `<think>rationale</think><answer>score</answer>`: each tag once, and nothing else
+  but white space around and between.
+- Nothing is guessed: a completion without this form has no score.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: Reasons why a completion is invalid, in the order in which they are looked for.
+#: Reasons why a completion is invalid, in the order of the checks.
 REASONS: tuple[str, ...] = ("truncated", "no_think", "no_answer", "repeated_tag", "extra_text", "not_a_number",
                             "out_of_range")  # fmt: skip
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_COMPLETION = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 # ASCII digits only: `float` would also take "1_0", "nan", "1e-1" and other scripts' digits.
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 def parse_answer(text: str, *, truncated: bool = False) -> Answer:
-    """Parse one completion. `truncated` says that the sampler stopped it at its token limit."""
+    """Parse one completion. `truncated`: the token limit ended it."""
     if truncated:
         return Answer("", None, "truncated")
     if "<think>" not in text or "</think>" not in text:
@@ -39,7 +39,7 @@ def parse_answer(text: str, *, truncated: bool = False) -> Answer:
         return Answer("", None, "no_answer")
     if any(text.count(tag) > 1 for tag in _TAGS):
         return Answer("", None, "repeated_tag")
-    match = _WHOLE.fullmatch(text)
+    match = _COMPLETION.fullmatch(text)
     if match is None:
         return Answer("", None, "extra_text")
     rationale, number = match["think"].strip(), match["answer"].strip()
@@ -52,5 +52,6 @@ def parse_answer(text: str, *, truncated: bool = False) -> Answer:
 
 
 def format_completion(rationale: str, score: float) -> str:
-    """The training target for a critique and its score, two decimals, as the paper writes it."""
+    """The training target of a critique and its score, with two decimals as in the paper (Aes-R1,
+    arXiv 2509.21871, appendix B)."""
     return f"<think>{rationale}</think><answer>{score:.2f}</answer>"

@@ -1,5 +1,7 @@
-"""The rationale while it is being written: pieces that put together are exactly the rationale of
-the parsed answer."""
+"""RationaleStream: the rationale piece by piece, while the model writes it.
+
+The pieces together are exactly the rationale of the parsed answer.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,17 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # the bytes of a character that is not co
 
 
 class RationaleStream:
-    """Takes the text written so far, gives what of the rationale is new and certain.
+    """Finds the new part of the rationale in a text that grows.
 
-    Held back is what may still turn out not to belong to it: white space at its end, half a tag,
-    half a character.
+    White space at the end, half a tag and half a character are held back, because they may not
+    belong to the rationale.
     """
 
     def __init__(self) -> None:
         self._sent = ""
 
     def take(self, text: str) -> str:
-        """The next piece, often empty. `text` is all that was written so far, not only what is
-        new."""
+        """The next piece, often empty. `text` is the whole text so far."""
         _, opened, rest = text.partition(_OPEN)
         if not opened:
             return ""
@@ -34,5 +35,5 @@ class RationaleStream:
 
 
 def _half_tag(text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of the closing tag."""
+    """The number of characters at the end of `text` that may begin the closing tag."""
     return next((n for n in range(min(len(_CLOSE) - 1, len(text)), 0, -1) if _CLOSE.startswith(text[-n:])), 0)

@@ -1,14 +1,13 @@
-"""The readout `expected`: mean, spread and quantiles of the answer that the model would write,
-without drawing one.
+"""Readout `expected`: mean, spread and quantiles of the model's answer, without sampling one.
 
-An answer of two decimals is written character by character: a digit, a point, a digit, a digit. The
-characters form a tree of 16 nodes; with the model's probability of each next character at every
-node, the probability of each of the 101 answers 0.00, 0.01, ..., 1.00 is a product along its path.
-Nothing is estimated; a node reached less often than `NEGLIGIBLE` is left out.
-
-An answer that goes on after its second decimal counts as its first two. Everything else that the
-model might write instead (a single decimal, a word) is the mass outside; the 101 probabilities are
-scaled to sum to one without it.
+- An answer of two decimals is written character by character: a digit, a point, a digit, a digit.
+  The beginnings of answers form a tree of 16 nodes. From the model's probability of each next
+  character at every node, the probability of each of the 101 answers 0.00, 0.01, ..., 1.00 is the
+  product along its path.
+- The result is exact, except that a node reached less often than `NEGLIGIBLE` is left out.
+- An answer that continues after its second decimal counts as its first two decimals.
+- Everything else that the model might write (a single decimal, a word) is the mass outside. The 101
+  probabilities are scaled to sum to 1 without it.
 """
 
 from __future__ import annotations
@@ -17,24 +16,23 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rapo.arrays import Floats
 from rapo.errors import ServiceError
-
-Floats = NDArray[np.float64]
 
 #: The characters of an answer, in the order in which a node's log-probs are given.
 CHARACTERS = "0123456789."
 
-#: What may stand before the next character: the inner nodes of the tree, parents first.
+#: The inner nodes of the tree, each the beginning of an answer, parents first.
 NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for digit in range(10)))
 
 #: The answers, ascending, as numbers and as they are written.
 ANSWERS: Floats = np.arange(101) / 100
 TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
 
-#: A node that the model reaches less often than this need not be asked: its answers count as
-#: outside. All of them together move the mean by about as much as float32 rounds the log-probs.
+#: A node that the model reaches less often than this is left out: its answers count as outside. All
+#: such nodes together move the mean by about the rounding error of float32 log-probs.
 NEGLIGIBLE = 1e-7
 
 # Rounding must not decide which of two answers a quantile is.
@@ -54,20 +52,20 @@ class Expectation:
 
 
 class AnswerTree:
-    """The tree for one image: learns log-probs node by node, and says which nodes are still
-    missing."""
+    """The tree of one image's answers: learns log-probs node by node, and names the missing
+    nodes."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        # Probability of each beginning of an answer; only of those whose every step is known.
+        # The probability of each beginning of an answer whose every step is known.
         self._reach: dict[str, float] = {"": 1.0}
 
     def learn(self, node: str, logprobs: ArrayLike) -> None:
-        """Natural log-probs `(11,)` of `CHARACTERS` after `node`, over the whole vocabulary (so
-        they may sum to less than 1).
+        """Add the natural log-probs `(11,)` of `CHARACTERS` after `node`. They are over the whole
+        vocabulary, so that their probabilities may sum to less than 1.
 
-        Raises `ValueError` for a node that is unknown or comes before its parent, a wrong shape, or
-        what is no log-prob.
+        Raises `ValueError` for an unknown node, a node before its parent, a wrong shape, and values
+        that are no log-probs.
         """
         values = np.asarray(logprobs, np.float64)
         if node not in NODES or node not in self._reach or values.shape != (len(CHARACTERS),):
@@ -79,8 +77,7 @@ class AnswerTree:
         self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
 
     def missing(self) -> list[str]:
-        """Nodes to learn next, parents before their children: `expectation` needs them. Empty once
-        nothing is missing."""
+        """The nodes that `expectation` still needs, parents before their children."""
         return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]
 
     def probabilities(self) -> Floats:
@@ -88,15 +85,16 @@ class AnswerTree:
         return np.array([self._reach.get(text, 0.0) for text in TEXTS])
 
     def expectation(self) -> Expectation:
-        """Raises `ServiceError` where the model never writes an answer of two decimals,
-        `ValueError` while nodes are missing."""
+        """The readout. Raises `ServiceError` where the model never writes an answer of two
+        decimals, and `ValueError` while nodes are missing."""
         if missing := self.missing():
             raise ValueError(f"log-probs are missing after {missing}")
         return expectation(self.probabilities())
 
 
 def expectation(probabilities: ArrayLike) -> Expectation:
-    """The readout of probabilities `(101,)` of `ANSWERS`, which need not sum to one."""
+    """The readout of probabilities `(101,)` of `ANSWERS`, which need not sum to 1. Raises
+    `ServiceError` where all are 0."""
     mass = np.asarray(probabilities, np.float64)
     inside = float(mass.sum())
     if inside <= 0.0:

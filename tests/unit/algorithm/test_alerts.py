@@ -1,5 +1,4 @@
-"""Early warnings: each kind on a curve made for it, once, again after a recovery, and not on
-noise."""
+"""TrainingAlerts: each kind on a curve of its own, once, again after a recovery, not on noise."""
 
 from __future__ import annotations
 
@@ -23,12 +22,12 @@ from rapo.config import Config, WatchConfig, load_config
 SEEDS = range(200)
 
 
-def train(watch: TrainingAlerts, key: str, values: Sequence[Any], first: int = 1) -> list[Alert]:
+def train(watch: TrainingAlerts, key: str, values: Sequence[object], first: int = 1) -> list[Alert]:
     return [f for i, value in enumerate(values) for f in watch.step({"step": first + i, key: value})]
 
 
-def validate(watch: TrainingAlerts, sccs: Sequence[Any], n: int | None = 256, every: int = 20) -> list[Alert]:
-    results = [{"srcc": srcc, "n": n} for srcc in sccs]
+def validate(watch: TrainingAlerts, srccs: Sequence[object], n: int | None = 256, every: int = 20) -> list[Alert]:
+    results = [{"srcc": srcc, "n": n} for srcc in srccs]
     return [f for i, result in enumerate(results) for f in watch.validation(i * every, result)]
 
 
@@ -43,7 +42,7 @@ def noise(seed: int, size: int, scale: float) -> np.ndarray:
 # Each kind: where it begins, what it says, and that it is raised once until it has recovered.
 
 
-def test_entropy_that_collapses_is_found_once_and_early() -> None:
+def test_a_collapse_of_entropy_is_reported_once_and_early() -> None:
     watch = TrainingAlerts()
     curve = [0.5] * 30 + [0.05] * 30
     (finding,) = train(watch, "entropy", curve)
@@ -73,7 +72,7 @@ def test_entropy_that_hovers_at_its_bound_is_reported_once_and_again_after_it_re
     assert kinds(train(watch, "entropy", [0.5] * 20 + [0.09] * 20, first=1000)) == ["entropy_collapse"]
 
 
-def test_a_few_odd_steps_are_no_collapse() -> None:
+def test_a_few_low_steps_are_no_collapse() -> None:
     watch = TrainingAlerts()
     curve = [0.5] * 20 + [0.0] * 4 + [0.5] * 20
     assert train(watch, "entropy", curve) == []
@@ -95,9 +94,8 @@ def test_a_parse_rate_that_drops_is_found_once_and_again_after_it_recovered() ->
 
 
 def test_weights_lost_at_the_first_update_are_found() -> None:
-    """As seen in a run with sixteen times the learning rate: nothing is left to learn from, so that
-    loss and gradient read 0 and the learner's other figures are absent; and there was no time for
-    the parse rate to have had a best."""
+    """From a run with sixteen times the learning rate. No group has an advantage, so that loss and
+    gradient are 0 and the learner's other figures are absent. The parse rate never had a best."""
     good = {"parse_rate": 0.89, "zero_spread": 0.0, "loss": 0.0, "grad_norm": 1.2, "entropy": 0.38, "mismatch_kl": 0.0}
     lost = {"parse_rate": 0.0, "zero_spread": 1.0, "loss": 0.0, "grad_norm": 0.0}
     found = TrainingAlerts().replay([{"step": 1, **good}, *({"step": step, **lost} for step in range(2, 42))])
@@ -121,7 +119,7 @@ def test_a_parse_rate_with_the_noise_of_few_completions_is_not_reported() -> Non
     assert sum(bool(alarm) for alarm in alarms) <= 2
 
 
-def test_reward_that_rises_while_srcc_falls_is_reported_as_that() -> None:
+def test_a_reward_that_rises_while_srcc_falls_is_reported() -> None:
     watch = TrainingAlerts()
     found = _hack(watch, noise(0, 400, 0.02))
     assert kinds(found) == ["reward_up_srcc_down"]
@@ -161,7 +159,7 @@ def test_srcc_below_its_best_is_reported_once_and_again_after_it_recovered() -> 
 
 
 def test_a_model_that_is_worse_than_the_cold_start_is_found_at_the_second_validation_that_says_so() -> None:
-    """As seen in a run with four times the learning rate."""
+    """From a run with four times the learning rate."""
     (finding,) = validate(TrainingAlerts(), [0.629, 0.227, 0.153, 0.463, 0.45, 0.456, 0.449, 0.447, 0.419], every=10)
     assert (finding.kind, finding.step) == ("srcc_below_best", 20)
     assert "0.190 over the last two, against 0.629 at step 0" in finding.text
@@ -171,14 +169,14 @@ def test_one_validation_below_the_best_is_not_enough() -> None:
     assert validate(TrainingAlerts(), [0.8, 0.8, 0.8, 0.7, 0.8, 0.8]) == []
 
 
-def test_few_images_excuse_more() -> None:
+def test_fewer_images_allow_a_larger_fall() -> None:
     curve = [0.8, 0.8, 0.8, 0.7, 0.7, 0.7]
     assert kinds(validate(TrainingAlerts(), curve, n=512)) == ["srcc_below_best"]
     assert validate(TrainingAlerts(), curve, n=64) == []
     assert validate(TrainingAlerts(), curve, n=None) == []
 
 
-def test_the_images_that_count_are_those_with_a_valid_prediction() -> None:
+def test_only_images_with_a_valid_prediction_count() -> None:
     watch = TrainingAlerts()
     found = [watch.validation(i, {"srcc": s, "n": 512, "n_valid": 30}) for i, s in enumerate([0.8] * 3 + [0.7] * 3)]
     assert found == [[]] * 6
@@ -186,7 +184,7 @@ def test_the_images_that_count_are_those_with_a_valid_prediction() -> None:
 
 @pytest.mark.parametrize("n", [64, 256])
 @pytest.mark.parametrize("rho", [0.5, 0.8])
-def test_the_standard_error_is_that_of_samples(rho: float, n: int) -> None:
+def test_the_standard_error_equals_that_of_simulated_samples(rho: float, n: int) -> None:
     # Normal pairs whose Spearman correlation is rho.
     r = 2 * math.sin(math.pi / 6 * rho)
     rng = np.random.default_rng(0)
@@ -258,18 +256,18 @@ def test_a_loss_that_is_not_finite_is_its_own_kind(key: str, bad: float | None) 
 
 @pytest.mark.parametrize("key", ["entropy", "parse_rate", "mismatch_kl", "zero_spread", "reward_mean"])
 @pytest.mark.parametrize("absent", [math.nan, -math.inf, None, "0.0", 10**400])
-def test_what_is_missing_is_not_taken_for_a_collapse(key: str, absent: Any) -> None:
+def test_missing_values_are_no_collapse(key: str, absent: object) -> None:
     found = train(TrainingAlerts(), key, [0.5 if key != "mismatch_kl" else 0.0] * 20 + [absent] * 40)
     assert kinds(found) == (["not_finite"] if key in ("entropy", "mismatch_kl") else [])
     assert TrainingAlerts().replay([{"step": step, "loss": 0.1} for step in range(40)]) == []
 
 
-def test_an_undefined_srcc_is_passed_over() -> None:
+def test_an_undefined_srcc_is_ignored() -> None:
     assert validate(TrainingAlerts(), [0.8, 0.8, 1.7, 1.7, 0.8, 0.8, 0.8]) == []
     assert validate(TrainingAlerts(), [0.8, 0.8, None, math.nan, 0.8, 0.8, None, 0.79]) == []
 
 
-# Order, configuration, and what is made of a finding.
+# Order, configuration and replay.
 
 
 def test_a_step_counts_once() -> None:
@@ -348,7 +346,7 @@ def test_every_kind_is_documented_and_names_settings_that_exist() -> None:
 
 
 def _exists(key: str) -> bool:
-    node: Any = Config()
+    node: object = Config()
     for part in key.split("."):
         node = getattr(node, part, None)
     return node is not None
@@ -368,9 +366,9 @@ WATCHES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(WATCHES, st.lists(st.tuples(ROWS, RESULTS, st.booleans()), max_size=25))
-def test_whatever_comes_in_no_exception_comes_out(config: WatchConfig, rounds: list[tuple[dict, dict, bool]]) -> None:
+def test_no_input_raises_an_exception(config: WatchConfig, rounds: list[tuple[dict, dict, bool]]) -> None:
     watch = TrainingAlerts(config)
     steps: list[int] = []
     for step, (row, result, odd) in enumerate(rounds):
@@ -386,9 +384,9 @@ def test_whatever_comes_in_no_exception_comes_out(config: WatchConfig, rounds: l
         assert steps == sorted(steps)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["entropy", "parse_rate", "zero_spread", "mismatch_kl"]), st.lists(st.floats(0, 1), max_size=80))
-def test_between_two_findings_of_a_kind_it_has_recovered(key: str, values: list[float]) -> None:
+def test_a_kind_recovers_between_two_of_its_alerts(key: str, values: list[float]) -> None:
     """No kind is raised in two successive steps, and a curve that never leaves the bad side is
     reported once."""
     found = train(TrainingAlerts(WatchConfig(window=2, zero_spread_steps=2)), key, values)

@@ -1,3 +1,7 @@
+"""BatchSampler: epochs, data sets, and batches that depend on seed and step alone."""
+
+from __future__ import annotations
+
 from collections import Counter
 
 import pytest
@@ -13,34 +17,34 @@ def records(**sizes: int):
     return [record(f"{name}{i:03d}", name) for name, size in sizes.items() for i in range(size)]
 
 
-def draw(sampler, steps):
+def sample(sampler, steps):
     return [[r.uid for r in sampler.batch(step)] for step in steps]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 3))
-def test_each_epoch_draws_each_image_once_and_no_batch_draws_one_twice(count, size, seed):
+def test_each_epoch_samples_each_image_once_and_no_batch_holds_one_twice(count, size, seed):
     sampler = BatchSampler(records(a=count), size, seed=seed, mix_datasets=False)
-    batches = draw(sampler, range(4 * count))
+    batches = sample(sampler, range(4 * count))
     assert all(len(set(batch)) == len(batch) == min(size, count) for batch in batches)
-    drawn = [uid for batch in batches for uid in batch]
-    for start in range(0, len(drawn) - count + 1, count):
-        assert len(set(drawn[start : start + count])) == count
+    sampled = [uid for batch in batches for uid in batch]
+    for start in range(0, len(sampled) - count + 1, count):
+        assert len(set(sampled[start : start + count])) == count
 
 
 def test_epochs_differ_and_seeds_differ():
     one, other = (BatchSampler(records(a=50), 50, seed=seed, mix_datasets=False) for seed in (0, 1))
-    assert draw(one, [0]) != draw(one, [1])
-    assert draw(one, [0]) != draw(other, [0])
+    assert sample(one, [0]) != sample(one, [1])
+    assert sample(one, [0]) != sample(other, [0])
 
 
 @pytest.mark.parametrize("mix", [False, True])
 def test_a_batch_depends_on_seed_and_step_alone(mix):
-    """A resumed run asks for step 37 first, and may go back; it must get what it would have got."""
+    """A resumed run asks for step 37 first and may go back; it must get the same batches."""
     sets = records(a=23, b=11)
-    straight = draw(BatchSampler(sets, 7, seed=3, mix_datasets=mix), range(60))
+    straight = sample(BatchSampler(sets, 7, seed=3, mix_datasets=mix), range(60))
     resumed = BatchSampler(sets, 7, seed=3, mix_datasets=mix)
     for step in (37, 59, 5, 5, 0, 21):
-        assert draw(resumed, [step]) == [straight[step]]
+        assert sample(resumed, [step]) == [straight[step]]
 
 
 def test_data_sets_take_turns_by_size_and_are_not_mixed():
@@ -53,9 +57,9 @@ def test_data_sets_take_turns_by_size_and_are_not_mixed():
 
 def test_each_data_set_has_epochs_of_its_own():
     sampler = BatchSampler(records(a=12, b=6), 6, seed=0, mix_datasets=False)
-    drawn = Counter(uid for batch in draw(sampler, range(6)) for uid in batch)
-    assert set(drawn.values()) == {2}
-    assert len(drawn) == 18
+    sampled = Counter(uid for batch in sample(sampler, range(6)) for uid in batch)
+    assert set(sampled.values()) == {2}
+    assert len(sampled) == 18
 
 
 def test_mixed_batches_hold_several_sets():
@@ -68,6 +72,6 @@ def test_a_batch_is_never_larger_than_the_smallest_set():
     assert BatchSampler(records(a=100, b=3), 32, seed=0, mix_datasets=True).size == 32
 
 
-def test_nothing_to_draw_from_is_an_error():
+def test_no_images_are_an_error():
     with pytest.raises(DataError, match="no training image"):
         BatchSampler([], 4, seed=0, mix_datasets=False)

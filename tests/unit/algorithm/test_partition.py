@@ -1,3 +1,7 @@
+"""Partition: shares balanced by tokens, with every group counted."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from builders import group, scored
@@ -40,7 +44,7 @@ def test_micro_batches_are_as_few_as_the_fullest_rank_allows():
     assert [s.micro_batches for s in share_out(groups, ranks=2, micro_batch_groups=4)] == [2, 2]
 
 
-def test_loads_are_level():
+def test_loads_are_balanced():
     """The greedy bound: the fullest rank exceeds the emptiest by one group at most."""
     rng = np.random.default_rng(0)
     groups = [scored(group(f"u{i}", lengths=rng.integers(1, 200, 8).tolist()), [1.0] * 8) for i in range(40)]

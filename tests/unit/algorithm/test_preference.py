@@ -1,4 +1,4 @@
-"""Preference probabilities against the normal distribution itself and against the reward."""
+"""Preference: probabilities against the normal distribution and against the reward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_known_values() -> None:
     assert preference(0.0, 1.0, 0.001, 0.001, 1e-6) > 0  # far in the tail, not rounded to nothing
 
 
-def test_it_is_the_reward_own_comparison() -> None:
+def test_it_equals_the_rewards_own_comparison() -> None:
     """With one completion per image the reward's mean is the score itself, and its variance is
     0."""
     scores, gamma = [0.62, 0.61], 4e-3
@@ -41,7 +41,7 @@ def test_it_is_the_reward_own_comparison() -> None:
     assert rewards.relative[0, 0] == pytest.approx(math.sqrt(p), abs=1e-12)
 
 
-def test_the_matrix_is_row_by_row_and_marks_what_has_no_score() -> None:
+def test_the_matrix_is_row_by_row_with_nan_where_there_is_no_score() -> None:
     matrix = np.array(preference_matrix([0.9, math.nan, 0.1], [0.01, 0.0, 0.04], 1e-6)).reshape(3, 3)
     assert np.isnan(matrix[1]).all()
     assert np.isnan(matrix[:, 1]).all()
@@ -51,7 +51,7 @@ def test_the_matrix_is_row_by_row_and_marks_what_has_no_score() -> None:
 
 
 @pytest.mark.parametrize(("variances", "gamma"), [([0.0], 1e-6), ([0.0, -1.0], 1e-6), ([0.0, 0.0], 0.0)])
-def test_what_makes_no_sense_is_refused(variances: list[float], gamma: float) -> None:
+def test_impossible_arguments_are_refused(variances: list[float], gamma: float) -> None:
     with pytest.raises(ValueError, match=r"variance|gamma"):
         preference_matrix([0.1, 0.2], variances, gamma)
 

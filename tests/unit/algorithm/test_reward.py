@@ -1,5 +1,4 @@
-"""The reward against slow loops written from the formulas, and the properties that must hold for
-any batch."""
+"""Reward: against slow loops written from the formulas, and properties of every batch."""
 
 from __future__ import annotations
 
@@ -83,8 +82,8 @@ def literal(scores, targets, dataset_ids, target_std, *, ties="half", sigma=0.1,
 
 
 def literal_upstream(scores, targets):
-    """What the released code computes for valid scores: ranks, errors, and totals with the format
-    term."""
+    """The released code's results for valid scores: ranks, errors, totals with the format term, and
+    advantages."""
     images, completions = scores.shape
     rank, error = np.zeros(scores.shape), np.zeros(scores.shape)
     for i in range(images):
@@ -105,7 +104,7 @@ def literal_upstream(scores, targets):
 
 
 @given(batches, st.sampled_from(TIES), st.sampled_from((0.05, 0.1, 0.4)))
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120, derandomize=True)
 def test_equals_the_formulas(data, ties, sigma):
     rewards = rapo_rewards(**data, settings=RewardSettings(ties=ties, sigma=sigma))
     absolute, relative = literal(**data, ties=ties, sigma=sigma)
@@ -114,7 +113,7 @@ def test_equals_the_formulas(data, ties, sigma):
 
 
 @given(batches, st.sampled_from(TIES), st.sampled_from(("std", "mean")))
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 def test_bounds_and_invalid(data, ties, advantage):
     rewards = rapo_rewards(**data, settings=RewardSettings(ties=ties, advantage=advantage))
     invalid = np.isnan(data["scores"])
@@ -129,7 +128,7 @@ def test_bounds_and_invalid(data, ties, advantage):
 
 
 @given(batches, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_order_of_images_and_completions_does_not_matter(data, random):
     images, completions = data["scores"].shape
     rows, columns = random.sample(range(images), images), random.sample(range(completions), completions)
@@ -144,7 +143,7 @@ def test_order_of_images_and_completions_does_not_matter(data, random):
 
 
 @given(batches)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_data_sets_do_not_touch_each_other(data):
     whole = rapo_rewards(**data)
     for name in set(data["dataset_ids"]):
@@ -154,7 +153,7 @@ def test_data_sets_do_not_touch_each_other(data):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_an_invalid_completion_changes_nothing_for_the_others(seed, extra):
     data = batch(seed, invalid=0.0)
     padded = np.hstack([data["scores"], np.full((len(data["scores"]), extra), np.nan)])
@@ -263,7 +262,7 @@ def test_sigma_by_data_set_and_by_spread():
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8), st.integers(2, 6))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_upstream_preset_equals_the_released_code(seed, images, completions):
     data = batch(seed, images=images, completions=completions, invalid=0.0)
     rewards = rapo_rewards(**data, settings=RewardSettings(preset="upstream"))

@@ -1,3 +1,7 @@
+"""Scoring: parsing, rewards and metrics of groups together."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from builders import group
@@ -23,7 +27,7 @@ GROUPS = [
 ]
 
 
-def test_scores_are_parsed_and_invalid_completions_take_no_part():
+def test_scores_are_parsed_and_invalid_completions_are_left_out():
     scored, metrics = score_groups(GROUPS, RewardSettings())
     assert [s.group for s in scored] == GROUPS
     np.testing.assert_allclose(scored[0].scores, [0.8, 0.5, np.nan, 0.1])
@@ -40,7 +44,7 @@ def test_scores_are_parsed_and_invalid_completions_take_no_part():
 
 
 def test_all_groups_are_scored_together():
-    """The relative term compares with the other images: without them the rewards are others."""
+    """The relative term compares with the other images, so that without them the rewards differ."""
     together, _ = score_groups(GROUPS, RewardSettings())
     alone, metrics = score_groups(GROUPS[:1], RewardSettings())
     assert metrics["no_opponent"] > 0

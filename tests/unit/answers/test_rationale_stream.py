@@ -1,4 +1,4 @@
-"""Pieces of a rationale as it is written, in steps of every size."""
+"""RationaleStream: pieces of a rationale in steps of every size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_half_a_character_is_held_back(step: int) -> None:
     assert "".join(pieces) == "柔らかい光 ✓"
 
 
-def test_what_is_no_rationale_is_not_shown() -> None:
+def test_text_outside_the_tags_is_not_streamed() -> None:
     stream = RationaleStream()
     assert stream.take("no tags at all 0.5") == ""
     assert stream.take("") == ""
