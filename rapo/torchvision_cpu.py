@@ -1,13 +1,14 @@
-"""Makes `torchvision` importable beside a CPU-only torch, in every process.
+"""torchvision on CPUs: a hook that makes `torchvision` importable beside a CPU-only torch.
 
-torchvision's wheel links its C++ operators to CUDA. Under a CPU-only torch that library cannot
-load, and the package's import then registers fake kernels for two operators that have no schema,
-which fails. Declaring the two schemas first is enough for what a vision-language processor needs
-(resize, normalise). transformers imports torchvision in every process and vLLM inspects models in a
-subprocess before any plug-in runs, so this must act at interpreter start: `python -m
-rapo.torchvision_cpu` writes a `.pth` file into site-packages that imports this module. The hook
-waits for the first import of torchvision, so a plain interpreter start pays next to nothing; with a
-CUDA torch, or a torchvision built for the CPU, it does nothing.
+- torchvision's wheel links its C++ operators to CUDA, so that they cannot load beside a CPU-only
+  torch. The package's import then registers fake kernels for two operators that have no schema,
+  which fails. Declaring the two schemas first is enough for the resizing and normalising of a
+  vision-language processor.
+- The hook must act at the start of every interpreter, because transformers imports torchvision in
+  every process and vLLM inspects models in a subprocess before any plug-in runs. `python -m
+  rapo.torchvision_cpu` writes a `.pth` file into site-packages that imports this module.
+- The hook waits for the first import of torchvision, so that it costs a plain interpreter next to
+  nothing. With a CUDA torch, or a torchvision built for the CPU, it does nothing.
 """
 
 from __future__ import annotations
@@ -15,22 +16,25 @@ from __future__ import annotations
 import importlib.util
 import sys
 import sysconfig
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 PTH_NAME = "rapo_torchvision_cpu.pth"
 _OPERATORS = ("nms", "qnms")
-_KEEP_ALIVE: list[Any] = []
+_KEEP_ALIVE: list[object] = []
 
 
 class _TorchvisionHook(MetaPathFinder):
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name == "torchvision":
             sys.meta_path.remove(self)
             _declare_operators()
-        return None  # the ordinary finders go on from here
+        return None  # the ordinary finders continue
 
 
 def _declare_operators() -> None:
@@ -42,12 +46,12 @@ def _declare_operators() -> None:
         library = torch.library.Library("torchvision", "DEF")
         for operator in _OPERATORS:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEEP_ALIVE.append(library)  # the schemas vanish with the object
+        _KEEP_ALIVE.append(library)  # the schemas exist as long as the object
 
 
 def _is_cpu_build() -> bool:
-    """A torchvision built for the CPU declares the operators itself; declaring them twice is an
-    error."""
+    """Whether torchvision is built for the CPU or not installed. Such a build declares the
+    operators itself, and declaring them twice is an error."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -57,10 +61,10 @@ def _is_cpu_build() -> bool:
 
 
 def install() -> Path:
-    """Write the `.pth` file into this interpreter's site-packages; the path of it.
+    """Write the `.pth` file into this interpreter's site-packages; its path.
 
-    It imports this module under the name by which it was found, so that a copy of this file serves
-    an environment without rapo.
+    The file imports this module under its present name, so that a copy of this module serves an
+    environment without rapo.
     """
     name = __spec__.name if __spec__ is not None else "rapo.torchvision_cpu"
     target = Path(sysconfig.get_paths()["purelib"]) / PTH_NAME

@@ -1,3 +1,7 @@
+"""torchvision on CPUs: the import works beside this torch, and only where it needs help."""
+
+from __future__ import annotations
+
 import subprocess
 import sys
 import sysconfig
