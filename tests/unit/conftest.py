@@ -1,4 +1,7 @@
-"""What the policy's tests share. torch is imported only where a test asks for a model."""
+"""Fixtures of the unit tests: a tiny model and a training world of one process.
+
+torch is imported only where a test uses a model.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builders import CLAUSES
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from rapo.policy.processing import PolicyProcessor
+
+# On a busy machine a single example may take any time; pytest limits the whole test.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +31,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rapo.config import TinyModelConfig
     from rapo.policy.tiny_model import build_tiny_model
 
-    torch.set_num_threads(1)  # for tensors this small a second thread costs more than it brings
+    torch.set_num_threads(1)  # for tensors this small a second thread costs more than it saves
     folder = tmp_path_factory.mktemp("tiny") / "model"
     build_tiny_model(folder, TinyModelConfig(hidden_size=64, text_layers=2, vocabulary=384), 0, CLAUSES)
     return folder
@@ -38,8 +46,8 @@ def processor(tiny_model: Path) -> PolicyProcessor:
 
 @pytest.fixture(scope="session")
 def joined() -> Iterator[dict[str, str]]:
-    """A process group of one, and the environment it wants. Once per session, as DeepSpeed keeps
-    the groups it has seen."""
+    """A process group of one, and its environment. There is one per session, because DeepSpeed
+    keeps the groups that it has seen."""
     import torch
 
     from rapo.policy.distributed import Rank, join_world
@@ -57,8 +65,8 @@ def joined() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def world(joined: dict[str, str]) -> Iterator[None]:
-    """Training in this module, in a world of one; environment and torch's settings are left as they
-    were."""
+    """A world of one for the training in a module. The environment and torch's settings are
+    restored afterwards."""
     import torch
 
     from rapo.policy.distributed import prepare_process
