@@ -22,7 +22,7 @@ from cluster.training.checkpoint import Checkpoint, Checkpoints, cut_back
 from cluster.training.controller import LEDGER, METRICS, Hooks, TrainingResult
 from cluster.training.session import training_session
 from rapo.config import Config
-from rapo.datasets import Dataset
+from rapo.datasets.load import Dataset
 from rapo.errors import RoleError
 from rapo.policy.state import to_universal
 
