@@ -87,10 +87,10 @@ def warnings(config: Config) -> list[str]:
 
 
 def _data(config: Config) -> None:
-    from rapo.datasets import peek
+    from rapo.datasets.load import check_labels
 
     if config.data.path is not None:
-        peek(config.data)
+        check_labels(config.data)
 
 
 def _wandb(config: Config) -> None:

@@ -22,7 +22,7 @@ from rapo.util.atomic_dir import whole_folder
 if TYPE_CHECKING:
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.listener import FleetListener
-    from rapo.datasets import Dataset
+    from rapo.datasets.load import Dataset
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
 STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")

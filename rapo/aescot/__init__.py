@@ -1,1 +1,1 @@
-"""The critiques a cold start learns from: measuring, writing and judging."""
+"""AesCoT: the critiques of the cold start, with their measures, teacher and judge."""

@@ -1,9 +1,10 @@
-"""The judge: it keeps a critique unless it leaks the score, contradicts it, or misstates the image.
+"""Judge: rejects a critique that leaks the score, contradicts it, or misstates the image.
 
-The paper names these three errors (its section 3.2 and appendix E.2) but gives no thresholds; those
-below are ours. Critiques in the measured teacher's clauses are checked level by level. Free text by
-another teacher is checked for leaks, and for a tone that is plainly at odds with the score; what it
-says about the image is not checked.
+- The paper names these three errors (Aes-R1, arXiv 2509.21871, section 3.2 and appendix E.2)
+  without thresholds. The thresholds here are rapo's own.
+- Critiques in the rule-based teacher's clauses are checked level by level.
+- Free text of another teacher is checked for leaks, and for a tone that contradicts the score. Its
+  statements about the image are not checked.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from rapo.aescot.writer import LEVELS, level_gap, level_of, parse_levels, parse_
 from rapo.errors import DataError
 from rapo.records import Critique, Verdict
 
-#: Why a critique is rejected, in the order in which it is checked.
+#: Why a critique is rejected, in the order of the checks.
 REJECT_REASONS: tuple[str, ...] = ("leak", "misaligned", "factual")
 
 _OVERALL_GAP = 1  # levels between the overall judgement and the score's level
 _MEAN_GAP = 0.5  # levels between the mean stated level and the score's place
-_MIN_STATED = 3  # with fewer stated levels the mean says little, and the text is read as free text
-_MIN_OPINIONS = 3
-_TONE = 0.5
+_MIN_STATED = 3  # with fewer stated levels the text is judged as free text
+_MIN_OPINIONS = 3  # words of opinion that a tone must rest on
+_TONE = 0.5  # a tone beyond this is clearly positive or negative
 
 _NUMBER = r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|hundred|half)"
 _LEAKS = re.compile(
@@ -69,12 +70,12 @@ _NEGATIVE = _words(
 def judge_critique(critique: Critique, measured: Mapping[str, float], score: float, tolerance: int) -> Verdict:
     """Judge one critique against the measures of its image and its score, both in [0, 1].
 
-    A verdict's `reason` is the first that holds:
-    - `leak`: a digit, a percentage, a number word or a word of rating, or a mention of having been
-      told;
+    The verdict's `reason` is the first that holds:
+    - `leak`: the text has a digit, a percentage, a number word or a word of rating, or mentions its
+      instructions;
     - `misaligned`: the overall judgement is more than one level off the score's level, or the mean
-      stated level more than half a level off the score's place; for free text, a plain tone against
-      a low or high score;
+      stated level more than half a level off the score's place; for free text, a clear tone
+      contradicts a low or high score;
     - `factual`: a stated level differs from the measured one by more than `tolerance` levels.
 
     Raises `DataError` if the score is not in [0, 1].
@@ -93,8 +94,9 @@ def judge_critique(critique: Critique, measured: Mapping[str, float], score: flo
 
 
 def find_leak(text: str) -> str:
-    """The piece of a text that reveals a score or that one was given; empty if there is none."""
-    # Digits of every script, and signs such as a vulgar half, count; letters that mean a number do
+    """The piece of a text that reveals a score, or that a score was given; empty if there is
+    none."""
+    # Digits of every script and signs such as a vulgar half count. Letters that mean a number do
     # not.
     numeral = next((sign for sign in text if unicodedata.category(sign) in ("Nd", "No", "Nl")), "")
     if numeral:
@@ -105,8 +107,8 @@ def find_leak(text: str) -> str:
 
 
 def tone(text: str) -> tuple[float, int]:
-    """Tone of a text in [-1, 1] by a small list of words, and how many it rests on; the last
-    sentence counts twice."""
+    """The tone of a text in [-1, 1] by a small list of words, and the number of words that it rests
+    on. The last sentence counts twice."""
     sentences = [sentence for sentence in _SENTENCE.split(text.lower()) if sentence.strip()]
     total = hits = 0
     for sentence in [*sentences, *sentences[-1:]]:
@@ -114,7 +116,7 @@ def tone(text: str) -> tuple[float, int]:
         for place, word in enumerate(words):
             sign = (word in _POSITIVE) - (word in _NEGATIVE)
             if sign:
-                # "lacks" is itself an opinion, so it only turns what follows it.
+                # "lacks" is an opinion of its own, so it negates only the words behind it.
                 negated = any(before in _NEGATIONS for before in words[max(0, place - 2) : place])
                 total += -sign if negated else sign
                 hits += 1
@@ -122,6 +124,7 @@ def tone(text: str) -> tuple[float, int]:
 
 
 def _misaligned(text: str, score: float) -> str:
+    """How a text contradicts the score; empty if it does not."""
     stated, overall, expected = parse_levels(text), parse_overall(text), level_of(score)
     if overall is not None and abs(overall - expected) > _OVERALL_GAP:
         return f"overall {LEVELS[overall]!r}, where the score says {LEVELS[expected]!r}"
@@ -137,9 +140,10 @@ def _misaligned(text: str, score: float) -> str:
 
 
 def _unfactual(text: str, measured: Mapping[str, float], tolerance: int) -> str:
+    """How a text contradicts the measures; empty if it does not."""
     for name, level in parse_levels(text).items():
         if name in measured:
-            seen = level_of(measured[name])
-            if abs(level - seen) > tolerance:
-                return f"{name}: stated {LEVELS[level]!r}, measured {LEVELS[seen]!r}"
+            found = level_of(measured[name])
+            if abs(level - found) > tolerance:
+                return f"{name}: stated {LEVELS[level]!r}, measured {LEVELS[found]!r}"
     return ""

@@ -1,11 +1,10 @@
-"""Classical image measures of the five dimensions of beauty, for any image; no weights, no
-knowledge of its origin.
+"""Measures: classical image measures of the five dimensions of beauty, without weights.
 
-Each measure is a number with a physical meaning; a monotone table then maps it to [0, 1], so that
-steps of 0.2 are the five levels of a critique. The tables were calibrated on rendered scenes
-(`rapo.datasets.scenes`), whose attributes are known. On photographs they are plausible, not
-validated: fine detail, for one, stands in for "mood and narrative", which no classical measure can
-see.
+- Each measure has a physical meaning. A monotone table maps it to [0, 1], so that steps of 0.2 are
+  the five levels of a critique.
+- The tables were calibrated on rendered scenes (`rapo.datasets.scenes`), whose attributes are
+  known. On photographs they are plausible but not validated: "mood and narrative", which no
+  classical measure can see, is measured by fine detail.
 """
 
 from __future__ import annotations
@@ -15,21 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from rapo.arrays import Floats
 from rapo.errors import ImageError
 from rapo.records import DIMENSIONS
 
-Floats = NDArray[np.float64]
-
-_SIDE = 84  # every image is measured at this longer side, so that a measure does not depend on the resolution
+_SIDE = 84  # the longer side of every image when measured, so that resolution has no effect
 _LUMA = np.array([0.299, 0.587, 0.114])
 _SCALE = np.linspace(0, 1, 6)
-_BLACK, _WHITE = 0.015, 0.97  # luminance outside of these is clipped: it carries neither shading nor detail
+_BLACK, _WHITE = 0.015, 0.97  # luminance outside of these is clipped: it shows no shading and no detail
 _ANGLES = np.radians(np.arange(-32, 33, 2.0))
 _BALANCED = 0.45  # mean luminance (sRGB values) of a balanced exposure
 _FLAT = 0.008  # added to luminance before a logarithm, about one step of 8 bits
 
-# Knots of the monotone maps: the measure that stands for 0, 0.2, .. 1. Between them linear, outside
-# held.
+# Knots of the monotone maps: the measures for 0, 0.2, .., 1. Values between them are interpolated
+# linearly, values outside are held at the ends.
 _LIGHT = (0.07, 0.36, 0.70, 1.05, 1.45, 1.85)
 _DETAIL = (-38.5, -36.1, -33.2, -29.2, -21.0, -17.1)
 _LEVEL = (-24.0, -19.5, -14.5, -9.5, -4.5, 0.0)
@@ -39,8 +37,8 @@ _OVER = (-0.81, -0.70, -0.56, -0.38, -0.19, 0.0)
 
 
 def measure(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Measure an image, uint8 `(height, width, 3)` of any size: a value in [0, 1] for each of
-    `DIMENSIONS`.
+    """A value in [0, 1] for each of `DIMENSIONS`, of an image uint8 `(height, width, 3)` of any
+    size.
 
     Raises `ImageError` (reason `layout`) for another shape or type.
     """
@@ -64,12 +62,13 @@ def measure(image: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def directional_light(luminance: Floats, seen: NDArray[np.bool_]) -> float:
-    """How much brighter one side of the image is than the other, in stops (base 2), ignoring
-    clipped pixels.
+    """The difference in brightness of the image's two sides, in stops (base 2), without clipped
+    pixels.
 
-    The median over rows of each row's regression slope: a tilted horizon crosses some rows only, so
-    it does not count. Rows weigh by the spread of their seen pixels, as a clipped end flattens the
-    slope of what is left.
+    It is the weighted median over rows of each row's regression slope, so that a tilted horizon,
+    which crosses some rows only, has no effect. `seen` marks the pixels that are not clipped. A
+    row's weight follows the spread of its seen pixels, because a clipped end flattens the slope of
+    the others.
     """
     value = ndimage.gaussian_filter(np.log2(luminance + _FLAT), 2)
     across = np.linspace(-1, 1, luminance.shape[1])
@@ -85,8 +84,8 @@ def directional_light(luminance: Floats, seen: NDArray[np.bool_]) -> float:
 
 
 def fine_detail(luminance: Floats, seen: NDArray[np.bool_]) -> float:
-    """Contrast of the finest structures, in decibels of log luminance; low for blur, haze and flat
-    areas."""
+    """The contrast of the finest structures, in decibels of log luminance. It is low for blur, haze
+    and flat areas."""
     value = np.log(luminance + _FLAT)
     residue = value - ndimage.gaussian_filter(value, 1)
     inner = ndimage.binary_erosion(seen)
@@ -96,11 +95,11 @@ def fine_detail(luminance: Floats, seen: NDArray[np.bool_]) -> float:
 
 
 def horizon_tilt(luminance: Floats) -> tuple[float, float]:
-    """Angle of the dominant near-horizontal edge, in degrees (clockwise positive), and confidence
-    in [0, 1].
+    """The angle of the dominant nearly horizontal edge, in degrees (clockwise positive), and its
+    confidence in [0, 1].
 
-    The image is projected along each angle within 32 degrees; the horizon is where the projection
-    steps hardest.
+    The image is projected along each angle within 32 degrees; the horizon's angle is the one with
+    the largest step in its projection.
     """
     height = luminance.shape[0]
     value = ndimage.gaussian_filter(luminance / (luminance.mean() + _FLAT), 1)
@@ -108,42 +107,42 @@ def horizon_tilt(luminance: Floats) -> tuple[float, float]:
     edge = height // 6
     steps = np.array([abs(_shear(gradient, angle).mean(1))[edge : height - edge].max() for angle in _ANGLES])
     best = int(steps.argmax())
-    # A step hardly above that at other angles is texture, not a horizon.
+    # A step hardly larger than at other angles is texture, not a horizon.
     clear = (steps[best] - np.median(steps)) / (steps[best] + 1e-6)
     return float(np.degrees(_ANGLES[best])), float(np.clip(min(clear / 0.5, steps[best] / 0.03), 0, 1))
 
 
 def subject_place(rgb: Floats, luminance: Floats, tilt: float) -> float:
-    """Distance of the salient region's centre from the nearer vertical third, in widths of the
+    """The distance of the salient region's centre from the nearer vertical third, in widths of the
     image.
 
-    Salient is what differs from the rest of its own row (rows run along the horizon, `tilt` in
-    degrees).
+    A pixel is salient if it differs from the rest of its row. Rows run along the horizon, at `tilt`
+    degrees.
     """
     value = ndimage.gaussian_filter(rgb / (luminance.mean() + _FLAT), (2, 2, 0))
     value = _shear(value, np.radians(tilt))
     difference = np.linalg.norm(value - np.median(value, axis=1, keepdims=True), axis=2)
     weight = np.clip(difference - np.percentile(difference, 88), 0, None).sum(0)
     if weight.sum() < 1e-6:
-        return 1 / 12  # nothing stands out: neither well placed nor badly
+        return 1 / 12  # nothing is salient: halfway between the best and the worst place
     center = float(weight @ (np.arange(weight.size) + 0.5)) / float(weight.sum()) / weight.size
     return min(abs(center - 1 / 3), abs(center - 2 / 3))
 
 
 def composition(rgb: Floats, luminance: Floats) -> float:
-    """A level horizon and a subject on a third, in [0, 1]; the horizon weighs most, as it is
-    measured best."""
+    """The quality of the composition in [0, 1]: a level horizon and a subject on a third. The
+    horizon weighs most, because its measure is the most reliable."""
     tilt, confidence = horizon_tilt(luminance)
     level = confidence * np.interp(-abs(tilt), _LEVEL, _SCALE) + (1 - confidence) * 0.5
     return float(0.9 * level + 0.1 * np.clip(1 - subject_place(rgb, luminance, tilt) * 6, 0, 1))
 
 
 def colorfulness(rgb: Floats) -> float:
-    """Saturation (upper quartile over pixels), lowered by up to a tenth where the hues have nothing
-    in common.
+    """The saturation (upper quartile over pixels), lowered by up to a tenth where the hues do not
+    agree.
 
-    Hues agree if they are alike or opposite: the resultant length of doubled hue angles, weighted
-    by chroma.
+    Hues agree if they are alike or opposite. Agreement is the resultant length of doubled hue
+    angles, weighted by chroma.
     """
     high, low = rgb.max(2), rgb.min(2)
     saturation = float(np.percentile((high - low) / (high + 0.02), 75))
@@ -155,12 +154,14 @@ def colorfulness(rgb: Floats) -> float:
 
 
 def exposure_balance(luminance: Floats) -> float:
-    """Nearness of the mean luminance to a balanced one, in [0, 1], by stops under or over it."""
+    """The nearness of the mean luminance to a balanced one, in [0, 1], by the stops between
+    them."""
     stops = float(np.log2((luminance.mean() + 1e-4) / _BALANCED))
     return float(np.interp(stops, _UNDER, _SCALE) if stops < 0 else np.interp(-stops, _OVER, _SCALE))
 
 
 def _working_copy(image: NDArray[np.uint8]) -> Floats:
+    """The image in [0, 1], with `_SIDE` pixels on its longer side."""
     height, width = image.shape[:2]
     scale = _SIDE / max(height, width)
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
@@ -171,6 +172,7 @@ def _working_copy(image: NDArray[np.uint8]) -> Floats:
 
 
 def _shear(value: Floats, angle: float) -> Floats:
+    """`value` with its columns shifted so that lines at `angle` radians become rows."""
     height, width = value.shape[:2]
     shift = (np.arange(width) - (width - 1) / 2) * np.tan(angle)
     rows = np.clip(np.rint(np.arange(height)[:, None] + shift).astype(np.intp), 0, height - 1)

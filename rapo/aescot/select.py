@@ -1,4 +1,4 @@
-"""Which images get a critique: equal numbers per score band, as far as the data allows."""
+"""Selection: samples the images that get a critique, in equal numbers per score band."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rapo.errors import DataError
 def balanced_sample(
     scores: Sequence[float], uids: Sequence[str], bands: Sequence[float], count: int, rng: np.random.Generator
 ) -> tuple[list[int], dict[str, int]]:
-    """Choose `count` of the images (all, if there are fewer), spread equally over the score bands.
+    """Sample `count` of the images (all, if there are fewer), spread equally over the score bands.
 
-    `bands` are ascending bounds: `[0, 0.4, 0.7, 1]` makes `[0, 0.4)`, `[0.4, 0.7)` and `[0.7, 1]`;
-    scores beyond the outer bounds belong to the outer bands. What a scarce band cannot give is
-    taken equally from the others. Returns the indices in random order, and for each band ("0-0.4")
-    how many it fell short of its equal share. The choice depends on uids, not on the order of the
-    rows. Raises `DataError` for rows that do not fit together.
+    `bands` are ascending bounds: `[0, 0.4, 0.7, 1]` makes `[0, 0.4)`, `[0.4, 0.7)` and `[0.7, 1]`.
+    Scores beyond the outer bounds belong to the outer bands. The images that a scarce band lacks
+    are taken equally from the others. Returns the indices in random order, and for each band
+    ("0-0.4") how many images it lacked of its equal share. The result depends on the uids, not on
+    the order of the rows. Raises `DataError` for rows that do not fit together.
     """
     if len(scores) != len(uids):
-        raise DataError(f"{len(scores)} scores for {len(uids)} uids: each image needs one of both")
+        raise DataError(f"{len(scores)} scores for {len(uids)} uids: each image needs one of each")
     if len(set(uids)) != len(uids):
-        raise DataError("some uids occur more than once: make them unique, or an image would be drawn twice")
+        raise DataError("some uids occur more than once: make them unique, or an image would be sampled twice")
     if len(bands) < 2 or any(a >= b for a, b in pairwise(bands)):
         raise DataError(f"score bands must be two or more ascending numbers, not {list(bands)}")
     if count < 0:
-        raise DataError(f"cannot choose {count} images: give a count of 0 or more")
+        raise DataError(f"cannot sample {count} images: give a count of 0 or more")
     for uid, score in zip(uids, scores, strict=True):
         if not np.isfinite(score):
             raise DataError(f"image {uid} has the score {score}: leave it out or give it a number")
@@ -47,10 +47,9 @@ def balanced_sample(
 
 
 def _deal(count: int, capacity: list[int]) -> list[int]:
-    """Split `count` as equally as the capacities allow; lower bands get the odd ones."""
+    """Split `count` as equally as the capacities allow. Lower bands get the remainder."""
     dealt, open_bands = [0] * len(capacity), list(range(len(capacity)))
-    # Each round fills a band or deals everything, so there are at most as many rounds as bands, and
-    # one more.
+    # Each round fills a band or deals everything, so there is at most one round more than bands.
     while count > 0 and open_bands:
         share, odd = divmod(count, len(open_bands))
         for place, band in enumerate(open_bands):

@@ -1,10 +1,9 @@
-"""The measured teacher: it turns image measures and the private score into a critique. It has no
-weights.
+"""Rule-based teacher: writes a critique from image measures and the private score, without weights.
 
-It writes in fixed clauses, one for each dimension and level and one for the whole, because its
-reader may be a model of a million parameters, for which every clause must be a token or a few. Like
-a large teacher that is shown the score it shades its levels towards that score, and like one it
-sometimes slips; the judge must find both out.
+- It writes in fixed clauses, one for each dimension and one for the whole image, because a model of
+  a million parameters can learn only clauses of a few tokens.
+- Like a large teacher that sees the score, it shades its levels towards the score and sometimes
+  makes a mistake; the judge must find both.
 """
 
 from __future__ import annotations
@@ -58,24 +57,22 @@ _CLAUSES: dict[str, tuple[str, ...]] = {
 }
 _OVERALL: tuple[str, ...] = tuple(f"overall a {level} picture" for level in LEVELS)
 
-# How far the mean level may lie from the score's, in levels, before the teacher shades its
-# judgement.
+# The teacher shades its levels if their mean is farther than this from the score's place, in
+# levels.
 _FIT = 0.4
-# How many dimensions it shades at most: an image that looks unlike its score is left to the judge
-# to turn down.
+# It shades at most so many dimensions: the judge must reject an image that looks unlike its score.
 _SHADED = 2
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def level_of(value: float) -> int:
-    """The level, an index into `LEVELS`, of a measure or score in [0, 1]; values beyond are held at
+    """The level (an index into `LEVELS`) of a measure or score in [0, 1]. Values beyond are held at
     the ends."""
     return int(np.clip(np.floor(value * len(LEVELS) + 1e-9), 0, len(LEVELS) - 1))
 
 
 def level_gap(levels: Mapping[str, int], score: float) -> float:
-    """Mean stated level minus the score's place on the scale of levels, in levels; both lie in [0,
-    4].
+    """The mean stated level minus the score's place on the scale of levels; both lie in [0, 4].
 
     A level stands for the middle of its interval, so the score's place is `5 * score - 0.5`.
     """
@@ -84,7 +81,7 @@ def level_gap(levels: Mapping[str, int], score: float) -> float:
 
 
 def phrases() -> list[str]:
-    """Every clause a normal critique is made of."""
+    """Every clause of a critique without mistakes."""
     return [clause for clauses in _CLAUSES.values() for clause in clauses] + list(_OVERALL)
 
 
@@ -93,9 +90,9 @@ def write_critique(
 ) -> Critique:
     """Write the critique of one image from its measures and its score, both in [0, 1].
 
-    With probability `slip_rate` it slips: it reveals the score, contradicts it, or misstates a
-    dimension by two levels or more. Raises `DataError` for a missing measure or a value out of
-    range.
+    With probability `slip_rate` it makes a mistake: it reveals the score, contradicts it, or
+    misstates a dimension by two levels or more. Raises `DataError` for a missing measure or a value
+    out of range.
     """
     for name, value in {
         **{d: measured.get(d, np.nan) for d in DIMENSIONS},
@@ -120,8 +117,8 @@ def write_critique(
 
 
 def parse_levels(text: str) -> dict[str, int]:
-    """The levels (indices into `LEVELS`) that a text states in the teacher's clauses; the first one
-    counts."""
+    """The levels (indices into `LEVELS`) that a text states in the teacher's clauses, by dimension.
+    The first clause of a dimension counts."""
     stated: dict[str, int] = {}
     for clause in _split(text):
         if clause in _STATED and _STATED[clause][0] not in stated:
@@ -131,7 +128,7 @@ def parse_levels(text: str) -> dict[str, int]:
 
 
 def parse_overall(text: str) -> int | None:
-    """The level of the overall judgement, if the text states one in the teacher's words; the last
+    """The level of the overall judgement, if a text states one in the teacher's words. The last
     one counts."""
     found = [_OVERALL.index(clause) for clause in _split(text) if clause in _OVERALL]
     return found[-1] if found else None
@@ -145,8 +142,8 @@ def _split(text: str) -> list[str]:
 
 
 def _fit(measured: Mapping[str, float], score: float) -> dict[str, int]:
-    """Measured levels, a few shaded by one level towards the score; the least certain dimension
-    goes first."""
+    """The measured levels, with a few shaded by one level towards the score. The dimension nearest
+    to a boundary is shaded first."""
     levels = {name: level_of(measured[name]) for name in DIMENSIONS}
     step = -int(np.sign(level_gap(levels, score)))
 

@@ -1,9 +1,9 @@
-"""AVA (Murray et al., CVPR 2012): `AVA.txt` with vote histograms, `<id>.jpg` images, list files for
-the splits.
+"""AVA reader: `AVA.txt` with vote histograms, `<id>.jpg` images and list files for the splits
+(Murray et al., CVPR 2012).
 
-A line of `AVA.txt` is: index, image id, ten counts of the votes 1..10, two tag ids, challenge id;
-separated by blanks, no header. The official test split is
-`aesthetics_image_lists/generic_test.jpgl`, one id per line.
+- A line of `AVA.txt` holds index, image id, ten counts of the votes 1..10, two tag ids and a
+  challenge id, separated by blanks. There is no header.
+- The official test split is `aesthetics_image_lists/generic_test.jpgl`, one id per line.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _VALIDATION_LIST = Path("aesthetics_image_lists", "validation.jpgl")
 
 
 def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
-    """Read a folder in AVA's layout. Images lie in `images`, or in the folder's images/, image/ or
-    itself.
+    """Read a folder in AVA's layout.
 
-    A row's split is set for the ids of the list files only. Raises `DataError`.
+    Images lie in `images`, or else in the folder's images/ or image/, or in the folder itself. Only
+    the ids of the list files have a split. Raises `DataError` for lines that do not fit.
     """
     labels = folder / "AVA.txt"
     image_folder = images if images is not None else _image_folder(folder)
@@ -73,7 +73,7 @@ def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
         split_source=" and ".join(used) or "hash",
         native_range=SCALE,
         skipped=tuple(skipped),
-        info={"listed_without_votes": len((test | validation) - known)},
+        listed_without_votes=len((test | validation) - known),
     )
 
 

@@ -1,23 +1,21 @@
-"""What a reader of one on-disk format hands over, before scores are normalised and images are
-looked at."""
+"""Label rows: the result of every reader, before scores are normalised and images are checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rapo.errors import DataError
 from rapo.records import Split
 
-#: How many bad rows an error names.
+#: The number of bad rows that an error names.
 NAMED_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One rated image. `score` and `std` are native; `place` says where it stands, such as "line
-    7"."""
+    """One rated image. `score` and `std` are on the data set's own scale; `place` is its place in
+    the file, such as "line 7"."""
 
     name: str
     path: Path
@@ -30,8 +28,12 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelSource:
-    """All rows of one data set. `name` is the default data set name; `native_range` None: to be
-    declared."""
+    """All rows of one data set.
+
+    `name` is the data set's default name. `split_source` says where its splits come from.
+    `native_range` is the scale of the scores, None where the configuration must declare it.
+    `skipped` lists images without a label, as in `rapo.datasets.load.Dataset`.
+    """
 
     name: str
     format: str
@@ -40,12 +42,12 @@ class LabelSource:
     split_source: str
     native_range: tuple[float, float] | None = None
     skipped: tuple[dict[str, str], ...] = ()
-    info: dict[str, Any] = field(default_factory=dict)
+    listed_without_votes: int | None = None
 
 
 def raise_bad_rows(path: Path, problems: list[str], fix: str) -> None:
-    """Raise `DataError` naming the first problems, each "line 7: what is wrong", if there are
-    any."""
+    """Raise `DataError` where there are problems, naming the first, each "line 7: the problem", and
+    the `fix`."""
     if problems:
         more = len(problems) - NAMED_ROWS
         tail = f"; and {more:,} more" if more > 0 else ""
@@ -53,12 +55,11 @@ def raise_bad_rows(path: Path, problems: list[str], fix: str) -> None:
 
 
 def raise_duplicates(path: Path, rows: list[LabelRow]) -> None:
-    """Raise `DataError` if an image is rated twice: which of the scores should count is not ours to
-    guess."""
+    """Raise `DataError` where an image has two scores."""
     first: dict[str, LabelRow] = {}
     problems = []
     for row in rows:
         seen = first.setdefault(row.name, row)
         if seen is not row:
-            problems.append(f"{row.place}: image {row.name!r} stands in {seen.place} already")
+            problems.append(f"{row.place}: image {row.name!r} is already in {seen.place}")
     raise_bad_rows(path, problems, "Keep one row per image.")

@@ -1,20 +1,20 @@
-"""The embedded data set: photograph-like scenes with a known latent beauty, rated by simulated
-raters.
+"""Scenes: the embedded data set of photograph-like scenes with a known latent beauty, rated by
+simulated raters.
 
-Five attributes in [0, 1], one for each of `rapo.records.DIMENSIONS`, are drawn independently and
-shown in the pixels:
+Five attributes in [0, 1], one for each of `rapo.records.DIMENSIONS`, are sampled independently and
+rendered:
 
 - light and shadow: directional light (fall-off across the frame, lit and dark sides, a cast shadow)
   against flat light;
-- mood and narrative: a path, a figure and a lit window seen clearly, against a soft image in which
-  they dissolve;
+- mood and narrative: a clear path, figure and lit window, against a soft image in which they
+  dissolve;
 - composition: the subject on a third over a level horizon, against centred or at the edge under a
   tilted one;
 - color: saturated hues of one palette, against grey ones that drift apart;
 - exposure: balanced mid-tones, against a dark frame or clipped highlights.
 
-The latent score is their stretched weighted mean. Every image has its own seed, made of the run's
-seed, its split and its number; so neither the order of rendering nor the size of another split
+The latent score is their stretched weighted mean. Every image has a seed of its own, from the run's
+seed, its split and its number, so that neither the order of rendering nor the size of another split
 changes a pixel.
 """
 
@@ -34,16 +34,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from rapo.arrays import Floats
 from rapo.config import ScenesConfig
 from rapo.errors import DataError
 from rapo.records import DIMENSIONS
 
-Floats = NDArray[np.float64]
-
 _WEIGHTS = dict(zip(DIMENSIONS, (0.18, 0.20, 0.24, 0.20, 0.18), strict=True))
 _MEAN, _STRETCH, _JITTER = 0.54, 1.42, 0.012
 _LUMA = np.array([0.299, 0.587, 0.114])
-# Hues of the upper sky, the lower sky, the ground and the subject; each row goes well together.
+# Hues of the upper sky, the lower sky, the ground and the subject; the hues of a row harmonise.
 _PALETTES = np.array(
     [
         (0.58, 0.54, 0.27, 0.36),
@@ -53,9 +52,9 @@ _PALETTES = np.array(
         (0.55, 0.47, 0.14, 0.33),
     ]
 )
-_TEXTURE = 96  # texture is drawn on a grid of this side, so that a scene looks alike at every size
+_TEXTURE = 96  # texture has a grid of this side, so that a scene looks alike at every size
 _SPLITS = ("train", "validation", "test")
-_FIRST_ID = 10_000_000  # ids of one split start at a multiple of this, whatever the sizes of the others
+_FIRST_ID = 10_000_000  # ids of each split start at a multiple of this, for any sizes of the others
 _MANIFEST = "scenes.json"
 _REVISION = 1  # raise it when the same seed renders other pixels
 
@@ -71,9 +70,9 @@ class Scene:
 
 
 def render_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw the attributes of one scene from `rng` and render it with `size` x `size` pixels.
+    """Sample the attributes of one scene from `rng` and render it with `size` x `size` pixels.
 
-    Raises `DataError` for a size below 56, where the details that carry the attributes vanish.
+    Raises `DataError` for a size below 56, at which the details that show the attributes vanish.
     """
     if size < 56:
         raise DataError(f"a scene needs at least 56 pixels a side, not {size}: raise data.scenes.size")
@@ -86,8 +85,8 @@ def render_scene(rng: np.random.Generator, size: int) -> Scene:
 
 
 def rater_panel(rng: np.random.Generator, raters: int) -> Floats:
-    """The biases of a panel, `(raters,)`, in votes of the 1..10 scale; centred: a common bias only
-    moves the scale."""
+    """The biases of a panel `(raters,)` in votes of the scale 1..10, centred because a common bias
+    only shifts the scale."""
     biases = rng.normal(0, 0.6, raters)
     return biases - biases.mean()
 
@@ -101,14 +100,11 @@ def rate_scene(rng: np.random.Generator, score: float, panel: Floats) -> NDArray
 def write_scenes(
     folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Render a whole data set into `folder`, in AVA's layout; the folder appears whole or not at
-    all.
+    """Render a data set into `folder`, in AVA's layout (`rapo.datasets.ava`). The folder appears
+    complete or not at all.
 
-    `AVA.txt` has a row per image (row number, image id, counts of the votes 1..10, two tag ids,
-    challenge id); `aesthetics_image_lists/` names the test images (`generic_test.jpgl`) and the
-    validation images (`validation.jpgl`). `progress` is told (done, total) after each image. A
-    folder that already holds these very scenes is left as it is; `DataError` if it holds anything
-    else.
+    `progress` is called with (done, total) after each image. A folder that already holds the same
+    scenes is left as it is. Raises `DataError` if it holds anything else.
     """
     recipe = {"revision": _REVISION, "seed": seed, **settings.model_dump()}
     if folder.exists():
@@ -123,7 +119,7 @@ def write_scenes(
             partial.rename(folder)
         except OSError:
             # Another process may have finished the same scenes first; a rename never replaces a
-            # folder with files.
+            # folder that holds files.
             if not folder.exists():
                 raise
             _check_same(folder, recipe)
@@ -146,7 +142,7 @@ def _fill(folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[i
             rng = _generator(seed, split, number)
             scene = render_scene(rng, settings.size)
             # Not flushed to the disk one by one: that costs more than rendering, and a lost image
-            # can be rendered anew.
+            # can be rendered again.
             Image.fromarray(scene.image).save(images / f"{image_id}.jpg", quality=95, subsampling=0)
             votes = " ".join(map(str, rate_scene(rng, scene.score, panel)))
             rows.append(f"{len(rows) + 1} {image_id} {votes} 0 0 1\n")
@@ -182,7 +178,7 @@ def _check_same(folder: Path, recipe: dict[str, int]) -> None:
 def _render(
     rng: np.random.Generator, size: int, light: float, mood: float, composition: float, color: float, exposure: float
 ) -> NDArray[np.uint8]:
-    soft = 1.2 / size  # edges are this wide, in units of the frame: about a pixel
+    soft = 1.2 / size  # the width of edges in units of the frame: about a pixel
     grid = (np.arange(size) + 0.5) / size
     frame_x, frame_y = np.meshgrid(grid, grid)
     side = rng.choice([-1.0, 1.0])  # where the light comes from
@@ -190,8 +186,7 @@ def _render(
     level, placed = np.clip(composition + rng.normal(0, 0.04, 2), 0, 1)
     tilt = rng.choice([-1.0, 1.0]) * (1 - level) * 0.42
     third, worst = rng.choice([1 / 3, 2 / 3]), rng.choice([0.5, 0.5, 0.04, 0.96])
-    # A rotation about the centre shifts what is off centre; undo it, or a tilt would also move the
-    # subject.
+    # The coordinates of the scene are those of the frame, rotated about its centre by the tilt.
     x = 0.5 + (frame_x - 0.5) * np.cos(tilt) - (frame_y - 0.5) * np.sin(tilt)
     y = 0.5 + (frame_x - 0.5) * np.sin(tilt) + (frame_y - 0.5) * np.cos(tilt)
     horizon = 0.53 + 0.12 * placed
@@ -220,7 +215,7 @@ def _render(
 
     fall_off = 1 + 0.62 * light * side * (2 * frame_x - 1)
     image = ndimage.gaussian_filter(image * fall_off[..., None], (*[2.4 * (1 - mood) * size / 84] * 2, 0))
-    # A balanced frame first, so that the stops below are the whole of the exposure error.
+    # The frame is balanced first, so that the stops below are the whole exposure error.
     image = image * (0.45 / float((image @ _LUMA).mean()))
     over = rng.uniform() < 0.3
     stops = (1 - exposure) * (1.1 if over else -2.2)
@@ -249,8 +244,8 @@ def _texture(rng: np.random.Generator, size: int) -> Floats:
 def _subject(
     rng: np.random.Generator, x: Floats, y: Floats, center: float, base: float, side: float, soft: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Coverage of a tree, a peak or a house, how much of it faces the light ([-1, 1]), coverage of
-    its window."""
+    """The coverage of a tree, a peak or a house, how far each point faces the light ([-1, 1]), and
+    the coverage of its window."""
     kind = rng.integers(3)
     dark = np.zeros_like(x)
     across = (x - center) * side

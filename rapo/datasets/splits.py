@@ -1,7 +1,6 @@
-"""Splits by a stable hash: which split an image falls into depends on the seed and its uid, not on
-its neighbours.
+"""Splits: assigns images to splits by a stable hash of seed and uid.
 
-Adding or removing images therefore never moves the others between training and test.
+Adding or removing images never moves the others between training and test.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from rapo.records import Split
 
 
 def hash_fraction(seed: int, uid: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on nothing but the arguments, the same on every machine
+    """A number in [0, 1) that depends on the arguments only and is the same on every machine
     (BLAKE2b)."""
     digest = hashlib.blake2b(f"{purpose}\0{seed}\0{uid}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, test_fraction: float) -> list[Split]:
-    """A split for each uid. Where there are three images or more, no split is left empty.
+    """A split for each uid. With three images or more no split is empty.
 
     Raises `DataError` if the fractions leave nothing for training.
     """
@@ -31,36 +30,36 @@ def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, t
             f"data.validation_fraction {validation_fraction} and data.test_fraction {test_fraction} leave nothing to "
             "train on: their sum must be below 1"
         )
-    draws = [hash_fraction(seed, uid, "split") for uid in uids]
+    fractions = [hash_fraction(seed, uid, "split") for uid in uids]
     splits: list[Split] = [
-        "test" if draw < test_fraction else "validation" if draw < test_fraction + validation_fraction else "train"
-        for draw in draws
+        "test" if value < test_fraction else "validation" if value < test_fraction + validation_fraction else "train"
+        for value in fractions
     ]
     if len(uids) >= 3:
         for split in ("test", "validation", "train"):
             if split not in splits:
-                _take_one(splits, draws, split)
+                _fill_split(splits, fractions, split)
     return splits
 
 
 def carve_validation(uids: Sequence[str], *, seed: int, fraction: float) -> list[bool]:
-    """Which of the training uids are to validate on: about `fraction`, at least one where there are
-    two or more."""
+    """Whether each training uid goes to validation: about `fraction` of them, at least one of two
+    or more. Raises `DataError` if `fraction` leaves nothing for training."""
     if fraction >= 1.0:
         raise DataError(f"data.validation_fraction {fraction} leaves nothing to train on: it must be below 1")
-    draws = [hash_fraction(seed, uid, "validation") for uid in uids]
-    chosen = [draw < fraction for draw in draws]
+    fractions = [hash_fraction(seed, uid, "validation") for uid in uids]
+    chosen = [value < fraction for value in fractions]
     if len(uids) >= 2 and not any(chosen):
-        chosen[min(range(len(uids)), key=draws.__getitem__)] = True
+        chosen[min(range(len(uids)), key=fractions.__getitem__)] = True
     if len(uids) >= 2 and all(chosen):
-        chosen[max(range(len(uids)), key=draws.__getitem__)] = False
+        chosen[max(range(len(uids)), key=fractions.__getitem__)] = False
     return chosen
 
 
-def _take_one(splits: list[Split], draws: list[float], split: Split) -> None:
-    """Move the image of the fullest split whose draw is nearest to where `split` lies (test lowest,
-    train highest)."""
+def _fill_split(splits: list[Split], fractions: list[float], split: Split) -> None:
+    """Move one image of the fullest split to the empty `split`: the one with the highest fraction
+    to train, the lowest to the others."""
     fullest = max(get_args(Split), key=splits.count)
     members = [index for index, value in enumerate(splits) if value == fullest]
     pick = max if split == "train" else min
-    splits[pick(members, key=draws.__getitem__)] = split
+    splits[pick(members, key=fractions.__getitem__)] = split

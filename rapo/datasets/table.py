@@ -1,7 +1,8 @@
-"""A table of images and scores: CSV, JSON Lines, a JSON list, or Parquet.
+"""Table reader: images and scores in CSV, JSON Lines, a JSON list, or Parquet.
 
-Columns: image (a path, relative to the table's folder or to `data.images`), score (or gt_score),
-and, where known, std (of the raters, on the scores' scale) and split (train, validation or test).
+The columns are image (a path, relative to the table's folder or to `data.images`), score (or
+gt_score), and where known std (of the raters, on the scores' scale) and split (train, validation or
+test).
 """
 
 from __future__ import annotations
@@ -30,13 +31,12 @@ _SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 
-#: A row as it stands in the file: where, and its columns.
-_Place = tuple[str, dict[str, Any]]
+#: A row of the file: its place, and its cells by column.
+_RawRow = tuple[str, dict[str, object]]
 
 
 def read_table(path: Path, images: Path | None = None) -> LabelSource:
-    """Read a table. Images that are missing are not looked for here. Raises `DataError` naming the
-    rows at fault."""
+    """Read a table, without looking for its images. Raises `DataError` naming the rows at fault."""
     reader = READERS[path.suffix.lower()]
     folder = images if images is not None else path.parent
     try:
@@ -67,14 +67,16 @@ def read_table(path: Path, images: Path | None = None) -> LabelSource:
 
 def _score_column(path: Path, columns: set[str]) -> str:
     if "image" not in columns:
-        raise DataError(f"{path} has no column 'image', only {sorted(columns)}; name the column of image paths so")
+        raise DataError(f"{path} has no column 'image', only {sorted(columns)}; rename the column of image paths")
     for name in ("score", "gt_score"):
         if name in columns:
             return name
-    raise DataError(f"{path} has no column 'score' (or 'gt_score'), only {sorted(columns)}; name the scores' column so")
+    raise DataError(
+        f"{path} has no column 'score' (or 'gt_score'), only {sorted(columns)}; rename the column of scores"
+    )
 
 
-def _row(folder: Path, place: str, cells: dict[str, Any], score_column: str, *, with_split: bool) -> LabelRow:
+def _row(folder: Path, place: str, cells: dict[str, object], score_column: str, *, with_split: bool) -> LabelRow:
     image = cells.get("image")
     if not isinstance(image, str) or not image.strip():
         raise ValueError(f"image is {image!r}, not a path")
@@ -94,7 +96,7 @@ def _row(folder: Path, place: str, cells: dict[str, Any], score_column: str, *, 
     return LabelRow(name, path, _number(cells.get(score_column), score_column), place, std=std, split=split)
 
 
-def _given(value: Any) -> bool:
+def _given(value: object) -> bool:
     return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
 
 
@@ -110,7 +112,7 @@ def _number(value: Any, column: str) -> float:
     return number
 
 
-def _read_csv(path: Path) -> Iterator[_Place]:
+def _read_csv(path: Path) -> Iterator[_RawRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         file.seek(0)
@@ -129,14 +131,14 @@ def _read_csv(path: Path) -> Iterator[_Place]:
             yield f"line {reader.line_num}", {name: cell.strip() for name, cell in named}
 
 
-def _read_jsonl(path: Path) -> Iterator[_Place]:
+def _read_jsonl(path: Path) -> Iterator[_RawRow]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield f"line {number}", _object(path, f"line {number}", _parse(path, f"line {number}", line))
 
 
-def _read_json(path: Path) -> Iterator[_Place]:
+def _read_json(path: Path) -> Iterator[_RawRow]:
     rows = _parse(path, "file", path.read_text(encoding="utf-8-sig") or "[]")
     if not isinstance(rows, list):
         raise DataError(f"{path} holds a JSON {type(rows).__name__}; a list of objects is needed")
@@ -144,7 +146,7 @@ def _read_json(path: Path) -> Iterator[_Place]:
         yield f"item {number}", _object(path, f"item {number}", row)
 
 
-def _read_parquet(path: Path) -> Iterator[_Place]:
+def _read_parquet(path: Path) -> Iterator[_RawRow]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -153,7 +155,7 @@ def _read_parquet(path: Path) -> Iterator[_Place]:
     try:
         with parquet.ParquetFile(path) as file:
             wanted = [name for name in file.schema_arrow.names if name.strip() in _COLUMNS]
-            # Without any column that is known, all names are read, so that the error can list them.
+            # Without a known column all columns are read, so that the error can list them.
             rows = file.read(columns=wanted or None).to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
@@ -161,14 +163,14 @@ def _read_parquet(path: Path) -> Iterator[_Place]:
         yield f"row {number}", {name.strip(): value for name, value in row.items()}
 
 
-def _parse(path: Path, place: str, text: str) -> Any:
+def _parse(path: Path, place: str, text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: {place} is not valid JSON: {error}") from error
 
 
-def _object(path: Path, place: str, row: Any) -> dict[str, Any]:
+def _object(path: Path, place: str, row: object) -> dict[str, object]:
     if not isinstance(row, dict):
         raise DataError(f"{path}: {place} is a JSON {type(row).__name__}; an object with image and score is needed")
     return {name.strip(): value for name, value in row.items()}
@@ -176,8 +178,8 @@ def _object(path: Path, place: str, row: Any) -> dict[str, Any]:
 
 _COLUMNS = frozenset({"image", "score", "gt_score", "std", "split"})
 
-#: A reader for each file name ending.
-READERS: dict[str, Callable[[Path], Iterator[_Place]]] = {
+#: The reader of each file name ending.
+READERS: dict[str, Callable[[Path], Iterator[_RawRow]]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".json": _read_json,

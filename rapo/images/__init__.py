@@ -1,1 +1,1 @@
-"""Images: safe decoding of untrusted files."""
+"""Images: safe decoding of untrusted files, and the model's view of an image."""

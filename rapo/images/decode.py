@@ -1,9 +1,9 @@
-"""Safe decoding: an image is judged by its header before a pixel of it is decoded, and is RGB
-afterwards.
+"""Decoding: turns untrusted image files into RGB images.
 
-Every way in (training data, rollouts, the service) goes through `decode_image`, so that the model
-sees the same pixels for the same bytes everywhere. No setting of Pillow is changed: many threads
-decode at the same time.
+- The header is checked before a pixel is decoded.
+- Training data, rollouts and the service all decode by `decode_image`, so that the same bytes give
+  the same pixels everywhere.
+- No setting of Pillow is changed, because many threads decode at the same time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from rapo.errors import ImageError
 from rapo.images.structure import check_frames, check_structure
 from rapo.records import ImageRecord
 
-#: Pillow's names of the formats that are accepted. A JPEG that holds several images (MPO) counts as
-#: JPEG.
+#: The accepted formats, by Pillow's names. A JPEG that holds several images (MPO) counts as JPEG.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 #: Stable words for counting, see `ImageError.reason`.
@@ -47,11 +46,11 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns of what is an error here or does no harm, in words taken from the file: a flood in a
-# service's log.
+# Pillow's warnings are errors here or do no harm. They quote the file, and would flood a service's
+# log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# What Pillow's plugins raise on damaged input; they have no common base.
+# The errors of Pillow's plugins on damaged input; they have no common base.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
                   RuntimeError, AssertionError, struct.error, zlib.error)  # fmt: skip
 
@@ -59,9 +58,9 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeE
 def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Image:
     """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
 
-    Of an animation or a multi-page file the first frame is taken. Embedded colour profiles are not
-    applied. What follows the image in the file is ignored; what stands before it makes it a file of
-    an unknown format. Raises `ImageError` with one of `REASONS`.
+    Only the first frame of an animation or a multi-page file is decoded. Embedded colour profiles
+    are not applied. Bytes behind the image are ignored; with bytes before it the file has an
+    unknown format. Raises `ImageError` with one of `REASONS`.
     """
     _check_size(len(data), limits)
     check_structure(data, limits)
@@ -70,10 +69,10 @@ def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Imag
 
 
 def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -> bytes:
-    """The encoded bytes of a record, from memory or from its file; the size is checked before the
-    file is read.
+    """The encoded bytes of a record, from memory or from its file.
 
-    Raises `ImageError` with the reason missing, empty or too_many_bytes.
+    The size is checked before the file is read. Raises `ImageError` with the reason missing, empty
+    or too_many_bytes.
     """
     if record.data is not None:
         _check_size(len(record.data), limits)
@@ -84,7 +83,8 @@ def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -
 
 
 def read_image_file(path: Path, limits: ImageConfig = ImageConfig()) -> bytes:
-    """The bytes of an image file; `ImageError` with the reason missing, empty or too_many_bytes."""
+    """The bytes of an image file. Raises `ImageError` with the reason missing, empty or
+    too_many_bytes."""
     _check_file(path, limits)
     try:
         return path.read_bytes()
@@ -93,8 +93,8 @@ def read_image_file(path: Path, limits: ImageConfig = ImageConfig()) -> bytes:
 
 
 def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> None:
-    """Raise `ImageError` if the file is not usable; `decode=False` looks at the header only and
-    reads no more."""
+    """Raise `ImageError` if the file is not usable. `decode=False` reads and checks only the
+    header."""
     if decode:
         decode_image(read_image_file(path, limits), limits)
         return
@@ -133,7 +133,7 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS)})", reason="unknown_format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow's own ceiling (about 179 million pixels) stays in force above ours.
+        # Pillow's own limit (about 179 million pixels) holds in addition to `limits`.
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except _DECODE_ERRORS as error:
         raise ImageError(f"the image header is truncated or damaged{_why(error)}", reason="truncated") from error
@@ -153,13 +153,13 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
             f"the image has {width} x {height} pixels; its sides may differ by a factor of {MAX_ASPECT}",
             reason="too_elongated",
         )
-    if image.format != "TIFF":  # whose pages would be walked for it; `check_structure` has done so
+    if image.format != "TIFF":  # counting reads all pages of a TIFF; `check_structure` has done that
         check_frames(getattr(image, "n_frames", 1), limits)
     return image
 
 
 def _why(error: Exception) -> str:
-    """What a decoder says, as one short line: it may quote the file, or an object's address."""
+    """A decoder's message as one short line, without unprintable characters and addresses."""
     words = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(error).split("\n")[0])
     return f": {words[:120]}" if words and " at 0x" not in words else ""
 
@@ -182,7 +182,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODE_ERRORS:
-        return 1  # damaged metadata does not make a good image bad
+        return 1  # an image with damaged metadata is usable
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -190,12 +190,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     if image.has_transparency_data:
         return _on_white(image)
-    # `convert` returns a copy, so the result never holds on to the file's bytes.
+    # `convert` returns a copy, so the result does not keep the file's bytes.
     return image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Composited strip by strip: whole copies of a large image with alpha would take a gigabyte."""
+    """The image composited on white, strip by strip: copies of a large image would take a
+    gigabyte."""
     result = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP_ROWS):
         box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
@@ -206,8 +207,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Deep greyscale to 8 bit. 16-bit white is 65535; wider types have no fixed white: the usual
-    one that fits."""
+    """Deep greyscale in 8 bit. White is 65535 in 16 bit; wider types have no fixed white, and the
+    smallest usual one that fits is taken."""
     if pixels.dtype.itemsize == 2:
         white = 65535.0
     else:

@@ -1,8 +1,9 @@
-"""What the model saw: an image decoded, upright, and at the size that the image processor makes of
-it, without torch.
+"""ModelView: an image as the model sees it, decoded, upright and at the image processor's size,
+without torch.
 
-The sizes are exactly the processor's. The pixels come from Pillow's resampling instead of
-torchvision's and differ from it by rounding; they are for people to look at, never for the model.
+- The sizes are exactly the processor's.
+- The pixels come from Pillow's resampling instead of torchvision's and differ by rounding. They are
+  for display, never for the model.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ _FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The image as a PNG, its size, and the size it had before, each as (width, height) in
-    pixels."""
+class RenderedView:
+    """The image as a PNG, its size and its original size, each as (width, height) in pixels."""
 
     png: bytes
     size: tuple[int, int]
@@ -34,8 +34,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """The resizing of a model's image processor: sides are multiples of `factor`, the area lies in
-    the given range."""
+    """The resizing of a model's image processor: sides are multiples of `factor`, and the area lies
+    between `min_pixels` and `max_pixels`."""
 
     min_pixels: int
     max_pixels: int
@@ -44,8 +44,8 @@ class ModelView:
 
     @classmethod
     def of(cls, folder: Path) -> ModelView:
-        """The view of a model folder. Raises `ModelError` where its image processor is not
-        described as expected."""
+        """The view of a model folder. Raises `ModelError` where the folder does not describe an
+        image processor of Qwen2.5-VL."""
         for name in _FILES:
             if (folder / name).is_file():
                 break
@@ -77,11 +77,10 @@ class ModelView:
             sides = [math.ceil(side * scale / self.factor) * self.factor for side in (width, height)]
         return sides[0], sides[1]
 
-    def render(self, data: bytes, limits: ImageConfig) -> Seen:
-        """The image of an encoded file as the model sees it. Raises `ImageError` where it cannot be
-        used."""
+    def render(self, data: bytes, limits: ImageConfig) -> RenderedView:
+        """The view of an encoded image. Raises `ImageError` where it is not usable."""
         image = decode_image(data, limits)
         fitted = image.resize(self.size(*image.size), self.resample)
         buffer = io.BytesIO()
         fitted.save(buffer, format="PNG")
-        return Seen(buffer.getvalue(), fitted.size, image.size)
+        return RenderedView(buffer.getvalue(), fitted.size, image.size)

@@ -1,14 +1,14 @@
-"""A look at an encoded file's structure before any decoder sees it.
+"""Structure checks: refuse small files that would take gigabytes or minutes, before any decoder
+runs.
 
-Decoders allocate and loop as the file tells them to, and some of that happens while a header is
-opened. What is counted here costs microseconds on a real image, and stops files that are small and
-take gigabytes or minutes:
-- WebP: the canvas, which its decoder allocates when it opens the file;
+Decoders allocate and loop as a file tells them to, partly while they open its header. The checks
+take microseconds on a real image. They count:
+- WebP: the size of the canvas, which the decoder allocates when it opens the file;
 - PNG: the number of chunks;
 - JPEG: the number of segments, and of scans, each of which is a pass over the whole image;
-- TIFF: the number of values in its tags (strips above all), the size of a tile, and the chain of
-  its pages;
-- frames, in every format that has them. Only the first is ever decoded.
+- TIFF: the number of values in its tags (mainly strips), the size of a tile, and the chain of its
+  pages;
+- frames, in every format that has them, although only the first is decoded.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _SOS, _EOI = 0xDA, 0xD9
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_TIFF_TEXT = frozenset((1, 2, 6, 7))  # bytes and text stay bytes in memory, however many
+_TIFF_TEXT = frozenset((1, 2, 6, 7))  # bytes and text stay bytes in memory, whatever their number
 
 
 def check_structure(data: bytes, limits: ImageConfig) -> None:
-    """Raise `ImageError` (too_complex, too_many_frames, too_many_pixels) for what would cost too
-    much to decode.
+    """Raise `ImageError` (too_complex, too_many_frames, too_many_pixels) for a file that would cost
+    too much to decode.
 
-    Files that are damaged or of another format pass: the decoder says so better.
+    Files that are damaged or of another format pass, because the decoder's own error is clearer.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
@@ -145,8 +145,8 @@ def _check_tags(tags: list[tuple[int, int, int, int]], order: str, big: bool, li
 
 
 def _inline(kind: int, value: int, order: str, big: bool) -> int:
-    """A number that stands in the entry itself, left-aligned in the field that was read as one
-    integer."""
+    """The number in an entry's value field, which was read as one integer and holds it
+    left-aligned."""
     width = {3: 2, 4: 4, 16: 8}.get(kind, 8 if big else 4)
     field = struct.pack(order + ("Q" if big else "I"), value)
     return int.from_bytes(field[:width], "little" if order == "<" else "big")

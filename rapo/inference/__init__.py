@@ -1,1 +1,1 @@
-"""vLLM behind one small engine interface."""
+"""Inference: vLLM behind two small engines, and the thread that runs one."""

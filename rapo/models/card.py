@@ -1,5 +1,5 @@
-"""The card of an exported model, `rapo.json` beside its weights: which weights they are and how
-they must be asked."""
+"""Card: the facts about an exported model in `rapo.json` beside its weights (version, native scale,
+dtype and lengths)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rapo.config import Config
 from rapo.errors import ModelError
@@ -17,35 +17,42 @@ CARD = "rapo.json"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The scale of a data set's own scores. A score s in [0, 1] is `low + s * (high - low)` on
-    it."""
+    """The scale of a data set's own scores."""
 
     name: str
     low: float
     high: float
 
     def native(self, score: float) -> float:
+        """The score on this scale of a `score` in [0, 1]."""
         return self.low + score * (self.high - self.low)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """`version` names the weights; `engine` holds the dtype and lengths that the model was trained
-    with."""
+    """`version` names the weights; `engine` holds the dtype and the lengths of the training."""
 
     version: str
     scales: tuple[Scale, ...] = ()
-    engine: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, object] = field(default_factory=dict)
+
+
+class _CardFile(TypedDict, total=False):
+    version: str
+    dataset: str
+    native_range: tuple[float, float] | None
+    normalizer: str
+    engine: dict[str, object]
 
 
 def read_card(folder: str | Path) -> Card:
-    """The card in a model folder; one made from the weights where there is none. Raises
-    `ModelError` where it is damaged."""
+    """The card in a model folder; without one, a card that only names the weights. Raises
+    `ModelError` where the card is damaged."""
     path = Path(folder) / CARD
     if not path.is_file():
         return Card(weights_version(Path(folder)))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: _CardFile = json.loads(path.read_text(encoding="utf-8"))
         version, engine = str(content["version"]), dict(content.get("engine", {}))
         scales = _scales(content)
     except (ValueError, KeyError, TypeError) as error:
@@ -54,10 +61,9 @@ def read_card(folder: str | Path) -> Card:
 
 
 def with_card(config: Config, card: Card) -> Config:
-    """The configuration with the lengths and the dtype that the model was trained with, as its card
-    says."""
+    """The configuration with the dtype and the lengths on the card."""
     engine = card.engine
-    policy: dict[str, Any] = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
+    policy: dict[str, object] = {key: engine[key] for key in ("dtype", "max_completion_tokens") if key in engine}
     rollout = config.rollout
     if "max_model_len" in engine:
         lengths = rollout.engine.model_copy(update={"max_model_len": engine["max_model_len"]})
@@ -66,7 +72,7 @@ def with_card(config: Config, card: Card) -> Config:
 
 
 def weights_version(folder: Path) -> str:
-    """A short name for exactly these weights: the first 12 hex digits of the SHA-256 over all
+    """The name of a folder's weights: the first 12 hex digits of the SHA-256 over all its
     safetensors files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
@@ -76,10 +82,11 @@ def weights_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _scales(content: dict[str, Any]) -> tuple[Scale, ...]:
+def _scales(content: _CardFile) -> tuple[Scale, ...]:
     native = content.get("native_range")
     if native is None:
         return ()
     low, high = (float(end) for end in native)
-    # The normalizer "max" divides by the top of the scale, so that a score of 0 is 0 there, too.
+    # The normalizer "max" divides by the top of the scale, so that a score of 0 is 0 on both
+    # scales.
     return (Scale(str(content.get("dataset", "native")), 0.0 if content.get("normalizer") == "max" else low, high),)

@@ -1,25 +1,23 @@
-"""Is a folder a model that rapo can train? Answered from its files alone, without torch or
+"""Model folders: checks that a folder is a model that rapo trains, without torch or
 transformers."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rapo.errors import ModelError
 
 MODEL_TYPE = "qwen2_5_vl"
 
 
-def check_model_folder(folder: str | Path) -> dict[str, Any]:
-    """The folder's `config.json`. Raises `ModelError` unless it looks like a Qwen2.5-VL in the
-    transformers format."""
+def check_model_folder(folder: str | Path) -> None:
+    """Raise `ModelError` unless the folder looks like a Qwen2.5-VL in the transformers format."""
     path = Path(folder)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
     try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{folder} holds no config.json: it is no model folder in the transformers format.") from error
     except ValueError as error:
@@ -35,4 +33,3 @@ def check_model_folder(folder: str | Path) -> dict[str, Any]:
         raise ModelError(f"{folder} holds no tokenizer_config.json: copy the tokenizer beside the weights.")
     if not any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise ModelError(f"{folder} holds no image processor (preprocessor_config.json).")
-    return config

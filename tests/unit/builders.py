@@ -1,4 +1,4 @@
-"""Small records for tests: images, groups and scored groups, made from a seed."""
+"""Builders: small images, groups and scored groups for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from rapo.records import Group, ImageRecord, ScoredGroup
 
-#: What the tiny model's tokenizer is built from, besides the prompt.
+#: The texts, besides the prompt, that the tiny model's tokenizer is built from.
 CLAUSES = ("the light is even; ", "a balanced composition; ", "colors are dull; ")
 
 

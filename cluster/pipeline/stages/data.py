@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.files.atomic import write_json
 from cluster.files.run_folder import RunFolder
 from rapo.config import Config
-from rapo.datasets import Dataset, load_dataset
+from rapo.datasets.load import Dataset, load_dataset
 from rapo.datasets.scenes import write_scenes
 
 

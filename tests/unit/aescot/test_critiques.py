@@ -1,3 +1,7 @@
+"""Rule-based teacher and judge: clauses, levels, mistakes, leaks and tone."""
+
+from __future__ import annotations
+
 import re
 from collections import Counter
 
@@ -27,15 +31,15 @@ def judge(text, measured=EVEN, score=0.5, tolerance=1):
 
 @pytest.fixture(scope="module")
 def scenes():
-    drawn = [render_scene(np.random.default_rng([9, i]), 84) for i in range(400)]
-    return [(measure(scene.image), scene.score) for scene in drawn]
+    rendered = [render_scene(np.random.default_rng([9, i]), 84) for i in range(400)]
+    return [(measure(scene.image), scene.score) for scene in rendered]
 
 
 def test_level_bounds():
     assert [level_of(value) for value in (-1, 0, 0.19, 0.2, 0.4, 0.6, 0.8, 1, 2)] == [0, 0, 0, 1, 2, 3, 4, 4, 4]
 
 
-def test_clauses_are_distinct_and_none_lies_within_another():
+def test_clauses_are_distinct_and_none_contains_another():
     clauses = phrases()
     assert len(clauses) == 5 * len(DIMENSIONS) + 5
     assert not [(a, b) for a in clauses for b in clauses if a != b and f"; {a};" in f"; {b};"]
@@ -89,7 +93,7 @@ def test_bad_input_is_named(measured, score, rate, words):
         write(measured, score, rate)
 
 
-def test_scenes_are_kept_unless_the_teacher_slips(scenes):
+def test_scenes_are_kept_unless_the_teacher_makes_a_mistake(scenes):
     rng = np.random.default_rng(0)
     verdicts = []
     for measured, score in scenes:
@@ -99,7 +103,7 @@ def test_scenes_are_kept_unless_the_teacher_slips(scenes):
     assert all(verdict.keep == (verdict.reason is None) for verdict in verdicts)
 
 
-def test_judge_finds_every_slip_and_by_every_reason(scenes):
+def test_judge_finds_every_mistake_and_uses_every_reason(scenes):
     rng = np.random.default_rng(1)
     verdicts = [
         judge_critique(write_critique("u", measured, score, rng, 1.0), measured, score, 1) for measured, score in scenes
@@ -111,7 +115,7 @@ def test_judge_finds_every_slip_and_by_every_reason(scenes):
     assert min(counts.values()) > 20
 
 
-def test_slips_come_at_their_rate():
+def test_mistakes_come_at_their_rate():
     leaks = [bool(re.search("rate|out of", write(EVEN, 0.5, 0.3, seed).text)) for seed in range(600)]
     assert 0.06 < np.mean(leaks) < 0.14
 
@@ -126,7 +130,7 @@ def test_tolerance_counts_levels():
     assert judge(text, {**EVEN, "color": 0.9}, tolerance=2).keep
 
 
-def test_checks_come_in_their_order():
+def test_the_first_failed_check_gives_the_reason():
     text = write(EVEN, 0.5).text
     assert judge(text + " A score of 5.", {**EVEN, "color": 1.0}, 0.95).reason == "leak"
     assert judge(text, {**EVEN, "color": 1.0}, 0.95).reason == "misaligned"

@@ -1,3 +1,7 @@
+"""Selection: equal numbers per score band, and the shortfall of scarce bands."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,14 +45,14 @@ def test_two_scarce_bands():
     assert shortfall == {"0-0.4": 17, "0.4-0.7": 0, "0.7-1": 10}
 
 
-def test_bounds_and_what_lies_beyond_them():
+def test_scores_at_and_beyond_the_bounds():
     scores = [-0.2, 0.0, 0.4, 0.69, 0.7, 1.0, 1.3]
     chosen, shortfall = choose(scores, 7)
     assert sorted(chosen) == list(range(7))
     assert shortfall == {"0-0.4": 1, "0.4-0.7": 0, "0.7-1": 0}
 
 
-def test_odd_ones_go_to_the_lower_bands():
+def test_the_remainder_goes_to_the_lower_bands():
     scores = [0.1] * 9 + [0.5] * 9 + [0.9] * 9
     assert per_band(scores, choose(scores, 11)[0]) == [4, 4, 3]
 

@@ -1,5 +1,4 @@
-"""Loading: AVA's layout and tables, splits, bad labels (errors) and bad images (skipped and
-listed)."""
+"""Dataset loading: AVA and tables, splits, bad labels (errors) and bad images (skipped)."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import pytest
 from PIL import Image
 
 from rapo.config import DataConfig, ImageConfig
-from rapo.datasets import load_dataset
 from rapo.datasets.ava import vote_statistics
+from rapo.datasets.load import load_dataset
 from rapo.datasets.splits import hash_fraction, hash_splits
 from rapo.errors import ConfigError, DataError
 
@@ -69,8 +68,8 @@ def rated(count, **more):
     return [{"image": f"img/{index}.png", "score": round(index / count, 3), **more} for index in range(count)]
 
 
-def load(path, seed=0, verify="auto", **config):
-    return load_dataset(DataConfig(path=path, **config), ImageConfig(), seed, verify=verify)
+def load(path, seed=0, **config):
+    return load_dataset(DataConfig(path=path, **config), ImageConfig(), seed)
 
 
 def uids(dataset, split):
@@ -143,7 +142,7 @@ def test_ava_rows_without_votes_are_listed(tmp_path):
         ("31 9 1 2 3", "line 31: 5 columns"),
         ("31 9 1 2 3 x 5 6 7 8 9 10 0 0 1", "line 31"),
         ("31 9 1 2 3 -4 5 6 7 8 9 10 0 0 1", "negative"),
-        ("31 1003 1 2 3 4 5 6 7 8 9 10 0 0 1", "'1003' stands in line 4 already"),
+        ("31 1003 1 2 3 4 5 6 7 8 9 10 0 0 1", "'1003' is already in line 4"),
     ],
 )
 def test_ava_bad_lines(tmp_path, line, message):
@@ -257,7 +256,7 @@ def test_scores_outside_the_range_are_named_with_the_fix(tmp_path):
         ("image,score\na.png\n", "line 2: score ''"),
         ("image,score\n,0.5\n", "line 2: image"),
         ("image,score\na.png,0,5\n", "line 2 has 3 cells"),
-        ("image,score\na.png,0.5\nb.png,0.5\n./a.png,0.6\n", "line 4: image 'a.png' stands in line 2"),
+        ("image,score\na.png,0.5\nb.png,0.5\n./a.png,0.6\n", "line 4: image 'a.png' is already in line 2"),
         ("image,score,split\na.png,0.5,holdout\n", "line 2: split 'holdout'"),
         ("image,score,split\na.png,0.5,\n", "line 2: split ''"),
         ("image,score,std\na.png,0.5,-1\n", "negative"),
@@ -332,7 +331,7 @@ def test_default_path(tmp_path):
 # Bad images
 
 
-def test_bad_images_are_skipped_and_listed(tmp_path):
+def test_bad_images_are_skipped_and_listed(tmp_path, monkeypatch):
     rows = [{**row, "split": SPLITS[index % 3]} for index, row in enumerate(rated(15))]
     path = table(tmp_path / "t.csv", rows)
     (tmp_path / "img/3.png").unlink()
@@ -352,7 +351,10 @@ def test_bad_images_are_skipped_and_listed(tmp_path):
     assert all(item["detail"] for item in dataset.skipped)
     assert len(dataset.records) == 10
     assert sum(dataset.info["skipped"].values()) == 5
-    assert "truncated" not in load(path, verify="header").info["skipped"]
+    monkeypatch.setattr("rapo.datasets.load.DECODE_UP_TO", 10)
+    large = load(path)
+    assert large.info["verify"] == "header"
+    assert "truncated" not in large.info["skipped"]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -1,3 +1,7 @@
+"""Scenes: seeds, attributes that can be measured, ratings, and the folder in AVA layout."""
+
+from __future__ import annotations
+
 import json
 
 import numpy as np
@@ -29,7 +33,7 @@ def test_same_seed_same_scene_other_seed_another():
 
 
 @pytest.mark.parametrize("size", [56, 84, 150])
-def test_scene_has_the_size_asked_for(size):
+def test_a_scene_has_the_requested_size(size):
     scene = render_scene(np.random.default_rng(0), size)
     assert scene.image.shape == (size, size, 3)
     assert scene.image.dtype == np.uint8
@@ -124,7 +128,7 @@ def _by_id(path):
     return ((line.split()[1], line.split()[2:]) for line in path.read_text().splitlines())
 
 
-def test_folder_appears_whole_or_not_at_all(tmp_path):
+def test_the_folder_appears_complete_or_not_at_all(tmp_path):
     class StopError(Exception):
         pass
 

@@ -1,4 +1,4 @@
-"""Decoding: what is accepted, what is refused and why, and that the result is upright RGB."""
+"""Decoding: accepted and refused files, and upright RGB images as results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reason_of(data, limits=ImageConfig()):
 
 
 def png_header(width, height):
-    """A PNG that claims a size in its header and holds next to nothing."""
+    """A PNG whose header claims a size, with hardly any pixels."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

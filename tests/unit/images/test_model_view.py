@@ -1,5 +1,4 @@
-"""What people are shown as the model's view must be at the model's own size, and nearly its own
-pixels."""
+"""ModelView: exactly the model's own size, and nearly its own pixels."""
 
 from __future__ import annotations
 
@@ -31,7 +30,9 @@ def encoded(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(84, 84), (640, 480), (30, 20), (300, 17), (17, 300), (1000, 90), (56, 57)])
-def test_it_is_what_the_processor_makes(tiny_model: Path, processor: PolicyProcessor, size: tuple[int, int]) -> None:
+def test_it_has_the_processors_size_and_nearly_its_pixels(
+    tiny_model: Path, processor: PolicyProcessor, size: tuple[int, int]
+) -> None:
     image = gradient(*size)
     fitted = processor.fit(image)
     seen = ModelView.of(tiny_model).render(encoded(image), ImageConfig())
@@ -40,7 +41,7 @@ def test_it_is_what_the_processor_makes(tiny_model: Path, processor: PolicyProce
     assert np.abs(shown - np.asarray(fitted, dtype=np.int16)).max() <= 2
 
 
-def test_a_image_is_upright(tiny_model: Path) -> None:
+def test_an_image_is_upright(tiny_model: Path) -> None:
     image = gradient(120, 60)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -49,7 +50,7 @@ def test_a_image_is_upright(tiny_model: Path) -> None:
     assert ModelView.of(tiny_model).render(buffer.getvalue(), ImageConfig()).original == (60, 120)
 
 
-def test_what_is_no_image_and_no_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_bad_image_and_a_bad_model_are_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ModelView.of(tiny_model).render(b"nonsense", ImageConfig())
     with pytest.raises(ModelError, match="no image processor"):

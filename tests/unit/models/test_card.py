@@ -1,4 +1,4 @@
-"""Cards of exported models, and the parts of a rationale."""
+"""Card: version, scale and settings of an exported model, with and without a card."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rapo.aescot.writer import phrases
-from rapo.answers.dimensions import split_dimensions
 from rapo.config import Config
 from rapo.errors import ModelError
 from rapo.models.card import CARD, Scale, read_card, weights_version, with_card
-from rapo.records import DIMENSIONS
 
 
 def test_a_card_names_the_weights_and_the_scale(tmp_path: Path) -> None:
@@ -28,13 +25,13 @@ def test_a_card_names_the_weights_and_the_scale(tmp_path: Path) -> None:
     assert config.rollout.engine.max_model_len == 700
 
 
-def test_a_scale_that_was_divided_by_its_top_begins_at_zero(tmp_path: Path) -> None:
+def test_a_scale_that_was_divided_by_its_top_starts_at_zero(tmp_path: Path) -> None:
     content = {"version": "abc", "dataset": "tad66k", "native_range": [1.0, 10.0], "normalizer": "max"}
     (tmp_path / CARD).write_text(json.dumps(content), encoding="utf-8")
     assert read_card(tmp_path).scales == (Scale("tad66k", 0.0, 10.0),)
 
 
-def test_without_a_card_the_weights_name_themselves(tmp_path: Path) -> None:
+def test_without_a_card_the_version_is_a_hash_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     card = read_card(tmp_path)
     assert card.version == weights_version(tmp_path)
@@ -48,25 +45,3 @@ def test_a_damaged_card_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / CARD).write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=CARD):
         read_card(tmp_path)
-
-
-def test_a_critique_is_split_by_what_it_speaks_of() -> None:
-    rationale = ("poor light, flat; superb mood, vivid story; good composition, nearly level; poor color, nearly grey; "
-                 "superb exposure, balanced; overall a fair image.")  # fmt: skip
-    parts = split_dimensions(rationale)
-    assert [name for name, _ in parts] == list(DIMENSIONS)
-    assert dict(parts)["exposure"] == "superb exposure, balanced"
-
-
-def test_every_clause_of_the_teacher_belongs_to_its_dimension() -> None:
-    found = [[name for name, _ in split_dimensions(clause)] for clause in phrases()]
-    assert found == [[name] for name in DIMENSIONS for _ in range(5)] + [[]] * 5
-
-
-def test_prose_in_any_order() -> None:
-    text = "The palette is warm. Soft shadows fall at f/1.8 across the room. Nothing else. The colors clash, though."
-    assert split_dimensions(text) == [
-        ("color", "The palette is warm. The colors clash, though."),
-        ("light and shadow", "Soft shadows fall at f/1.8 across the room."),
-    ]
-    assert split_dimensions("") == []

@@ -1,3 +1,7 @@
+"""Model folders: complete ones pass, and every missing part is named."""
+
+from __future__ import annotations
+
 import json
 
 import pytest
@@ -6,7 +10,7 @@ from rapo.errors import ModelError
 from rapo.models.folder import check_model_folder
 
 FILES = {
-    "config.json": json.dumps({"model_type": "qwen2_5_vl", "hidden_size": 8}),
+    "config.json": json.dumps({"model_type": "qwen2_5_vl"}),
     "model.safetensors": "",
     "tokenizer_config.json": "{}",
     "preprocessor_config.json": "{}",
@@ -14,7 +18,8 @@ FILES = {
 
 
 def make(folder, **changed):
-    """A folder that passes; None leaves a file out (dots are written as double underscores)."""
+    """A folder that passes, with `changed` files. None leaves a file out; a double underscore in a
+    name stands for a dot."""
     files = FILES | {name.replace("__", "."): text for name, text in changed.items()}
     for name, text in files.items():
         if text is not None:
@@ -22,21 +27,29 @@ def make(folder, **changed):
     return folder
 
 
-def test_a_whole_folder_gives_its_configuration(tmp_path):
-    assert check_model_folder(make(tmp_path))["hidden_size"] == 8
-    assert check_model_folder(str(tmp_path))["hidden_size"] == 8
-
-
-def test_either_name_of_the_image_processor_will_do(tmp_path):
-    assert check_model_folder(make(tmp_path, preprocessor_config__json=None, processor_config__json="{}"))
-
-
-def test_sharded_weights_will_do(tmp_path):
-    assert check_model_folder(make(tmp_path, model__safetensors=None, **{"model-00001-of-00002__safetensors": ""}))
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"preprocessor_config__json": None, "processor_config__json": "{}"},
+        {"model__safetensors": None, "model-00001-of-00002__safetensors": ""},
+    ],
+    ids=["complete", "other name of the image processor", "sharded weights"],
+)
+def test_a_complete_folder_passes(tmp_path, changed):
+    folder = make(tmp_path, **changed)
+    check_model_folder(folder)
+    check_model_folder(str(folder))
+    for path in sorted(folder.iterdir()):  # each of its files is needed
+        content = path.read_text()
+        path.unlink()
+        with pytest.raises(ModelError):
+            check_model_folder(folder)
+        path.write_text(content)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"config__json": None}, "holds no config.json"),
         ({"config__json": "{"}, "is not valid JSON"),
@@ -48,14 +61,14 @@ def test_sharded_weights_will_do(tmp_path):
         ({"preprocessor_config__json": None}, "no image processor"),
     ],
 )
-def test_what_is_missing_is_named_with_the_folder(tmp_path, changed, said):
+def test_a_missing_part_is_named_with_the_folder(tmp_path, changed, message):
     with pytest.raises(ModelError) as caught:
         check_model_folder(make(tmp_path, **changed))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_name_of_a_hub_is_no_folder(tmp_path):
+def test_a_hub_name_is_no_folder(tmp_path):
     with pytest.raises(ModelError, match=r"not found: Qwen/Qwen2\.5-VL-7B-Instruct.*local folder"):
         check_model_folder("Qwen/Qwen2.5-VL-7B-Instruct")
     (tmp_path / "file").write_text("")
