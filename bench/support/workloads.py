@@ -8,17 +8,15 @@ so that two systems that run one do the same work.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from rapo.answers.prompts import SCORE_PROMPT
-from rapo.policy.tiny_model import SPECIAL_TOKENS, write_random_policy
+from rapo.policy.tiny_model import SPECIAL_TOKENS, TextSizes, VisionSizes, write_random_policy
 from rapo.util.atomic_dir import whole_folder
 
 # Bytes a token: rapo's prompt, template included, then has 59 tokens with one image pad; 67 in W1
@@ -40,8 +38,8 @@ class Workload:
     images: int
     side: int
     new_tokens: int
-    text: Mapping[str, int] = field(repr=False, hash=False)
-    vision: Mapping[str, Any] = field(repr=False, hash=False)
+    text: TextSizes = field(repr=False, hash=False)
+    vision: VisionSizes = field(repr=False, hash=False)
     completions: int = 8
     learning_rate: float = 1e-6
     temperature: float = 1.0
