@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import grpc
 from ray import serve
@@ -34,6 +34,13 @@ _SPARE = 64
 _LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
 
 logger = logging.getLogger(__name__)
+
+
+class _ReplicaOptions(TypedDict, total=False):
+    """The options of `serve.deployment` for the number of replicas. Serve refuses both together."""
+
+    num_replicas: int
+    autoscaling_config: AutoscalingConfig
 
 
 def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
@@ -117,7 +124,7 @@ def delete(name: str) -> None:
         logger.warning("%s takes long to stop; it gets no calls any more", name)
 
 
-def _replicas(settings: ServeConfig) -> dict[str, object]:
+def _replicas(settings: ServeConfig) -> _ReplicaOptions:
     scale = settings.autoscale
     if scale is None or scale.min_replicas == scale.max_replicas:
         return {"num_replicas": settings.replicas if scale is None else scale.min_replicas}

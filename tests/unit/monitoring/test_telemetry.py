@@ -55,7 +55,8 @@ def test_only_finite_numbers_are_metrics() -> None:
 
 
 def test_a_backend_that_fails_is_named_once_and_the_others_go_on() -> None:
-    good, bad, said = Recorder(), Recorder("bad one", fails=True), []
+    good, bad = Recorder(), Recorder("bad one", fails=True)
+    said: list[str] = []
     telemetry = Telemetry([bad, good], said.append)
     telemetry.step(ROW)
     telemetry.fleet(STATE)
@@ -83,7 +84,8 @@ def test_tensorboard_holds_the_values(tmp_path: Path) -> None:
     telemetry.groups([{"seconds": 1.0, "tokens": 5}])
     telemetry.close()
     (path,) = tmp_path.glob("events.*")
-    data, found = path.read_bytes(), {}
+    data = path.read_bytes()
+    found: dict[str, tuple[int, float]] = {}
     while data:  # a record: length, its checksum, the event, its checksum
         (length,) = struct.unpack("<Q", data[:8])
         event = Event.FromString(data[12 : 12 + length])
