@@ -73,8 +73,7 @@ class ScorerClient(ClientBase[grpc.Channel]):
         """Score a few images in one call, at most `ModelInfo.max_batch`; an outcome for each, in
         their order.
 
-        An image that the service asks to send again later is sent again, as far as the time limit
-        allows.
+        An image whose error says when to retry is sent again, as far as the time limit allows.
         """
         job = BatchJob(images, options, self._connection.policy, self._limit(timeout))
         while job.request.requests:

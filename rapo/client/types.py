@@ -13,7 +13,7 @@ Image = bytes | str | os.PathLike[str]
 
 
 class ScoreOptions(TypedDict, total=False):
-    """What a caller may ask for with each image. The server's default holds for what is left out.
+    """What a caller may request with each image. The server's default holds for what is left out.
 
     `readout`: one of `ModelInfo.readouts`. `rationale`: False leaves the text out. `native_scale`:
     a name in `ModelInfo.native_scales`. `dimensions`: adds what the rationale says of each
