@@ -20,19 +20,17 @@ from rapo.client.sync import ScorerClient
 from rapo.client.types import Image, Outcome, ScoreOptions
 from rapo.errors import ConfigError, DataError, ImageError
 
-#: The columns that are added. Without a score, the first two are NaN (null with `null=None`) and
-#: `error` says why; otherwise `error` is empty. It is never null: a block of nothing but nulls has
-#: no type, and cannot be written into one file with the others.
-ADDED = ("aesthetic_score", "aesthetic_score_std", "error")
-
 Column = list[str] | list[float | None]
 
 _NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
 
 
 class ScoreImages:
-    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch;
-    no row is left out.
+    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch.
+
+    Without a score, the first two are NaN (`null`) and `error` says why; otherwise `error` is
+    empty. It is never null: a block of nothing but nulls has no type, and cannot be written into
+    one file with the others.
 
     `column` holds encoded bytes or paths that this process can read; by default it is `bytes` or
     else `path`. `options` are `ScoreOptions`, `client` the arguments of `ScorerClient`

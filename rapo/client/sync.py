@@ -46,8 +46,8 @@ class ScorerClient(ClientBase[grpc.Channel]):
 
     `timeout` is the limit of one call in seconds, retries included; of a bulk job it is the longest
     silence. The address, TLS and token arguments are those of `rapo.client.connection.Connection`,
-    whose module says what is retried by whom; `attempts` counts the first try too, up to 5, and 1
-    turns every retry off. `channels` is the number of connections that calls take in turn: one is
+    whose module lists what is retried; `attempts` counts the first try too, up to 5, and 1 turns
+    every retry off. `channels` is the number of connections that calls take in turn: one is
     enough unless many large images travel at once.
 
     Raises `ConfigError` for arguments that cannot work. Every call raises `CallError` with the

@@ -13,7 +13,7 @@ from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
 
 from rapo.client import CallError
-from rapo.client.raydata import ADDED, ScoreImages
+from rapo.client.raydata import ScoreImages
 from rapo.errors import DataError
 
 
@@ -31,7 +31,7 @@ def target(scorer: FakeScorer) -> Iterator[str]:
 def test_a_batch_gets_its_columns_and_keeps_its_rows(target: str, scorer: FakeScorer) -> None:
     batch = {"name": np.array(["a", "b", "c"]), "bytes": np.array([b"42", b"bad", b"7"], dtype=object)}
     scored = ScoreImages(target)(batch)
-    assert tuple(scored) == ("name", "bytes", *ADDED)
+    assert tuple(scored) == ("name", "bytes", "aesthetic_score", "aesthetic_score_std", "error")
     assert scored["name"].tolist() == ["a", "b", "c"]
     assert scored["aesthetic_score"][::2] == [0.42, 0.07]
     assert math.isnan(scored["aesthetic_score"][1])
