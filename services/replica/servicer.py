@@ -58,7 +58,8 @@ class Scorer:
         # read the actor's runtime environment when they are imported, see
         # `services.replica.deployment`.
         from rapo.inference.engine_thread import EngineThread
-        from rapo.inference.readout_engine import ReadoutEngine, ReadoutRequest, ReadoutResult
+        from rapo.inference.readout_engine import ReadoutEngine
+        from rapo.inference.types import ReadoutRequest, ReadoutResult
 
         self._engine: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
             lambda: ReadoutEngine(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
