@@ -13,6 +13,7 @@ import itertools
 import logging
 import re
 import secrets
+import socket
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from rapo.config import Config, ServeConfig
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
-from rapo.util.ports import bind_error, free_port
+from rapo.util.ports import port_problem
 from services.gateway.exposure import check_access
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
@@ -94,7 +95,7 @@ class ScorerServer:
             raise RuntimeError("ScorerServer needs an initialised Ray")
         if serve.status().proxies:
             raise ResourceError("this Ray cluster runs Ray Serve already. Stop that service, or use another cluster.")
-        self.inner_port = free_port()
+        self.inner_port = _free_port()
         with ExitStack() as stack:
             stack.callback(serve.shutdown)
             _start_serve(settings, self.inner_port)
@@ -203,10 +204,11 @@ def check_address(settings: ServeConfig) -> None:
     """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that
     is taken."""
     check_access(settings)
-    if (reason := bind_error(settings.host, settings.port)) is not None:
+    problem = port_problem(settings.host, settings.port)
+    if problem is not None:
         raise ResourceError(
-            f"port {settings.port} on {settings.host} is in use ({reason}). Stop what listens there, or choose another port "
-            "with --set serve.port=..."
+            f"port {settings.port} on {settings.host} is in use ({problem}). Stop what listens there, or "
+            "choose another port with --set serve.port=..."
         )
 
 
@@ -217,11 +219,17 @@ def _check_version(version: str) -> None:
         )
 
 
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
 def _start_serve(settings: ServeConfig, port: int) -> None:
     serve.start(
         # gRPC needs the proxy. Its HTTP side stays on loopback, on any free port.
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host="127.0.0.1", port=free_port()),
+        http_options=HTTPOptions(host="127.0.0.1", port=_free_port()),
         grpc_options=gRPCOptions(
             port=port,
             grpc_servicer_functions=["rapo.v1.scorer_pb2_grpc.add_AestheticScorerServicer_to_server"],

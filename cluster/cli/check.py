@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
-from rapo.util.ports import bind_error
 
 
 def describe(config: Config) -> list[str]:
@@ -131,7 +131,14 @@ def _lengths(config: Config) -> None:
 
 
 def port_taken(host: str, port: int) -> bool:
-    return bind_error(host, port) is not None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
 
 
 def free_gib(path: Path) -> float:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rapo.answers.readout_names import READOUTS
 from rapo.errors import RapoError
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def score(
         Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet; the same again goes on.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what the output holds already.")] = False,
-    readout: Annotated[str | None, typer.Option(help=f"One of {', '.join(READOUTS)}.")] = None,
+    readout: Annotated[str | None, typer.Option(help="expected, fast, greedy or sampled.")] = None,
     rationale: Annotated[bool, typer.Option(help="Ask for the rationale as well.")] = True,
     native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model's.")] = None,
     model_version: Annotated[str | None, typer.Option(help="The version that is to answer.")] = None,

@@ -98,7 +98,7 @@ class Connection:
         if (self.token or self.token_file) and not self.secure and not _is_local(self.target):
             raise ConfigError(
                 f"a token would go to {self.target} readable for everyone on the way: give `ca`, the file of the CA that "
-                "signed its certificate, or tls=True where it is a public one."
+                "signed its certificate, or tls=True if that is a public one."
             )
         self.metadata()
 

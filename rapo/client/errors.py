@@ -65,7 +65,7 @@ def _call_error(
 
 def from_rpc(error: grpc.RpcError, target: str, timeout: float, request_id: str = "", *, secure: bool) -> CallError:
     """The `CallError` for an error of gRPC's blocking or asynchronous API. `timeout` is in seconds
-    and only stands in the message."""
+    and is only used in the message."""
     code: str = error.code().name
     details = error.details() or "no details"
     trailing = tuple(error.trailing_metadata() or ())

@@ -1,11 +1,11 @@
-"""Scoring as a step of a data pipeline: a callable for Ray Data's `map_batches`, which serves
-`datasets.map` as well.
+"""ScoreImages: scoring as a step of a data pipeline, for Ray Data's `map_batches` and for
+`datasets.map`.
 
     pool = ray.data.ActorPoolStrategy(size=4)
     ds.map_batches(ScoreImages, fn_constructor_args=("scorer:50051",), compute=pool)
 
-It imports neither Ray nor NumPy: it is called with a batch as a dict of columns and gives it back
-with columns added.
+- It imports neither Ray nor NumPy. A batch is a dict of columns, and columns are added to it.
+- No row is left out: a row without a score has the reason in the column `error`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rapo.client.sync import ScorerClient
 from rapo.client.types import Image, Outcome, ScoreOptions
 from rapo.errors import ConfigError, DataError, ImageError
 
-#: The columns that are added. Where there is no score, the first two are NaN (null with
-#: `null=None`) and `error` says why; it is empty otherwise, never null: a block of nothing but
-#: nulls has no type, and does not go into one file with the others.
-ADDED = ("aesthetic_score", "aesthetic_score_std", "error")
+Column = list[str] | list[float | None]
 
 _NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
 
 
 class ScoreImages:
-    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch;
-    no row is left out.
+    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch.
 
-    `column` holds encoded bytes or paths that this process can read; without it, `bytes` is taken
-    or else `path`. `options` are `ScoreOptions`, `client` the arguments of `ScorerClient`
-    (`token_file`, `ca`, ...). `rationale` and `native_score` are added where asked for. `null`
-    stands for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
+    Without a score, the first two are NaN (`null`) and `error` says why; otherwise `error` is
+    empty. It is never null: a block of nothing but nulls has no type, and cannot be written into
+    one file with the others.
 
-    Raises `DataError` where the batch lacks the column or it holds something else, and `CallError`
-    where the scorer is gone, so that the pipeline's own retries take over instead of a data set
-    full of errors.
+    `column` holds encoded bytes or paths that this process can read; by default it is `bytes` or
+    else `path`. `options` are `ScoreOptions`, `client` the arguments of `ScorerClient`
+    (`token_file`, `ca`, ...). `rationale` and `native_score` are added if the options request them.
+    `null` is used for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
+
+    Raises `DataError` if the batch lacks the column or it holds something else, and `CallError` if
+    the scorer is gone: the pipeline's own retries are better than a data set full of errors.
     """
 
     def __init__(
@@ -54,11 +54,13 @@ class ScoreImages:
         if isinstance(options, str) or isinstance(client, str):
             raise ConfigError("options and client are dictionaries, such as options={'readout': 'fast'}")
         self._column = column
-        # Without being asked for, text is not sent for nothing.
+        # Unlike the client, without text unless the options request it.
         self._options: ScoreOptions = {"rationale": False, **(options or {})}
         self._in_flight = in_flight
         self._null = null
-        self._arguments = (target, dict(client or {}))
+        self._remake = partial(
+            ScoreImages, target, column, options=options, client=client, in_flight=in_flight, null=null
+        )
         self._client = ScorerClient(target, **dict(client or {}))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +75,10 @@ class ScoreImages:
         scored = iter(list(self._client.score_many(present, self._in_flight, **self._options)))
         return {**batch, **self._columns([next(scored) if image is not None else _NO_IMAGE for image in images])}
 
-    def _columns(self, outcomes: list[Outcome]) -> dict[str, list[Any]]:
+    def _columns(self, outcomes: list[Outcome]) -> dict[str, Column]:
         results = [outcome.result for outcome in outcomes]
         missing = self._null
-        added: dict[str, list[Any]] = {
+        added: dict[str, Column] = {
             "aesthetic_score": [missing if item is None else item.score for item in results],
             "aesthetic_score_std": [missing if item is None or item.std is None else item.std for item in results],
             "error": ["" if outcome.error is None else str(outcome.error) for outcome in outcomes],
@@ -90,26 +92,13 @@ class ScoreImages:
         return added
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travels to other processes as its arguments; each makes connections of its own."""
-        target, client = self._arguments
-        return _rebuild, (target, self._column, self._options, client, self._in_flight, self._null)
+        """Pickle the arguments, so that each process makes connections of its own."""
+        return self._remake, ()
 
 
-def _rebuild(
-    target: str,
-    column: str | None,
-    options: ScoreOptions,
-    client: Mapping[str, Any],
-    in_flight: int | None,
-    null: float | None,
-) -> ScoreImages:
-    return ScoreImages(target, column, options=options, client=client, in_flight=in_flight, null=null)
-
-
-def _image(value: Any, column: str) -> Image | None:
-    if (
-        isinstance(value, dict) and {"bytes", "path"} & value.keys()
-    ):  # how `datasets` keeps an image that is not decoded
+def _image(value: object, column: str) -> Image | None:
+    # `datasets` keeps an image that is not decoded as such a dictionary.
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytearray | memoryview):
         value = bytes(value)

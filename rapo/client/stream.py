@@ -7,7 +7,7 @@ It knows neither threads nor gRPC, so that both clients share it.
   second result for it is dropped.
 - It keeps at most as many images as the caller admits; after a broken stream those, and no others,
   are sent again.
-- A retry never comes before the time that the service asked for.
+- A retry never comes before the time that the service named.
 - It gives up a job only if the service answered nothing at all for `limit_s` seconds.
 """
 

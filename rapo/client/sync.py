@@ -46,8 +46,8 @@ class ScorerClient(ClientBase[grpc.Channel]):
 
     `timeout` is the limit of one call in seconds, retries included; of a bulk job it is the longest
     silence. The address, TLS and token arguments are those of `rapo.client.connection.Connection`,
-    whose module says what is retried by whom; `attempts` counts the first try too, up to 5, and 1
-    turns every retry off. `channels` is the number of connections that calls take in turn: one is
+    whose module lists what is retried; `attempts` counts the first try too, up to 5, and 1 turns
+    every retry off. `channels` is the number of connections that calls take in turn: one is
     enough unless many large images travel at once.
 
     Raises `ConfigError` for arguments that cannot work. Every call raises `CallError` with the
@@ -73,8 +73,7 @@ class ScorerClient(ClientBase[grpc.Channel]):
         """Score a few images in one call, at most `ModelInfo.max_batch`; an outcome for each, in
         their order.
 
-        An image that the service asks to send again later is sent again, as far as the time limit
-        allows.
+        An image whose error says when to retry is sent again, as far as the time limit allows.
         """
         job = BatchJob(images, options, self._connection.policy, self._limit(timeout))
         while job.request.requests:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TypedDict
 
+from rapo.answers.readout_names import READOUTS as READOUTS
 from rapo.errors import RapoError
 
 #: An image to score: encoded bytes, or the path of a file that the client reads and sends as bytes.
@@ -13,12 +14,11 @@ Image = bytes | str | os.PathLike[str]
 
 
 class ScoreOptions(TypedDict, total=False):
-    """What a caller may ask for with each image. The server's default holds for what is left out.
+    """What a caller may request with each image. The server's default holds for what is left out.
 
-    `readout`: one of `ModelInfo.readouts`. `rationale`: False leaves the text out. `native_scale`:
-    a name in `ModelInfo.native_scales`. `dimensions`: adds what the rationale says of each
-    dimension. `samples`: answers for the readout `sampled`. `model_version`: one of
-    `ModelInfo.models`.
+    `readout`: one of `READOUTS`. `rationale`: False leaves the text out. `native_scale`: a name in
+    `ModelInfo.native_scales`. `dimensions`: adds what the rationale says of each dimension.
+    `samples`: answers for the readout `sampled`. `model_version`: one of `ModelInfo.models`.
     """
 
     readout: str

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, after a crash or a power cut as well."""
+"""Atomic folders: they appear whole or not at all, also after a crash or a power cut."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a folder to; when the block ends well it takes the place of
-    `target`.
+    """A path beside `target` to write a folder to. It replaces `target` when the block ends without
+    an error.
 
-    What an earlier, unfinished attempt left is removed first. Everything is synced before the
+    Leftovers of an earlier, unfinished attempt are removed first. Everything is synced before the
     rename.
     """
     aside = target.with_name(f".{target.name}.partial")
@@ -29,7 +29,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on disk before going on."""
+    """Write a file or folder through to the disk; returns when it is there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

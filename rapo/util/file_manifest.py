@@ -1,5 +1,5 @@
-"""What the files of a folder must be: sizes and checksums, so that a torn or damaged folder is
-known before it is used."""
+"""File manifests: sizes and checksums of a folder's files, so that damage is found before the
+folder is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def entries_of(folder: Path, paths: Iterable[Path]) -> Entries:
 
 
 def damage(folder: Path, entries: Mapping[str, tuple[int, str]]) -> str | None:
-    """What is wrong with the folder's files, None where nothing is."""
+    """What is wrong with the folder's files; None if nothing is."""
     for name, (size, checksum) in entries.items():
         path = folder / name
         if not path.is_file():

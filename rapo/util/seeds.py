@@ -1,4 +1,4 @@
-"""Seeds that depend on what is drawn, not on who draws it."""
+"""Seeds that depend on what is sampled, not on the process that samples it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """AuthInterceptor: refuses every call without a known token, before a byte of its message is read.
 
-- It stands before every method, known or not, health and reflection included.
+- It checks calls of every method, known or not, health and reflection included.
 - A call with two authorization headers counts as one without a token: a proxy in front of the
   gateway might have checked the other one.
 """

@@ -1,8 +1,8 @@
 """Gateway: the gRPC server that callers reach, in front of Ray Serve's.
 
 Serve's own proxy has no TLS, no authentication and no grpc.health.v1, and binds every interface. So
-callers reach this gateway instead. It listens only where the configuration says, and passes each
-image on with a secret that only it and the deployment know.
+callers reach this gateway instead. It listens only at the configured address, and passes each image
+on with a secret that only it and the deployment know.
 
 - If there is a tokens file, every method answers a call without a known token with UNAUTHENTICATED,
   and reveals nothing else.

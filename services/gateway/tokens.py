@@ -23,8 +23,8 @@ from pathlib import Path
 from rapo.errors import ConfigError
 from services.gateway.reloading import ReloadingFile, read_small
 
-#: Names of clients: they appear in logs and metrics, and as bare keys in TOML.
-CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Names of clients are in logs and metrics, and bare keys in TOML.
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _SETTING = "serve.gateway.tokens"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -98,5 +98,5 @@ def _texts(value: object) -> Iterable[str]:
 
 
 def _check_name(client: str, what: str) -> None:
-    if not CLIENT_NAME.fullmatch(client):
+    if not _CLIENT_NAME.fullmatch(client):
         raise ConfigError(f"{what} {client!r}: a name has 1 to 64 letters, digits, - and _")

@@ -55,7 +55,7 @@ def response_of(
     version: str,
     scales: Mapping[str, Scale],
 ) -> scorer_pb2.ScoreResponse:
-    """The response to a request, with the parts that it asks for."""
+    """The response to a request, with the parts that it requests."""
     response = scorer_pb2.ScoreResponse(
         score=scored.score,
         rationale="" if request.omit_rationale else scored.rationale,

@@ -36,9 +36,9 @@ from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
-#: An answer is no score if the model gives all numbers of two decimals together less probability
-#: than this.
-MIN_INSIDE = 0.05
+# An answer is no score if the model gives all numbers of two decimals together less probability
+# than this.
+_MIN_INSIDE = 0.05
 
 _DECODERS = 2
 # Hashing more bytes than this in the event loop would keep other calls waiting.
@@ -227,7 +227,7 @@ class ImageScorer:
             expected = result.tree.expectation()
         except ServiceError as error:
             raise _no_score("not_a_number") from error
-        if expected.outside > 1.0 - MIN_INSIDE:
+        if expected.outside > 1.0 - _MIN_INSIDE:
             raise _no_score("not_a_number")
         return ScoredImage(
             expected.mean, rationale, expected.std, (expected.low, expected.high), outside=expected.outside

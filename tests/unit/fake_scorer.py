@@ -1,4 +1,4 @@
-"""A scoring service in this process for the tests of clients: every RPC, scripted faults, no model.
+"""FakeScorer: a scoring service in this process for the tests of clients, with scripted faults.
 
 An image of decimal digits, spaces around them allowed, scores that number / 100; any other is
 refused.
@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
@@ -24,8 +24,8 @@ from rapo.wire import DETAILS_KEY, DOMAIN, REASON_KEY
 
 
 class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
-    """`failures` come first, one an image (of any RPC); `breaks` holds after how many answers each
-    stream breaks."""
+    """Each image, of any RPC, takes one of `failures` first. Each stream takes one of `breaks`: the
+    number of answers after which it breaks."""
 
     def __init__(self) -> None:
         self.failures: list[status_pb2.Status] = []
@@ -88,7 +88,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
                         return
                     pool.submit(lambda item: answers.put(self._counted_result(item)), request)
                     count += 1
-            except Exception:  # noqa: BLE001 - what gRPC raises, bare, where the caller has gone
+            except Exception:  # noqa: BLE001 - gRPC raises a bare one if the caller has gone
                 return
         answers.put(count)
 
@@ -129,10 +129,9 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         self._admit(context)
         if request.model_version not in ("", "v7", "v6"):
             abort(context, status(code_pb2.NOT_FOUND, "no such model", "unknown_model"))
-        unknown: Any = 9
         return scorer_pb2.GetModelResponse(
             model_version=request.model_version or "v7",
-            readouts=[scorer_pb2.READOUT_EXPECTED, scorer_pb2.READOUT_GREEDY, unknown],
+            readouts=[scorer_pb2.READOUT_EXPECTED, scorer_pb2.READOUT_GREEDY, 9],
             max_score=1.0,
             max_image_bytes=2 * 2**20,
             native_scales=[scorer_pb2.NativeScale(name="ava", min=1, max=10)],
@@ -173,7 +172,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             return failure
-        time.sleep(self.delay_s * (1 + len(request.image) % 3))  # not all alike, so that answers overtake each other
+        time.sleep(self.delay_s * (1 + len(request.image) % 3))  # unequal, so that answers overtake each other
         if not request.image.strip(b" ").isdigit():
             return status(code_pb2.INVALID_ARGUMENT, "not an image", "unknown_format", field="image")
         score = int(request.image) / 100
@@ -198,7 +197,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
 
 def status(code: int, message: str, reason: str, *, field: str = "", retry_s: float | None = None) -> status_pb2.Status:
     """A status as the gateway makes them."""
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     if field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
@@ -206,11 +205,10 @@ def status(code: int, message: str, reason: str, *, field: str = "", retry_s: fl
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(retry_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
+    made = status_pb2.Status(code=code, message=message)
     for detail in details:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=code, message=message, details=packed)
+        made.details.add().Pack(detail)
+    return made
 
 
 def busy(retry_s: float = 0.01) -> status_pb2.Status:
@@ -232,7 +230,7 @@ def serving(
     credentials: grpc.ServerCredentials | None = None,
     max_message_bytes: int = 4 * 2**20,
 ) -> Iterator[str]:
-    """Serve on loopback; the address. Leaving ends all calls at once."""
+    """Serve on loopback; yields the address. Leaving ends all calls at once."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", max_message_bytes)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     scorer_pb2_grpc.add_AestheticScorerServicer_to_server(scorer, server)

@@ -1,5 +1,4 @@
-"""What the gateway's tests share: an upstream that answers as Serve and the deployment would, and
-certificates."""
+"""Helpers of the gateway's tests: a scripted deployment, gateways in front of it, certificates."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from rapo.config import GatewayConfig
@@ -28,9 +27,9 @@ from services.gateway.server import Gateway, GatewaySettings
 from services.names import FIELD_KEY
 
 
-class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
-    """The score of an image is its bytes as a number: b"0.25" -> 0.25. `answer` may be replaced by
-    a test.
+class FakeDeployment(scorer_pb2_grpc.AestheticScorerServicer):
+    """Answers as Serve and the deployment would. The score of an image is its bytes as a number:
+    b"0.25" -> 0.25. `before` may change a request, or wait.
 
     Other images: b"bad" is INVALID_ARGUMENT, b"busy" and b"gone" are Serve's own refusals,
     b"slow:0.5" waits 0.3 s, b"held:0.5" waits until `release` is set or the call cancelled,
@@ -103,8 +102,8 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
 
 
 @contextmanager
-def upstream_of(servicer: FakeScorer) -> Iterator[str]:
-    """The address of a server with this servicer."""
+def upstream_of(servicer: FakeDeployment) -> Iterator[str]:
+    """Serve this deployment on loopback; yields the address."""
     server = grpc.server(futures.ThreadPoolExecutor(64))
     scorer_pb2_grpc.add_AestheticScorerServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -116,7 +115,7 @@ def upstream_of(servicer: FakeScorer) -> Iterator[str]:
         server.stop(0).wait(5)
 
 
-def settings_for(upstream: str, *, max_in_flight: int = 0, **options: Any) -> GatewaySettings:
+def settings_for(upstream: str, *, max_in_flight: int = 0, **options: object) -> GatewaySettings:
     """Settings of a gateway on loopback; `options` are those of `GatewayConfig`."""
     return GatewaySettings(
         host="127.0.0.1",
@@ -126,24 +125,24 @@ def settings_for(upstream: str, *, max_in_flight: int = 0, **options: Any) -> Ga
         routes=Routes("v7", {"v7": "app-7", "v6": "app-6"}),
         max_message_bytes=100_000,
         request_timeout_s=10.0,
-        options=GatewayConfig(**{"grace_s": 1.0, **options}),
+        options=GatewayConfig.model_validate({"grace_s": 1.0, **options}),
         max_samples=32,
         max_in_flight=max_in_flight,
     )
 
 
 @contextmanager
-def gateway_on(servicer: FakeScorer, **options: Any) -> Iterator[Gateway]:
+def gateway_on(servicer: FakeDeployment, **options: object) -> Iterator[Gateway]:
     with upstream_of(servicer) as upstream, Gateway(settings_for(upstream, **options)) as gateway:
         yield gateway
 
 
 @contextmanager
 def call_lines() -> Iterator[list[str]]:
-    """What the gateway's log of calls says meanwhile."""
+    """The lines that the gateway's log of calls gets inside the block."""
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(record.getMessage())
     logger = logging.getLogger("rapo.calls")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -153,13 +152,13 @@ def call_lines() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def details_of(error: grpc.RpcError) -> dict[str, Any]:
+def details_of(error: grpc.RpcError) -> dict[str, Message]:
     """The google.rpc details of a failed call, by the name of their type."""
     data = dict(error.trailing_metadata()).get(DETAILS_KEY)
     return {} if data is None else unpacked(status_pb2.Status.FromString(data))
 
 
-def unpacked(status: status_pb2.Status) -> dict[str, Any]:
+def unpacked(status: status_pb2.Status) -> dict[str, Message]:
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     found = {}
     for detail in status.details:

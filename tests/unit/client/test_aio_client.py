@@ -1,4 +1,4 @@
-"""The asynchronous client: the same behaviour, over the same scripted service."""
+"""AsyncScorerClient: it behaves as the blocking client, over the same scripted service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pytest
 from fake_scorer import FakeScorer, busy, serving, status
@@ -27,8 +27,11 @@ def target(scorer: FakeScorer) -> Iterator[str]:
         yield target
 
 
-def run(target: str, body: Callable[[AsyncScorerClient], Awaitable[Any]], timeout: float = 10.0) -> Any:
-    async def main() -> Any:
+T = TypeVar("T")
+
+
+def run(target: str, body: Callable[[AsyncScorerClient], Awaitable[T]], timeout: float = 10.0) -> T:
+    async def main() -> T:
         async with AsyncScorerClient(target, timeout, initial_backoff=0.01, max_backoff=0.05) as client:
             return await asyncio.wait_for(body(client), 30)
 

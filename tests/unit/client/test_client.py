@@ -1,4 +1,4 @@
-"""The client against a real gRPC server in this process, with a scripted service behind it."""
+"""ScorerClient against a real gRPC server in this process, with a scripted service behind it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_bytes_and_paths_give_a_typed_result(client: ScorerClient, scorer: FakeS
     assert not result.cached
 
 
-def test_all_that_can_be_asked_for_is(client: ScorerClient, scorer: FakeScorer) -> None:
+def test_every_option_reaches_the_service(client: ScorerClient, scorer: FakeScorer) -> None:
     result = client.score(
         b"50", readout="greedy", native_scale="ava", dimensions=True, model_version="v6", request_id="mine"
     )
@@ -83,7 +83,7 @@ def test_all_that_can_be_asked_for_is(client: ScorerClient, scorer: FakeScorer) 
     assert scorer.requests[-1].samples == 3
 
 
-def test_an_unknown_readout_is_told_before_anything_is_sent(client: ScorerClient, scorer: FakeScorer) -> None:
+def test_an_unknown_readout_is_refused_before_anything_is_sent(client: ScorerClient, scorer: FakeScorer) -> None:
     with pytest.raises(ConfigError, match="expected, fast, greedy, sampled"):
         client.score(b"42", readout="best")
     with pytest.raises(ConfigError, match="best"):
@@ -108,7 +108,7 @@ def test_passing_failures_are_retried(client: ScorerClient, scorer: FakeScorer, 
     assert len({request.request_id for request in scorer.requests}) == 1
 
 
-def test_the_service_is_asked_again_no_sooner_than_it_said(client: ScorerClient, scorer: FakeScorer) -> None:
+def test_a_retry_comes_no_sooner_than_the_service_named(client: ScorerClient, scorer: FakeScorer) -> None:
     scorer.failures = [busy(0.4)]
     began = time.monotonic()
     client.score(b"42")
@@ -177,7 +177,7 @@ def test_a_slow_server_hits_the_time_limit(target: str, scorer: FakeScorer) -> N
         client.score(b"42")
 
 
-def test_nobody_listening_says_what_to_do() -> None:
+def test_an_address_without_a_service_says_what_to_do() -> None:
     with ScorerClient("127.0.0.1:1", timeout=5, attempts=1) as client, pytest.raises(ServiceError, match="rapo serve"):
         client.model()
 
@@ -268,7 +268,8 @@ def test_many_survives_a_restart_of_the_service(scorer: FakeScorer) -> None:
 
 def test_a_service_that_is_gone_ends_a_bulk_job(scorer: FakeScorer) -> None:
     with serving(scorer) as target:
-        client = ScorerClient(target, timeout=2.0, initial_backoff=0.02, max_backoff=0.1)
+        # Long pauses, so that the limit ends one of them and not a try.
+        client = ScorerClient(target, timeout=4.0, initial_backoff=1.0, max_backoff=1.0)
         stream = client.score_many(b"1" for _ in count())
         next(stream)
     with client, pytest.raises(CallError, match="no scoring service answers"):

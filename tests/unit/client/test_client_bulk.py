@@ -1,4 +1,4 @@
-"""The book-keeping of a bulk job, with a clock of its own."""
+"""BulkStream, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def answer(request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreResult:
     return scorer_pb2.ScoreResult(request_id=request.request_id, response=scorer_pb2.ScoreResponse(score=0.5))
 
 
-def test_what_comes_twice_or_was_never_asked_is_dropped(clock: Clock) -> None:
+def test_a_second_result_or_an_unknown_one_is_dropped(clock: Clock) -> None:
     bulk = job(clock, 1)
     (request,) = bulk.to_send()
     first = bulk.take(answer(request))
     assert first is not None
     assert first.result is not None
     assert bulk.take(answer(request)) is None
-    assert bulk.take(scorer_pb2.ScoreResult(request_id="stranger")) is None
+    assert bulk.take(scorer_pb2.ScoreResult(request_id="unknown")) is None
     assert len(bulk) == 0
 
 
@@ -107,7 +107,7 @@ def test_a_stream_that_fails_inside_is_given_up_after_the_attempts(clock: Clock)
         bulk.broken(error)
 
 
-def test_one_attempt_means_none_again(clock: Clock) -> None:
+def test_one_attempt_means_no_second_one(clock: Clock) -> None:
     bulk = job(clock, 1, attempts=1)
     (request,) = bulk.to_send()
     with pytest.raises(CallError):

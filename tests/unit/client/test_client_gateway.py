@@ -1,5 +1,4 @@
-"""The client and the gateway together: what one says, the other understands. The deployment behind
-them is scripted."""
+"""Client and gateway together, with a scripted deployment behind them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from serving import Authority, FakeScorer, gateway_on, settings_for, upstream_of
+from serving import Authority, FakeDeployment, gateway_on, settings_for, upstream_of
 
 from rapo.client import AsyncScorerClient, CallError, FieldViolation, ScorerClient
 from services.gateway.server import Gateway
@@ -26,7 +25,7 @@ def test_tls_and_a_token(tmp_path: Path) -> None:
     certificate, key = authority.issue("server")
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(token_line("web", "t-web"))
-    with gateway_on(FakeScorer(), certificate=certificate, key=key, tokens=tokens) as gateway:
+    with gateway_on(FakeDeployment(), certificate=certificate, key=key, tokens=tokens) as gateway:
         with ScorerClient(gateway.address, 10, ca=authority.path, token="t-web") as client:
             assert scores(client.score_many([b"0.5", b"bad", b"0.25"])) == [0.5, None, 0.25]
         with ScorerClient(gateway.address, 10, ca=authority.path, token="t-wec") as client:
@@ -36,7 +35,7 @@ def test_tls_and_a_token(tmp_path: Path) -> None:
 
 
 def test_errors_keep_their_details(tmp_path: Path) -> None:
-    with gateway_on(FakeScorer()) as gateway, ScorerClient(gateway.address, 10) as client:
+    with gateway_on(FakeDeployment()) as gateway, ScorerClient(gateway.address, 10) as client:
         with pytest.raises(CallError) as caught:
             client.score(b"bad")
         assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "unknown_format")
@@ -50,13 +49,13 @@ def test_errors_keep_their_details(tmp_path: Path) -> None:
 
 
 def test_a_client_over_its_share_is_slowed_and_not_failed() -> None:
-    with gateway_on(FakeScorer(), rate=50.0, burst=4) as gateway, ScorerClient(gateway.address, 20) as client:
+    with gateway_on(FakeDeployment(), rate=50.0, burst=4) as gateway, ScorerClient(gateway.address, 20) as client:
         assert scores(client.score_many([b"0.5"] * 30)) == [0.5] * 30
         assert scores(client.score_batch([b"0.5"] * 4)) == [0.5] * 4
 
 
 def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
-    scorer = FakeScorer()
+    scorer = FakeDeployment()
     refusals = iter([b"busy", b"gone", b"busy"])
 
     def before(request) -> None:
@@ -77,14 +76,14 @@ def test_a_ranking_and_an_explanation() -> None:
             assert ranking.preference[1][0] > 0.9
             parts = [part async for part in client.explain(b"0.5")]
             assert parts[:2] == ["soft ", "light"]
-            assert parts[2].score == 0.5  # type: ignore[union-attr]
+            assert parts[2].score == 0.5
 
-    with gateway_on(FakeScorer()) as gateway:
+    with gateway_on(FakeDeployment()) as gateway:
         asyncio.run(body(gateway.address))
 
 
 def test_many_survives_the_gateway_being_replaced() -> None:
-    scorer = FakeScorer()
+    scorer = FakeDeployment()
     scorer.before = lambda request: threading.Event().wait(0.01)
     with upstream_of(scorer) as upstream:
         first = Gateway(settings_for(upstream, grace_s=0.2))

@@ -1,4 +1,4 @@
-"""TLS, tokens and what is refused before a connection is made."""
+"""Connection: TLS, tokens, and arguments that are refused before a connection is made."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def credentials(authority: Authority, *, mutual: bool = False) -> grpc.ServerCre
 
 
 def quick(target: str, **arguments: object) -> ScorerClient:
-    return ScorerClient(target, timeout=10, attempts=1, **arguments)  # type: ignore[arg-type]
+    return ScorerClient(target, timeout=10, attempts=1, **arguments)
 
 
-def test_tls_and_a_token_let_in(authority: Authority, tmp_path: Path) -> None:
+def test_tls_and_a_token_are_accepted(authority: Authority, tmp_path: Path) -> None:
     scorer = FakeScorer()
     scorer.token = "first"
     token_file = tmp_path / "token"
@@ -48,7 +48,7 @@ def test_tls_and_a_token_let_in(authority: Authority, tmp_path: Path) -> None:
         assert client.score(b"42").score == 0.42
 
 
-def test_a_client_certificate_lets_in(authority: Authority) -> None:
+def test_a_client_certificate_is_accepted(authority: Authority) -> None:
     certificate, key = authority.issue("client")
     with serving(FakeScorer(), credentials=credentials(authority, mutual=True)) as target:
         with quick(target, ca=authority.certificate, certificate=certificate, key=key) as client:
@@ -92,9 +92,9 @@ def test_a_certificate_of_another_ca_or_name_is_told_apart(authority: Authority,
         ({"certificate": b"x"}, "needs its key"),
     ],
 )
-def test_what_cannot_work_is_told_at_once(arguments: dict[str, object], words: str) -> None:
+def test_what_cannot_work_is_refused_at_once(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        quick(**{"target": "127.0.0.1:1", **arguments})  # type: ignore[arg-type]
+        quick(**{"target": "127.0.0.1:1", **arguments})
     assert "secret" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The imports that the documents show."""
+"""Public names: the imports that the documents show."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The step for data pipelines, over a scripted scorer; the recipe for `datasets` as the documents
-show it."""
+"""ScoreImages, over a scripted scorer, also in the recipe for `datasets` of the documents."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
 
 from rapo.client import CallError
-from rapo.client.raydata import ADDED, ScoreImages
+from rapo.client.raydata import ScoreImages
 from rapo.errors import DataError
 
 
@@ -32,7 +31,7 @@ def target(scorer: FakeScorer) -> Iterator[str]:
 def test_a_batch_gets_its_columns_and_keeps_its_rows(target: str, scorer: FakeScorer) -> None:
     batch = {"name": np.array(["a", "b", "c"]), "bytes": np.array([b"42", b"bad", b"7"], dtype=object)}
     scored = ScoreImages(target)(batch)
-    assert tuple(scored) == ("name", "bytes", *ADDED)
+    assert tuple(scored) == ("name", "bytes", "aesthetic_score", "aesthetic_score_std", "error")
     assert scored["name"].tolist() == ["a", "b", "c"]
     assert scored["aesthetic_score"][::2] == [0.42, 0.07]
     assert math.isnan(scored["aesthetic_score"][1])
@@ -42,7 +41,7 @@ def test_a_batch_gets_its_columns_and_keeps_its_rows(target: str, scorer: FakeSc
     assert all(request.omit_rationale for request in scorer.requests)
 
 
-def test_paths_and_what_is_asked_for(target: str, tmp_path: Path) -> None:
+def test_paths_and_requested_columns(target: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("50")
     step = ScoreImages(
         target, "file", options={"rationale": True, "native_scale": "ava", "readout": "greedy"}, null=None
@@ -55,7 +54,7 @@ def test_paths_and_what_is_asked_for(target: str, tmp_path: Path) -> None:
     assert "gone.jpg" in scored["error"][1]
 
 
-def test_a_batch_without_images_is_told(target: str) -> None:
+def test_a_batch_without_images_is_refused(target: str) -> None:
     with pytest.raises(DataError, match="no column 'bytes or path' in name"):
         ScoreImages(target)({"name": ["a"]})
     with pytest.raises(DataError, match="holds a int"):

@@ -1,4 +1,4 @@
-"""Who comes in: tokens, TLS, mTLS, and what a scan of the port learns."""
+"""Access to the gateway: tokens, TLS, mTLS, and what a scan of the port reveals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving import Authority, FakeScorer, details_of, gateway_on, settings_for, until, upstream_of
+from serving import Authority, FakeDeployment, details_of, gateway_on, settings_for, until, upstream_of
 
 from rapo.config import ServeConfig
 from rapo.errors import ConfigError
@@ -72,11 +72,11 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
 
 
 class TestScan:
-    """A TLS gateway with tokens and everything switched on, as a stranger sees it."""
+    """A TLS gateway with tokens and every option on, as an unknown caller sees it."""
 
     @pytest.fixture(scope="class")
-    def scanned(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Authority, FakeScorer]]:
-        folder, scorer = tmp_path_factory.mktemp("scan"), FakeScorer()
+    def scanned(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Authority, FakeDeployment]]:
+        folder, scorer = tmp_path_factory.mktemp("scan"), FakeDeployment()
         authority = Authority(folder)
         certificate, key = authority.issue("server")
         tokens = folder / "tokens.toml"
@@ -98,13 +98,13 @@ class TestScan:
     )
     def test_every_method_answers_unauthenticated(
         self,
-        scanned: tuple[Gateway, Authority, FakeScorer],
+        scanned: tuple[Gateway, Authority, FakeDeployment],
         method: str,
         metadata: tuple[tuple[str, str], ...],
     ) -> None:
         gateway, authority, scorer = scanned
         with grpc.secure_channel(gateway.address, trusting(authority)) as channel:
-            # One is larger than the server takes; a stranger does not learn even that.
+            # One is larger than the server takes, and not even that is revealed.
             for body in (b"", b"\xff\xff", bytes(200_000), scorer_pb2.ScoreRequest(image=b"0.5").SerializeToString()):
                 with pytest.raises(grpc.RpcError) as caught:
                     channel.unary_unary(method)(body, metadata=metadata, timeout=5)
@@ -115,21 +115,21 @@ class TestScan:
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
         assert scorer.seen == []
 
-    def test_the_same_methods_answer_with_a_token(self, scanned: tuple[Gateway, Authority, FakeScorer]) -> None:
+    def test_the_same_methods_answer_with_a_token(self, scanned: tuple[Gateway, Authority, FakeDeployment]) -> None:
         gateway, authority, _ = scanned
         with grpc.secure_channel(gateway.address, trusting(authority)) as channel:
             assert score(channel, GOOD) == 0.5
             health = health_pb2_grpc.HealthStub(channel)
             reply = health.Check(health_pb2.HealthCheckRequest(), metadata=GOOD, timeout=5)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
-            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            listed = next(stub.ServerReflectionInfo(iter([asked]), metadata=GOOD, timeout=5))
+            listed = next(stub.ServerReflectionInfo(iter([request]), metadata=GOOD, timeout=5))
             assert SERVICE in {s.name for s in listed.list_services_response.service}
             unknown = channel.unary_unary(f"/{SERVICE}/Nothing")
             assert code_of(lambda: unknown(b"", metadata=GOOD, timeout=5)) == grpc.StatusCode.UNIMPLEMENTED
 
-    def test_plaintext_learns_nothing(self, scanned: tuple[Gateway, Authority, FakeScorer]) -> None:
+    def test_plaintext_gets_no_information(self, scanned: tuple[Gateway, Authority, FakeDeployment]) -> None:
         gateway = scanned[0]
         with grpc.insecure_channel(gateway.address) as channel:
             assert code_of(lambda: score(channel, GOOD)) in {
@@ -146,7 +146,7 @@ class TestScan:
                 # A TLS alert at most: record type 21, two bytes.
                 assert answer == b"" or (answer[0] == 21 and len(answer) <= 7)
 
-    def test_old_protocols_are_refused(self, scanned: tuple[Gateway, Authority, FakeScorer]) -> None:
+    def test_old_protocols_are_refused(self, scanned: tuple[Gateway, Authority, FakeDeployment]) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_ciphers("ALL:@SECLEVEL=0")
@@ -160,9 +160,9 @@ class TestScan:
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-def test_a_token_is_asked_for_without_tls_too_and_health_may_be_open(tokens: Path, is_open: bool) -> None:
+def test_a_token_is_required_without_tls_too_and_health_may_be_open(tokens: Path, is_open: bool) -> None:
     with (
-        gateway_on(FakeScorer(), tokens=tokens, health_without_token=is_open) as gateway,
+        gateway_on(FakeDeployment(), tokens=tokens, health_without_token=is_open) as gateway,
         grpc.insecure_channel(gateway.address) as channel,
     ):
         assert code_of(lambda: score(channel)) == grpc.StatusCode.UNAUTHENTICATED
@@ -171,13 +171,13 @@ def test_a_token_is_asked_for_without_tls_too_and_health_may_be_open(tokens: Pat
             reply = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
         else:
-            asked = health_pb2.HealthCheckRequest()
-            assert code_of(lambda: health.Check(asked, timeout=5)) == grpc.StatusCode.UNAUTHENTICATED
+            request = health_pb2.HealthCheckRequest()
+            assert code_of(lambda: health.Check(request, timeout=5)) == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_new_token_is_taken_and_an_old_one_dies_while_it_runs(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FILES_PERIOD_S", 0.05)
-    with gateway_on(FakeScorer(), tokens=tokens) as gateway, grpc.insecure_channel(gateway.address) as channel:
+    with gateway_on(FakeDeployment(), tokens=tokens) as gateway, grpc.insecure_channel(gateway.address) as channel:
         assert score(channel, GOOD) == 0.5
         tokens.write_text(token_line("web", "second"))
         second = (("authorization", "Bearer second"),)
@@ -209,7 +209,7 @@ class TestTls:
         def shown(port: int) -> bytes:
             return ssl.get_server_certificate(("127.0.0.1", port)).encode()
 
-        with gateway_on(FakeScorer(), certificate=certificate, key=key) as gateway:
+        with gateway_on(FakeDeployment(), certificate=certificate, key=key) as gateway:
             old = certificate.read_bytes()
             assert shown(gateway.port).split() == old.split()
             key.write_text("half a renewal")
@@ -222,15 +222,15 @@ class TestTls:
             with grpc.secure_channel(gateway.address, trusting(authority)) as channel:
                 assert score(channel) == 0.5
 
-    def test_mutual_tls_lets_only_its_own_in_and_names_them(
+    def test_mutual_tls_admits_only_its_own_clients_and_names_them(
         self, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         certificate, key = authority.issue("server")
         (tmp_path / "other").mkdir()
-        stranger = Authority(tmp_path / "other")
+        unknown = Authority(tmp_path / "other")
         options = {"certificate": certificate, "key": key, "client_ca": authority.path}
-        with gateway_on(FakeScorer(), **options) as gateway, caplog.at_level(logging.INFO, "rapo.calls"):
-            for credentials in (trusting(authority), trusting(authority, stranger.issue("web"))):
+        with gateway_on(FakeDeployment(), **options) as gateway, caplog.at_level(logging.INFO, "rapo.calls"):
+            for credentials in (trusting(authority), trusting(authority, unknown.issue("web"))):
                 with grpc.secure_channel(gateway.address, credentials) as channel:
                     assert code_of(lambda: score(channel)) == grpc.StatusCode.UNAVAILABLE
             with grpc.secure_channel(gateway.address, trusting(authority, authority.issue("web"))) as channel:
@@ -298,7 +298,7 @@ class TestAddress:
 
 
 def test_sizes_and_rates_are_refused_with_a_delay(tokens: Path) -> None:
-    scorer = FakeScorer()
+    scorer = FakeDeployment()
     with upstream_of(scorer) as upstream:
         settings = settings_for(upstream, tokens=tokens, rate=0.5, burst=3)
         with Gateway(settings) as gateway, grpc.insecure_channel(gateway.address) as channel:
@@ -323,7 +323,7 @@ def test_sizes_and_rates_are_refused_with_a_delay(tokens: Path) -> None:
 
 
 def test_too_many_calls_are_refused(tokens: Path) -> None:
-    scorer = FakeScorer()
+    scorer = FakeDeployment()
     with gateway_on(scorer, max_calls=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]
@@ -337,7 +337,7 @@ def test_too_many_calls_are_refused(tokens: Path) -> None:
 
 
 def test_what_the_replicas_could_not_even_queue_is_not_passed_on() -> None:
-    scorer = FakeScorer()
+    scorer = FakeDeployment()
     with gateway_on(scorer, max_in_flight=2) as gateway, grpc.insecure_channel(gateway.address) as channel:
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
         held = [stub.Score.future(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10) for _ in range(2)]

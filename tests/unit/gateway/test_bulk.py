@@ -1,5 +1,4 @@
-"""ScoreBatch, ScoreStream, Rank, Explain and GetModel of the gateway, against an upstream in this
-process."""
+"""The gateway's ScoreBatch, ScoreStream, Rank, Explain and GetModel, over a scripted deployment."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from serving import FakeScorer, details_of, gateway_on, unpacked, until, upstream_of
+from serving import FakeDeployment, details_of, gateway_on, unpacked, until, upstream_of
 from serving import settings_for as settings_of
 
 from rapo.algorithm.preference import preference
@@ -30,16 +29,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[tuple[FakeScorer, Gateway]]:
-    scorer = FakeScorer()
+def shared() -> Iterator[tuple[FakeDeployment, Gateway]]:
+    scorer = FakeDeployment()
     with gateway_on(scorer, **OPTIONS) as gateway:
         yield scorer, gateway
 
 
 @pytest.fixture
-def scorer(shared: tuple[FakeScorer, Gateway]) -> FakeScorer:
+def scorer(shared: tuple[FakeDeployment, Gateway]) -> FakeDeployment:
     scorer = shared[0]
-    assert until(lambda: scorer.in_flight == 0)  # what the test before left behind
+    assert until(lambda: scorer.in_flight == 0)  # the test before may have left some
     scorer.seen.clear()
     scorer.applications.clear()
     scorer.most = scorer.cancelled = 0
@@ -49,7 +48,7 @@ def scorer(shared: tuple[FakeScorer, Gateway]) -> FakeScorer:
 
 
 @pytest.fixture
-def stub(shared: tuple[FakeScorer, Gateway], scorer: FakeScorer) -> Iterator[Stub]:
+def stub(shared: tuple[FakeDeployment, Gateway], scorer: FakeDeployment) -> Iterator[Stub]:
     with grpc.insecure_channel(shared[1].address) as channel:
         yield Stub(channel)
 
@@ -59,7 +58,7 @@ def requests(*images: bytes, **fields: str) -> list[scorer_pb2.ScoreRequest]:
 
 
 class TestBatch:
-    def test_results_are_in_order_and_one_failure_stops_nobody(self, stub: Stub) -> None:
+    def test_results_are_in_order_and_one_failure_stops_no_other(self, stub: Stub) -> None:
         batch = scorer_pb2.ScoreBatchRequest(requests=requests(b"slow:0.1", b"bad", b"0.3", b"silent"))
         results = stub.ScoreBatch(batch, timeout=10).results
         assert [result.request_id for result in results] == ["r0", "r1", "r2", "r3"]
@@ -70,18 +69,20 @@ class TestBatch:
         assert unpacked(silent)["ErrorInfo"].reason == "no_answer"
 
     @pytest.mark.parametrize("number", [0, 9])
-    def test_a_wrong_number_is_told_with_the_limit(self, stub: Stub, scorer: FakeScorer, number: int) -> None:
+    def test_a_wrong_number_of_images_is_refused_with_the_limit(
+        self, stub: Stub, scorer: FakeDeployment, number: int
+    ) -> None:
         with pytest.raises(grpc.RpcError, match="1 to 8") as caught:
             stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(*[b"0.1"] * number)), timeout=5)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert details_of(caught.value)["BadRequest"].field_violations[0].field == "requests"
         assert scorer.seen == []
 
-    def test_no_more_than_the_limit_is_in_flight(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_no_more_than_the_limit_is_in_flight(self, stub: Stub, scorer: FakeDeployment) -> None:
         stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(*[b"slow:0.1"] * 8)), timeout=10)
         assert scorer.most == 4
 
-    def test_a_full_queue_is_tried_again(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_a_full_queue_is_tried_again(self, stub: Stub, scorer: FakeDeployment) -> None:
         left = {"r1": 3}
 
         def full_at_first(request: scorer_pb2.ScoreRequest) -> None:
@@ -94,27 +95,27 @@ class TestBatch:
         assert [result.response.score for result in results] == [0.1, 0.2]
         assert len(scorer.seen) == 5
 
-    def test_an_outage_fails_the_call_in_words_of_ours(self, stub: Stub) -> None:
+    def test_an_outage_fails_the_call_in_the_gateways_words(self, stub: Stub) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(b"gone", b"busy")), timeout=10)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert details_of(caught.value)["RetryInfo"].retry_delay.seconds == 1
         assert "/srv" not in str(caught.value)
 
-    def test_a_image_that_nobody_takes_is_one_error(self, stub: Stub) -> None:
+    def test_an_image_that_no_replica_takes_is_one_error(self, stub: Stub) -> None:
         results = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(b"0.5", b"busy")), timeout=10).results
         assert results[1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         assert "RetryInfo" in unpacked(results[1].error)
         assert "10.1.2.3" not in str(results)
 
-    def test_each_image_has_its_own_version(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_each_image_has_its_own_version(self, stub: Stub, scorer: FakeDeployment) -> None:
         batch = [*requests(b"0.1", model_version="v6"), *requests(b"0.2"), *requests(b"0.3", model_version="v1")]
         results = stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=batch), timeout=10).results
         assert sorted(scorer.applications) == ["app-6", "app-7"]
         assert results[2].error.code == grpc.StatusCode.NOT_FOUND.value[0]
 
     @pytest.mark.parametrize("end", ["deadline", "cancel"])
-    def test_a_caller_who_leaves_cancels_all(self, stub: Stub, scorer: FakeScorer, end: str) -> None:
+    def test_a_caller_that_leaves_cancels_all(self, stub: Stub, scorer: FakeDeployment, end: str) -> None:
         batch = scorer_pb2.ScoreBatchRequest(requests=requests(*[b"held:0.1"] * 8))
         call = stub.ScoreBatch.future(batch, timeout=0.5 if end == "deadline" else 10)
         assert until(lambda: scorer.in_flight == 4)
@@ -147,17 +148,17 @@ class Feed:
 
 
 class TestStream:
-    def test_each_image_has_one_result_under_its_id(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_each_image_has_one_result_under_its_id(self, stub: Stub, scorer: FakeDeployment) -> None:
         images = [b"slow:0.9", b"bad", *(f"0.{i:02}".encode() for i in range(40))]
         results = list(stub.ScoreStream(iter(requests(*images)), timeout=20))
         assert sorted(result.request_id for result in results) == sorted(f"r{i}" for i in range(42))
-        told = {result.request_id: result for result in results}
-        assert (told["r0"].response.score, told["r7"].response.score) == (0.9, 0.05)
-        assert told["r1"].HasField("error")
-        assert results[0].request_id != "r0"  # who is ready comes first
+        by_id = {result.request_id: result for result in results}
+        assert (by_id["r0"].response.score, by_id["r7"].response.score) == (0.9, 0.05)
+        assert by_id["r1"].HasField("error")
+        assert results[0].request_id != "r0"  # what is ready comes first
         assert scorer.most <= 4
 
-    def test_the_server_reads_no_further_than_the_limit(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_the_server_reads_no_further_than_the_limit(self, stub: Stub, scorer: FakeDeployment) -> None:
         feed = Feed().put(*requests(*[b"held:0.5" + b"0" * 60_000] * 400), end=True)
         call = stub.ScoreStream(iter(feed), timeout=20)
         assert until(lambda: scorer.in_flight == 4)
@@ -179,7 +180,7 @@ class TestStream:
         ("ids", "reason"), [(["a", "a"], "repeated_id"), ([""], "request_id"), (["a b"], "request_id")]
     )
     def test_ids_that_are_no_use_end_the_call(
-        self, stub: Stub, scorer: FakeScorer, ids: list[str], reason: str
+        self, stub: Stub, scorer: FakeDeployment, ids: list[str], reason: str
     ) -> None:
         feed = Feed().put(*[scorer_pb2.ScoreRequest(image=b"held:0.5", request_id=name) for name in ids])
         with pytest.raises(grpc.RpcError) as caught:
@@ -190,13 +191,13 @@ class TestStream:
         assert details_of(caught.value)["BadRequest"].field_violations[0].field == "request_id"
         assert until(lambda: scorer.cancelled == len(scorer.seen))
 
-    def test_garbage_ends_the_call(self, shared: tuple[FakeScorer, Gateway]) -> None:
+    def test_garbage_ends_the_call(self, shared: tuple[FakeDeployment, Gateway]) -> None:
         with grpc.insecure_channel(shared[1].address) as channel, pytest.raises(grpc.RpcError) as caught:
             list(channel.stream_stream(f"/{SERVICE}/ScoreStream")(iter([b"\xff\xff"]), timeout=5))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
     @pytest.mark.parametrize("before", range(6))
-    def test_a_violation_between_results_is_told_too(self, stub: Stub, before: int) -> None:
+    def test_a_violation_between_results_is_reported_too(self, stub: Stub, before: int) -> None:
         """A status cannot overtake a result that is being written: gRPC would drop it, and the
         client would hang."""
         for _ in range(10):
@@ -205,7 +206,7 @@ class TestStream:
                 list(stub.ScoreStream(iter(messages), timeout=5))
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
-    def test_a_full_queue_holds_the_stream_up(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_a_full_queue_holds_the_stream_up(self, stub: Stub, scorer: FakeDeployment) -> None:
         tries = {"r0": 8}
 
         def full_at_first(request: scorer_pb2.ScoreRequest) -> None:
@@ -217,7 +218,7 @@ class TestStream:
         results = list(stub.ScoreStream(iter(requests(b"0.5", b"0.6")), timeout=20))
         assert sorted(result.response.score for result in results) == [0.5, 0.6]
 
-    def test_a_client_that_goes_cancels_its_images(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_a_client_that_goes_cancels_its_images(self, stub: Stub, scorer: FakeDeployment) -> None:
         feed = Feed().put(*requests(*[b"held:0.5"] * 3))
         call = stub.ScoreStream(iter(feed), timeout=20)
         assert until(lambda: scorer.in_flight == 3)
@@ -227,7 +228,7 @@ class TestStream:
 
     def test_silence_has_a_limit(self) -> None:
         feed = Feed()
-        with gateway_on(FakeScorer(), stream_idle_s=0.3) as gateway:
+        with gateway_on(FakeDeployment(), stream_idle_s=0.3) as gateway:
             with grpc.insecure_channel(gateway.address) as channel, pytest.raises(grpc.RpcError) as caught:
                 list(Stub(channel).ScoreStream(iter(feed), timeout=10))
             feed.put(end=True)
@@ -235,8 +236,8 @@ class TestStream:
         assert details_of(caught.value)["ErrorInfo"].reason == "idle"
 
     @pytest.mark.parametrize("ended", [False, True])
-    def test_a_stop_finishes_what_was_read_and_says_whether_to_come_again(self, ended: bool) -> None:
-        scorer, feed = FakeScorer(), Feed()
+    def test_a_stop_finishes_what_was_read_and_says_whether_to_retry(self, ended: bool) -> None:
+        scorer, feed = FakeDeployment(), Feed()
         with upstream_of(scorer) as upstream:
             gateway = Gateway(settings_of(upstream, grace_s=10.0))
             gateway.start()
@@ -261,7 +262,7 @@ class TestStream:
                 stopper.join(10)
         assert not stopper.is_alive()
 
-    def test_a_client_that_takes_no_results_stops_being_read(self, stub: Stub, scorer: FakeScorer) -> None:
+    def test_a_client_that_takes_no_results_stops_being_read(self, stub: Stub, scorer: FakeDeployment) -> None:
         """Its results fill the window of the connection; then nothing more of it is scored."""
         call = stub.ScoreStream(iter(requests(*[b"long:0.5"] * 1000)), timeout=30)
         next(call)
@@ -287,7 +288,7 @@ class TestRank:
         assert matrix[0][3] == 0.5
         assert all(math.isnan(value) for value in matrix[1])
 
-    def test_all_images_go_to_one_version(self, shared: tuple[FakeScorer, Gateway], stub: Stub) -> None:
+    def test_all_images_go_to_one_version(self, shared: tuple[FakeDeployment, Gateway], stub: Stub) -> None:
         scorer, gateway = shared
         old = gateway.routes
         changed = {"v7": "app-8", "v6": "app-6"}
@@ -312,7 +313,7 @@ class TestRank:
             assert details_of(caught.value)["BadRequest"].field_violations[0].field == field
 
 
-def test_explain_streams_and_ends_with_the_score(stub: Stub, scorer: FakeScorer) -> None:
+def test_explain_streams_and_ends_with_the_score(stub: Stub, scorer: FakeDeployment) -> None:
     call = stub.Explain(scorer_pb2.ScoreRequest(image=b"held:0.5", request_id="mine"), timeout=10)
     assert next(call).rationale_delta == "soft "  # while the score is still to come
     scorer.release.set()
@@ -328,7 +329,7 @@ def test_explain_fails_as_score_does(stub: Stub) -> None:
     assert details_of(caught.value)["BadRequest"].field_violations[0].field == "image"
 
 
-def test_explain_is_cancelled_with_its_call(stub: Stub, scorer: FakeScorer) -> None:
+def test_explain_is_cancelled_with_its_call(stub: Stub, scorer: FakeDeployment) -> None:
     for count in range(1, 61):  # a cancellation that meets a message on its way was lost in one of twenty
         call = stub.Explain(scorer_pb2.ScoreRequest(image=b"held:0.5"), timeout=10)
         next(call)
@@ -349,7 +350,7 @@ def test_the_gateway_completes_what_the_model_says(stub: Stub) -> None:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_default_that_changes_takes_the_next_call(shared: tuple[FakeScorer, Gateway], stub: Stub) -> None:
+def test_a_default_that_changes_takes_the_next_call(shared: tuple[FakeDeployment, Gateway], stub: Stub) -> None:
     scorer, gateway = shared
     stub.Score(scorer_pb2.ScoreRequest(image=b"0.1"), timeout=5)
     gateway.routes.replace("v6", {"v7": "app-7", "v6": "app-6"})

@@ -1,16 +1,16 @@
-"""A few hundred requests of the long fuzz run, and free-form ones by hypothesis;
-`bench/fuzz_gateway.py` has the rest."""
+"""Fuzzing the gateway: a few hundred requests of the long run in `bench/fuzz_gateway.py`, and
+free-form ones by hypothesis."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from concurrent import futures
 from dataclasses import replace
 
 import grpc
 import pytest
+from fake_scorer import serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import details_of, settings_for
@@ -20,7 +20,7 @@ from bench.malformed import LIMITS, METHODS, Case, cases, make_image, verdict
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import REASONS, decode_image
-from rapo.v1 import scorer_pb2, scorer_pb2_grpc
+from rapo.v1 import scorer_pb2
 from rapo.wire import DOMAIN, SERVICE
 from services.gateway.server import Gateway
 
@@ -33,13 +33,11 @@ TINY = ImageConfig(max_bytes=100_000, max_pixels=100_000, min_side=1)
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    scorer_pb2_grpc.add_AestheticScorerServicer_to_server(Decoding(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with Gateway(replace(settings_for(f"127.0.0.1:{port}"), max_message_bytes=MAX_MESSAGE_BYTES)) as gateway:
+    with (
+        serving(Decoding()) as upstream,
+        Gateway(replace(settings_for(upstream), max_message_bytes=MAX_MESSAGE_BYTES)) as gateway,
+    ):
         yield gateway
-    server.stop(0).wait(5)
 
 
 def test_every_malformed_request_gets_the_right_status(gateway: Gateway) -> None:

@@ -1,5 +1,4 @@
-"""The gateway against an upstream in this process that answers as Ray Serve and the deployment
-would."""
+"""Gateway, over an upstream in this process that answers as Ray Serve and the deployment would."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
+from fake_scorer import serving
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rapo.client import CallError, ScorerClient
@@ -61,21 +61,17 @@ def upstream() -> Upstream:
 
 @pytest.fixture
 def settings(upstream: Upstream) -> Iterator[GatewaySettings]:
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    scorer_pb2_grpc.add_AestheticScorerServicer_to_server(upstream, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield GatewaySettings(
-        host="127.0.0.1",
-        port=0,
-        upstream=f"127.0.0.1:{port}",
-        secret="the-secret",
-        routes=Routes("v7", {"v7": "app"}),
-        max_message_bytes=100_000,
-        request_timeout_s=20.0,
-        options=GatewayConfig(grace_s=1.0),
-    )
-    server.stop(0).wait(5)
+    with serving(upstream) as address:
+        yield GatewaySettings(
+            host="127.0.0.1",
+            port=0,
+            upstream=address,
+            secret="the-secret",
+            routes=Routes("v7", {"v7": "app"}),
+            max_message_bytes=100_000,
+            request_timeout_s=20.0,
+            options=GatewayConfig(grace_s=1.0),
+        )
 
 
 @pytest.fixture
@@ -117,7 +113,7 @@ def test_metadata_of_callers_stays_outside(gateway: Gateway, upstream: Upstream)
         (grpc.StatusCode.PERMISSION_DENIED, "not_gateway"),
     ],
 )
-def test_the_deployment_own_status_passes_unchanged(
+def test_the_deployments_own_status_passes_unchanged(
     client: ScorerClient, upstream: Upstream, code: grpc.StatusCode, reason: str
 ) -> None:
     upstream.status = (code, "the deployment's words", reason)
@@ -154,7 +150,7 @@ def test_the_deadline_is_passed_on_and_capped(gateway: Gateway, upstream: Upstre
     assert 18.0 < upstream.remaining[1] < 22.0
 
 
-def test_a_caller_who_gives_up_cancels_the_work(gateway: Gateway, upstream: Upstream) -> None:
+def test_a_caller_that_gives_up_cancels_the_work(gateway: Gateway, upstream: Upstream) -> None:
     upstream.delay_s = 1.0
     with ScorerClient(gateway.address, timeout=0.3) as client, pytest.raises(CallError) as caught:
         client.score(b"x")
@@ -162,7 +158,7 @@ def test_a_caller_who_gives_up_cancels_the_work(gateway: Gateway, upstream: Upst
     assert upstream.cancelled.wait(5)
 
 
-def test_garbage_is_the_caller_mistake_and_never_forwarded(gateway: Gateway, upstream: Upstream) -> None:
+def test_garbage_is_the_callers_mistake_and_never_forwarded(gateway: Gateway, upstream: Upstream) -> None:
     with grpc.insecure_channel(gateway.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(f"/{SERVICE}/Score")(b"\xff\xff\xff", timeout=5)

@@ -1,4 +1,4 @@
-"""What can be observed of the gateway: metrics over HTTP on loopback, and a log line per call."""
+"""Metrics of the gateway over HTTP on loopback, and its log line per call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import FakeScorer, call_lines, gateway_on, settings_for, upstream_of
+from serving import FakeDeployment, call_lines, gateway_on, settings_for, upstream_of
 
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
@@ -28,7 +28,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
     known = {"metadata": (("authorization", "Bearer t-web"),), "timeout": 5}
     with call_lines() as lines, pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "_FIRST_PAUSE_S", 0.01)
-        with gateway_on(FakeScorer(), tokens=tokens, metrics_port=0) as gateway:
+        with gateway_on(FakeDeployment(), tokens=tokens, metrics_port=0) as gateway:
             with grpc.insecure_channel(gateway.address) as channel:
                 stub = scorer_pb2_grpc.AestheticScorerStub(channel)
                 for image in (SECRET_IMAGE, b"0.9", b"bad", b"silent"):
@@ -93,7 +93,7 @@ def test_neither_images_nor_tokens_nor_odd_ids_are_logged(observed: tuple[dict[s
 
 
 def test_the_page_is_on_loopback_only_and_a_taken_port_is_named() -> None:
-    with upstream_of(FakeScorer()) as upstream, socket.socket() as holder:
+    with upstream_of(FakeDeployment()) as upstream, socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]

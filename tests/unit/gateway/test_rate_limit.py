@@ -1,4 +1,4 @@
-"""The token bucket of images, with a clock of the test's own."""
+"""RateLimit, with a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions and the applications that answer for them."""
+"""Routes: versions and the applications that answer for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from services.gateway.routes import Routes
 
 
-def test_the_default_answers_where_none_is_named() -> None:
+def test_the_default_answers_if_no_version_is_named() -> None:
     routes = Routes("v2", {"v1": "app-1", "v2": "app-2", "v3": "app-3"})
     assert (routes.resolve(""), routes.resolve("v1"), routes.resolve("v9")) == ("app-2", "app-1", None)
     assert routes.versions() == ["v2", "v1", "v3"]
@@ -23,7 +23,7 @@ def test_replacing_changes_all_at_once() -> None:
 
 
 @pytest.mark.parametrize(("default", "applications"), [("v1", {}), ("v2", {"v1": "a"}), ("", {"": "a"})])
-def test_a_default_that_nobody_serves_is_refused(default: str, applications: dict[str, str]) -> None:
+def test_a_default_without_an_application_is_refused(default: str, applications: dict[str, str]) -> None:
     routes = Routes("v1", {"v1": "app-1"})
     with pytest.raises(ValueError, match="default"):
         routes.replace(default, applications)

@@ -1,9 +1,9 @@
-"""What surrounds a call, with a context of the test's own that notices what gRPC would refuse."""
+"""Calls, with a context that notices what gRPC would refuse."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
 
 import grpc
 import pytest
@@ -27,7 +27,7 @@ class Context:
     def time_remaining(self) -> None:
         return None
 
-    def auth_context(self) -> dict[str, Any]:
+    def auth_context(self) -> dict[str, list[bytes]]:
         return {}
 
     async def write(self, message: bytes) -> None:
@@ -42,7 +42,7 @@ class Context:
 
 
 async def violating(call: Call, _: object) -> None:
-    """A body that gives up on a message under way and refuses the call."""
+    """A body that gives up on a message in flight and refuses the call."""
     writing = asyncio.create_task(call.write(b"result", limit_s=10))
     await asyncio.sleep(0.01)
     writing.cancel()
@@ -50,7 +50,7 @@ async def violating(call: Call, _: object) -> None:
     raise Refused(VIOLATION)
 
 
-def handled(context: Context) -> Any:
+def handled(context: Context) -> Awaitable[None]:
     return Calls(Metrics(), 10).handler("ScoreStream", violating, lambda handle: handle)(None, context)
 
 
@@ -60,7 +60,7 @@ def test_a_status_waits_for_the_message_on_its_way() -> None:
     assert context.aborted == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_caller_who_takes_nothing_gets_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_takes_nothing_gets_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SETTLE_S", 0.05)
     context = Context(30)
     with pytest.raises(asyncio.CancelledError):
@@ -93,11 +93,11 @@ def test_a_cancellation_that_meets_the_end_of_a_message_counts(together: int) ->
     assert asyncio.run(cancelled())
 
 
-def test_what_nobody_foresaw_is_internal_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unforeseen_error_is_internal_and_reveals_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def broken(call: Call, _: object) -> None:
         raise LookupError("/srv/secret")
 
     context = Context(0.0)
     asyncio.run(Calls(Metrics(), 10).handler("Score", broken, lambda handle: handle)(None, context))
     assert context.aborted == grpc.StatusCode.INTERNAL
-    assert "/srv/secret" in caplog.text  # for us only
+    assert "/srv/secret" in caplog.text

@@ -1,4 +1,4 @@
-"""Bearer tokens: the file's format, what is compared, and rotation."""
+"""Tokens: the file's format, what is compared, and rotation."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_a_token_names_its_client(path: Path) -> None:
     "header", [None, "", "Bearer", "Bearer ", "t-web", "Basic t-web", "Bearer t-we", "Bearer t-webb", "Bearer T-WEB",
                b"Bearer \xff\xfe", "Bearer " + digest("t-web"), "Bearer t-web" + " " * 600]
 )  # fmt: skip
-def test_anything_else_is_nobody(path: Path, header: str | bytes | None) -> None:
+def test_anything_else_names_no_client(path: Path, header: str | bytes | None) -> None:
     assert Tokens(path).client_of(header) is None
 
 
-def test_every_entry_is_compared_whoever_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_entry_is_compared_for_every_caller(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[bytes] = []
     real = hmac.compare_digest
 
@@ -111,7 +111,7 @@ def test_a_change_is_taken_up_and_a_broken_one_is_not(path: Path, caplog: pytest
     assert (tokens.client_of("Bearer third"), tokens.client_of("Bearer second")) == ("web", None)
 
 
-def test_the_command_prints_a_token_and_a_line_that_knows_it(tmp_path: Path) -> None:
+def test_the_command_prints_a_token_and_its_line(tmp_path: Path) -> None:
     printed = token_for("web").splitlines()
     token, line = printed[1].strip(), printed[3].strip()
     path = tmp_path / "tokens.toml"

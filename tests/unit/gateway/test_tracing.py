@@ -1,5 +1,4 @@
-"""Traces of the gateway as a collector gets them: over the wire, from a gateway that was
-stopped."""
+"""Tracing: spans as a collector gets them over the wire, after the gateway has stopped."""
 
 from __future__ import annotations
 
@@ -8,13 +7,12 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
-from serving import FakeScorer, call_lines, gateway_on
+from serving import FakeDeployment, call_lines, gateway_on
 
 from rapo.config import GatewayConfig, ServeConfig
 from rapo.errors import ConfigError
@@ -30,7 +28,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self.requests: list[trace_service_pb2.ExportTraceServiceRequest] = []
 
-    def Export(self, request: Any, context: grpc.ServicerContext) -> trace_service_pb2.ExportTraceServiceResponse:
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
         self.requests.append(request)
         return trace_service_pb2.ExportTraceServiceResponse()
 
@@ -53,11 +53,13 @@ def collecting() -> Iterator[tuple[Collector, str]]:
         server.stop(0).wait(5)
 
 
-def values(span: trace_pb2.Span) -> dict[str, Any]:
+def values(span: trace_pb2.Span) -> dict[str, str | bool | int | float]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 
-def ask(stub: Any, image: bytes, request_id: str, traceparent: str | None = None) -> None:
+def score(
+    stub: scorer_pb2_grpc.AestheticScorerStub, image: bytes, request_id: str, traceparent: str | None = None
+) -> None:
     metadata = (("traceparent", traceparent),) if traceparent else ()
     request = scorer_pb2.ScoreRequest(image=image, request_id=request_id)
     stub.Score.future(request, metadata=metadata, timeout=5).exception()
@@ -66,12 +68,12 @@ def ask(stub: Any, image: bytes, request_id: str, traceparent: str | None = None
 @pytest.fixture(scope="module")
 def traced() -> Iterator[tuple[Collector, list[str]]]:
     with call_lines() as lines, collecting() as (collector, endpoint):
-        with gateway_on(FakeScorer(), otlp=endpoint) as gateway, grpc.insecure_channel(gateway.address) as channel:
+        with gateway_on(FakeDeployment(), otlp=endpoint) as gateway, grpc.insecure_channel(gateway.address) as channel:
             stub = scorer_pb2_grpc.AestheticScorerStub(channel)
-            ask(stub, b"0.123456", "good", f"00-{TRACE}-{PARENT}-01")
-            ask(stub, b"bad", "bad")
-            ask(stub, b"0.5", "unsampled", f"00-{TRACE}-{PARENT}-00")
-            ask(stub, b"0.5", "garbled", "00-nonsense")
+            score(stub, b"0.123456", "good", f"00-{TRACE}-{PARENT}-01")
+            score(stub, b"bad", "bad")
+            score(stub, b"0.5", "unsampled", f"00-{TRACE}-{PARENT}-00")
+            score(stub, b"0.5", "garbled", "00-nonsense")
             items = [scorer_pb2.ScoreRequest(image=image, request_id=image.decode()) for image in (b"0.7", b"gone")]
             stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=items), timeout=10)
             list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.6", request_id="explained"), timeout=5))
@@ -95,8 +97,8 @@ def test_a_call_is_a_span_in_its_callers_trace_with_the_image_under_it(
     assert (call.name, call.trace_id.hex(), call.parent_span_id.hex()) == (f"{SERVICE}/Score", TRACE, PARENT)
     assert (image.trace_id, image.parent_span_id) == (call.trace_id, call.span_id)
     assert values(call)["rpc.grpc.status_code"] == 0
-    told = {key: values(image)[key] for key in ("rapo.model_version", "rapo.decode_ms", "rapo.generate_ms")}
-    assert told == {"rapo.model_version": "v7", "rapo.decode_ms": 1, "rapo.generate_ms": 3}
+    shown = {key: values(image)[key] for key in ("rapo.model_version", "rapo.decode_ms", "rapo.generate_ms")}
+    assert shown == {"rapo.model_version": "v7", "rapo.decode_ms": 1, "rapo.generate_ms": 3}
     assert call.start_time_unix_nano <= image.start_time_unix_nano < image.end_time_unix_nano
     resource = traced[0].requests[0].resource_spans[0].resource.attributes
     assert {item.key: item.value.string_value for item in resource}["service.name"] == "rapo-gateway"
@@ -144,7 +146,7 @@ def test_what_ran_out_of_time_says_so_and_what_was_not_passed_on_has_no_span_of_
     assert values(nowhere[trace_pb2.Span.SPAN_KIND_SERVER])["rapo.reason"] == "unknown_version"
 
 
-def test_the_log_names_the_trace_and_no_span_holds_a_image_or_a_score(traced: tuple[Collector, list[str]]) -> None:
+def test_the_log_names_the_trace_and_no_span_holds_an_image_or_a_score(traced: tuple[Collector, list[str]]) -> None:
     (line,) = [line for line in traced[1] if "id=good" in line]
     assert line.endswith(f" trace={TRACE}")
     (line,) = [line for line in traced[1] if "id=unsampled" in line]
@@ -157,7 +159,7 @@ def test_the_log_names_the_trace_and_no_span_holds_a_image_or_a_score(traced: tu
 def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
     began = time.monotonic()
     with (
-        gateway_on(FakeScorer(), otlp="http://127.0.0.1:9") as gateway,
+        gateway_on(FakeDeployment(), otlp="http://127.0.0.1:9") as gateway,
         grpc.insecure_channel(gateway.address) as channel,
     ):
         response = scorer_pb2_grpc.AestheticScorerStub(channel).Score(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5)

@@ -1,4 +1,4 @@
-"""The page for people: its endpoints over a scripted scorer, and what keeps other pages out."""
+"""The page for people: its endpoints over a scripted scorer, and the refusal of other pages."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_model_is_described(page: TestClient) -> None:
     model = page.get("/api/model").json()
     assert (model["model_version"], model["score_range"], model["max_image_bytes"]) == ("v7", [0.0, 1.0], LIMIT)
     assert model["view"] is True
-    assert model["readouts"] == ["expected", "greedy"]  # what this client cannot ask for is not offered
+    assert model["readouts"] == ["expected", "greedy"]  # a readout unknown to this client is not offered
 
 
 def test_the_rationale_streams_and_the_result_ends_it(page: TestClient, scorer: FakeScorer) -> None:
@@ -86,7 +86,7 @@ def test_the_rationale_streams_and_the_result_ends_it(page: TestClient, scorer: 
     assert default["interval"] == {"low": pytest.approx(0.22), "high": pytest.approx(0.62)}
 
 
-def test_a_refusal_is_an_event_with_the_scorer_words(page: TestClient, scorer: FakeScorer) -> None:
+def test_a_refusal_is_an_event_with_the_scorers_words(page: TestClient, scorer: FakeScorer) -> None:
     ((name, error),) = events(page.post("/api/explain", content=b"bad").text)
     assert name == "error"
     assert isinstance(error, dict)
@@ -108,7 +108,7 @@ def test_two_are_compared(page: TestClient) -> None:
         assert page.post(f"/api/compare?first={first}", content=b"8020").status_code == 422
 
 
-def test_the_model_view_comes_as_a_image(page: TestClient) -> None:
+def test_the_model_view_comes_as_an_image(page: TestClient) -> None:
     answer = page.post("/api/seen", content=png((300, 200)))
     assert answer.headers["content-type"] == "image/png"
     assert (answer.headers["x-size"], answer.headers["x-original"]) == ("84x56", "300x200")
