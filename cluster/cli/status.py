@@ -120,7 +120,6 @@ def _progress(out: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     last = steps[-1] if steps else {}
     timed = [row["seconds"] for row in steps if isinstance(row.get("seconds"), dict)]
     parts = {name: mean(float(row.get(name) or 0.0) for row in timed) for name in (timed[-1] if timed else {})}
-    controller = state.get("controller") if isinstance(state.get("controller"), dict) else {}
     progress: dict[str, Any] = {
         "step": state.get("step", last.get("step")),
         "steps": state.get("steps"),
@@ -134,7 +133,6 @@ def _progress(out: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": _pick(last, "loss", "reward_mean", "parse_rate", "entropy"),
         "validation": [{"step": row.get("step"), **_pick(row["validation"], "srcc", "plcc")} for row in measured[-1:]],
         "window": state.get("window") or {},
-        "seconds_per_group": finite((controller or {}).get("seconds_per_group")),
     }  # fmt: skip
     left = [progress["step"], progress["steps"], progress["step_seconds"]]
     if all(finite(value) is not None for value in left):

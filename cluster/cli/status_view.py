@@ -26,10 +26,10 @@ _MOST_WORKERS = 24
 _COLOURS = {"running": "green", "finished": "green", "not running": "yellow", "ready": "green", "gone": "red"}
 
 
-def show_status(out: Path, *, as_json: bool = False, console: Console | None = None) -> None:
+def show_status(out: Path, *, as_json: bool = False) -> None:
     """Print what the run in `out` is about. Raises `RunFolderError` where `out` is no run
     folder."""
-    console = console or Console()
+    console = Console()
     facts = run_facts(out)
     if as_json:
         console.file.write(to_json(facts) + "\n")
@@ -113,8 +113,6 @@ def _rapo(rapo: Mapping[str, Any]) -> Table:
         table.add_row(
             "validation", f"SRCC {fixed(row.get('srcc'))}, PLCC {fixed(row.get('plcc'))} at step {row['step']}"
         )
-    if rapo["seconds_per_group"] is not None:
-        table.add_row("controller", f"{1000 * rapo['seconds_per_group']:.2f} ms a group")
     return table
 
 

@@ -4,7 +4,7 @@
 Whoever has something to say uses the logger `rapo` or one below it, with what it is about as
 `extra`:
 
-    logger = logging.getLogger("rapo.fleet")
+    logger = logging.getLogger("rapo.run")
     logger.warning("replaced", extra={"role": "rollout worker 3", "step": 41})
 
 Only plain values of the names in `FIELDS` are written. No line holds bytes, and what looks like a
@@ -28,7 +28,7 @@ from typing import Any
 from cluster.files.atomic import write_atomic
 
 #: What a line may say beside its message.
-FIELDS = ("role", "step", "node", "worker", "version", "kind", "cause", "action", "seconds")
+FIELDS = ("role", "step", "node", "version", "kind", "cause", "action", "seconds")
 _MOST_BYTES, _OLD_FILES, _LONGEST = 32 * 2**20, 1, 4000
 #: Variables whose value must not appear, wherever a message quotes it.
 _SECRETS = ("RAY_AUTH_TOKEN", "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
@@ -38,13 +38,14 @@ _ASSIGNED = re.compile(
 
 
 @contextmanager
-def run_log(path: Path, run: str, level: int = logging.INFO) -> Iterator[logging.Logger]:
+def run_log(path: Path, run: str) -> Iterator[logging.Logger]:
     """The logger `rapo`, which writes to `path` inside the block; `run` is in every line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=_OLD_FILES, encoding="utf-8", delay=True)
     handler.setFormatter(JsonLines(run))
     logger = logging.getLogger("rapo")
-    before, logger.level = logger.level, level
+    before = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield logger

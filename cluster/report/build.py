@@ -28,7 +28,7 @@ from cluster.terminal import format
 from cluster.terminal.summary import MODELS, stage_seconds
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_COLUMNS = ("uid", "target", "score", "text", "reason", "path")
+_COLUMNS = ("uid", "target", "score", "text", "path")
 #: Panels over RAPO steps: title, and the keys of a metrics row with the names of their lines.
 _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Reward", (("reward_mean", "total"), ("absolute_mean", "absolute"), ("relative_mean", "relative"))),
@@ -39,10 +39,7 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("KL between sampler and learner", (("mismatch_kl", ""),)),
     ("Staleness (steps)", (("staleness_mean", "mean"), ("staleness_worst", "worst"))),
     ("Idle share", (("idle_learner", "learner"), ("idle_rollout", "rollout"))),
-    (
-        "Seconds per step",
-        tuple((f"seconds.{part}", part) for part in ("wait", "rollout", "reward", "learner", "weights")),
-    ),
+    ("Seconds per step", tuple((f"seconds.{part}", part) for part in ("rollout", "reward", "learner", "weights"))),
 )
 
 

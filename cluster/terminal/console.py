@@ -48,10 +48,6 @@ class StageHandle:
         self._console = console
         self._origin: tuple[int, float] | None = None
 
-    def advance(self, n: int = 1) -> None:
-        """Count `n` more steps as done."""
-        self.update(completed=self.completed + n)
-
     def update(self, completed: int | None = None, **metrics: Any) -> None:
         """Set the count of steps done, and show `metrics` (numbers or short words) beside the bar.
 
@@ -92,21 +88,18 @@ class StageHandle:
 
 
 class Console:
-    """The terminal of a run. `quiet` prints errors only. Called from one thread; the live line
-    refreshes itself.
+    """The terminal of a run. Called from one thread; the live line refreshes itself.
 
     `stderr`, `stdout` and `clock` (monotonic seconds) default to the process's own.
     """
 
     def __init__(
         self,
-        quiet: bool = False,
         *,
         stderr: TextIO | None = None,
         stdout: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.quiet = quiet
         self.now = clock
         self._err = _rich_console(stderr or sys.stderr)
         self._out = _rich_console(stdout or sys.stdout)
@@ -150,8 +143,8 @@ class Console:
         self._say(f"warning: {text}", "yellow")
 
     def error(self, text: str) -> None:
-        """Say what went wrong and what to do. Printed when quiet, too."""
-        self._say(f"error: {text}", "bold red", always=True)
+        """Say what went wrong and what to do."""
+        self._say(f"error: {text}", "bold red")
 
     def summary(self, report: dict[str, Any]) -> None:
         """Print the final tables to stdout: time per stage, evaluation, AesCoT counts, where the
@@ -159,16 +152,12 @@ class Console:
 
         `report` is the content of report.json; what it lacks is left out.
         """
-        if self.quiet:
-            return
         for part in summary_tables(report, plain_dashes=not _is_utf(self._out)):
             # Paths must stay whole to be copied, tables must not be broken: only text may run past
             # the width.
             self._out.print(part, soft_wrap=isinstance(part, Text))
 
     def _begin(self, handle: StageHandle) -> None:
-        if self.quiet:
-            return
         if not self.interactive:
             steps = "" if handle.total is None else f", {handle.total:,} steps"
             self._say(f"{handle.name}: started{steps}")
@@ -192,7 +181,7 @@ class Console:
     def _changed(self, handle: StageHandle, now: float) -> None:
         if self._progress is not None and handle in self._tasks:
             self._progress.update(self._tasks[handle], completed=handle.completed)
-        elif not self.quiet and not self.interactive and now - handle.reported >= PLAIN_INTERVAL_S:
+        elif not self.interactive and now - handle.reported >= PLAIN_INTERVAL_S:
             handle.reported = now
             left = handle.remaining(now)
             parts = [handle.steps(), f"{clock(handle.elapsed(now))} elapsed"]
@@ -213,7 +202,7 @@ class Console:
             at = f" at {handle.steps()}" if failure and handle.completed else ""
             figures = f", {handle.figures(', ')}" if handle.metrics else ""
             self._say(f"{handle.name}: {outcome} {seconds}{at}{figures}")
-        elif not self.quiet:
+        else:
             tick = ("[red]" + self._glyph("✗", "x")) if failure else ("[green]" + self._glyph("✓", "+"))
             line = Text.from_markup(tick)
             line.append(f" {_clean(handle.name):<{_NAME_WIDTH}}", "bold")
@@ -222,9 +211,8 @@ class Console:
             line.append(f"   {_clean(handle.figures())}" if handle.metrics else "", "dim")
             self._err.print(line, soft_wrap=True)
 
-    def _say(self, text: str, style: str = "", *, always: bool = False) -> None:
-        if not self.quiet or always:
-            self._err.print(Text(_encodable(_clean(text), self._err), style), soft_wrap=True)
+    def _say(self, text: str, style: str = "") -> None:
+        self._err.print(Text(_encodable(_clean(text), self._err), style), soft_wrap=True)
 
     def _glyph(self, glyph: str, plain: str) -> str:
         return glyph if _is_utf(self._err) else plain

@@ -29,11 +29,11 @@ def count(value: Any) -> str:
     return ABSENT if number is None else f"{round(number):,}"
 
 
-def interval(bounds: Any, digits: int = 3) -> str:
+def interval(bounds: Any) -> str:
     """A pair of bounds as `low – high`, or an empty string where there is no such pair."""
     if not isinstance(bounds, list | tuple) or len(bounds) != 2 or any(finite(bound) is None for bound in bounds):
         return ""
-    return f"{fixed(bounds[0], digits)} – {fixed(bounds[1], digits)}"
+    return f"{fixed(bounds[0])} – {fixed(bounds[1])}"
 
 
 def duration(seconds: float) -> str:

@@ -260,16 +260,16 @@ def test_new_keys_of_a_row_have_panels(run: Path) -> None:
     assert "Staleness (steps); Idle share" in old.split("Not recorded: ")[1]
     rows = [
         {"step": step, "staleness_mean": 0.5, "staleness_worst": 1, "idle_learner": 0.3, "idle_rollout": 0.2,
-         "seconds": {part: 1.0 + i for i, part in enumerate(("wait", "rollout", "reward", "learner", "weights"))}}
+         "seconds": {part: 1.0 + i for i, part in enumerate(("rollout", "reward", "learner", "weights"))}}
         for step in range(1, 41)
     ]  # fmt: skip
     (run / "rapo" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     html = render(run, _report(run))
     text = Page(html).text
     assert "Staleness" not in text.split("Not recorded: ")[1]
-    for part in ("Staleness (steps)", "Idle share", "worst", "wait", "weights"):
+    for part in ("Staleness (steps)", "Idle share", "worst", "reward", "weights"):
         assert part in text
-    assert "var(--series-5)" in html, "one of five lines is not drawn"
+    assert "var(--series-4)" in html, "one of four lines is missing"
 
 
 def test_the_same_run_makes_the_same_page(run: Path) -> None:
