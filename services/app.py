@@ -27,6 +27,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from rapo.config import Config, ServeConfig
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
+from rapo.util.ports import port_problem
 from services.gateway.exposure import check_access
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
@@ -201,16 +202,12 @@ def check_address(settings: ServeConfig) -> None:
     """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that
     is taken."""
     check_access(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free enough
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ResourceError(
-                f"port {settings.port} on {settings.host} is in use ({error.strerror}). Stop what listens there, or "
-                "choose another port with --set serve.port=..."
-            ) from error
+    problem = port_problem(settings.host, settings.port)
+    if problem is not None:
+        raise ResourceError(
+            f"port {settings.port} on {settings.host} is in use ({problem}). Stop what listens there, or "
+            "choose another port with --set serve.port=..."
+        )
 
 
 def _check_version(version: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
+from rapo.util.ports import port_problem
 
 
 def describe(config: Config) -> list[str]:
@@ -69,7 +69,7 @@ def _serving(config: Config) -> list[str]:
         check_access(config.serve)
     except RapoError as error:
         return [str(error)]
-    if config.serve.port and port_taken(config.serve.host, config.serve.port):
+    if port_problem(config.serve.host, config.serve.port) is not None:
         return [
             f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
         ]
@@ -128,17 +128,6 @@ def _lengths(config: Config) -> None:
             f"policy.max_completion_tokens = {wanted} leaves no room for a prompt in rollout.engine.max_model_len = {limit}; "
             "raise the second"
         )
-
-
-def port_taken(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
 
 
 def free_gib(path: Path) -> float:

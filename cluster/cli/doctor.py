@@ -24,9 +24,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.check import free_gib, port_taken
+from cluster.cli.check import free_gib
 from cluster.cli.import_check import Imports, probe_imports
 from rapo.config import RayConfig, ServeConfig
+from rapo.util.ports import port_problem
 
 CheckStatus = Literal["ok", "warn", "wrong"]
 
@@ -320,7 +321,7 @@ def _nvidia_smi() -> list[str]:
 def _port() -> CheckResult:
     serve = ServeConfig()
     where = f"{serve.host}:{serve.port}"
-    if not port_taken(serve.host, serve.port):
+    if port_problem(serve.host, serve.port) is None:
         return CheckResult("serving port", f"{where} is free")
     return CheckResult(
         "serving port", f"{where} is in use", "warn", "Serve elsewhere with `--set serve.port=...` (0: any free)."

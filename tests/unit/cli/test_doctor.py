@@ -50,7 +50,7 @@ class Machine:
         monkeypatch.setattr(doctor, "_MEMINFO", self.meminfo)
         monkeypatch.setattr(doctor, "_CGROUP", self.cgroup)
         monkeypatch.setattr(doctor, "_SHM", self.shm)
-        monkeypatch.setattr(doctor, "port_taken", lambda host, port: False)
+        monkeypatch.setattr(doctor, "port_problem", lambda host, port: None)
         monkeypatch.setattr(doctor, "_nvidia_smi", list)
         monkeypatch.setattr(doctor, "free_gib", lambda _: self.free["disk"] / GIB)
         monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.11.9")
@@ -211,7 +211,8 @@ def test_devices(machine, monkeypatch):
 
 
 def test_a_port_in_use_is_a_warning(machine, monkeypatch):
-    monkeypatch.setattr(doctor, "port_taken", lambda host, port: (host, port) == ("127.0.0.1", 50051))
+    taken = {("127.0.0.1", 50051): "Address already in use"}
+    monkeypatch.setattr(doctor, "port_problem", lambda host, port: taken.get((host, port)))
     assert machine.bad() == {"serving port": "warn"}
 
 
