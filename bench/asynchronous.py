@@ -13,7 +13,6 @@ to (rollout + learner + weights) / max(rollout, learner).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.support import record
+from cluster.files.jsonl import read_jsonl
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 
@@ -49,8 +49,7 @@ def train(config: Config, start: Path, records: Sequence[ImageRecord], roles: di
     with tempfile.TemporaryDirectory() as temporary:
         with training_session(config, start, Path(temporary), **roles) as controller:
             controller.run(records, [])
-        lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+        return read_jsonl(Path(temporary) / "metrics.jsonl")
 
 
 def summary(rows: Sequence[dict[str, Any]], config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from cluster.files.jsonl import ends_torn, parse_jsonl, read_jsonl
 from rapo.errors import DataError, ResourceError
 
 #: Columns of the output, in order. `aesthetic_score` is null where `error` says why. Where a native
@@ -49,12 +50,12 @@ class ScoreTable:
         self.rows: dict[str, ScoreRow] = {}
         self._encode = _encoder(output)
         self._fresh = fresh
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
         self._synced = 0.0
 
     def __enter__(self) -> Self:
         try:
-            self._file = self.partial.open("a+", encoding="utf-8", errors="replace", newline="\n")
+            self._file = self.partial.open("a+b")
         except OSError as error:
             raise DataError(f"cannot write {self.partial}: {error.strerror or error}.") from error
         try:
@@ -80,7 +81,7 @@ class ScoreTable:
             raise RuntimeError("the table is not open")
         self.rows[row["image"]] = row
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write(_line(row))
             self._file.flush()
             if time.monotonic() - self._synced > _SYNC_PERIOD_S:  # a flush survives a crash of ours, a sync a power cut
                 os.fsync(self._file.fileno())
@@ -105,11 +106,9 @@ class ScoreTable:
             return
         if self.output.is_file():
             self._keep(_read(self.output), self.output)
-        self._file.seek(0)
-        text = self._file.read()
-        if text and not text.endswith("\n"):
-            self._file.write("\n")  # a crash tore the last row: do not glue the next one to it
-        self._keep([row for line in text.splitlines() if isinstance(row := _parsed(line), dict)], self.partial)
+        self._keep(read_jsonl(self.partial), self.partial)
+        if ends_torn(self._file):
+            self._file.write(b"\n")
 
     def _keep(self, rows: Sequence[ScoreRow], source: Path) -> None:
         for row in rows:
@@ -126,13 +125,6 @@ class ScoreTable:
                 self.partial.unlink()
             self._file.close()
             self._file = None
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None  # torn by a crash; its image is scored again
 
 
 Encoder = Callable[[Sequence[ScoreRow], Sequence[str]], bytes]
@@ -164,7 +156,12 @@ def _csv(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
 
 
 def _jsonl(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", errors="replace")
+    return b"".join(map(_line, rows))
+
+
+def _line(row: ScoreRow) -> bytes:
+    # A file name may hold bytes that are not UTF-8.
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
 
 
 def _parquet(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
@@ -189,12 +186,13 @@ def _read(output: Path) -> list[ScoreRow]:
                 return pq.read_table(output).to_pylist()
             except pa.ArrowInvalid as error:
                 raise ValueError(str(error)) from error
-        text = output.read_text(encoding="utf-8")
         if output.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line holds no object")
+            parsed = list(parse_jsonl(output.read_bytes()))
+            rows = [row for row in parsed if row is not None]
+            if len(rows) < len(parsed):
+                raise ValueError("a line holds no row")
             return rows
+        text = output.read_text(encoding="utf-8")
         return [_typed(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(

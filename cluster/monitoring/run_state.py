@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cluster.files.atomic import append_jsonl, write_json
+from cluster.files.atomic import write_json
+from cluster.files.jsonl import append_jsonl
 from cluster.rollout.fleet import Journal
 from cluster.rollout.worker_handle import WorkerHandle
 

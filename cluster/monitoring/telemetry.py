@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.files.jsonl import finite
+from cluster.files.json_values import finite
 from cluster.monitoring.logs import run_id
 from cluster.monitoring.prometheus import PrometheusBackend
 from rapo.config import Config

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.files.alerts import read_findings
-from cluster.files.atomic import disk_full_named, read_json, versions
+from cluster.files.atomic import disk_full_named, read_json
 from cluster.files.run_folder import RunFolder
+from cluster.files.versions import versions
 from cluster.pipeline.stages.data import load_data
 from cluster.remote.ray_session import ray_session
 from cluster.terminal.console import Console, StageHandle

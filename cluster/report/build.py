@@ -8,7 +8,6 @@ far it got.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,10 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cluster.files import alerts as findings
+from cluster.files.alerts import kind_name, read_findings
 from cluster.files.atomic import write_atomic, write_json
-from cluster.files.jsonl import finite
+from cluster.files.json_values import finite
+from cluster.files.jsonl import parse_jsonl
 from cluster.report import gallery, plots
 from cluster.terminal import format
 from cluster.terminal.summary import MODELS, stage_seconds
@@ -81,12 +81,12 @@ def render(run_dir: Path, report: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "fixed": format.fixed, "percent": format.percent, "count": format.count,
-        "interval": format.interval, "duration": format.duration,
+        "interval": format.interval, "duration": format.duration, "kind_name": kind_name,
     }  # fmt: skip
     tables = {key: _read_predictions(run_dir, key) for key, _ in MODELS}
     rows, torn = _read_metrics(run_dir / "rapo" / "metrics.jsonl")
     times = stage_seconds(report)
-    warnings = _warnings(run_dir)
+    warnings = read_findings(run_dir)
     return environment.get_template("report.html.j2").render(
         title=_title(report),
         verdict=_verdict(report),
@@ -164,14 +164,10 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     """
     steps: dict[float, dict[str, Any]] = {}
     torn = 0
-    for line in (_read_text(path) or "").splitlines():
-        try:
-            row = json.loads(line)
-            step = finite(row.get("step"))
-        except (ValueError, AttributeError):
-            step = None
-        if step is None:
-            torn += bool(line.strip())
+    for row in parse_jsonl((_read_text(path) or "").encode()):
+        step = None if row is None else finite(row.get("step"))
+        if row is None or step is None:
+            torn += 1
         else:
             steps[step] = _merged(steps.get(step, {}), row)
     return [steps[step] for step in sorted(steps)], torn
@@ -195,10 +191,6 @@ def _curve(rows: list[dict[str, Any]], key: str, label: str = "") -> plots.Curve
         return None
     steps, values = np.asarray(points, dtype=np.float64).T
     return plots.Curve(label, steps, values)
-
-
-def _warnings(run_dir: Path) -> list[dict[str, Any]]:
-    return [finding | {"kind": findings.name(finding["kind"])} for finding in findings.read_findings(run_dir)]
 
 
 def _validation(rows: list[dict[str, Any]], warned: list[int]) -> Part:

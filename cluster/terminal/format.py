@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.files.jsonl import finite
+from cluster.files.json_values import finite
 
 #: Stands where there is no number.
 ABSENT = "–"

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.files.jsonl import finite
+from cluster.files.json_values import finite
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
 
 #: The evaluated models: key in the report, name for people.

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from cluster.files.alerts import FINDINGS
-from cluster.files.atomic import append_jsonl
+from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault, Report
 from cluster.remote.weights import WeightVersion

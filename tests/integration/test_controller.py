@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -16,6 +15,7 @@ import ray
 
 from actors.reward import RewardScorer
 from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
+from cluster.files.jsonl import read_jsonl
 from cluster.training.controller import Hooks
 from cluster.training.session import training_session
 from rapo.config import Config, load_config
@@ -56,7 +56,7 @@ def rows_of(
         if controllers is not None:
             controllers.append(controller)
         controller.run(records, [])
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_jsonl(folder / "metrics.jsonl")
 
 
 def configured(eta: int, in_flight: str) -> Config:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.files.atomic import append_jsonl
+from cluster.files.json_values import finite
+from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.files.parquet import read_parquet
 from cluster.pipeline.stages.aescot import CRITIQUES
 from cluster.remote.waiting import run_limited
@@ -132,9 +132,7 @@ def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]]
 
 
 def _follow(metrics: Path, progress: Callable[[int, dict[str, float]], None]) -> None:
-    if not metrics.is_file():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines()
-    if lines and lines[-1].endswith("}"):
-        row = json.loads(lines[-1])
-        progress(row["step"], {"loss": row["loss"]})
+    if rows := read_jsonl(metrics):
+        step, loss = finite(rows[-1].get("step")), finite(rows[-1].get("loss"))
+        if step is not None and loss is not None:
+            progress(int(step), {"loss": loss})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.alerts import FINDINGS
-from cluster.files.atomic import append_jsonl
+from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.monitoring.monitor import RunMonitor
 from cluster.monitoring.run_state import RunStateWriter, journal_to

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.status import driver_of, run_facts
+from cluster.cli.status import Driver, driver_pid, run_status
 from cluster.cli.status_view import show_status, watch_status
 from cluster.files.run_folder import RunFolder
 from cluster.pipeline.runner import Pipeline
@@ -124,30 +124,30 @@ def test_the_facts_for_machines_are_json_of_the_same(run: Path, capsys: pytest.C
     assert facts["rapo"]["seconds_left"] == 28 * 4.0
     assert [worker["tokens_per_second"] for worker in facts["fleet"]["workers"]] == [500.0, None]
     assert len(facts["faults"]) == 5
-    assert run_facts(run, now=1010.0)["driver"] == {"state": "not running", "pid": None, "updated_s_ago": 10.0}
+    assert run_status(run, now=1010.0).driver == Driver("not running", None, 10.0)
 
 
 def test_a_damaged_state_is_passed_over(run: Path) -> None:
     (run / "rapo" / "state.json").write_text('{"step": 1')
-    assert run_facts(run)["rapo"]["step"] == 7
+    assert run_status(run).rapo.step == 7
     (run / "rapo" / "state.json").write_text("[1]")
-    assert run_facts(run)["fleet"]["workers"] == []
+    assert run_status(run).fleet.workers == []
 
 
 def test_the_driver_is_who_holds_the_lock(run: Path) -> None:
-    assert driver_of(run) is None
+    assert driver_pid(run) is None
     (run / "config.toml").unlink()
     folder = RunFolder(run / "new")
     with folder.open(Config()):
-        assert driver_of(run / "new") == os.getpid()
-        assert run_facts(run / "new")["driver"]["state"] == "running"
+        assert driver_pid(run / "new") == os.getpid()
+        assert run_status(run / "new").driver.state == "running"
         watch_status(run / "new", 0.01, stop=iter([False, True]).__next__)
-    assert driver_of(run / "new") is None
-    assert run_facts(run / "new")["driver"]["state"] == "not running"
+    assert driver_pid(run / "new") is None
+    assert run_status(run / "new").driver.state == "not running"
 
 
 def test_only_the_end_of_long_metrics_is_read(run: Path) -> None:
     with (run / "rapo" / "metrics.jsonl").open("w") as file:
         for step in range(20000):
             file.write(json.dumps({"step": step, "loss": 0.5, "seconds": {"rollout": 1.0}}) + "\n")
-    assert run_facts(run)["rapo"]["step"] == 19999
+    assert run_status(run).rapo.step == 19999

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from cluster.files.jsonl import read_jsonl
 from cluster.training.checkpoint import Checkpoints, cut_back
 from rapo.errors import ResourceError
 from rapo.util.file_manifest import entries_of
@@ -115,6 +116,6 @@ def test_rows_of_later_steps_are_cut_back(tmp_path):
     rows = [{"step": step, "loss": 0.1 * step} for step in (1, 2, 3, 4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     cut_back(path, 2)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    assert read_jsonl(path) == rows[:2]
     cut_back(tmp_path / "absent.jsonl", 2)
     assert not (tmp_path / "absent.jsonl").exists()
