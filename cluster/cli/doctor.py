@@ -64,20 +64,20 @@ def examine(console: rich.console.Console | None = None) -> bool:
     """Print a table of all checks; False where anything is wrong (a warning is not)."""
     console = console or rich.console.Console()
     with console.status("importing the heavy packages in a process of their own"):
-        findings = list(_findings(probe_imports()))
+        results = list(_results(probe_imports()))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, title="rapo doctor", title_justify="left")
     for column in ("check", "found", "state", "what to do"):
         table.add_column(column, overflow="fold")
-    for finding in findings:
-        state = Text(finding.state, style=_COLOURS[finding.state])
-        table.add_row(Text(finding.check), Text(finding.found), state, Text(finding.advice))
+    for result in results:
+        state = Text(result.state, style=_COLOURS[result.state])
+        table.add_row(Text(result.check), Text(result.found), state, Text(result.advice))
     console.print(table)
-    count = {state: sum(f.state == state for f in findings) for state in _COLOURS}
+    count = {state: sum(f.state == state for f in results) for state in _COLOURS}
     console.print(f"{count['wrong']} wrong, {count['warn']} to look at, {count['ok']} in order")
     return count["wrong"] == 0
 
 
-def _findings(imports: Imports) -> Iterator[CheckResult]:
+def _results(imports: Imports) -> Iterator[CheckResult]:
     yield _python()
     yield from _packages()
     yield from _loading(imports)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
-from cluster.files.alerts import AlertRow, read_findings
+from cluster.files.alerts import AlertRow, read_alerts
 from cluster.files.atomic import read_json
 from cluster.files.json_values import JsonRow, JsonValue, finite
 from cluster.files.jsonl import read_jsonl
@@ -87,7 +87,7 @@ class FleetStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """`faults` and `warnings` are rows of the files of these names, oldest first."""
+    """`faults` and `alerts` are rows of the files of these names, oldest first."""
 
     run: str
     driver: Driver
@@ -95,7 +95,7 @@ class RunStatus:
     rapo: Progress
     fleet: FleetStatus
     faults: list[JsonRow]
-    warnings: list[AlertRow]
+    alerts: list[AlertRow]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
@@ -115,7 +115,7 @@ def run_status(out: Path, now: float | None = None) -> RunStatus:
         rapo=_progress(out, state),
         fleet=_fleet(state.get("fleet")),
         faults=_last_rows(out / "rapo" / "faults.jsonl"),
-        warnings=read_findings(out),
+        alerts=read_alerts(out),
     )
 
 

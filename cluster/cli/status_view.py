@@ -55,7 +55,7 @@ def view(status: RunStatus) -> Iterator[RenderableType]:
     if status.fleet.workers:
         yield _fleet(status.fleet)
     yield from _last_lines("fault", [_fault(row) for row in status.faults])
-    yield from _last_lines("warning", [_warning(alert) for alert in status.warnings])
+    yield from _last_lines("warning", [_warning(alert) for alert in status.alerts])
 
 
 def _headline(status: RunStatus) -> Text:

@@ -1,4 +1,4 @@
-"""Alerts of a run, read back from `rapo/findings.jsonl`, which has one a line.
+"""Alerts of a run, read back from `rapo/alerts.jsonl`, which has one a line.
 
 - A resumed run repeats steps: of one step and kind, the last line counts.
 - A line that is torn, or is no alert, is passed over.
@@ -13,7 +13,7 @@ from typing import TypedDict
 from cluster.files.json_values import JsonRow, finite
 from cluster.files.jsonl import read_jsonl
 
-FINDINGS = "findings.jsonl"
+ALERTS = "alerts.jsonl"
 
 
 class AlertRow(TypedDict):
@@ -26,10 +26,10 @@ class AlertRow(TypedDict):
     fatal: bool
 
 
-def read_findings(run_dir: Path) -> list[AlertRow]:
+def read_alerts(run_dir: Path) -> list[AlertRow]:
     """The alerts by ascending step; empty where the file is missing."""
     found: dict[tuple[int, str], AlertRow] = {}
-    for row in read_jsonl(run_dir / "rapo" / FINDINGS):
+    for row in read_jsonl(run_dir / "rapo" / ALERTS):
         step, kind, text, values = finite(row.get("step")), row.get("kind"), row.get("text"), row.get("values")
         if step is not None and isinstance(kind, str) and isinstance(text, str):
             found[int(step), kind] = AlertRow(

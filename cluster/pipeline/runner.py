@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.files.alerts import read_findings
+from cluster.files.alerts import read_alerts
 from cluster.files.atomic import disk_full_named, read_json
 from cluster.files.run_folder import RunFolder
 from cluster.files.versions import versions
@@ -256,7 +256,7 @@ class Pipeline:
         if "aescot" in finished:
             report["aescot"] = read_json(self._folder / "aescot" / "manifest.json")
         if "rapo" in finished:
-            report["findings"] = read_findings(self._folder.path)
+            report["alerts"] = read_alerts(self._folder.path)
         if "evaluate" in finished:
             report["evaluate"] = {
                 name: read_json(self._folder / "evaluate" / f"{name}.json") for name in ("coldstart", "rapo")

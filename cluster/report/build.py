@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cluster.files.alerts import kind_name, read_findings
+from cluster.files.alerts import kind_name, read_alerts
 from cluster.files.atomic import write_atomic, write_json
 from cluster.files.json_values import finite
 from cluster.files.jsonl import parse_jsonl
@@ -86,14 +86,14 @@ def render(run_dir: Path, report: Mapping[str, Any]) -> str:
     tables = {key: _read_predictions(run_dir, key) for key, _ in MODELS}
     rows, torn = _read_metrics(run_dir / "rapo" / "metrics.jsonl")
     times = stage_seconds(report)
-    warnings = read_findings(run_dir)
+    alerts = read_alerts(run_dir)
     return environment.get_template("report.html.j2").render(
         title=_title(report),
         verdict=_verdict(report),
         headline=_headline(report),
         evaluation=_evaluation(report),
-        warnings=warnings,
-        validation=_validation(rows, [warning["step"] for warning in warnings]),
+        alerts=alerts,
+        validation=_validation(rows, [alert["step"] for alert in alerts]),
         curves=_curves(rows, torn),
         scatter=_scatter(report, tables),
         gallery=_gallery(run_dir, tables),

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from cluster.files.alerts import FINDINGS
+from cluster.files.alerts import ALERTS
 from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault, Report
@@ -332,7 +332,7 @@ class Controller:
 
     def _record_alerts(self, findings: Sequence[Alert]) -> None:
         for finding in findings:
-            append_jsonl(self._out / FINDINGS, finding.row())
+            append_jsonl(self._out / ALERTS, finding.row())
             self._hooks.note(f"step {finding.step}: {finding.text}")
             self._fatal |= finding.fatal
 

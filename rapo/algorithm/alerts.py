@@ -58,7 +58,7 @@ class Alert:
     fatal: bool = False
 
     def row(self) -> dict[str, Any]:
-        """The line of findings.jsonl."""
+        """The line of alerts.jsonl."""
         return dataclasses.asdict(self)
 
 

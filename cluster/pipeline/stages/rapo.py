@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.files.alerts import FINDINGS
+from cluster.files.alerts import ALERTS
 from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.monitoring.monitor import RunMonitor
@@ -109,11 +109,11 @@ def _begin(checkpoints: Checkpoints, out: Path, note: Callable[[str], None]) -> 
     is removed."""
     found = checkpoints.latest(note)
     if found is None:
-        for name in (METRICS, LEDGER, FINDINGS):  # what was survived stays written
+        for name in (METRICS, LEDGER, ALERTS):  # what was survived stays written
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return None
-    for name in (METRICS, LEDGER, FINDINGS):
+    for name in (METRICS, LEDGER, ALERTS):
         cut_back(out / name, found.step)
     note(f"goes on after step {found.step}")
     return found

@@ -67,15 +67,15 @@ class Machine:
         self.meminfo.write_text(MEMINFO.format(total=total // 1024, available=available // 1024))
 
     def rows(self):
-        return {finding.check: finding for finding in doctor._findings(doctor.probe_imports())}
+        return {result.check: result for result in doctor._results(doctor.probe_imports())}
 
     def bad(self):
         """`check: state` of every row that is not in order; each has one sentence of advice."""
-        odd = [finding for finding in self.rows().values() if finding.state != "ok"]
-        for finding in odd:
-            assert finding.advice.endswith(".")
-            assert finding.advice[0].isupper()
-        return {finding.check: finding.state for finding in odd}
+        odd = [result for result in self.rows().values() if result.state != "ok"]
+        for result in odd:
+            assert result.advice.endswith(".")
+            assert result.advice[0].isupper()
+        return {result.check: result.state for result in odd}
 
 
 @pytest.fixture

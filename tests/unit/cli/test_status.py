@@ -29,7 +29,7 @@ def _found(run: Path, *steps: int) -> None:
         {"step": step, "kind": "no_signal", "text": f"Text {step} \x1b[31m[red]" + " word" * 60, "values": {}}
         for step in steps
     ]
-    (run / "rapo" / "findings.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (run / "rapo" / "alerts.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 def test_without_warnings_there_is_only_the_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,15 +56,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         show_status(tmp_path)
 
 
-def test_the_report_for_machines_lists_the_findings_of_a_finished_stage(run: Path) -> None:
+def test_the_report_for_machines_lists_the_alerts_of_a_finished_stage(run: Path) -> None:
     _found(run, 3)
     folder = RunFolder(run)
     pipeline = Pipeline(Config(), folder, None)  # type: ignore[arg-type]
-    assert "findings" not in pipeline._report()
+    assert "alerts" not in pipeline._report()
     folder.finish("rapo", 1.0)
-    assert [(f["step"], f["kind"]) for f in pipeline._report()["findings"]] == [(3, "no_signal")]
-    (run / "rapo" / "findings.jsonl").unlink()
-    assert pipeline._report()["findings"] == []
+    assert [(f["step"], f["kind"]) for f in pipeline._report()["alerts"]] == [(3, "no_signal")]
+    (run / "rapo" / "alerts.jsonl").unlink()
+    assert pipeline._report()["alerts"] == []
 
 
 STATE = {

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.files.alerts import read_findings
+from cluster.files.alerts import read_alerts
 from cluster.report import plots
 from cluster.report.build import render, write_report
 from cluster.report.gallery import choose, rationale, thumbnail
@@ -229,7 +229,7 @@ def test_a_repeated_step_counts_once_as_it_was_last(run: Path) -> None:
 
 def test_the_page_shows_what_the_watch_found(run: Path) -> None:
     before = render(run, _report(run))
-    assert "No warnings: rapo/findings.jsonl is missing or empty." in Page(before).text
+    assert "No warnings: rapo/alerts.jsonl is missing or empty." in Page(before).text
     assert "Warnings" not in Page(before).headings
     lines = [
         {"step": 30, "kind": "no_signal", "text": "All <b>alike</b>.", "values": {"zero_spread": 1.0}, "fatal": False},
@@ -237,7 +237,7 @@ def test_the_page_shows_what_the_watch_found(run: Path) -> None:
         {"step": 20, "kind": "entropy_collapse", "text": "Then as it is.", "values": {"entropy": None}, "fatal": True},
         {"step": None, "kind": "x", "text": "No step."}, [1], {"step": 1, "kind": "no_text"},
     ]  # fmt: skip
-    path = run / "rapo" / "findings.jsonl"
+    path = run / "rapo" / "alerts.jsonl"
     path.write_bytes("\n".join(json.dumps(line) for line in lines).encode() + b'\n{"step": 40, "ki\xff')
     html = render(run, _report(run))
     page = Page(html)
@@ -247,7 +247,7 @@ def test_the_page_shows_what_the_watch_found(run: Path) -> None:
     assert "First as it was." not in page.text
     assert "Dotted: steps at which a warning arose." in page.text
     assert html.count("stroke-dasharray") == before.count("stroke-dasharray") + 2
-    found = read_findings(run)
+    found = read_alerts(run)
     assert [(f["step"], f["kind"], f["fatal"]) for f in found] == [
         (20, "entropy_collapse", True),
         (30, "no_signal", False),
