@@ -18,16 +18,6 @@ from cluster.files.atomic import read_json, write_atomic, write_json
 from rapo.config import Config, diff_config, dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
-#: Settings that say where and how a run is executed, not what it computes; they may change between
-#: two starts.
-_MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
-               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
-               "rapo.watch", "telemetry", "rapo.checkpoint_every", "rapo.keep_checkpoints",
-               "rollout.workers", "rollout.max_workers", "rollout.autoscale", "rollout.place_timeout_s",
-               "rollout.heartbeat_s", "rollout.hang_timeout_s", "learner.workers", "learner.hang_timeout_s",
-               "learner.snapshot_every", "learner.max_failures")  # fmt: skip
-
-
 _CONFIG, _LOCK = "config.toml", ".lock"
 
 
@@ -75,7 +65,7 @@ class RunFolder:
             old = load_config(stored)
         except ConfigError as error:
             raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
-        changes = diff_config(old, config, ignore=_MAY_CHANGE)
+        changes = diff_config(old, config)
         if changes:
             raise RunFolderError(
                 f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from rapo.config.sections import Config
+from rapo.config.types import MAY_CHANGE, Section
 from rapo.errors import ConfigError
 
 
@@ -50,15 +51,26 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
-def diff_config(old: Config, new: Config, *, ignore: Sequence[str] = ()) -> list[str]:
-    """The dotted keys in which two configurations differ, as `key: old -> new`, without the
-    `ignore`d prefixes."""
+def diff_config(old: Config, new: Config) -> list[str]:
+    """What keeps `new` from continuing a run of `old`: the dotted keys that differ and are not
+    marked `MayChange`, as `key: old -> new`."""
     a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    free = tuple(keys_that_may_change())
     return [
         f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not any(key == p or key.startswith(p + ".") for p in ignore)
+        if a.get(key) != b.get(key) and not f"{key}.".startswith(free)
     ]
+
+
+def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of fields and sections that are marked `MayChange`, each with a dot at its
+    end."""
+    for name, field in section.model_fields.items():
+        if MAY_CHANGE in field.metadata:
+            yield f"{prefix}{name}."
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys_that_may_change(field.annotation, f"{prefix}{name}.")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

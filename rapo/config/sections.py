@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rapo.config.serving import ServeConfig
-from rapo.config.types import Amount, Fraction, Positive, Seconds, Section
+from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
 
 
 class RunConfig(Section):
@@ -134,7 +134,7 @@ class AesCoTConfig(Section):
     images: Positive = 3000
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
     batch_size: Positive = 32
-    timeout_s: Seconds = 7 * 24 * 3600.0
+    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
     teacher: TeacherConfig = TeacherConfig()
     judge: JudgeConfig = JudgeConfig()
 
@@ -162,7 +162,7 @@ class ColdStartConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     freeze_vision: bool = False
     cache_mib: Positive = Field(1024, description="rows are kept in memory between epochs up to this size")
-    timeout_s: Seconds = 7 * 24 * 3600.0
+    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
 
 
 class RewardSettings(Section):
@@ -255,13 +255,13 @@ class RapoConfig(Section):
     )
     mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
     evaluate_every: Positive = 25
-    checkpoint_every: Positive = Field(25, description="steps between two states of the run on disk")
-    keep_checkpoints: Positive = Field(2, description="how many states of the run are kept")
+    checkpoint_every: MayChange[Positive] = Field(25, description="steps between two states of the run on disk")
+    keep_checkpoints: MayChange[Positive] = Field(2, description="how many states of the run are kept")
     select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")
     sampling: SamplingConfig = SamplingConfig()
     loss: LossConfig = LossConfig()
     reward: RewardSettings = RewardSettings()
-    watch: WatchConfig = WatchConfig()
+    watch: MayChange[WatchConfig] = WatchConfig()
 
 
 class RolloutAutoscaleConfig(Section):
@@ -282,21 +282,25 @@ class RolloutAutoscaleConfig(Section):
 
 
 class RolloutConfig(Section):
-    workers: Positive = 2
-    max_workers: Positive = Field(8, description="the most that `rapo scale` and autoscaling may ask for, or `workers`")
+    workers: MayChange[Positive] = 2
+    max_workers: MayChange[Positive] = Field(
+        8, description="the most that `rapo scale` and autoscaling may ask for, or `workers`"
+    )
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
-    start_timeout_s: Seconds = 300.0
-    generate_timeout_s: Seconds = 600.0
-    load_timeout_s: Seconds = 300.0
-    place_timeout_s: Seconds = Field(900.0, description="how long a run goes on waiting while it has no worker at all")
-    heartbeat_s: Seconds = Field(5.0, description="how often a worker is asked whether it is there")
-    hang_timeout_s: Seconds = Field(60.0, description="how long it may take to answer before it is replaced")
+    start_timeout_s: MayChange[Seconds] = 300.0
+    generate_timeout_s: MayChange[Seconds] = 600.0
+    load_timeout_s: MayChange[Seconds] = 300.0
+    place_timeout_s: MayChange[Seconds] = Field(
+        900.0, description="how long a run goes on waiting while it has no worker at all"
+    )
+    heartbeat_s: MayChange[Seconds] = Field(5.0, description="how often a worker is asked whether it is there")
+    hang_timeout_s: MayChange[Seconds] = Field(60.0, description="how long it may take to answer before it is replaced")
     max_groups: Positive | None = Field(
         None, description="groups at once on one worker; default: what fills its engine"
     )
-    autoscale: RolloutAutoscaleConfig = RolloutAutoscaleConfig()
+    autoscale: MayChange[RolloutAutoscaleConfig] = RolloutAutoscaleConfig()
     engine: EngineConfig = EngineConfig()
 
     @property
@@ -331,7 +335,7 @@ class LoRAConfig(Section):
 
 
 class LearnerConfig(Section):
-    workers: Positive = 2
+    workers: MayChange[Positive] = 2
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
@@ -345,13 +349,17 @@ class LearnerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
     lora: LoRAConfig = LoRAConfig()
-    snapshot_every: Positive = Field(
+    snapshot_every: MayChange[Positive] = Field(
         1, description="steps between two copies of the training state in the object store; steps since are repeated"
     )
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="how often the ranks are rebuilt within one step")
-    hang_timeout_s: Seconds = Field(120.0, description="how long a rank may take to answer before it counts as hung")
-    start_timeout_s: Seconds = 300.0
-    step_timeout_s: Seconds = 1800.0
+    max_failures: MayChange[Annotated[int, Field(ge=0)]] = Field(
+        3, description="how often the ranks are rebuilt within one step"
+    )
+    hang_timeout_s: MayChange[Seconds] = Field(
+        120.0, description="how long a rank may take to answer before it counts as hung"
+    )
+    start_timeout_s: MayChange[Seconds] = 300.0
+    step_timeout_s: MayChange[Seconds] = 1800.0
 
 
 class EvaluateConfig(Section):
@@ -394,6 +402,6 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    serve: ServeConfig = ServeConfig()
-    ray: RayConfig = RayConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
+    serve: MayChange[ServeConfig] = ServeConfig()
+    ray: MayChange[RayConfig] = RayConfig()
+    telemetry: MayChange[TelemetryConfig] = TelemetryConfig()
