@@ -4,9 +4,7 @@ before anything starts."""
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
@@ -128,10 +126,3 @@ def _lengths(config: Config) -> None:
             f"policy.max_completion_tokens = {wanted} leaves no room for a prompt in rollout.engine.max_model_len = {limit}; "
             "raise the second"
         )
-
-
-def free_gib(path: Path) -> float:
-    """Free disk space where `path` is, or would be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free / 2**30

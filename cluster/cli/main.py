@@ -310,9 +310,9 @@ def check(
 @app.command()
 def doctor() -> None:
     """Look at this machine: packages, memory, shared memory, disk, devices."""
-    from cluster.cli.doctor import examine
+    from cluster.cli.doctor import run_doctor
 
-    raise typer.Exit(0 if examine() else 2)
+    raise typer.Exit(0 if run_doctor() else 2)
 
 
 @data_app.command("scenes")
