@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from typing_extensions import TypedDict
 
 from rapo.errors import DataError
 from rapo.records import Prediction
@@ -37,7 +37,26 @@ _ROUNDING = 1e-12
 _BLOCK_ELEMENTS = 1 << 20
 
 
-def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+class Evaluation(TypedDict):
+    """How well predictions agree with human scores; see `evaluate_predictions`."""
+
+    srcc: float | None
+    plcc: float | None
+    krcc: float | None
+    mae: float | None
+    rmse: float | None
+    bias: float | None
+    predicted_sd: float | None
+    target_sd: float | None
+    parse_rate: float | None
+    n: int
+    n_valid: int
+    invalid: dict[str, int]
+    srcc_interval: list[float] | None
+    plcc_interval: list[float] | None
+
+
+def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> Evaluation:
     """All metrics of a set of predictions, as plain values that JSON holds.
 
     Correlations, errors and spreads (population sd) are over the valid predictions; `parse_rate` is
@@ -59,6 +78,7 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
     n, n_valid = len(predictions), len(scores)
     error = x - y
     rng = np.random.default_rng(seed)
+    srcc_interval, plcc_interval = _intervals(x, y, bootstrap, rng)
     return {
         "srcc": srcc(x, y),
         "plcc": plcc(x, y),
@@ -72,7 +92,8 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
         "n": n,
         "n_valid": n_valid,
         "invalid": dict(sorted(invalid.items())),
-        **_intervals(x, y, bootstrap, rng),
+        "srcc_interval": srcc_interval,
+        "plcc_interval": plcc_interval,
     }
 
 
@@ -105,9 +126,12 @@ def _defined(x: Floats, y: Floats) -> bool:
     return x.size >= MIN_POINTS and bool(np.ptp(x) > _ROUNDING) and bool(np.ptp(y) > _ROUNDING)
 
 
-def _intervals(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -> dict[str, list[float] | None]:
+def _intervals(
+    x: Floats, y: Floats, resamples: int, rng: np.random.Generator
+) -> tuple[list[float] | None, list[float] | None]:
+    """Of the SRCC and of the PLCC."""
     if not resamples or not _defined(x, y):
-        return {"srcc_interval": None, "plcc_interval": None}
+        return None, None
     n = x.size
     rows = max(1, _BLOCK_ELEMENTS // n)
     rank_x, rank_y = _Ranker(x), _Ranker(y)
@@ -121,7 +145,7 @@ def _intervals(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -
         counts = np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
         plccs.append(_weighted_correlation(zx, zy, counts))
         srccs.append(_weighted_correlation(rank_x(counts), rank_y(counts), counts))
-    return {"srcc_interval": _percentiles(srccs), "plcc_interval": _percentiles(plccs)}
+    return _percentiles(srccs), _percentiles(plccs)
 
 
 class _Ranker:

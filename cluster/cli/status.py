@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Literal
 
 from cluster.files.alerts import AlertRow, read_alerts
 from cluster.files.atomic import read_json
-from cluster.files.json_values import JsonRow, JsonValue, finite
+from cluster.files.json_values import JsonRow, JsonValue, finite, to_json_value
 from cluster.files.jsonl import read_jsonl
+from cluster.files.run_state import RunState, whole
 from cluster.pipeline.runner import STAGES
 from rapo.errors import RunFolderError
 
@@ -79,7 +79,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The rollout workers, each as `WorkerHandle.row` describes it, with `tokens_per_second`."""
+    """The rollout workers, each as in `RunState`, with `tokens_per_second`."""
 
     wanted: int | None
     workers: list[JsonRow]
@@ -98,7 +98,7 @@ class RunStatus:
     alerts: list[AlertRow]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        return json.dumps(to_json_value(self, "status"), indent=2, ensure_ascii=False)
 
 
 def run_status(out: Path, now: float | None = None) -> RunStatus:
@@ -113,7 +113,7 @@ def run_status(out: Path, now: float | None = None) -> RunStatus:
         driver=_driver(out, state, finished, time.time() if now is None else now),
         stages=stages,
         rapo=_progress(out, state),
-        fleet=_fleet(state.get("fleet")),
+        fleet=FleetStatus(state.wanted, [row | {"tokens_per_second": _rate(row)} for row in state.workers]),
         faults=_last_rows(out / "rapo" / "faults.jsonl"),
         alerts=read_alerts(out),
     )
@@ -138,26 +138,20 @@ def driver_pid(out: Path) -> int | None:
     return None
 
 
-def states(workers: Sequence[Mapping[str, object]]) -> dict[str, int]:
-    """How many workers are in each state, in order of first appearance."""
-    return dict(Counter(str(worker.get("state")) for worker in workers))
-
-
 def _last_rows(path: Path) -> list[JsonRow]:
     return read_jsonl(path, last_bytes=_TAIL)
 
 
-def _state(out: Path) -> JsonRow:
+def _state(out: Path) -> RunState:
     try:
-        state = read_json(out / "rapo" / "state.json")
+        return RunState.read(read_json(out / "rapo" / "state.json"))
     except RunFolderError:
-        return {}
-    return state if isinstance(state, dict) else {}
+        return RunState()
 
 
-def _driver(out: Path, state: JsonRow, finished: bool, now: float) -> Driver:
-    pid, updated = driver_pid(out), finite(state.get("updated"))
-    age = None if updated is None else max(0.0, now - updated)
+def _driver(out: Path, state: RunState, finished: bool, now: float) -> Driver:
+    pid = driver_pid(out)
+    age = None if state.updated is None else max(0.0, now - state.updated)
     return Driver("running" if pid is not None else "finished" if finished else "not running", pid, age)
 
 
@@ -170,29 +164,29 @@ def _stage(out: Path, stage: str) -> StageStatus:
     last = next((row for row in reversed(_last_rows(out / stage / "metrics.jsonl")) if _is_step(row)), None)
     if last is None:
         return status
-    return dataclasses.replace(status, step=_whole(last["step"]), metrics=_pick(last, "loss", "reward_mean"))
+    return dataclasses.replace(status, step=whole(last["step"]), metrics=_pick(last, "loss", "reward_mean"))
 
 
-def _progress(out: Path, state: JsonRow) -> Progress:
+def _progress(out: Path, state: RunState) -> Progress:
     rows = _last_rows(out / "rapo" / "metrics.jsonl")
     recent = [row for row in rows if _is_step(row)][-_RECENT:]
     last = recent[-1] if recent else {}
-    step, steps = _whole(state.get("step", last.get("step"))), _whole(state.get("steps"))
+    step, steps = whole(last.get("step")) if state.step is None else state.step, state.steps
     parts = _mean_of([_numbers(row.get("seconds")) for row in recent])
     seconds = sum(parts.values()) if parts else None
     return Progress(
         step=step,
         steps=steps,
-        version=_whole(state.get("version")),
+        version=state.version,
         step_seconds=seconds,
         seconds=parts,
         seconds_left=None if step is None or steps is None or seconds is None else max(0, steps - step) * seconds,
         staleness=_pick(last, "staleness_mean", "staleness_worst"),
-        dropped=sum(_whole(row.get("dropped")) or 0 for row in recent),
+        dropped=sum(whole(row.get("dropped")) or 0 for row in recent),
         idle=_mean_of([{side: row.get(f"idle_{side}") for side in ("rollout", "learner")} for row in recent]),
         metrics=_pick(last, "loss", "reward_mean", "parse_rate", "entropy"),
         validation=_last_validation(rows),
-        window={name: round(number) for name, number in _numbers(state.get("window")).items()},
+        window=state.window,
     )
 
 
@@ -200,16 +194,8 @@ def _last_validation(rows: Sequence[JsonRow]) -> list[Validation]:
     for row in reversed(rows):
         result = row.get("validation")
         if isinstance(result, dict):
-            return [Validation(_whole(row.get("step")), finite(result.get("srcc")), finite(result.get("plcc")))]
+            return [Validation(whole(row.get("step")), finite(result.get("srcc")), finite(result.get("plcc")))]
     return []
-
-
-def _fleet(fleet: JsonValue) -> FleetStatus:
-    if not isinstance(fleet, dict):
-        return FleetStatus(None, [])
-    workers = fleet.get("workers")
-    rows = [row for row in workers if isinstance(row, dict)] if isinstance(workers, list) else []
-    return FleetStatus(_whole(fleet.get("wanted")), [row | {"tokens_per_second": _rate(row)} for row in rows])
 
 
 def _rate(worker: JsonRow) -> float | None:
@@ -219,11 +205,6 @@ def _rate(worker: JsonRow) -> float | None:
 
 def _is_step(row: JsonRow) -> bool:
     return "step" in row and "validation" not in row
-
-
-def _whole(value: JsonValue) -> int | None:
-    number = finite(value)
-    return None if number is None else round(number)
 
 
 def _numbers(value: JsonValue) -> dict[str, float]:

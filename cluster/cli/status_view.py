@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli.status import FleetStatus, Progress, RunStatus, StageStatus, run_status, states
+from cluster.cli.status import FleetStatus, Progress, RunStatus, StageStatus, run_status
 from cluster.files.alerts import AlertRow, kind_name, printable
 from cluster.files.json_values import JsonRow, finite
+from cluster.files.run_state import worker_counts
 from cluster.terminal.format import ABSENT, clock, count, duration, fixed, metric, percent
 
 #: So many faults and warnings are shown; report.html and faults.jsonl have all of them.
@@ -108,7 +109,7 @@ def _progress(rapo: Progress) -> Table:
 
 def _fleet(fleet: FleetStatus) -> Table:
     workers = sorted(fleet.workers, key=lambda worker: worker.get("state") == "ready")
-    title = ", ".join(f"{number} {state}" for state, number in states(fleet.workers).items())
+    title = ", ".join(f"{number} {state}" for state, number in worker_counts(fleet.workers).items())
     if fleet.wanted is not None:
         title += f", {fleet.wanted} wanted"
     table = Table(title=f"Rollout workers: {title}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)

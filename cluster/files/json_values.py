@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -23,12 +24,14 @@ class _NumpyValue(Protocol):
 
 
 def to_json_value(value: object, where: str) -> JsonValue:
-    """`value` with NumPy values, mappings, sequences and paths converted.
+    """`value` with dataclasses, mappings, sequences, NumPy values and paths converted.
 
     Raises `TypeError` for a value that JSON cannot hold; `where` is its place in the message.
     """
     if isinstance(value, _NumpyValue):
         value = value.tolist()
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cluster.files.alerts import ALERTS
 from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.monitoring.monitor import RunMonitor
 from cluster.monitoring.run_state import RunStateWriter, journal_to
+from cluster.pipeline.results import RapoResult
 from cluster.remote.faults import FAULTS, Fault
 from cluster.rollout.fleet import Fleet
 from cluster.training.checkpoint import Checkpoint, Checkpoints, cut_back
@@ -39,9 +39,8 @@ def train_rapo(
     fleet: Fleet,
     progress: Callable[[int, dict[str, float]], None],
     note: Callable[[str], None],
-) -> dict[str, Any]:
-    """Train from the model of `start_dir`; metrics, states and models go to `out`. What `done.json`
-    says of the result."""
+) -> RapoResult:
+    """Train from the model of `start_dir`; metrics, states and models go to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(out / "state", config.rapo.keep_checkpoints)
     in_vain, reached = 0, -1
@@ -58,13 +57,13 @@ def train_rapo(
     busier = min(outcome.idle, key=lambda side: outcome.idle[side])
     shares = ", ".join(f"{side} {share:.0%}" for side, share in outcome.idle.items())
     note(f"idle: {shares}; the {busier} side is what the other waits for")
-    return {
-        "model": str(outcome.folder),
-        "step": outcome.step,
-        "steps": outcome.steps,
-        "validation": outcome.validation,
-        "idle": outcome.idle,
-    }
+    return RapoResult(
+        model=str(outcome.folder),
+        step=outcome.step,
+        steps=outcome.steps,
+        validation=outcome.validation,
+        idle=outcome.idle,
+    )
 
 
 def _train(

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ import pytest
 
 from cluster.files.atomic import read_json, write_atomic, write_json
 from rapo.errors import ResourceError, RunFolderError
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    x: int
+    y: float
 
 
 def _full(*_: object) -> None:
@@ -59,13 +66,14 @@ def test_other_os_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
 def test_write_json_never_writes_nan_and_takes_numpy_and_paths(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     value = {"a": math.nan, "b": [math.inf, -math.inf, 1.5], "c": np.float32("nan"), "d": np.array([1.0, np.nan])}
-    write_json(path, {**value, "e": np.int64(3), "f": Path("p"), 7: True})
+    write_json(path, {**value, "e": np.int64(3), "f": Path("p"), 7: True, "g": Point(1, math.nan)})
 
     def refuse(token: str) -> None:
         raise AssertionError(token)
 
     loaded = json.loads(path.read_text(), parse_constant=refuse)
     expected = {"a": None, "b": [None, None, 1.5], "c": None, "d": [1.0, None], "e": 3, "f": "p", "7": True}
+    expected["g"] = {"x": 1, "y": None}
     assert loaded == expected == read_json(path)
 
 

@@ -3,6 +3,7 @@ import fcntl
 import pytest
 
 from cluster.files.run_folder import RunFolder
+from cluster.pipeline.results import RapoResult, ServeResult
 from rapo.config import load_config
 from rapo.errors import RunFolderError
 
@@ -120,10 +121,14 @@ def test_a_stage_is_finished_once_it_says_so(tmp_path):
     assert folder.finished("rapo") is None
     (folder / "rapo").mkdir()
     assert folder.finished("rapo") is None, "begun is not finished"
-    folder.finish("rapo", 1.5, model="m")
+    result = RapoResult("m", 4, 9, [{"step": 4, "srcc": 0.5}], {"rollout": 0.1, "learner": 0.2})
+    folder.finish("rapo", 1.5, result)
     done = folder.finished("rapo")
     assert done is not None
-    assert (done["seconds"], done["model"]) == (1.5, "m")
+    assert done.seconds == 1.5
+    assert folder.result("rapo", RapoResult) == result
+    with pytest.raises(RunFolderError, match=r"done\.json was written by another version .*\(images: Field required\)"):
+        folder.result("rapo", ServeResult)
     (folder / "rapo" / "done.json").write_text("{")
     with pytest.raises(RunFolderError, match="not valid JSON"):
         folder.finished("rapo")
