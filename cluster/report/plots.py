@@ -1,8 +1,8 @@
-"""Plots as inline SVG that take their colours from the page, so that one file reads well in light
-and dark.
+"""Plots: inline SVG that takes its colours from the page, for light and dark.
 
-Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable. No pyplot,
-hence no global figures; no dates or links are left in the SVG.
+- Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable.
+- pyplot is not used, so that there are no global figures.
+- The SVG holds no dates and no links.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-#: Stand-in drawn by matplotlib -> CSS variable of the page.
+#: Stand-ins for colours, see `_VARIABLES`.
 _INK, _MUTED, _GRID = "#010203", "#040506", "#070809"
 SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     colour: f"--series-{index}" for index, colour in enumerate(SERIES, start=1)
 }
-#: Above this many points a scatter is embedded as a bitmap: thousands of SVG nodes make a page
-#: slow.
+#: Above this many points a scatter is a bitmap, because thousands of SVG nodes make a page slow.
 _MAX_VECTOR_POINTS = 2000
 #: Rows from which a noisy curve gets a moving mean.
 _SMOOTH_FROM = 30
 _BITMAP_DPI = 180.0
 _UNITS = 72.0  # points per inch, so that the sizes below are the SVG's own units
 _CURVES_SIZE, _VALIDATION_SIZE, _SCATTER_SIZE = (440, 190), (900, 240), (440, 400)
-# Matplotlib types the keys as literals, too many to repeat here.
-_STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {  # matplotlib's type for the keys is a literal of some hundred names
     "svg.fonttype": "none",
     "svg.hashsalt": "rapo",
     "font.family": ["sans-serif"],
@@ -63,8 +61,8 @@ class Curve:
 
 
 def curves_svg(curves: Sequence[Curve], *, alt: str) -> str:
-    """Curves over steps. From 30 points on, each step is drawn thin and a moving mean (see
-    `window`) bold over it."""
+    """Curves over steps. From 30 points on, each step is thin and a moving mean (see `window`) is
+    bold over it."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(_CURVES_SIZE)
         for curve, colour in zip(curves, SERIES, strict=False):
@@ -83,8 +81,8 @@ def curves_svg(curves: Sequence[Curve], *, alt: str) -> str:
 
 
 def validation_svg(curve: Curve, *, alt: str, marks: Sequence[float] = ()) -> str:
-    """Points joined by a line, the highest marked with its value; a light vertical line at each
-    step in `marks`."""
+    """Points joined by a line, the highest marked with its value, and a dotted vertical line at
+    each step in `marks`."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(_VALIDATION_SIZE)
         for mark in sorted(set(marks)):
@@ -120,7 +118,7 @@ def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, a
             score,
             "o",
             color=SERIES[0],
-            # Fainter the more there are, so that density still shows.
+            # The more points, the fainter each is, so that density shows.
             alpha=float(np.clip(12.0 / np.sqrt(target.size), 0.08, 0.6)),
             markersize=5 if target.size <= 400 else 3.5,
             markeredgewidth=0,
@@ -133,13 +131,13 @@ def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, a
 
 
 def window(n: int) -> int:
-    """Steps in the moving mean of a curve of `n` points: odd, about a fifteenth; 1 for short
-    curves."""
+    """Steps in the moving mean of a curve of `n` points: an odd number, about a fifteenth of them;
+    1 for short curves."""
     return 1 if n < _SMOOTH_FROM else max(3, n // 15 | 1)
 
 
 def moving_mean(values: Floats, span: int) -> Floats:
-    """The centred mean over `span` (odd) points, over fewer at the ends, so that the length stays
+    """The centred mean over `span` (odd) points, over fewer at the ends: the length stays
     `(n,)`."""
     ones = np.ones(span)
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
@@ -164,7 +162,7 @@ def _widen_single_step(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Names at the right ends of the lines, pushed apart where they would touch."""
+    """Put names at the right ends of the lines, apart from each other."""
     low, high = axes.get_ylim()
     ends = [moving_mean(c.values, window(c.steps.size))[-1] for c in curves]
     places = [(end - low) / (high - low) for end in ends]
@@ -197,7 +195,7 @@ def _svg(figure: Figure, alt: str) -> str:
     svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    # The page's own face; sizes stay as they were laid out.
+    # The typeface is the page's own; sizes stay.
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     return re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", svg)
 

@@ -1,5 +1,5 @@
-"""The configuration as TOML: read, overridden, validated, written, compared. Errors name the key
-and what it may hold."""
+"""Configuration files: TOML is read, overridden, validated, written and compared. Errors name the
+key and what it may hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
@@ -42,7 +41,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(_explained(error, source)) from error
 
 
 def dump_config(config: Config) -> str:
@@ -73,24 +72,25 @@ def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> I
             yield from keys_that_may_change(field.annotation, f"{prefix}{name}.")
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, object], override: str) -> None:
     key, equals, raw = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    *sections, name = key.strip().split(".")
+    if not equals or not name or not all(sections):
         raise ConfigError(f"--set takes section.key=value, not {override!r}")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()  # bare words are strings, so that paths need no quotes on the command line
     node = tree
-    for part in parts[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: {part!r} is a value, not a section")
-    node[parts[-1]] = value
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {section!r} is a value, not a section")
+        node = child
+    node[name] = value
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _explained(error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
@@ -103,18 +103,22 @@ def _explain(error: ValidationError, source: str) -> str:
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
+    """The keys of the section at `loc`; none where there is no section."""
+    section: type[Section] = Config
     for part in loc:
-        model = getattr(model.model_fields.get(part), "annotation", None) if hasattr(model, "model_fields") else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+            return []
+        section = field.annotation
+    return list(section.model_fields)
 
 
-def _without_none(value: Any) -> Any:
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+def _without_none(tree: dict[str, object]) -> dict[str, object]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")

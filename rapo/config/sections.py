@@ -1,9 +1,9 @@
-"""The sections of the configuration and what they hold. Every default is written here."""
+"""Configuration sections: their fields and defaults."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Se
 
 
 class RunConfig(Section):
-    """What concerns the run as a whole. Every random choice derives from `seed`."""
+    """The run as a whole. Every random choice derives from `seed`."""
 
     seed: int = 0
 
@@ -47,12 +47,12 @@ class DataConfig(Section):
 
 
 class ImageConfig(Section):
-    """Limits that an image must meet before it is fully decoded."""
+    """Limits of an image, checked before it is fully decoded."""
 
     max_bytes: Positive = 20 * 2**20
     max_pixels: Positive = 50_000_000
     min_side: Positive = 16
-    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one counts")
+    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one is used")
 
 
 class TinyModelConfig(Section):
@@ -68,8 +68,8 @@ class TinyModelConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The model in training: "embedded", or a folder with a Qwen2.5-VL in the transformers
-    format."""
+    """The model in training. `model` is "embedded", or a folder with a Qwen2.5-VL in the
+    transformers format."""
 
     model: str = "embedded"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -96,8 +96,8 @@ class TeacherEngineConfig(EngineConfig):
 
 
 class TeacherConfig(Section):
-    """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a
-    local folder."""
+    """The writer of critiques. `measured` is rule-based and needs no weights; `vllm` runs a
+    vision-language model from a local folder."""
 
     kind: Literal["measured", "vllm"] = "measured"
     model: str | None = None
@@ -119,8 +119,8 @@ class TeacherConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Who filters critiques. A level may differ from the measurement by `tolerance` before it
-    counts as an error."""
+    """The filter of critiques. A level that differs from the measurement by more than `tolerance`
+    is an error."""
 
     actors: Positive = 1
     cpus: Amount = 1.0
@@ -128,7 +128,7 @@ class JudgeConfig(Section):
 
 
 class AesCoTConfig(Section):
-    """The cold-start data: how many images to critique, balanced over the score bands as far as the
+    """The cold-start data. The images to critique are balanced over the score bands as far as the
     data allows."""
 
     images: Positive = 3000
@@ -169,8 +169,8 @@ class RewardSettings(Section):
     """RAPO's reward. Defaults follow the paper's formulas without upstream's defects
     (docs/reward.md).
 
-    The preset "upstream" reproduces the released code, so it fixes every other field to what that
-    code hard-codes.
+    The preset "upstream" reproduces the released code and fixes every other field to that code's
+    values.
     """
 
     sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
@@ -188,7 +188,7 @@ class RewardSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _upstream_is_fixed(cls, data: Any) -> Any:
+    def _upstream_is_fixed(cls, data: object) -> object:
         if not isinstance(data, dict) or data.get("preset") != "upstream":
             return data
         fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {"ties": "win"}
@@ -199,8 +199,8 @@ class RewardSettings(Section):
 
 
 class SamplingConfig(Section):
-    """How completions are drawn in training. The learner applies the same temperature and the same
-    token mask."""
+    """How completions are sampled in training. The learner applies the same temperature and the
+    same token mask."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
@@ -217,28 +217,28 @@ class LossConfig(Section):
 
 
 class WatchConfig(Section):
-    """When a run is said to go wrong (`rapo.watch`, docs/training.md)."""
+    """The bounds beyond which a run has an alert (`rapo.watch`, docs/training.md)."""
 
     enabled: bool = True
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="stop: end the loop at entropy_collapse, parse_loss or not_finite; the best model is kept"
     )
     window: Positive = Field(10, description="steps over which entropy, parse rate and reward are smoothed")
-    entropy_fraction: Fraction = Field(0.2, description="of the entropy at the start; below it is a collapse")
-    entropy_floor: Amount = Field(0.01, description="nats per token; below it is a collapse whatever the start was")
+    entropy_fraction: Fraction = Field(0.2, description="share of the entropy at the start; less is a collapse")
+    entropy_floor: Amount = Field(0.01, description="nats per token; less is a collapse whatever the start was")
     parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
-    parse_floor: Fraction = Field(0.05, description="parse rate below which the form is lost whatever the best was")
+    parse_floor: Fraction = Field(0.05, description="a lower parse rate is an alert whatever the best was")
     srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         3.0, description="standard errors by which the validation SRCC may fall below its best"
     )
     srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")
-    mismatch_kl: Amount = Field(1e-3, description="nats per token; sampler and learner disagree above it")
-    zero_spread: Fraction = Field(0.95, description="share of groups without a spread that leaves nothing to learn")
-    zero_spread_steps: Positive = Field(5, description="steps in a row that it takes")
+    mismatch_kl: Amount = Field(1e-3, description="nats per token between sampler and learner; more is an alert")
+    zero_spread: Fraction = Field(0.95, description="share of groups without a spread of rewards")
+    zero_spread_steps: Positive = Field(5, description="steps in a row above zero_spread that are an alert")
 
 
 class RapoConfig(Section):
-    """Relative-Absolute Policy Optimization: the loop."""
+    """The training loop of Relative-Absolute Policy Optimization."""
 
     steps: Positive = 200
     images_per_step: Positive = 32
@@ -248,12 +248,12 @@ class RapoConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     updates_per_batch: Positive = 1
     max_staleness: Annotated[int, Field(ge=0)] = Field(
-        1, description="optimiser steps that a group may be behind; 0: sampler and learner take turns, reproducibly"
+        1, description="optimiser steps that a group may be behind; 0: sampler and learner alternate, reproducibly"
     )
     in_flight: Literal["finish", "continue"] = Field(
-        "finish", description="groups under way at a weight update: finish on their version, or continue on the new one"
+        "finish", description="groups in flight at a weight update: finish on their version, or continue on the new one"
     )
-    mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
+    mix_datasets: bool = Field(False, description="a batch may hold images of several data sets")
     evaluate_every: Positive = 25
     checkpoint_every: MayChange[Positive] = Field(25, description="steps between two states of the run on disk")
     keep_checkpoints: MayChange[Positive] = Field(2, description="how many states of the run are kept")
@@ -265,17 +265,15 @@ class RapoConfig(Section):
 
 
 class RolloutAutoscaleConfig(Section):
-    """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they
-    are (`cluster/rollout/autoscale.py`)."""
+    """Autoscaling of rollout workers: more of them while the learner is idle, fewer while they are
+    idle (`cluster/rollout/autoscale.py`)."""
 
     enabled: bool = False
     min_workers: Positive = 1
     learner_idle: Fraction = Field(
         0.2, description="share of time that the learner waits, above which a worker is added"
     )
-    rollout_idle: Fraction = Field(
-        0.4, description="share of time that the workers wait, above which one is given back"
-    )
+    rollout_idle: Fraction = Field(0.4, description="share of time that the workers wait, above which one is removed")
     window: Positive = Field(3, description="steps over which both shares are averaged")
     out_cooldown_s: Amount = Field(30.0, description="least time from the last change to a step up")
     in_cooldown_s: Amount = Field(120.0, description="least time from the last change to a step down")
@@ -284,7 +282,7 @@ class RolloutAutoscaleConfig(Section):
 class RolloutConfig(Section):
     workers: MayChange[Positive] = 2
     max_workers: MayChange[Positive] = Field(
-        8, description="the most that `rapo scale` and autoscaling may ask for, or `workers`"
+        8, description="limit of `rapo scale` and of autoscaling; at least `workers`"
     )
     cpus: Amount = 1.0
     gpus: Amount = 0.0
@@ -292,20 +290,20 @@ class RolloutConfig(Section):
     start_timeout_s: MayChange[Seconds] = 300.0
     generate_timeout_s: MayChange[Seconds] = 600.0
     load_timeout_s: MayChange[Seconds] = 300.0
-    place_timeout_s: MayChange[Seconds] = Field(
-        900.0, description="how long a run goes on waiting while it has no worker at all"
+    place_timeout_s: MayChange[Seconds] = Field(900.0, description="how long a run without any worker waits for one")
+    heartbeat_s: MayChange[Seconds] = Field(5.0, description="time between two pings of a worker")
+    hang_timeout_s: MayChange[Seconds] = Field(
+        60.0, description="how long an answer may take before the worker is replaced"
     )
-    heartbeat_s: MayChange[Seconds] = Field(5.0, description="how often a worker is asked whether it is there")
-    hang_timeout_s: MayChange[Seconds] = Field(60.0, description="how long it may take to answer before it is replaced")
     max_groups: Positive | None = Field(
-        None, description="groups at once on one worker; default: what fills its engine"
+        None, description="groups in flight on one worker; default: as many as fill its engine"
     )
     autoscale: MayChange[RolloutAutoscaleConfig] = RolloutAutoscaleConfig()
     engine: EngineConfig = EngineConfig()
 
     @property
     def most(self) -> int:
-        """The most workers that there may be."""
+        """The largest number of workers."""
         return max(self.workers, self.max_workers)
 
 
@@ -314,17 +312,17 @@ LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 class LoRAConfig(Section):
     """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A,
-    only A and B train.
+    where only A and B train.
 
-    What is published, saved and exported is the merged weight under its plain name, so nothing else
-    knows of LoRA.
+    The merged weight is published, saved and exported under its plain name, so that only the
+    learner knows of LoRA.
     """
 
     rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
     targets: tuple[LoRATarget, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="layers of the text model that get an adapter; the vision tower gets none and stays as it is",
+        description="layers of the text model that get an adapter; the vision tower gets none and is not trained",
     )
 
     @model_validator(mode="after")
@@ -347,13 +345,13 @@ class LearnerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
+    chunk_mib: Positive = Field(256, description="size of one chunk of a published weight version")
     lora: LoRAConfig = LoRAConfig()
     snapshot_every: MayChange[Positive] = Field(
-        1, description="steps between two copies of the training state in the object store; steps since are repeated"
+        1, description="steps between two snapshots of the training state in the object store; later steps are repeated"
     )
     max_failures: MayChange[Annotated[int, Field(ge=0)]] = Field(
-        3, description="how often the ranks are rebuilt within one step"
+        3, description="how often the ranks are rebuilt within one step before the run fails"
     )
     hang_timeout_s: MayChange[Seconds] = Field(
         120.0, description="how long a rank may take to answer before it counts as hung"
@@ -368,20 +366,24 @@ class EvaluateConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that
-    fails stops nothing."""
+    """Backends for a run's figures, beside its folder, `rapo status` and the report. One that fails
+    stops nothing."""
 
     tensorboard: bool = Field(True, description="event files in the run folder, rapo/tensorboard")
     prometheus: bool = Field(True, description="through Ray's own metrics endpoint on every node")
-    wandb_project: str | None = Field(None, description="turns Weights & Biases on; needs the extra rapo[wandb]")
-    wandb_mode: Literal["offline", "online"] = Field(
-        "offline", description="offline: files only, nothing goes out; WANDB_MODE in the environment comes first"
+    wandb_project: str | None = Field(
+        None, description="project of Weights & Biases; none: not used. Needs the extra rapo[wandb]"
     )
-    trace_steps: Annotated[int, Field(ge=0)] = Field(5, description="first steps of a start that rapo/trace.json shows")
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="offline: files only; WANDB_MODE in the environment overrides it"
+    )
+    trace_steps: Annotated[int, Field(ge=0)] = Field(
+        5, description="number of steps in rapo/trace.json, from each start on"
+    )
 
 
 class RayConfig(Section):
-    """Where Ray runs: a cluster's `address`, or a local instance with these (logical) resources."""
+    """Where Ray runs: a cluster at `address`, or a local instance with these logical resources."""
 
     address: str | None = None
     cpus: Positive | None = Field(None, description="logical CPUs of a local instance; default: enough for the roles")
@@ -390,7 +392,7 @@ class RayConfig(Section):
 
 
 class Config(Section):
-    """The whole of it. `config.toml` in a run folder is this, resolved."""
+    """The whole configuration. `config.toml` in a run folder is this, resolved."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()

@@ -154,7 +154,8 @@ def test_what_the_page_says(run: Path, report: Report) -> None:
         "RAPO on embedded scenes", f"{low:.3f} – {high:.3f}", "95.0 %",
         "Cold start: 2 of 40 answers invalid, not shown.", "16 train, 8 validation, 40 test images", "scores from 1 to 10",
         "24 test images were scored over gRPC in 1.9 s; largest difference from the evaluation: 0.000.",
-        "Rejected: leak", "87.7", "62.2 %", report.versions["torch"], 'note = "<b>"', " at step ", "Reward", "Entropy of the policy",
+        "Rejected: leak", "87.7", "62.2 %", report.versions["torch"], 'note = "<b>"',
+        " at step ", "Reward", "Entropy of the policy",
         "Seconds per step", "absolute", "rollout", "Unreadable lines in metrics.jsonl: 1.", "<script>soft light", "seed 7",
     ):  # fmt: skip
         assert part in text, part
