@@ -11,17 +11,15 @@ from rapo.config.sections import (
     EngineConfig,
     ImageConfig,
     LoRAConfig,
-    LossConfig,
     RayConfig,
-    RewardSettings,
     RolloutAutoscaleConfig,
     RolloutConfig,
     ScenesConfig,
     TeacherConfig,
     TinyModelConfig,
-    WatchConfig,
 )
 from rapo.config.serving import GatewayConfig, ServeConfig
+from rapo.config.training import LossConfig, RewardSettings, WatchConfig
 
 __all__ = [
     "Config",
