@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from cluster.monitoring.telemetry import Telemetry, TensorBoardBackend, open_telemetry, scalars, worker_counts
+from actors.messages import GroupReceipt
+from cluster.files.run_state import RunState
+from cluster.monitoring.telemetry import Telemetry, TensorBoardBackend, fleet_counts, open_telemetry, scalars
 from rapo.config import load_config
 
 ROW = {"step": 3, "loss": 0.25, "invalid/no_think": 0.1, "seconds": {"rollout": 2.0}, "nan": float("nan"), "text": "x",
@@ -33,8 +35,8 @@ class Recorder:
     def scalars(self, step: int, values: Any) -> None:
         self._note("scalars", step, dict(values))
 
-    def fleet(self, state: Any) -> None:
-        self._note("fleet", worker_counts(state))
+    def state(self, state: RunState) -> None:
+        self._note("state", fleet_counts(state))
 
     def fault(self, role: str, kind: str) -> None:
         self._note("fault", role, kind)
@@ -46,6 +48,9 @@ class Recorder:
         self._note("close")
 
 
+RECEIPT = GroupReceipt(version=1, tokens=5, seconds=1.0, busy_seconds=1.0, worker="rollout-0")
+
+
 def test_only_finite_numbers_are_metrics() -> None:
     assert dict(scalars(ROW)) == {"loss": 0.25, "invalid/no_think": 0.1, "seconds/rollout": 2.0}
     assert dict(scalars({"step": 0, "validation": {"srcc": 0.5, "step": 9}})) == {
@@ -55,18 +60,19 @@ def test_only_finite_numbers_are_metrics() -> None:
 
 
 def test_a_backend_that_fails_is_named_once_and_the_others_go_on() -> None:
-    good, bad, said = Recorder(), Recorder("bad one", fails=True), []
+    good, bad = Recorder(), Recorder("bad one", fails=True)
+    said: list[str] = []
     telemetry = Telemetry([bad, good], said.append)
     telemetry.step(ROW)
     telemetry.fleet(STATE)
     telemetry.fault({"role": "learner rank 1", "kind": "death"})
-    telemetry.groups([{"seconds": 1.0, "tokens": 5}])
+    telemetry.groups([RECEIPT])
     telemetry.close()
     assert len(bad.calls) == 1
     assert said == ["bad one gets no more metrics of this run: OSError: no space"]
     assert good.calls == [
         ("scalars", 3, {"loss": 0.25, "invalid/no_think": 0.1, "seconds/rollout": 2.0}),
-        ("fleet", {"ready": 1, "gone": 1, "wanted": 2}),
+        ("state", {"ready": 1, "gone": 1, "wanted": 2}),
         ("fault", "learner rank 1", "death"),
         ("groups", 1),
         ("close",),
@@ -80,10 +86,11 @@ def test_tensorboard_holds_the_values(tmp_path: Path) -> None:
     telemetry = Telemetry([backend], pytest.fail)
     telemetry.step(ROW)
     telemetry.fleet(STATE)
-    telemetry.groups([{"seconds": 1.0, "tokens": 5}])
+    telemetry.groups([RECEIPT])
     telemetry.close()
     (path,) = tmp_path.glob("events.*")
-    data, found = path.read_bytes(), {}
+    data = path.read_bytes()
+    found: dict[str, Any] = {}
     while data:  # a record: length, its checksum, the event, its checksum
         (length,) = struct.unpack("<Q", data[:8])
         event = Event.FromString(data[12 : 12 + length])
