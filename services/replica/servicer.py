@@ -154,8 +154,8 @@ class Scorer:
         return readout_of(request, self.config.serve, self.model_version, self.scales)
 
     def _check_secret(self, context: RayServegRPCContext) -> None:
-        given = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
-        given = given if isinstance(given, bytes) else given.encode()
+        value = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
+        given: bytes = value if isinstance(value, bytes) else str(value).encode()
         if not hmac.compare_digest(given, self._secret):
             words = "calls must come through the gateway"
             raise Refused(Refusal(grpc.StatusCode.PERMISSION_DENIED, words, "not_gateway"))
