@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import grpc
 from ray import serve
@@ -117,7 +117,12 @@ def delete(name: str) -> None:
         logger.warning("%s takes long to stop; it gets no calls any more", name)
 
 
-def _replicas(settings: ServeConfig) -> dict[str, object]:
+class _Replicas(TypedDict, total=False):
+    num_replicas: int
+    autoscaling_config: AutoscalingConfig
+
+
+def _replicas(settings: ServeConfig) -> _Replicas:
     scale = settings.autoscale
     if scale is None or scale.min_replicas == scale.max_replicas:
         return {"num_replicas": settings.replicas if scale is None else scale.min_replicas}
