@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from cluster.remote.faults import FAULTS, Fault
 from cluster.terminal.console import Console
 from rapo.algorithm.alerts import Alert
 from rapo.config import Config, load_config
-from rapo.errors import RunFolderError
+from rapo.errors import FaultKind, RunFolderError
 
 STEPS = 12
 
@@ -39,8 +40,8 @@ def live(tmp_path: Path) -> Path:
     settings = (f"rapo.steps={STEPS}", "rapo.images_per_step=4", "rapo.completions=4", "rapo.evaluate_every=5")
     train(load_config(None, settings), tmp_path / "rapo")
     for i in range(5):
-        fault = Fault("rollout worker 1", "node-1", "died", f"killed {i}\x1b[31m", "replaced", time=990.0 + i)
-        append_jsonl(tmp_path / "rapo" / FAULTS, {"step": i, **fault.row()})
+        fault = Fault("rollout worker 1", "node-1", FaultKind.DIED, f"killed {i}\x1b[31m", "replaced", time=990.0 + i)
+        append_jsonl(tmp_path / "rapo" / FAULTS, {"step": i, **asdict(fault)})
     with (tmp_path / "rapo" / FAULTS).open("a") as file:
         file.write('{"time": 9')
     return tmp_path
