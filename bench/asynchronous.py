@@ -13,7 +13,6 @@ to (rollout + learner + weights) / max(rollout, learner).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.support import record
+from cluster.files.jsonl import read_jsonl
 from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 
@@ -56,8 +56,7 @@ def train(
         data, launchers = TrainingData(records, []), launchers or Launchers()
         with training_session(config, data, start, Path(temporary), launchers=launchers) as controller:
             controller.run()
-        lines = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+        return read_jsonl(Path(temporary) / "metrics.jsonl")
 
 
 def summary(rows: Sequence[dict[str, Any]], config: Config) -> dict[str, Any]:

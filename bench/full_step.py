@@ -12,7 +12,6 @@ TRL has two threads. Expectation (2 cores, fp32): W1 1.2 s against 3.1 s, W2 18 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from bench.support.environment import BenchmarkError
 from bench.support.settings import image_records, workload_config
 from bench.support.workloads import WORKLOADS, Workload, build_model, write_images
 from bench.trl import MICRO_BATCHES, best, run_trl
+from cluster.files.jsonl import read_jsonl
 
 #: Groups of one forward pass on one learner rank: the best of 4, 8, 16 for W1 and of 1, 2, 8 for
 #: W2.
@@ -52,7 +52,7 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
         data = TrainingData(image_records(images_dir), [])
         with training_session(config, data, model_dir, out, launchers=launchers) as controller:
             controller.run()
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][2:]
+    rows: Any = read_jsonl(out / "metrics.jsonl")[2:]
     if any(row["completion_tokens"] != workload.new_tokens for row in rows):
         raise BenchmarkError("a completion of ours has not the length of the workload")
     if any(row["grad_norm"] <= 0 for row in rows):

@@ -1,2 +1,1 @@
-"""What arranges actors and services: commands, pipeline, controller, fleet, weights,
-checkpoints."""
+"""Cluster: arranges the roles of `actors/` and `services/` into runs and commands."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from typing_extensions import TypedDict
 
 from rapo.arrays import Floats
 from rapo.errors import DataError

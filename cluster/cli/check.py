@@ -1,22 +1,20 @@
-"""What would run, and what is wrong with it: answered from the configuration and the file system,
-before anything starts."""
+"""Check: what a configuration would run and what is wrong with it, from the configuration and the
+file system. Nothing is started."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
+from rapo.util.ports import port_problem
 
 
 def describe(config: Config) -> list[str]:
-    """A line per stage, in plain words."""
+    """What would run, a line per stage."""
     scenes, rapo = config.data.scenes, config.rapo
     source = (
         f"the embedded scenes ({scenes.train} train, {scenes.validation} validation, {scenes.test} test)"
@@ -27,12 +25,12 @@ def describe(config: Config) -> list[str]:
     where = (
         f"the cluster at {config.ray.address}"
         if config.ray.address
-        else f"a local Ray ({logical_cpus(config)} permits)"
+        else f"a local Ray ({logical_cpus(config)} logical CPUs)"
     )
     lora = f", LoRA of rank {config.learner.lora.rank}" if config.learner.lora.rank else ""
     return [
         f"data       {source}",
-        f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, then the judge",
+        f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, filtered by the judge",
         f"coldstart  {config.coldstart.steps} steps of {config.coldstart.batch_size} on {config.coldstart.workers} "
         f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
         f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
@@ -40,20 +38,19 @@ def describe(config: Config) -> list[str]:
         f"ZeRO-{config.learner.zero_stage}{lora}",
         f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)"
         if config.serve.demo_images
-        else "serve      left out (serve.demo_images is 0)",
+        else "serve      skipped (serve.demo_images is 0)",
         f"on         {where}",
     ]
 
 
 def problems(config: Config, stages: Sequence[str]) -> list[str]:
-    """Everything that would stop the stages, each with what to do; empty where nothing was
-    found."""
+    """Everything that would stop the stages, each with what to do."""
     found: list[str] = []
     if not stages:
         return []
-    for probe in (_data, _model, _batch, _lengths, _wandb, check_object_store):
+    for check in (_data, _model, _batch, _lengths, _wandb, check_object_store):
         try:
-            probe(config)
+            check(config)
         except RapoError as error:
             found.append(str(error))
     if "serve" in stages and config.serve.demo_images:
@@ -62,26 +59,27 @@ def problems(config: Config, stages: Sequence[str]) -> list[str]:
 
 
 def _serving(config: Config) -> list[str]:
-    """Not where it may not listen, nor where something else does."""
+    """An address that may not be opened, or that is in use."""
     from services.gateway.exposure import check_access
 
     try:
         check_access(config.serve)
     except RapoError as error:
         return [str(error)]
-    if config.serve.port and port_taken(config.serve.host, config.serve.port):
+    if port_problem(config.serve.host, config.serve.port) is not None:
         return [
-            f"port {config.serve.port} on {config.serve.host} is in use; give --set serve.port=... (0: any free one)"
+            f"port {config.serve.port} on {config.serve.host} is in use; choose another with --set serve.port=... (0: any "
+            "free one)"
         ]
     return []
 
 
 def warnings(config: Config) -> list[str]:
-    """What is probably not meant, though it would run."""
+    """What would run, but is probably not intended."""
     if config.policy.model != "embedded" and max(config.coldstart.learning_rate, config.rapo.learning_rate) > 1e-4:
         return [
             f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "
-            f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model wants about 1e-5 and 1e-6"
+            f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model needs about 1e-5 and 1e-6"
         ]
     return []
 
@@ -113,11 +111,12 @@ def _batch(config: Config) -> None:
     learners, groups = config.learner.workers, config.rapo.images_per_step
     if groups < learners:
         raise RapoError(
-            f"rapo.images_per_step = {groups} gives {learners} learner ranks nothing to do; raise it or lower learner.workers"
+            f"rapo.images_per_step = {groups} is less than learner.workers = {learners}; raise it, or lower learner.workers"
         )
     if config.coldstart.batch_size < config.coldstart.workers:
         raise RapoError(
-            f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = {config.coldstart.workers}"
+            f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = "
+            f"{config.coldstart.workers}; raise it, or lower coldstart.workers"
         )
 
 
@@ -126,23 +125,5 @@ def _lengths(config: Config) -> None:
     if wanted >= limit:
         raise RapoError(
             f"policy.max_completion_tokens = {wanted} leaves no room for a prompt in rollout.engine.max_model_len = {limit}; "
-            "raise the second"
+            "raise rollout.engine.max_model_len"
         )
-
-
-def port_taken(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
-
-
-def free_gib(path: Path) -> float:
-    """Free disk space where `path` is, or would be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free / 2**30

@@ -1,5 +1,8 @@
-"""Imports the heavy packages in a process of their own, so that one that crashes or hangs takes
-nothing else with it."""
+"""ImportCheck: imports the heavy packages in a process of their own.
+
+- A package that crashes or hangs ends that process and nothing else.
+- What was found before a crash is kept: the process writes a line per package at once.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from cluster.remote.ray_session import QUIET_ENVIRONMENT
 from rapo.inference.environment import engine_environment
@@ -17,7 +19,6 @@ from rapo.inference.environment import engine_environment
 LIMIT_S = 240.0
 _MARK = "rapo-probe "
 
-# A line per package, written at once: what was found before a crash is not lost with it.
 _CODE = f"""
 import importlib, json, sys
 
@@ -49,34 +50,43 @@ for name, facts_of in (("torch", torch_facts), ("torchvision", torchvision_facts
 
 
 @dataclass(frozen=True, slots=True)
-class Imports:
-    """`facts` by package: `version`, `build` and `devices`, or `error`. `ended` says why a package
-    may be absent."""
+class ImportedPackage:
+    """What a package says of itself, or the `error` of its import."""
 
-    facts: dict[str, dict[str, Any]]
+    version: str = ""
+    build: str = ""
+    devices: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Imports:
+    """Packages by name. `ended` says why one may be absent."""
+
+    packages: dict[str, ImportedPackage]
     ended: str = ""
 
 
-def probe_imports(code: str = _CODE, limit_s: float = LIMIT_S) -> Imports:
+def import_packages(code: str = _CODE, limit_s: float = LIMIT_S) -> Imports:
     """Import torch, torchvision and vLLM in a fresh interpreter for at most `limit_s` seconds."""
-    # The engine's variables keep vLLM quiet; an import does not care for their threads and cache
-    # size.
+    # The engine's variables keep vLLM quiet; their threads and cache size do not matter here.
     environment = os.environ | QUIET_ENVIRONMENT | engine_environment(1, 1.0)
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        return Imports(_facts(error.stdout or b""), f"not imported within {limit_s:.0f} s")
+        return Imports(_packages(error.stdout or b""), f"not imported within {limit_s:.0f} s")
     ended = (
         f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with status {done.returncode}"
     )
-    return Imports(_facts(done.stdout), f"the import {ended}" if done.returncode else "not imported")
+    return Imports(_packages(done.stdout), f"the import {ended}" if done.returncode else "not imported")
 
 
-def _facts(output: bytes) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _packages(output: bytes) -> dict[str, ImportedPackage]:
+    found: dict[str, ImportedPackage] = {}
     for line in output.decode("utf-8", "replace").splitlines():
         if line.startswith(_MARK) and line.endswith("}}"):  # a line cut by a kill is not whole
-            found |= json.loads(line.removeprefix(_MARK))
+            facts = json.loads(line.removeprefix(_MARK))
+            found |= {name: ImportedPackage(**package) for name, package in facts.items()}
     return found

@@ -1,5 +1,9 @@
-"""The commands. Packages are imported where they are used: `rapo score` needs what the client
-needs, typer and rich."""
+"""Command line: the commands of `rapo` and their options.
+
+- A command imports the packages that it needs when it is called: `rapo score` works where only the
+  client, typer and rich are installed.
+- An error that a user can act on ends with a text on stderr and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +14,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rapo.client.types import READOUTS
 from rapo.errors import RapoError
 
 if TYPE_CHECKING:
     from rapo.client.sync import ScoreOptions
-    from rapo.config import Config
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Teaches a vision-language model to judge the beauty of an image, to explain why, and to answer as a service.",
+    help="Train a vision-language model to judge the beauty of images and to explain why, and serve it.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data sets.")
 app.add_typer(data_app, name="data")
 
-ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; without it the embedded CPU default is used.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; an unfinished run in it goes on.")]
+ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run. An unfinished run in it is continued.")]
 Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.")]
-Tls = Annotated[bool, typer.Option("--tls", help="TLS with publicly trusted certificates.")]
-Ca = Annotated[Path | None, typer.Option(help="TLS; PEM file of the CA of the scorer's certificate.")]
+Tls = Annotated[bool, typer.Option("--tls", help="Use TLS and trust the system's CAs.")]
+Ca = Annotated[Path | None, typer.Option(help="Use TLS and trust this CA (PEM file).")]
 Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")]
 Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")]
-ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if another.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, overrides the file; repeatable.")]
-
+ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if it is not HOST.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the file. Repeatable.")]
 
 #: Packages whose absence means that only the client is installed.
 _FULL = frozenset({"numpy", "PIL", "pydantic", "ray", "scipy", "starlette", "tomli_w", "torch", "uvicorn", "vllm"})
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on end with a clear text and exit code 2."""
+    """Entry point: turns errors into texts and exit codes."""
     try:
         app()
     except RapoError as error:
@@ -52,94 +55,49 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _FULL:
             raise
         sys.stderr.write(
-            f"error: this command needs the full installation ({error.name} is missing): install rapo[cpu] or rapo[gpu]. The "
-            "light one has `rapo score` and the client.\n"
+            f"error: this command needs the full installation ({error.name} is missing): install rapo[cpu] or rapo[gpu]. "
+            "The bare one has `rapo score` and the client.\n"
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; start the same command again to go on\n")
+        sys.stderr.write("interrupted; start the same command again to continue\n")
         sys.exit(130)
-
-
-def _resolve(config: Config) -> Config:
-    """The configuration with absolute paths, so that a run can be continued from another folder."""
-    data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
-    changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
-    teacher = config.aescot.teacher
-    if teacher.model is not None:
-        resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
-        changes["aescot"] = config.aescot.model_copy(update={"teacher": resolved})
-    if config.policy.model != "embedded":
-        changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
-    return config.model_copy(update=changes)
-
-
-def _run(config_path: Path | None, out: Path, overrides: list[str] | None, stages: tuple[str, ...] | None) -> None:
-    from cluster.cli.check import problems, warnings
-    from cluster.remote.ray_session import prepare_environment
-    from rapo.config import load_config
-
-    config = _resolve(load_config(config_path, overrides or ()))
-    prepare_environment(config)
-    from cluster.files.run_folder import RunFolder
-    from cluster.pipeline.runner import STAGES, Pipeline
-    from cluster.remote.exit_watchdog import exit_watchdog
-    from cluster.terminal.console import Console
-    from cluster.terminal.stdio_redirect import noise_to
-
-    folder = RunFolder(out.resolve())
-    to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
-    wrong = problems(config, to_do)
-    if wrong:
-        raise RapoError("; ".join(wrong))
-    log = folder / "driver.log"
-    words = (
-        "error: the run ended without a word: its process was killed, or the Ray node that it ran on is gone. What "
-        f"libraries printed is in {log}. The same command goes on after what is finished."
-    )
-    with folder.open(config), noise_to(log) as (stdout, stderr), exit_watchdog(words, stderr):
-        console = Console(stdout=stdout, stderr=stderr)
-        for line in warnings(config):
-            console.warn(line)
-        try:
-            report = Pipeline(config, folder, console).run(stages or STAGES)
-        except RapoError as error:
-            console.error(str(error))
-            console.note(f"what libraries printed is in {log}")
-            raise typer.Exit(2) from error
-        if stages is None:
-            console.summary(report)
 
 
 @app.command()
 def run(config: ConfigPath = None, out: Out = Path("runs/demo"), set_: Set = None) -> None:
-    """All stages: data, critiques, cold start, RAPO, evaluation, export, a served trial. Again with
-    the same --out: goes on."""
-    _run(config, out, set_, None)
+    """Run all stages: data, critiques, cold start, RAPO, evaluation, export, and a test of the
+    service. With the --out of an earlier run, continue that run."""
+    from cluster.cli.run import run_stages
+
+    run_stages(config, out, set_ or (), None)
 
 
 def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
     def command(config: ConfigPath = None, out: Out = Path("runs/demo"), set_: Set = None) -> None:
-        _run(config, out, set_, stages)
+        from cluster.cli.run import run_stages
+
+        run_stages(config, out, set_ or (), stages)
 
     command.__doc__ = text
     app.command(name)(command)
 
 
-_stage_command("aescot", ("data", "aescot"), "Critiques by the teacher, filtered by the judge.")
-_stage_command("coldstart", ("coldstart",), "Supervised fine-tuning on the kept critiques.")
-_stage_command("train", ("rapo",), "Relative-Absolute Policy Optimization from the cold start.")
-_stage_command("evaluate", ("evaluate",), "PLCC, SRCC, KRCC, MAE and parse rate on the held-out images.")
-_stage_command("export", ("export",), "The trained model as a folder for transformers and vLLM.")
+_stage_command("aescot", ("data", "aescot"), "Write critiques with the teacher and filter them with the judge.")
+_stage_command("coldstart", ("coldstart",), "Fine-tune the model on the kept critiques.")
+_stage_command("train", ("rapo",), "Train with Relative-Absolute Policy Optimization, from the cold start on.")
+_stage_command("evaluate", ("evaluate",), "Measure PLCC, SRCC, KRCC, MAE and parse rate on the test images.")
+_stage_command("export", ("export",), "Write the trained model as a folder for transformers and vLLM.")
 
 
 @app.command()
 def serve(
     model: Annotated[Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.")] = None,
     models: Annotated[
-        Path | None, typer.Option(help="Instead of MODEL: a TOML file of model versions, followed while serving.")
+        Path | None,
+        typer.Option(help="Instead of MODEL: a TOML file of model versions. A change of the file is rolled out."),
     ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="A page for people as well, on loopback.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve the web page as well, on loopback.")] = False,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
     set_: Set = None,
 ) -> None:
@@ -153,12 +111,12 @@ def serve(
     prepare_environment(loaded)
     from cluster.cli.serve import serve_until_interrupted
 
-    serve_until_interrupted(loaded, model, models, page=ui)
+    serve_until_interrupted(loaded, model, models, ui=ui)
 
 
 @app.command()
-def token(client: Annotated[str, typer.Argument(help="Name of the caller, for logs and limits.")]) -> None:
-    """Make a bearer token for a caller of `rapo serve`, and the line for the server's tokens
+def token(client: Annotated[str, typer.Argument(help="Name of the client, for logs and limits.")]) -> None:
+    """Make a bearer token for a client of `rapo serve`, and its line of the server's tokens
     file."""
     from cluster.cli.token import token_for
 
@@ -170,22 +128,25 @@ def score(
     paths: Annotated[list[str], typer.Argument(help="Images, folders or globs; - for a list on stdin, one a line.")],
     server: Server = "127.0.0.1:50051",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet; the same again goes on.")
+        Path | None,
+        typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet. An unfinished one is continued."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what the output holds already.")] = False,
-    readout: Annotated[str | None, typer.Option(help="expected, fast, greedy or sampled.")] = None,
+    readout: Annotated[str | None, typer.Option(help=f"How the score is taken: {', '.join(READOUTS)}.")] = None,
     rationale: Annotated[bool, typer.Option(help="Ask for the rationale as well.")] = True,
-    native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model's.")] = None,
-    model_version: Annotated[str | None, typer.Option(help="The version that is to answer.")] = None,
+    native_scale: Annotated[str | None, typer.Option(help="Add the score on this scale of the model.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="Model version to ask; default: the scorer's.")] = None,
     token_file: TokenFile = None,
     tls: Tls = False,
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
     server_name: ServerName = None,
-    in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images under way at a time.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="The longest silence of the scorer, in seconds.")] = 120.0,
-    model: Annotated[Path | None, typer.Option(help="No server: run this model folder here, for this call.")] = None,
+    in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images in flight at once.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the scorer may stay silent.")] = 120.0,
+    model: Annotated[
+        Path | None, typer.Option(help="Start a scorer of this model folder for this call, instead of --server.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="With --model: TOML file.")] = None,
     set_: Set = None,
 ) -> None:
@@ -232,8 +193,10 @@ def score(
 @app.command()
 def ui(
     server: Server = "127.0.0.1:50051",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on loopback; 0: any.")] = 8501,
-    model: Annotated[Path | None, typer.Option(help="The scorer's model folder, to show what the model saw.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0: any free one.")] = 8501,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder of the scorer, to show images as the model sees them.")
+    ] = None,
     token_file: TokenFile = None,
     tls: Tls = False,
     ca: Ca = None,
@@ -241,9 +204,8 @@ def ui(
     key: Key = None,
     server_name: ServerName = None,
 ) -> None:
-    """A page for people in front of a scorer that runs elsewhere, on loopback, until
-    interrupted."""
-    from cluster.cli.ui import page_until_interrupted
+    """Serve the web page for a scorer that runs elsewhere, on loopback, until interrupted."""
+    from cluster.cli.ui import serve_ui_until_interrupted
     from rapo.client.aio import AsyncScorerClient
 
     def client() -> AsyncScorerClient:
@@ -251,16 +213,16 @@ def ui(
             server, tls=tls, ca=ca, certificate=cert, key=key, server_name=server_name, token_file=token_file
         )
 
-    client()  # what cannot work is told now
-    page_until_interrupted(client, model, port, typer.echo)
+    client()  # options that do not fit together are an error now, not at the first image
+    serve_ui_until_interrupted(client, model, port, typer.echo)
 
 
 @app.command()
 def scale(
-    out: Annotated[Path, typer.Argument(help="The folder of a run that is going on.")],
+    out: Annotated[Path, typer.Argument(help="Folder of a run that is working.")],
     rollouts: Annotated[int, typer.Option("--rollouts", "-n", min=1, help="How many rollout workers it should have.")],
 ) -> None:
-    """Ask a live run for more or fewer rollout workers; they join and leave beside its work."""
+    """Change the number of rollout workers of a run while it works."""
     from cluster.cli.scale import scale_run
 
     typer.echo(scale_run(out, rollouts))
@@ -268,13 +230,13 @@ def scale(
 
 @app.command()
 def status(
-    out: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of a run.")],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until the run ends.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 2.0,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How far a run is: stages, steps, versions, the fleet, where the time goes, last faults,
-    whether its driver lives."""
+    """Show how far a run is: its stages, steps, rollout workers, times, and last faults and
+    warnings."""
     from cluster.cli.status_view import show_status, watch_status
 
     if watch and not json:
@@ -285,14 +247,17 @@ def status(
 
 @app.command()
 def check(
-    config: ConfigPath = None, set_: Set = None, show: Annotated[bool, typer.Option(help="Print it whole.")] = False
+    config: ConfigPath = None,
+    set_: Set = None,
+    show: Annotated[bool, typer.Option(help="Print the whole configuration.")] = False,
 ) -> None:
-    """Say what would run, and what is wrong, without starting anything."""
+    """Check a configuration: what it would run, and what is wrong with it. Nothing is started."""
     from cluster.cli.check import describe, problems, warnings
+    from cluster.cli.run import with_absolute_paths
     from cluster.pipeline.runner import STAGES
     from rapo.config import dump_config, load_config
 
-    loaded = _resolve(load_config(config, set_ or ()))
+    loaded = with_absolute_paths(load_config(config, set_ or ()))
     for line in describe(loaded):
         typer.echo(line)
     if show:
@@ -304,24 +269,24 @@ def check(
         typer.echo(f"wrong: {line}", err=True)
     if wrong:
         raise typer.Exit(2)
-    typer.echo("nothing wrong was found")
+    typer.echo("nothing is wrong")
 
 
 @app.command()
 def doctor() -> None:
-    """Look at this machine: packages, memory, shared memory, disk, devices."""
-    from cluster.cli.doctor import examine
+    """Check this machine: packages, memory, shared memory, disk, devices. Nothing is changed."""
+    from cluster.cli.doctor import run_doctor
 
-    raise typer.Exit(0 if examine() else 2)
+    raise typer.Exit(0 if run_doctor() else 2)
 
 
 @data_app.command("scenes")
 def scenes(
-    folder: Annotated[Path, typer.Argument(help="A new folder, written in AVA's layout.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder; it gets AVA's layout.")],
     set_: Set = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the images and the votes.")] = 0,
 ) -> None:
-    """Render the embedded scenes with simulated raters' votes."""
+    """Render the embedded scenes, with votes of simulated raters."""
     from rapo.config import load_config
     from rapo.datasets.scenes import write_scenes
 

@@ -1,4 +1,4 @@
-"""`rapo scale`: asks a live run for another number of rollout workers."""
+"""Scale: asks a run that is working for another number of rollout workers, for `rapo scale`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from rapo.errors import ConfigError, RunFolderError
 
 
 def scale_run(out: Path, workers: int) -> str:
-    """Ask the run that works in `out` for `workers` rollout workers; a line for the user.
+    """Ask the run in `out` for `workers` rollout workers; returns a line for the user.
 
-    Raises `RunFolderError` where no run works there, `ConfigError` for a number that the run would
-    not grant.
+    Raises `RunFolderError` where no run is working there, `ConfigError` for more workers than the
+    run allows.
     """
     folder = RunFolder(out)
     if not (out / "config.toml").is_file():
         raise RunFolderError(f"{out} is no run folder: it holds no config.toml.")
     if not folder.busy():
         raise RunFolderError(
-            f"no run is working in {out}, so there is nothing to scale. Start it with --set rollout.workers={workers}."
+            f"no run is working in {out}, so nothing can be scaled. Start it with --set rollout.workers={workers}."
         )
     most = load_config(out / "config.toml").rollout.most
     if workers > most:
         raise ConfigError(
-            f"{workers} rollout workers are more than the {most} that this run allows. Start it again with "
-            f"--set rollout.max_workers={workers}; it goes on where it was."
+            f"{workers} rollout workers are more than the {most} that this run allows. Stop the run and start it with "
+            f"--set rollout.max_workers={workers}; it continues from its last checkpoint."
         )
     if not (out / "rapo").is_dir():
         raise RunFolderError(
-            f"the run in {out} has not come to its RAPO stage yet; only that has rollout workers to scale."
+            f"the run in {out} has not reached its RAPO stage; only that stage has rollout workers to scale."
         )
     ask_for(out / "rapo", workers)
     return f"asked for {workers} rollout workers; `rapo status {out}` shows how they join and leave"

@@ -1,4 +1,4 @@
-"""Which images `rapo score` is to score: files, folders, patterns, and a list on stdin."""
+"""ScoreInputs: the images of `rapo score`, from files, folders, patterns and a list on stdin."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rapo.errors import DataError
 
-#: What counts as an image inside a folder, formats included that the service refuses: a row with an
-#: error is better than a file that silently has none. A file that is named outright is sent
+#: Suffixes of images inside a folder. Formats that the service refuses are among them: a row with
+#: an error is better than a file that silently has none. A file that is named itself is sent
 #: whatever its suffix.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 

@@ -1,4 +1,4 @@
-"""`rapo score --model DIR`: a scorer that is started for one call and stopped after it."""
+"""LocalScorer: a scorer that is started for one call of `rapo score --model DIR`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PARTS = ("pydantic", "ray", "torch", "vllm")
 
 @contextmanager
 def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> Iterator[tuple[str, TextIO, TextIO]]:
-    """Start a scorer of `model` on a free loopback port; its address, and the terminal's stdout and
-    stderr.
+    """Start a scorer of `model` on a free loopback port; yields its address, and the terminal's
+    stdout and stderr.
 
-    What libraries print goes to a log file meanwhile. Raises `ResourceError` where only the client
-    is installed.
+    What libraries print goes to a log file. Raises `ResourceError` where only the client is
+    installed.
     """
     lacking = [name for name in _PARTS if importlib.util.find_spec(name) is None]
     if lacking:
         raise ResourceError(
-            f"--model runs the model on this machine, which the light installation cannot ({', '.join(lacking)} missing). "
+            f"--model runs the model on this machine, which needs the full installation ({', '.join(lacking)} missing). "
             "Install rapo[cpu] or rapo[gpu], or give the --server of a running scorer."
         )
     from cluster.remote.ray_session import prepare_environment
@@ -36,7 +36,7 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     prepare_environment(loaded)
     from cluster.remote.ray_session import ray_session
     from cluster.terminal.console import Console
-    from cluster.terminal.stdio_redirect import noise_to
+    from cluster.terminal.stdio_redirect import redirect_output
     from rapo.models.card import read_card
     from rapo.models.folder import check_model_folder
     from services.app import ScorerServer
@@ -44,7 +44,7 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     check_model_folder(model)
     version = read_card(model).version
     log = Path(tempfile.gettempdir()) / f"rapo-score-{os.getpid()}.log"
-    with noise_to(log) as (out, err), ExitStack() as stack:
+    with redirect_output(log) as (out, err), ExitStack() as stack:
         with Console(stdout=out, stderr=err).stage("start"):
             stack.enter_context(ray_session(loaded))
             server = stack.enter_context(ScorerServer(loaded, model, version))

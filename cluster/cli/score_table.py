@@ -1,9 +1,10 @@
-"""The output of `rapo score`: a table that appears whole, and beside it, while it is being made,
-every row so far.
+"""ScoreTable: the output of `rapo score`, a table that appears whole.
 
-Each row is appended to `<output>.partial.jsonl` as soon as it is known, so that a crash loses
-nothing that was scored. The next call with the same output takes those rows, or the rows of the
-finished table, and scores what is missing or failed.
+- While it is made, each row is appended to `<output>.partial.jsonl` as soon as it is known, so that
+  a crash loses nothing that was scored.
+- The next call with the same output takes those rows, or the rows of the finished table, and scores
+  the images that are missing or failed.
+- Two calls never write the same output.
 """
 
 from __future__ import annotations
@@ -13,33 +14,50 @@ import fcntl
 import io
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
+from cluster.files.atomic import write_atomic
+from cluster.files.json_values import finite
+from cluster.files.jsonl import ends_torn, parse_jsonl, read_jsonl
 from rapo.errors import DataError, ResourceError
 
-#: Columns of the output, in order. `aesthetic_score` is null where `error` says why. Where a native
-#: scale is asked for, `NATIVE_COLUMNS` follow.
+#: Columns of the output, in order. `NATIVE_COLUMNS` follow where a native scale is asked for.
 COLUMNS = ("image", "aesthetic_score", "aesthetic_score_std", "rationale", "model_version", "readout", "error")
 NATIVE_COLUMNS = ("native_score", "native_scale")
 
 _NUMBERS = frozenset({"aesthetic_score", "aesthetic_score_std", "native_score"})
 _SYNC_PERIOD_S = 1.0
 
-ScoreRow = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One image. `aesthetic_score` is None where `error` says why."""
+
+    image: str
+    aesthetic_score: float | None = None
+    aesthetic_score_std: float | None = None
+    rationale: str | None = None
+    model_version: str | None = None
+    readout: str | None = None
+    error: str | None = None
+    native_score: float | None = None
+    native_scale: str | None = None
+
+    def cells(self, columns: Iterable[str]) -> dict[str, float | str | None]:
+        return {name: getattr(self, name) for name in columns}
 
 
 class ScoreTable:
-    """The rows of one output file (.csv, .jsonl or .parquet), kept by image name; use it as a
-    context manager.
+    """The rows of one output file (.csv, .jsonl or .parquet) by image name. A context manager.
 
-    Raises `DataError` where the output cannot be written, is no table of `rapo score`, or is being
-    written by somebody else: all of it before anything is scored. `fresh` starts over and ignores
-    what is there.
+    Raises `DataError` before anything is scored where the output cannot be written, is no table of
+    `rapo score`, or is being written by another call. `fresh` starts over and ignores what is
+    there.
     """
 
     def __init__(self, output: Path, columns: Sequence[str], *, fresh: bool = False) -> None:
@@ -49,12 +67,12 @@ class ScoreTable:
         self.rows: dict[str, ScoreRow] = {}
         self._encode = _encoder(output)
         self._fresh = fresh
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
         self._synced = 0.0
 
     def __enter__(self) -> Self:
         try:
-            self._file = self.partial.open("a+", encoding="utf-8", errors="replace", newline="\n")
+            self._file = self.partial.open("a+b")
         except OSError as error:
             raise DataError(f"cannot write {self.partial}: {error.strerror or error}.") from error
         try:
@@ -63,63 +81,63 @@ class ScoreTable:
             self._file.close()
             raise DataError(f"{self.output} is being written by another `rapo score`; wait for it.") from error
         try:
-            self._load()
+            self._load(self._file)
         except BaseException:
-            self._leave()
+            self._close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave()
+        self._close()
 
     def append(self, row: ScoreRow) -> None:
-        """Add a row, or put it in the place of the one with the same image."""
+        """Add a row. It replaces the row of the same image, if there is one."""
         if self._file is None:
             raise RuntimeError("the table is not open")
-        self.rows[row["image"]] = row
+        self.rows[row.image] = row
         try:
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._file.flush()
-            if time.monotonic() - self._synced > _SYNC_PERIOD_S:  # a flush survives a crash of ours, a sync a power cut
+            self._file.write(_line(row.cells(self.columns)))
+            self._file.flush()  # survives a crash of this process; only a sync survives a power cut
+            if time.monotonic() - self._synced > _SYNC_PERIOD_S:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
         except OSError as error:
             raise DataError(f"cannot write {self.partial}: {error.strerror or error}.") from error
 
     def finish(self, order: Sequence[str]) -> None:
-        """Write the table whole, and remove the rows beside it. The images in `order` come in it,
-        others before them."""
+        """Write the table whole and remove the rows beside it. The images of `order` come in that
+        order, after all others."""
         now = set(order)
         images = [*(image for image in self.rows if image not in now), *order]
-        rows = [{name: self.rows[image].get(name) for name in self.columns} for image in images]
-        _write_whole(self.output, self._encode(rows, self.columns))
+        rows = [self.rows[image].cells(self.columns) for image in images]
+        try:
+            write_atomic(self.output, self._encode(rows, self.columns))
+        except OSError as error:
+            raise DataError(f"cannot write {self.output}: {error.strerror or error}.") from error
         self.partial.unlink(missing_ok=True)
 
-    def _load(self) -> None:
-        if self._file is None:
-            raise RuntimeError("the table is not open")
+    def _load(self, file: IO[bytes]) -> None:
         if self._fresh:
-            self._file.truncate(0)
+            file.truncate(0)
             return
         if self.output.is_file():
             self._keep(_read(self.output), self.output)
-        self._file.seek(0)
-        text = self._file.read()
-        if text and not text.endswith("\n"):
-            self._file.write("\n")  # a crash tore the last row: do not glue the next one to it
-        self._keep([row for line in text.splitlines() if isinstance(row := _parsed(line), dict)], self.partial)
+        self._keep(read_jsonl(self.partial), self.partial)
+        if ends_torn(file):
+            file.write(b"\n")
 
-    def _keep(self, rows: Sequence[ScoreRow], source: Path) -> None:
+    def _keep(self, rows: Sequence[Mapping[str, object]], source: Path) -> None:
         for row in rows:
-            if not set(COLUMNS) <= set(row):
+            if not row.keys() >= set(COLUMNS):
                 raise DataError(
                     f"{source} is no table of `rapo score`. Choose another output, or --fresh to replace it."
                 )
-            self.rows[str(row["image"])] = row
+            kept = _row(row)
+            self.rows[kept.image] = kept
 
-    def _leave(self) -> None:
+    def _close(self) -> None:
         if self._file is not None:
             self._file.flush()
             if self.partial.exists() and self.partial.stat().st_size == 0:
@@ -128,14 +146,24 @@ class ScoreTable:
             self._file = None
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None  # torn by a crash; its image is scored again
+def _row(row: Mapping[str, object]) -> ScoreRow:
+    number = {name: finite(row.get(name)) for name in _NUMBERS}
+    text = {name: None if (value := row.get(name)) is None else str(value) for name in row.keys() - _NUMBERS}
+    return ScoreRow(
+        str(row["image"]),
+        number["aesthetic_score"],
+        number["aesthetic_score_std"],
+        text["rationale"],
+        text["model_version"],
+        text["readout"],
+        text["error"],
+        number["native_score"],
+        text.get("native_scale"),
+    )
 
 
-Encoder = Callable[[Sequence[ScoreRow], Sequence[str]], bytes]
+Cells = Mapping[str, float | str | None]
+Encoder = Callable[[Sequence[Cells], Sequence[str]], bytes]
 
 
 def _encoder(output: Path) -> Encoder:
@@ -155,7 +183,7 @@ def _encoder(output: Path) -> Encoder:
     return encoders[suffix]
 
 
-def _csv(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
+def _csv(rows: Sequence[Cells], columns: Sequence[str]) -> bytes:
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -163,11 +191,16 @@ def _csv(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
     return buffer.getvalue().encode("utf-8", errors="replace")
 
 
-def _jsonl(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", errors="replace")
+def _jsonl(rows: Sequence[Cells], columns: Sequence[str]) -> bytes:
+    return b"".join(map(_line, rows))
 
 
-def _parquet(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
+def _line(row: Cells) -> bytes:
+    # A file name may hold bytes that are not UTF-8.
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+
+
+def _parquet(rows: Sequence[Cells], columns: Sequence[str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -178,7 +211,7 @@ def _parquet(rows: Sequence[ScoreRow], columns: Sequence[str]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _read(output: Path) -> list[ScoreRow]:
+def _read(output: Path) -> Sequence[Mapping[str, object]]:
     """The rows of a finished table."""
     try:
         if output.suffix.lower() == ".parquet":
@@ -189,12 +222,13 @@ def _read(output: Path) -> list[ScoreRow]:
                 return pq.read_table(output).to_pylist()
             except pa.ArrowInvalid as error:
                 raise ValueError(str(error)) from error
-        text = output.read_text(encoding="utf-8")
         if output.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line holds no object")
+            parsed = list(parse_jsonl(output.read_bytes()))
+            rows = [row for row in parsed if row is not None]
+            if len(rows) < len(parsed):
+                raise ValueError("a line holds no row")
             return rows
+        text = output.read_text(encoding="utf-8")
         return [_typed(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
@@ -202,27 +236,5 @@ def _read(output: Path) -> list[ScoreRow]:
         ) from error
 
 
-def _typed(row: dict[str, Any]) -> ScoreRow:
-    return {
-        name: None if value in ("", None) else float(value) if name in _NUMBERS else value
-        for name, value in row.items()
-    }
-
-
-def _write_whole(output: Path, data: bytes) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", delete=False) as file:
-            aside = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                aside.chmod(0o666 & ~umask)  # a temporary file is private; a result should be as any other file
-                aside.replace(output)
-            except BaseException:
-                aside.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise DataError(f"cannot write {output}: {error.strerror or error}.") from error
+def _typed(row: Mapping[str, str | None]) -> dict[str, float | str | None]:
+    return {name: None if not value else float(value) if name in _NUMBERS else value for name, value in row.items()}

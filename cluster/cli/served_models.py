@@ -1,5 +1,4 @@
-"""`rapo serve --models FILE`: which model versions are served is written in a file, and a change of
-the file is a roll-out.
+"""ServedModels: the model versions of `rapo serve --models FILE`, read from a TOML file.
 
     default = "v2"
 
@@ -7,8 +6,9 @@ the file is a roll-out.
     v1 = "runs/first/export"
     v2 = "runs/second/export"
 
-Folders are relative to the file. What is wrong with the file is logged, and what is served stays as
-it is.
+- Folders are relative to the file.
+- A change of the file is rolled out.
+- A file that cannot be used is logged, and the versions that are served stay.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from services.gateway.reloading import ReloadingFile, read_small
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
-    """Version names with their model folders, and which one answers where none is asked for."""
+class ServedModels:
+    """Model folders by version. The `default` answers where a call names no version."""
 
     default: str
     folders: dict[str, Path]
 
 
-class Server(Protocol):
-    """What a roll-out needs of `services.app.ScorerServer`."""
+class VersionedServer(Protocol):
+    """The part of `services.app.ScorerServer` that a roll-out needs."""
 
     @property
     def versions(self) -> dict[str, Path]: ...
@@ -43,15 +43,15 @@ class Server(Protocol):
     def remove(self, version: str) -> None: ...
 
 
-def read_models(path: Path) -> Models:
-    """Raises `ConfigError` for a file that cannot be read, is not of this form, or names what is no
-    model folder."""
+def read_models(path: Path) -> ServedModels:
+    """Read the file. Raises `ConfigError` where it cannot be read, has another form, or names a
+    folder that holds no model."""
     try:
         content = tomllib.loads(read_small(path, "--models").decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     if unknown := sorted(content.keys() - {"default", "models"}):
-        raise ConfigError(f"{path}: unknown key '{unknown[0]}'; it takes default and [models]")
+        raise ConfigError(f"{path}: unknown key '{unknown[0]}'; the keys are default and [models]")
     models, default = content.get("models"), content.get("default")
     if not isinstance(models, dict) or not models or not all(isinstance(folder, str) for folder in models.values()):
         raise ConfigError(f'{path} needs a table [models] with lines such as v1 = "DIR/export"')
@@ -63,25 +63,25 @@ def read_models(path: Path) -> Models:
             check_model_folder(folder)
         except ModelError as error:
             raise ConfigError(f"{path}: model {version!r}: {error}") from error
-    return Models(default, folders)
+    return ServedModels(default, folders)
 
 
-def watch_models(path: Path) -> ReloadingFile[Models]:
-    """The file's content, read again when it changes; `ConfigError` where it cannot be used from
-    the start."""
+def watch_models(path: Path) -> ReloadingFile[ServedModels]:
+    """The file's content, read again when it changes. Raises `ConfigError` where it cannot be used
+    at the start."""
     return ReloadingFile((path,), lambda: read_models(path))
 
 
-def roll_out(server: Server, wanted: Models) -> None:
-    """Serve exactly what is wanted: start what is new, switch the default, then let go of the rest.
+def roll_out(server: VersionedServer, wanted: ServedModels) -> None:
+    """Serve exactly the wanted versions: start the new ones, switch the default, remove the others.
     No call fails meanwhile.
 
-    Raises what starting a version raises; what was started until then is taken away again, and the
-    default stays.
+    Raises what starting a version raises. The versions that were started before it are then
+    removed, and the default stays.
     """
     served = server.versions
     started: list[str] = []
-    # Names that get other weights come last: they cannot be taken back.
+    # Versions that get other weights come last, because that cannot be undone.
     new = sorted((v for v in wanted.folders if served.get(v) != wanted.folders[v]), key=lambda v: v in served)
     try:
         for version in new:

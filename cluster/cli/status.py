@@ -1,22 +1,27 @@
-"""`rapo status`: what a run folder says of its run, for people and for machines.
+"""RunStatus: what a run folder tells of its run, for `rapo status`.
 
-Everything comes from files, so that it works while the run goes on, after it, and from another
-terminal. Each may be missing.
+- Everything comes from files, so that it is there during the run, after it, and on any machine
+  that sees the folder.
+- A file that is missing or damaged costs only the facts in it: they are None or empty.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Literal
 
-from cluster.files.alerts import read_findings
+from cluster.files.alerts import AlertRow, read_alerts
 from cluster.files.atomic import read_json
-from cluster.files.jsonl import finite
+from cluster.files.json_values import JsonRow, JsonValue, finite, to_json_value
+from cluster.files.jsonl import read_jsonl
+from cluster.files.run_state import RunState, whole
 from cluster.pipeline.runner import STAGES
 from rapo.errors import RunFolderError
 
@@ -25,55 +30,100 @@ from rapo.errors import RunFolderError
 _RECENT, _TAIL = 10, 256 * 1024
 
 
-def run_facts(out: Path, now: float | None = None) -> dict[str, Any]:
-    """Stages, driver, progress, fleet, faults and warnings of the run in `out`; plain values, for
-    JSON.
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The process that runs the stages. `updated_s_ago` is the age of its last state."""
 
-    Raises `RunFolderError` where `out` is no run folder.
-    """
+    state: Literal["running", "finished", "not running"]
+    pid: int | None
+    updated_s_ago: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """`seconds` are those of a finished stage, `step` and `metrics` its last ones in
+    metrics.jsonl."""
+
+    stage: str
+    state: Literal["to do", "begun", "finished"]
+    seconds: float | None = None
+    step: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    step: int | None
+    srcc: float | None
+    plcc: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The RAPO stage. `seconds` are the parts of a step, `step_seconds` their sum; both, `idle` and
+    `dropped` are over the last steps. `validation` holds the last result, if any."""
+
+    step: int | None
+    steps: int | None
+    version: int | None
+    step_seconds: float | None
+    seconds: dict[str, float]
+    seconds_left: float | None
+    staleness: dict[str, float]
+    dropped: int
+    idle: dict[str, float]
+    metrics: dict[str, float]
+    validation: list[Validation]
+    window: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """The rollout workers, each as in `RunState`, with `tokens_per_second`."""
+
+    wanted: int | None
+    workers: list[JsonRow]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """`faults` and `alerts` are rows of the files of these names, oldest first."""
+
+    run: str
+    driver: Driver
+    stages: list[StageStatus]
+    rapo: Progress
+    fleet: FleetStatus
+    faults: list[JsonRow]
+    alerts: list[AlertRow]
+
+    def to_json(self) -> str:
+        return json.dumps(to_json_value(self, "status"), indent=2, ensure_ascii=False)
+
+
+def run_status(out: Path, now: float | None = None) -> RunStatus:
+    """The status of the run in `out`. Raises `RunFolderError` where `out` is no run folder."""
     if not (out / "config.toml").is_file():
         raise RunFolderError(f"{out} is no run folder: it holds no config.toml.")
-    now = time.time() if now is None else now
     state = _state(out)
     stages = [_stage(out, stage) for stage in STAGES]
-    finished = all(stage["state"] == "finished" for stage in stages)
-    return {
-        "run": str(out),
-        "driver": _driver(out, state, finished, now),
-        "stages": stages,
-        "rapo": _progress(out, state),
-        "fleet": _fleet(state),
-        "faults": tail(out / "rapo" / "faults.jsonl"),
-        "warnings": read_findings(out),
-    }
+    finished = all(stage.state == "finished" for stage in stages)
+    return RunStatus(
+        run=str(out),
+        driver=_driver(out, state, finished, time.time() if now is None else now),
+        stages=stages,
+        rapo=_progress(out, state),
+        fleet=FleetStatus(state.wanted, [row | {"tokens_per_second": _rate(row)} for row in state.workers]),
+        faults=_last_rows(out / "rapo" / "faults.jsonl"),
+        alerts=read_alerts(out),
+    )
 
 
-def tail(path: Path) -> list[dict[str, Any]]:
-    """The rows at the end of a JSON-lines file, oldest first. Torn lines are passed over; a missing
-    file has none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return []
-    rows = []
-    for line in lines[1:] if size > _TAIL else lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def driver_of(out: Path) -> int | None:
+def driver_pid(out: Path) -> int | None:
     """The process that works in `out`, None where there is none on this machine.
 
-    It is the one that holds the folder's lock. Asking the kernel's table leaves the lock alone: to
-    try it would keep out a run that starts at the same moment.
+    It is the one that holds the folder's lock. The kernel's table of locks is read, because to try
+    the lock would keep out a run that starts at the same moment.
     """
     try:
         held = (out / ".lock").stat()
@@ -88,83 +138,85 @@ def driver_of(out: Path) -> int | None:
     return None
 
 
-def _state(out: Path) -> dict[str, Any]:
+def _last_rows(path: Path) -> list[JsonRow]:
+    return read_jsonl(path, last_bytes=_TAIL)
+
+
+def _state(out: Path) -> RunState:
     try:
-        state = read_json(out / "rapo" / "state.json")
+        return RunState.read(read_json(out / "rapo" / "state.json"))
     except RunFolderError:
-        return {}
-    return state if isinstance(state, dict) else {}
+        return RunState()
 
 
-def _driver(out: Path, state: Mapping[str, Any], finished: bool, now: float) -> dict[str, Any]:
-    pid, updated = driver_of(out), finite(state.get("updated"))
-    word = "running" if pid is not None else ("finished" if finished else "not running")
-    return {"state": word, "pid": pid, "updated_s_ago": None if updated is None else max(0.0, now - updated)}
+def _driver(out: Path, state: RunState, finished: bool, now: float) -> Driver:
+    pid = driver_pid(out)
+    age = None if state.updated is None else max(0.0, now - state.updated)
+    return Driver("running" if pid is not None else "finished" if finished else "not running", pid, age)
 
 
-def _stage(out: Path, stage: str) -> dict[str, Any]:
+def _stage(out: Path, stage: str) -> StageStatus:
     done = out / stage / "done.json"
-    facts: dict[str, Any] = {"stage": stage, "state": "begun" if (out / stage).is_dir() else "to do", "seconds": None}
     if done.is_file():
-        facts |= {"state": "finished", "seconds": finite(read_json(done).get("seconds"))}
-    for row in reversed(tail(out / stage / "metrics.jsonl")):
-        if "step" in row and "validation" not in row:
-            return facts | {"step": row["step"], "metrics": _pick(row, "loss", "reward_mean")}
-    return facts
+        status = StageStatus(stage, "finished", finite(read_json(done).get("seconds")))
+    else:
+        status = StageStatus(stage, "begun" if (out / stage).is_dir() else "to do")
+    last = next((row for row in reversed(_last_rows(out / stage / "metrics.jsonl")) if _is_step(row)), None)
+    if last is None:
+        return status
+    return dataclasses.replace(status, step=whole(last["step"]), metrics=_pick(last, "loss", "reward_mean"))
 
 
-def _progress(out: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    rows = tail(out / "rapo" / "metrics.jsonl")
-    steps = [row for row in rows if "step" in row and "validation" not in row][-_RECENT:]
-    measured = [row for row in rows if isinstance(row.get("validation"), dict)]
-    last = steps[-1] if steps else {}
-    timed = [row["seconds"] for row in steps if isinstance(row.get("seconds"), dict)]
-    parts = {name: mean(float(row.get(name) or 0.0) for row in timed) for name in (timed[-1] if timed else {})}
-    controller = state.get("controller") if isinstance(state.get("controller"), dict) else {}
-    progress: dict[str, Any] = {
-        "step": state.get("step", last.get("step")),
-        "steps": state.get("steps"),
-        "version": state.get("version"),
-        "step_seconds": sum(parts.values()) if parts else None,
-        "seconds": parts,
-        "staleness": _pick(last, "staleness_mean", "staleness_worst"),
-        "dropped": sum(int(row.get("dropped") or 0) for row in steps),
-        "idle": {side: mean(row[f"idle_{side}"] for row in steps) for side in ("rollout", "learner")
-                 if steps and all(finite(row.get(f"idle_{side}")) is not None for row in steps)},
-        "metrics": _pick(last, "loss", "reward_mean", "parse_rate", "entropy"),
-        "validation": [{"step": row.get("step"), **_pick(row["validation"], "srcc", "plcc")} for row in measured[-1:]],
-        "window": state.get("window") or {},
-        "seconds_per_group": finite((controller or {}).get("seconds_per_group")),
-    }  # fmt: skip
-    left = [progress["step"], progress["steps"], progress["step_seconds"]]
-    if all(finite(value) is not None for value in left):
-        progress["seconds_left"] = max(0, progress["steps"] - progress["step"]) * progress["step_seconds"]
-    return progress
+def _progress(out: Path, state: RunState) -> Progress:
+    rows = _last_rows(out / "rapo" / "metrics.jsonl")
+    recent = [row for row in rows if _is_step(row)][-_RECENT:]
+    last = recent[-1] if recent else {}
+    step, steps = whole(last.get("step")) if state.step is None else state.step, state.steps
+    parts = _mean_of([_numbers(row.get("seconds")) for row in recent])
+    seconds = sum(parts.values()) if parts else None
+    return Progress(
+        step=step,
+        steps=steps,
+        version=state.version,
+        step_seconds=seconds,
+        seconds=parts,
+        seconds_left=None if step is None or steps is None or seconds is None else max(0, steps - step) * seconds,
+        staleness=_pick(last, "staleness_mean", "staleness_worst"),
+        dropped=sum(whole(row.get("dropped")) or 0 for row in recent),
+        idle=_mean_of([{side: row.get(f"idle_{side}") for side in ("rollout", "learner")} for row in recent]),
+        metrics=_pick(last, "loss", "reward_mean", "parse_rate", "entropy"),
+        validation=_last_validation(rows),
+        window=state.window,
+    )
 
 
-def _fleet(state: Mapping[str, Any]) -> dict[str, Any]:
-    fleet = state.get("fleet") if isinstance(state.get("fleet"), dict) else None
-    if not fleet:
-        return {"wanted": None, "workers": []}
-    workers = []
-    for worker in fleet.get("workers") or []:
-        busy, tokens = finite(worker.get("busy_seconds")), finite(worker.get("tokens"))
-        rate = tokens / busy if tokens is not None and busy else None
-        workers.append({**worker, "tokens_per_second": rate})
-    return {"wanted": fleet.get("wanted"), "workers": workers}
+def _last_validation(rows: Sequence[JsonRow]) -> list[Validation]:
+    for row in reversed(rows):
+        result = row.get("validation")
+        if isinstance(result, dict):
+            return [Validation(whole(row.get("step")), finite(result.get("srcc")), finite(result.get("plcc")))]
+    return []
 
 
-def _pick(row: Mapping[str, Any], *names: str) -> dict[str, float]:
+def _rate(worker: JsonRow) -> float | None:
+    busy, tokens = finite(worker.get("busy_seconds")), finite(worker.get("tokens"))
+    return tokens / busy if tokens is not None and busy else None
+
+
+def _is_step(row: JsonRow) -> bool:
+    return "step" in row and "validation" not in row
+
+
+def _numbers(value: JsonValue) -> dict[str, float]:
+    return _pick(value, *value) if isinstance(value, dict) else {}
+
+
+def _pick(row: Mapping[str, JsonValue], *names: str) -> dict[str, float]:
     return {name: number for name in names if (number := finite(row.get(name))) is not None}
 
 
-def to_json(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, indent=2, ensure_ascii=False)
-
-
-def states(workers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many workers are in each state, in order of first appearance."""
-    counts: dict[str, int] = {}
-    for worker in workers:
-        counts[str(worker.get("state"))] = counts.get(str(worker.get("state")), 0) + 1
-    return counts
+def _mean_of(rows: Sequence[Mapping[str, JsonValue]]) -> dict[str, float]:
+    """The mean of each number of the last row over those rows that have any; one that a row lacks
+    counts as 0."""
+    numbers = [found for row in rows if (found := _pick(row, *row))]
+    return {name: mean(row.get(name, 0.0) for row in numbers) for name in (numbers[-1] if numbers else {})}

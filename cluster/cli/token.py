@@ -1,4 +1,4 @@
-"""`rapo token`: a new bearer token for a caller, and the line by which the server knows it."""
+"""Tokens: `rapo token` makes a bearer token for a client of the scorer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from services.gateway.tokens import new_token, token_line
 
 
 def token_for(client: str) -> str:
-    """What to print: the token, which nobody can see again, and its line of the tokens file.
+    """The text to print: the token, and its line of the tokens file, which holds only a hash.
 
-    Raises `ConfigError` for a name that cannot stand there.
+    Raises `ConfigError` for a name that cannot stand in that file.
     """
     token = new_token()
     line = token_line(client, token)
     return (
-        f"token of {client}, shown this once; give it to the caller, who sends it as `authorization: Bearer ...`:\n"
+        f"token of {client}; it is shown only once. The client sends it as `authorization: Bearer ...`:\n"
         f"  {token}\n"
-        "line for the file of serve.gateway.tokens; a running server takes it up within seconds:\n"
+        "line for the file of serve.gateway.tokens; a running server reads it within seconds:\n"
         f"  {line}"
     )

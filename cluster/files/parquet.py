@@ -1,9 +1,9 @@
-"""Rows to and from Parquet files that appear whole or not at all."""
+"""Parquet files: rows in, rows out. A file appears whole or not at all."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from cluster.files.atomic import write_atomic
 
 
-def write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_parquet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
     write_atomic(path, buffer.getvalue())

@@ -1,8 +1,10 @@
-"""A run's folder: whose it is, what is finished in it, and that no second run works in it at the
-same time.
+"""RunFolder: the folder of one run.
 
-DIR/config.toml is the resolved configuration; DIR/<stage>/done.json says that a stage is finished
-and how long it took. A stage without that file is run again from its start.
+- DIR/config.toml is the resolved configuration. Another configuration is refused, except for the
+  keys that may change between two starts.
+- A lock keeps a second run out.
+- DIR/<stage>/done.json says that a stage is finished. A stage without it is run again from its
+  start.
 """
 
 from __future__ import annotations
@@ -11,28 +13,31 @@ import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from cluster.files.atomic import read_json, write_atomic, write_json
+from cluster.files.atomic import write_atomic, write_json
+from cluster.files.json_values import to_json_value
+from cluster.files.typed_json import read_json_as
 from rapo.config import Config, diff_config, dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
-#: Settings that say where and how a run is executed, not what it computes; they may change between
-#: two starts.
-_MAY_CHANGE = ("ray", "serve", "rollout.start_timeout_s", "rollout.generate_timeout_s", "rollout.load_timeout_s",
-               "learner.start_timeout_s", "learner.step_timeout_s", "coldstart.timeout_s", "aescot.timeout_s",
-               "rapo.watch", "telemetry", "rapo.checkpoint_every", "rapo.keep_checkpoints",
-               "rollout.workers", "rollout.max_workers", "rollout.autoscale", "rollout.place_timeout_s",
-               "rollout.heartbeat_s", "rollout.hang_timeout_s", "learner.workers", "learner.hang_timeout_s",
-               "learner.snapshot_every", "learner.max_failures")  # fmt: skip
-
-
 _CONFIG, _LOCK = "config.toml", ".lock"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The part of done.json that is the same for every stage. `finished` is a Unix time."""
+
+    seconds: float
+    finished: float
 
 
 class RunFolder:
-    """The folder of one run. `open` it before use."""
+    """`open` it before a stage is run in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,12 +49,12 @@ class RunFolder:
     def open(self, config: Config) -> Iterator[None]:
         """Create or join the folder and lock it.
 
-        Raises `RunFolderError` where another run works in it, where another configuration made it,
-        or where it is no run's.
+        Raises `RunFolderError` where another run is working in it, where it was made by another
+        configuration, or where it is no run folder.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._check_config(config)  # before anything is written: a stranger's folder stays as it was
+            self._check_config(config)  # before anything is written: a folder of something else stays as it was
             lock_file = (self.path / _LOCK).open("w")
         except (FileExistsError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
@@ -75,7 +80,7 @@ class RunFolder:
             old = load_config(stored)
         except ConfigError as error:
             raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
-        changes = diff_config(old, config, ignore=_MAY_CHANGE)
+        changes = diff_config(old, config)
         if changes:
             raise RunFolderError(
                 f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
@@ -93,11 +98,18 @@ class RunFolder:
             return True
         return False
 
-    def finished(self, stage: str) -> dict[str, Any] | None:
-        """What `finish` noted for a stage, or None where the stage is not finished."""
-        path = self.path / stage / "done.json"
-        return read_json(path) if path.is_file() else None
+    def finished(self, stage: str) -> Finished | None:
+        """When a stage was finished and how long it took, None where it is not."""
+        return self.result(stage, Finished)
 
-    def finish(self, stage: str, seconds: float, **facts: Any) -> None:
+    def result(self, stage: str, kind: type[Result]) -> Result | None:
+        """What `finish` noted for a stage, None where it is not finished."""
+        path = self.path / stage / "done.json"
+        return read_json_as(path, kind) if path.is_file() else None
+
+    def finish(self, stage: str, seconds: float, result: object = None) -> None:
+        """Note that a stage is finished, with its `result`, a dataclass of plain values."""
+        facts = to_json_value(result, "result")
         (self.path / stage).mkdir(parents=True, exist_ok=True)
-        write_json(self.path / stage / "done.json", {"seconds": seconds, "finished": time.time(), **facts})
+        done = {"seconds": seconds, "finished": time.time()} | (facts if isinstance(facts, dict) else {})
+        write_json(self.path / stage / "done.json", done)

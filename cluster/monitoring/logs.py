@@ -1,14 +1,13 @@
-"""Structured logs of a run: a JSON object a line in `rapo/log.jsonl`, through the standard
-`logging` module.
+"""Logs: the structured log of a run, `rapo/log.jsonl`, a JSON object a line.
 
-Whoever has something to say uses the logger `rapo` or one below it, with what it is about as
-`extra`:
+It is written through the standard `logging` module, by the logger `rapo` and those below it. The
+fields of a line are given as `extra`:
 
-    logger = logging.getLogger("rapo.fleet")
+    logger = logging.getLogger("rapo.run")
     logger.warning("replaced", extra={"role": "rollout worker 3", "step": 41})
 
-Only plain values of the names in `FIELDS` are written. No line holds bytes, and what looks like a
-secret is blotted out.
+- Only plain values of the names in `FIELDS` are written. No line holds bytes.
+- What looks like a secret is masked.
 """
 
 from __future__ import annotations
@@ -23,14 +22,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
 
 from cluster.files.atomic import write_atomic
 
-#: What a line may say beside its message.
-FIELDS = ("role", "step", "node", "worker", "version", "kind", "cause", "action", "seconds")
+#: Fields that a line may have beside its message.
+FIELDS = ("role", "step", "node", "version", "kind", "cause", "action", "seconds")
 _MOST_BYTES, _OLD_FILES, _LONGEST = 32 * 2**20, 1, 4000
-#: Variables whose value must not appear, wherever a message quotes it.
+#: Environment variables whose values must never appear.
 _SECRETS = ("RAY_AUTH_TOKEN", "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY")
 _ASSIGNED = re.compile(
     r"(?i)\b((?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization)\b[\"']?\s*[:=]\s*)(?:bearer\s+)?[^\s,;}]+"
@@ -38,13 +36,14 @@ _ASSIGNED = re.compile(
 
 
 @contextmanager
-def run_log(path: Path, run: str, level: int = logging.INFO) -> Iterator[logging.Logger]:
+def run_log(path: Path, run: str) -> Iterator[logging.Logger]:
     """The logger `rapo`, which writes to `path` inside the block; `run` is in every line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=_OLD_FILES, encoding="utf-8", delay=True)
     handler.setFormatter(JsonLines(run))
     logger = logging.getLogger("rapo")
-    before, logger.level = logger.level, level
+    before = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield logger
@@ -55,7 +54,7 @@ def run_log(path: Path, run: str, level: int = logging.INFO) -> Iterator[logging
 
 
 def run_id(folder: Path) -> str:
-    """The run's name in logs and metrics: made once, then kept in the run folder."""
+    """The run's name in logs and metrics. It is made once and kept in the run folder."""
     path = folder / ".run-id"
     try:
         return path.read_text(encoding="ascii").strip()
@@ -75,7 +74,7 @@ class JsonLines(logging.Formatter):
         self._run = run
 
     def format(self, record: logging.LogRecord) -> str:
-        row: dict[str, Any] = {
+        row: dict[str, object] = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -89,7 +88,7 @@ class JsonLines(logging.Formatter):
 
 
 def clean(text: str) -> str:
-    """`text`, shortened, without what looks like a secret."""
+    """`text`, shortened, with what looks like a secret masked."""
     for name in _SECRETS:
         value = os.environ.get(name, "")
         if len(value) >= 8:
@@ -98,7 +97,7 @@ def clean(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

@@ -53,7 +53,7 @@ class RunMonitor:
 
     def step(self, row: MetricsRow) -> None:
         """A row of metrics.jsonl, when the step or validation that it describes has just ended."""
-        self._telemetry.groups([asdict(receipt) for receipt in self._receipts])
+        self._telemetry.groups(self._receipts)
         self._receipts = []
         self._telemetry.step(row)
         step, parts = row["step"], row["seconds"]

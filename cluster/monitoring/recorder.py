@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from cluster.files.atomic import append_jsonl
+from cluster.files.jsonl import append_jsonl
 from cluster.monitoring.monitor import RunMonitor
 from cluster.monitoring.run_state import RunStateWriter
 from cluster.remote.faults import FAULTS, Fault

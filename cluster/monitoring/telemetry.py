@@ -1,8 +1,8 @@
-"""The figures of a running job, handed to whoever the configuration names: Prometheus through Ray,
-TensorBoard, W&B.
+"""Telemetry: hands the figures of a run to the backends that the configuration names: Prometheus
+through Ray, TensorBoard, W&B.
 
-Each is its own library behind `Backend`. One that fails is warned of once and left out from then
-on: a run never ends for it.
+- Each backend is a library behind `Backend`.
+- A backend that fails is warned of once and left out from then on. It never ends a run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from cluster.files.jsonl import finite
+from actors.messages import GroupReceipt
+from cluster.files.json_values import finite
+from cluster.files.run_state import RunState, worker_counts
 from cluster.monitoring.logs import run_id
 from cluster.monitoring.prometheus import PrometheusBackend
 from rapo.config import Config
@@ -21,41 +23,42 @@ logger = logging.getLogger("rapo.telemetry")
 
 
 class Backend(Protocol):
-    """Takes what `Telemetry` is told. Any exception of its library may pass."""
+    """Takes the figures from `Telemetry`. It may raise any exception of its library."""
 
     name: str
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-    def fleet(self, state: Mapping[str, Any]) -> None: ...
+    def state(self, state: RunState) -> None: ...
     def fault(self, role: str, kind: str) -> None: ...
-    def groups(self, receipts: Sequence[Mapping[str, Any]]) -> None: ...
+    def groups(self, receipts: Sequence[GroupReceipt]) -> None: ...
     def close(self) -> None: ...
 
 
 class Telemetry:
-    """Told of steps, the fleet, groups and faults; `close` it at the end."""
+    """Passes steps, states, groups and faults on to its backends. `close` it at the end."""
 
     def __init__(self, backends: Iterable[Backend], warn: Callable[[str], None] = logger.warning) -> None:
         self._backends = list(backends)
         self._warn = warn
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics.jsonl: of a training step, or with `validation`."""
+    def step(self, row: Mapping[str, object]) -> None:
+        """`row` is one of metrics.jsonl, of a training step or with `validation`."""
         step = row.get("step")
         if isinstance(step, int):
             values = dict(scalars(row))
             self._each(lambda backend: backend.scalars(step, values))
 
-    def fleet(self, state: Mapping[str, Any]) -> None:
-        """What is in state.json."""
-        self._each(lambda backend: backend.fleet(state))
+    def fleet(self, state: Mapping[str, object]) -> None:
+        """`state` is the content of state.json."""
+        read = RunState.read(state)
+        self._each(lambda backend: backend.state(read))
 
-    def fault(self, row: Mapping[str, Any]) -> None:
-        """A row of faults.jsonl."""
+    def fault(self, row: Mapping[str, object]) -> None:
+        """`row` is one of faults.jsonl."""
         self._each(lambda backend: backend.fault(str(row.get("role")), str(row.get("kind"))))
 
-    def groups(self, receipts: Sequence[Mapping[str, Any]]) -> None:
-        """The receipts of groups that have been drawn."""
+    def groups(self, receipts: Sequence[GroupReceipt]) -> None:
+        """`receipts` are those of groups that have come."""
         self._each(lambda backend: backend.groups(receipts))
 
     def close(self) -> None:
@@ -74,8 +77,8 @@ class Telemetry:
 def open_telemetry(
     config: Config, run: Path, first_step: int = 0, warn: Callable[[str], None] = logger.warning
 ) -> Telemetry:
-    """What `config.telemetry` asks for, for the run folder `run`. A run that goes on repeats steps
-    from `first_step`: what TensorBoard had of them is dropped."""
+    """The backends of `config.telemetry` for the run folder `run`. A run that is continued repeats
+    the steps from `first_step`: TensorBoard drops what it had of them."""
     settings = config.telemetry
     makers: list[tuple[str, Callable[[], Backend]]] = []
     if settings.prometheus:
@@ -94,8 +97,8 @@ def open_telemetry(
     return Telemetry(backends, warn)
 
 
-def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The finite numbers of a row with their dotted path as `a/b`; the step itself is none of
+def scalars(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The finite numbers of a row, with their paths as `a/b`. The step itself is not among
     them."""
     for key, value in row.items():
         if isinstance(value, Mapping):
@@ -120,15 +123,15 @@ class TensorBoardBackend:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def fleet(self, state: Mapping[str, Any]) -> None:
-        for name, value in scalars({"window": state.get("window") or {}, "fleet": worker_counts(state)}):
+    def state(self, state: RunState) -> None:
+        for name, value in scalars({"window": state.window, "fleet": fleet_counts(state)}):
             self._writer.add_scalar(name, value, self._step)
 
     def fault(self, role: str, kind: str) -> None:
         self._writer.add_text("fault", f"{role}: {kind}", self._step)
 
-    def groups(self, receipts: Sequence[Mapping[str, Any]]) -> None:
-        seconds = [receipt["seconds"] for receipt in receipts]
+    def groups(self, receipts: Sequence[GroupReceipt]) -> None:
+        seconds = [receipt.seconds for receipt in receipts]
         if seconds:
             self._writer.add_histogram("group_seconds", seconds, self._step)
 
@@ -137,11 +140,11 @@ class TensorBoardBackend:
 
 
 class WandbBackend:
-    """Weights & Biases: nothing goes over the network unless `mode` or WANDB_MODE is "online"."""
+    """Weights & Biases. Nothing goes over the network unless `mode` or WANDB_MODE is "online"."""
 
     name = "W&B"
 
-    def __init__(self, project: str, run: Path, mode: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, project: str, run: Path, mode: str, config: Mapping[str, object]) -> None:
         import os
 
         import wandb
@@ -163,27 +166,20 @@ class WandbBackend:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def fleet(self, state: Mapping[str, Any]) -> None:
-        step = state.get("step")
-        if isinstance(step, int):
-            self._run.log({f"fleet/{name}": count for name, count in worker_counts(state).items()}, step=step)
+    def state(self, state: RunState) -> None:
+        if state.step is not None:
+            self._run.log({f"fleet/{name}": count for name, count in fleet_counts(state).items()}, step=state.step)
 
     def fault(self, role: str, kind: str) -> None:
         return None
 
-    def groups(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+    def groups(self, receipts: Sequence[GroupReceipt]) -> None:
         return None
 
     def close(self) -> None:
         self._run.finish()
 
 
-def worker_counts(state: Mapping[str, Any]) -> dict[str, int]:
+def fleet_counts(state: RunState) -> dict[str, int]:
     """Workers by state, and how many are `wanted`."""
-    fleet = state.get("fleet") or {}
-    counts: dict[str, int] = {}
-    for worker in fleet.get("workers") or []:
-        counts[str(worker.get("state"))] = counts.get(str(worker.get("state")), 0) + 1
-    if isinstance(fleet.get("wanted"), int):
-        counts["wanted"] = fleet["wanted"]
-    return counts
+    return worker_counts(state.workers) | ({} if state.wanted is None else {"wanted": state.wanted})

@@ -1,9 +1,10 @@
-"""What each role did when, over the first steps of a start: a trace in Chrome's JSON, for
+"""Trace: the work of each role over the first steps of a start, in Chrome's JSON format, for
 ui.perfetto.dev or chrome://tracing.
 
-A role is a process of the trace; what overlaps within it (the groups on one worker) lies in lanes.
-All times are the driver's clock: what a role reports as a duration is placed so that it ends when
-the driver heard of it.
+- A role is a process of the trace. Spans of a role that overlap (the groups on one worker) are in
+  lanes.
+- All times are of the driver's clock. A duration that a role reports ends when the driver hears of
+  it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from cluster.files.atomic import write_json
 
-#: A trace is for a few steps; so many spans are some 100 MB in the viewer.
+#: A trace is for a few steps. So many spans take some 100 MB in the viewer.
 _MOST_SPANS = 200_000
 
 
@@ -28,12 +29,19 @@ class Span:
     name: str
     start: float
     seconds: float
-    facts: dict[str, Any]
+    facts: dict[str, object]
+
+
+class ChromeTrace(TypedDict):
+    """The file of a trace."""
+
+    traceEvents: list[dict[str, object]]
+    displayTimeUnit: str
 
 
 class Trace:
-    """Collects the spans of `steps` steps and writes them to `path`; after that, and with `steps`
-    0, every call is free."""
+    """Collects the spans of `steps` steps and writes them to `path`. After these steps, and with
+    `steps` 0, calls do nothing."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self._path = path
@@ -44,18 +52,19 @@ class Trace:
     def active(self) -> bool:
         return self._left > 0
 
-    def span(self, role: str, name: str, start: float, seconds: float, **facts: Any) -> None:
+    def span(self, role: str, name: str, start: float, seconds: float, **facts: object) -> None:
         """Note what began at `start` (Unix time) and took `seconds`."""
         if self.active and len(self._spans) < _MOST_SPANS:
             self._spans.append(Span(role, name, start, max(0.0, seconds), facts))
 
-    def ended(self, role: str, name: str, seconds: float, **facts: Any) -> None:
+    def ended(self, role: str, name: str, seconds: float, **facts: object) -> None:
         """Note what ends now and took `seconds`."""
         if self.active:
             self.span(role, name, time.time() - seconds, seconds, **facts)
 
     def end_step(self) -> None:
-        """A step is over: write what there is. After the last one nothing more is collected."""
+        """Write the spans so far, at the end of a step. After the last step nothing more is
+        collected."""
         if not self.active:
             return
         self._left -= 1
@@ -64,16 +73,17 @@ class Trace:
             self._spans = []
 
 
-def chrome_trace(spans: Sequence[Span]) -> dict[str, Any]:
-    """Complete ("X") events in microseconds, and the names of roles as metadata. Roles come in
-    order of first appearance."""
-    events: list[dict[str, Any]] = []
+def chrome_trace(spans: Sequence[Span]) -> ChromeTrace:
+    """Complete ("X") events in microseconds, and the names of roles as metadata. Roles are in order
+    of first appearance."""
+    events: list[dict[str, object]] = []
     lanes: dict[str, list[float]] = {}
     for span in spans:
         if span.role not in lanes:
             lanes[span.role] = []
-            named = {"ph": "M", "name": "process_name", "pid": len(lanes), "tid": 0, "args": {"name": span.role}}
-            events += [named, named | {"name": "process_sort_index", "args": {"sort_index": len(lanes)}}]
+            of_process = {"ph": "M", "pid": len(lanes), "tid": 0}
+            events.append({**of_process, "name": "process_name", "args": {"name": span.role}})
+            events.append({**of_process, "name": "process_sort_index", "args": {"sort_index": len(lanes)}})
     pids = {role: number for number, role in enumerate(lanes, 1)}
     for span in sorted(spans, key=lambda one: one.start):
         lane = _free_lane(lanes[span.role], span)

@@ -1,5 +1,9 @@
-"""A run from images with scores to a served scorer: the stages in order, each skipped where it is
-already finished."""
+"""Pipeline: runs the stages of a run in order, from images with scores to a served scorer.
+
+- A stage that is finished is skipped.
+- A stage takes what it needs of earlier ones from the run folder.
+- The rollout fleet is kept from one stage to the next, because an engine takes long to start.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,24 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from cluster.files.alerts import read_findings
-from cluster.files.atomic import disk_full_named, read_json, versions
-from cluster.files.run_folder import RunFolder
-from cluster.pipeline.stages.data import load_data
+from cluster.files.alerts import read_alerts
+from cluster.files.atomic import disk_full_named
+from cluster.files.report import MODELS, CritiqueCounts, DataFacts, Report, RunFacts, ServedFacts, StageTime
+from cluster.files.run_folder import Finished, RunFolder
+from cluster.files.typed_json import read_json_as
+from cluster.files.versions import versions
+from cluster.pipeline.results import (
+    AesCoTResult,
+    ColdStartResult,
+    DataResult,
+    EvaluateResult,
+    ExportResult,
+    RapoResult,
+    ServeResult,
+)
+from cluster.pipeline.stages.data import SUMMARY, load_data
 from cluster.remote.ray_session import ray_session
 from cluster.terminal.console import Console, StageHandle
 from rapo.config import Config
@@ -23,14 +39,16 @@ if TYPE_CHECKING:
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.listener import FleetListener
     from rapo.datasets.load import Dataset
+    from rapo.metrics import Evaluation
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
 STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
 
+Result = TypeVar("Result")
+
 
 class Pipeline:
-    """Runs stages in an open run folder. `stages` limits which; the others must be finished where
-    they are needed."""
+    """Runs stages in an open run folder."""
 
     def __init__(self, config: Config, folder: RunFolder, console: Console) -> None:
         self._config = config
@@ -39,7 +57,7 @@ class Pipeline:
         self._cleanup = ExitStack()
         self._fleet: Fleet | None = None
         self._dataset: Dataset | None = None
-        self._work: dict[str, Callable[[StageHandle], dict[str, Any]]] = {
+        self._work: dict[str, Callable[[StageHandle], object]] = {
             "data": self._data,
             "aescot": self._aescot,
             "coldstart": self._coldstart,
@@ -49,43 +67,68 @@ class Pipeline:
             "serve": self._serve,
         }
 
-    def run(self, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-        """Run what is not finished; the report. A stage that was run by hand ends with its own
-        stage, without a report."""
+    def run(self, stages: tuple[str, ...] = STAGES) -> Report:
+        """Run those of `stages` that are not finished. With all stages the report is written."""
         with self._cleanup:
             for stage in stages:
                 done = self._folder.finished(stage)
                 if done is not None:
-                    self._console.skip(stage, f"finished before, in {done['seconds']:.0f} s")
+                    self._console.skip(stage, f"finished before, in {done.seconds:.0f} s")
                     continue
                 began = time.perf_counter()
                 with self._console.stage(stage, self._total(stage)) as handle, disk_full_named(self._folder.path):
-                    facts = self._work[stage](handle)
-                self._folder.finish(stage, time.perf_counter() - began, **facts)
-            report = self._report()
+                    result = self._work[stage](handle)
+                self._folder.finish(stage, time.perf_counter() - began, result)
+            report = self.report()
             if stages == STAGES:
                 from cluster.report.build import write_report
 
                 write_report(self._folder.path, report)
             return report
 
+    def report(self) -> Report:
+        """Everything that the finished stages left, for machines."""
+        finished = {stage: done for stage in STAGES if (done := self._folder.finished(stage)) is not None}
+        served = self._folder.result("serve", ServeResult)
+        evaluate = self._folder / "evaluate"
+        return Report(
+            run=RunFacts(self._config.run.seed, str(self._folder.path)),
+            stages={stage: StageTime(done.seconds) for stage, done in finished.items()},
+            versions=versions(),
+            data=self._data_facts() if "data" in finished else None,
+            aescot=self._critique_counts() if "aescot" in finished else None,
+            alerts=read_alerts(self._folder.path) if "rapo" in finished else None,
+            evaluate={name: _evaluation(evaluate, name) for name, _ in MODELS} if "evaluate" in finished else {},
+            served=None
+            if served is None
+            else ServedFacts(served.images, served.failed, served.scoring_seconds, served.max_abs_difference),
+        )
+
     # What a stage takes from the run folder.
 
-    def _need(self, stage: str) -> dict[str, Any]:
-        done = self._folder.finished(stage)
+    def _need(self, stage: str, kind: type[Result]) -> Result:
+        done = self._folder.result(stage, kind)
         if done is None:
             raise RunFolderError(f"stage '{stage}' is not finished in {self._folder.path}; run it first.")
         return done
 
     def _records(self) -> Dataset:
         if self._dataset is None:
-            self._need("data")
+            self._need("data", Finished)
             self._dataset = load_data(self._config, self._folder)
         return self._dataset
 
+    def _data_facts(self) -> DataFacts:
+        return read_json_as(self._folder / "data" / SUMMARY, DataFacts)
+
+    def _critique_counts(self) -> CritiqueCounts:
+        from cluster.pipeline.stages.aescot import MANIFEST
+
+        return read_json_as(self._folder / "aescot" / MANIFEST, CritiqueCounts)
+
     @property
     def _coldstart_model(self) -> Path:
-        self._need("coldstart")
+        self._need("coldstart", Finished)
         return self._folder / "coldstart" / "model"
 
     def _ray(self) -> None:
@@ -108,6 +151,7 @@ class Pipeline:
             self._fleet = None
 
     def _total(self, stage: str) -> int | None:
+        """The steps of a stage, for its progress bar."""
         settings = self._config
         scenes = settings.data.scenes
         if stage == "aescot":
@@ -122,31 +166,31 @@ class Pipeline:
 
     # The stages.
 
-    def _data(self, handle: StageHandle) -> dict[str, Any]:
+    def _data(self, handle: StageHandle) -> DataResult:
         self._dataset = load_data(self._config, self._folder, lambda done, _: handle.update(done))
         for skipped in self._dataset.skipped[:5]:
             handle.note(f"skipped {skipped['image']}: {skipped['detail']}")
         if len(self._dataset.skipped) > 5:
-            handle.note(f"and {len(self._dataset.skipped) - 5} more; all are in data/summary.json")
-        counts = self._dataset.info["counts"]
-        handle.update(**{str(split): count for split, count in counts.items()})
-        return {"counts": counts, "skipped": len(self._dataset.skipped)}
+            handle.note(f"and {len(self._dataset.skipped) - 5} more; all are in data/{SUMMARY}")
+        counts = self._data_facts().counts
+        handle.update(**counts)
+        return DataResult(counts=counts, skipped=len(self._dataset.skipped))
 
-    def _aescot(self, handle: StageHandle) -> dict[str, Any]:
+    def _aescot(self, handle: StageHandle) -> AesCoTResult:
         from cluster.pipeline.stages.aescot import FEW, write_aescot
 
         train = self._records().split("train")
         self._ray()
-        manifest = write_aescot(self._config, train, self._folder / "aescot", handle.update)
-        handle.update(manifest["generated"], kept=manifest["kept"])
-        if manifest["kept"] < FEW:
-            handle.note(f"only {manifest['kept']} critiques were kept: the cold start will learn them by heart")
-        return {"generated": manifest["generated"], "kept": manifest["kept"]}
+        counts = write_aescot(self._config, train, self._folder / "aescot", handle.update)
+        handle.update(counts.generated, kept=counts.kept)
+        if counts.kept < FEW:
+            handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
+        return AesCoTResult(counts.generated, counts.kept)
 
-    def _coldstart(self, handle: StageHandle) -> dict[str, Any]:
+    def _coldstart(self, handle: StageHandle) -> ColdStartResult:
         from cluster.pipeline.stages.coldstart import train_coldstart
 
-        self._need("aescot")
+        self._need("aescot", Finished)
         base = self._base_model()
         self._ray()
         return train_coldstart(
@@ -173,7 +217,7 @@ class Pipeline:
                 build_tiny_model(aside, self._config.policy.embedded, self._config.run.seed, phrases())
         return folder
 
-    def _rapo(self, handle: StageHandle) -> dict[str, Any]:
+    def _rapo(self, handle: StageHandle) -> RapoResult:
         from cluster.monitoring.recorder import RunRecorder
         from cluster.pipeline.stages.rapo import RapoStage
         from cluster.training.controller import TrainingData
@@ -191,88 +235,69 @@ class Pipeline:
         busier = min(result.idle, key=lambda side: result.idle[side])
         shares = ", ".join(f"{side} {share:.0%}" for side, share in result.idle.items())
         handle.note(f"idle: {shares}; the {busier} side is what the other waits for")
-        return {
-            "model": str(result.folder),
-            "step": result.step,
-            "steps": result.steps,
-            "validation": result.validation,
-            "idle": result.idle,
-        }
+        return RapoResult(
+            model=str(result.folder),
+            step=result.step,
+            steps=result.steps,
+            validation=result.validation,
+            idle=result.idle,
+        )
 
-    def _evaluate(self, handle: StageHandle) -> dict[str, Any]:
+    def _evaluate(self, handle: StageHandle) -> EvaluateResult:
         from cluster.pipeline.stages.evaluate import evaluate_model
 
-        models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo")["model"])}
+        models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo", RapoResult).model)}
         fleet = self._fleet
         if fleet is None:
             fleet = self._new_fleet()
             fleet.start(models["coldstart"], 0)
             fleet.ready()
-        results = {}
         for version, (name, model) in enumerate(models.items()):
             fleet.load_folder(model, version)
             records = self._records().split("test")
-            results[name] = evaluate_model(self._config, fleet, records, name, self._folder / "evaluate")
-            handle.update(None, **{f"{name}_srcc": results[name]["srcc"]})
-        return {}
+            result = evaluate_model(self._config, fleet, records, name, self._folder / "evaluate")
+            handle.update(None, **{f"{name}_srcc": result["srcc"]})
+        return EvaluateResult()
 
-    def _export(self, handle: StageHandle) -> dict[str, Any]:
+    def _export(self, handle: StageHandle) -> ExportResult:
         from cluster.pipeline.stages.export import export_model
 
-        self._need("evaluate")
-        trained = self._need("rapo")
-        result = read_json(self._folder / "evaluate" / "rapo.json")
-        info = read_json(self._folder / "data" / "summary.json")
+        self._need("evaluate", Finished)
+        trained = self._need("rapo", RapoResult)
+        result = _evaluation(self._folder / "evaluate", "rapo")
+        data = self._data_facts()
         facts = {
-            "dataset": info["name"],
-            "native_range": info["native_range"],
-            "normalizer": info["normalizer"],
-            "step": trained["step"],
-            "test": {key: result[key] for key in ("srcc", "plcc", "krcc", "mae", "parse_rate", "n")},
+            "dataset": data.name,
+            "native_range": data.native_range,
+            "normalizer": data.normalizer,
+            "step": trained.step,
+            "test": {
+                "srcc": result["srcc"],
+                "plcc": result["plcc"],
+                "krcc": result["krcc"],
+                "mae": result["mae"],
+                "parse_rate": result["parse_rate"],
+                "n": result["n"],
+            },
             "versions": versions(),
         }
-        card = export_model(self._config, Path(trained["model"]), self._folder / "export", facts)
-        handle.update(version=card["version"])
-        return {"version": card["version"]}
+        exported = export_model(self._config, Path(trained.model), self._folder / "export", facts)
+        handle.update(version=exported.version)
+        return exported
 
-    def _serve(self, handle: StageHandle) -> dict[str, Any]:
-        """Serve the export for a moment and score test images over gRPC, so that a run ends with
-        proof that it can."""
+    def _serve(self, handle: StageHandle) -> ServeResult:
         from cluster.pipeline.stages.serve import score_over_grpc
 
-        self._need("export")
+        self._need("export", Finished)
         if not self._config.serve.demo_images:
-            handle.note("left out: serve.demo_images is 0")
-            return {"images": 0, "failed": 0, "scoring_seconds": None, "max_abs_difference": None}
+            handle.note("skipped: serve.demo_images is 0")
+            return ServeResult(images=0, failed=0, scoring_seconds=None, max_abs_difference=None)
         self._close_fleet()
         self._ray()
         return score_over_grpc(self._config, self._folder, handle.update)
 
-    def _report(self) -> dict[str, Any]:
-        """Everything that the finished stages left, for machines."""
-        finished = {stage: done for stage in STAGES if (done := self._folder.finished(stage)) is not None}
-        report: dict[str, Any] = {
-            "run": {"seed": self._config.run.seed, "dir": str(self._folder.path)},
-            "stages": {stage: {"seconds": done["seconds"]} for stage, done in finished.items()},
-            "versions": versions(),
-        }
-        if "data" in finished:
-            info = read_json(self._folder / "data" / "summary.json")
-            report["data"] = {key: info[key] for key in ("name", "counts", "native_range", "skipped", "normalizer")}
-        if "aescot" in finished:
-            report["aescot"] = read_json(self._folder / "aescot" / "manifest.json")
-        if "rapo" in finished:
-            report["findings"] = read_findings(self._folder.path)
-        if "evaluate" in finished:
-            report["evaluate"] = {
-                name: read_json(self._folder / "evaluate" / f"{name}.json") for name in ("coldstart", "rapo")
-            }
-        if "serve" in finished:
-            served = finished["serve"]
-            report["served"] = {
-                "images": served["images"],
-                "failed": served["failed"],
-                "seconds": served["scoring_seconds"],
-                "max_abs_difference": served["max_abs_difference"],
-            }
-        return report
+
+def _evaluation(folder: Path, model: str) -> Evaluation:
+    from rapo import metrics
+
+    return read_json_as(folder / f"{model}.json", metrics.Evaluation)

@@ -1,5 +1,4 @@
-"""The six images of a report: which ones say most about a model, and how each is embedded in the
-page."""
+"""Gallery: picks the six images that say most about a model and embeds them in the page."""
 
 from __future__ import annotations
 
@@ -9,13 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageOps
 
+from cluster.files.predictions import PredictionRow
 from rapo.answers.parse import parse_answer
-
-PredictionRow = Mapping[str, Any]
 
 _THUMBNAIL = (520, 390)  # twice the size on the page, for dense screens
 _ENLARGED = 160
@@ -35,43 +32,57 @@ class GalleryImage:
     rationale: str
 
 
-def choose(rows: Sequence[PredictionRow], before: Mapping[str, float], folder: Path) -> list[GalleryImage]:
-    """Up to six different images among `rows` (keys uid, target, score, text, path; both scores
-    given).
+def choose(rows: Sequence[PredictionRow], before: Mapping[str, float | None], folder: Path) -> list[GalleryImage]:
+    """Up to six different images among the `rows` with a score.
 
     `before` holds the cold start's scores by uid; relative paths are looked up in `folder`. Equal
     candidates are decided by uid, so that a report made twice shows the same images.
     """
-
-    def error(row: PredictionRow) -> float:
-        return row["score"] - row["target"]
-
-    def gain(row: PredictionRow) -> float:
-        return abs(before.get(row["uid"], row["score"]) - row["target"]) - abs(error(row))
-
-    wanted: list[tuple[str, Callable[[PredictionRow], float]]] = [
-        ("Highest prediction", lambda row: row["score"]),
-        ("Lowest prediction", lambda row: -row["score"]),
-        ("Largest overestimate", error),
-        ("Largest underestimate", lambda row: -error(row)),
+    left = [
+        _Candidate(row, row.target, row.score, before.get(row.uid))
+        for row in sorted(rows, key=lambda row: row.uid)
+        if row.target is not None and row.score is not None
+    ]
+    wanted: list[tuple[str, Callable[[_Candidate], float]]] = [
+        ("Highest prediction", lambda image: image.score),
+        ("Lowest prediction", lambda image: -image.score),
+        ("Largest overestimate", lambda image: image.error),
+        ("Largest underestimate", lambda image: -image.error),
     ]
     if before:
-        wanted.append(("Largest gain over the cold start", gain))
-    wanted.append(("Closest to the human score", lambda row: -abs(error(row))))
+        wanted.append(("Largest gain over the cold start", lambda image: image.gain))
+    wanted.append(("Closest to the human score", lambda image: -abs(image.error)))
     images: list[GalleryImage] = []
-    left = sorted(rows, key=lambda row: str(row["uid"]))
     for title, key in wanted:
         if left:
-            row = max(left, key=key)
-            left.remove(row)
-            images.append(_image(title, row, folder))
+            image = max(left, key=key)
+            left.remove(image)
+            images.append(_image(title, image, folder))
     return images
 
 
-def _image(title: str, row: PredictionRow, folder: Path) -> GalleryImage:
-    path = row.get("path")
-    source = thumbnail(folder / path) if path else None
-    return GalleryImage(title, str(row["uid"]), source, row["target"], row["score"], rationale(row.get("text") or ""))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    """A prediction with a score; `before` is the cold start's score of the image."""
+
+    row: PredictionRow
+    target: float
+    score: float
+    before: float | None
+
+    @property
+    def error(self) -> float:
+        return self.score - self.target
+
+    @property
+    def gain(self) -> float:
+        return 0.0 if self.before is None else abs(self.before - self.target) - abs(self.error)
+
+
+def _image(title: str, image: _Candidate, folder: Path) -> GalleryImage:
+    row = image.row
+    source = thumbnail(folder / row.path) if row.path else None
+    return GalleryImage(title, row.uid, source, image.target, image.score, rationale(row.text))
 
 
 def thumbnail(path: Path) -> str | None:

@@ -1,8 +1,8 @@
-"""Plots as inline SVG that take their colours from the page, so that one file reads well in light
-and dark.
+"""Plots: inline SVG that takes its colours from the page, for light and dark.
 
-Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable. No pyplot,
-hence no global figures; no dates or links are left in the SVG.
+- Matplotlib draws each colour as a stand-in, which is then replaced by a CSS variable.
+- pyplot is not used, so that there are no global figures.
+- The SVG holds no dates and no links.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-#: Stand-in drawn by matplotlib -> CSS variable of the page.
+#: Stand-ins for colours, see `_VARIABLES`.
 _INK, _MUTED, _GRID = "#010203", "#040506", "#070809"
-SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae", "#a8596a")
+SERIES = ("#3b78b0", "#c2762f", "#5d8f55", "#8a6bae")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     colour: f"--series-{index}" for index, colour in enumerate(SERIES, start=1)
 }
-#: Above this many points a scatter is embedded as a bitmap: thousands of SVG nodes make a page
-#: slow.
+#: Above this many points a scatter is a bitmap, because thousands of SVG nodes make a page slow.
 _MAX_VECTOR_POINTS = 2000
 #: Rows from which a noisy curve gets a moving mean.
 _SMOOTH_FROM = 30
 _BITMAP_DPI = 180.0
-_UNITS = 72.0  # points per inch, so that sizes below are the SVG's own units
-# Matplotlib types the keys as literals, too many to repeat here.
-_STYLE: dict[Any, Any] = {
+_UNITS = 72.0  # points per inch, so that the sizes below are the SVG's own units
+_CURVES_SIZE, _VALIDATION_SIZE, _SCATTER_SIZE = (440, 190), (900, 240), (440, 400)
+_STYLE: dict[Any, Any] = {  # matplotlib's type for the keys is a literal of some hundred names
     "svg.fonttype": "none",
     "svg.hashsalt": "rapo",
     "font.family": ["sans-serif"],
@@ -61,15 +60,13 @@ class Curve:
     values: Floats
 
 
-def curves_svg(
-    curves: Sequence[Curve], *, alt: str, size: tuple[float, float] = (440, 190), smooth: bool = True
-) -> str:
-    """Curves over steps. From 30 points on, each step is drawn thin and a moving mean (see
-    `window`) bold over it."""
+def curves_svg(curves: Sequence[Curve], *, alt: str) -> str:
+    """Curves over steps. From 30 points on, each step is thin and a moving mean (see `window`) is
+    bold over it."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(size)
+        figure, axes = _figure(_CURVES_SIZE)
         for curve, colour in zip(curves, SERIES, strict=False):
-            span = window(curve.steps.size) if smooth else 1
+            span = window(curve.steps.size)
             if span > 1:
                 axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
             mean = moving_mean(curve.values, span)
@@ -77,19 +74,17 @@ def curves_svg(
         axes.margins(x=0.0, y=0.12)
         _widen_single_step(axes, curves)
         if len(curves) > 1:
-            _label_ends(axes, curves, smooth)
+            _label_ends(axes, curves)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         return _svg(figure, alt)
 
 
-def validation_svg(
-    curve: Curve, *, alt: str, marks: Sequence[float] = (), size: tuple[float, float] = (900, 240)
-) -> str:
-    """Points joined by a line, the highest marked with its value; a light vertical line at each
-    step in `marks`."""
+def validation_svg(curve: Curve, *, alt: str, marks: Sequence[float] = ()) -> str:
+    """Points joined by a line, the highest marked with its value, and a dotted vertical line at
+    each step in `marks`."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(size)
+        figure, axes = _figure(_VALIDATION_SIZE)
         for mark in sorted(set(marks)):
             axes.axvline(mark, color=_MUTED, linewidth=1.0, linestyle=(0, (1, 3)), zorder=0)
         axes.plot(curve.steps, curve.values, color=SERIES[0], linewidth=1.8, marker="o", markersize=4.5)
@@ -112,12 +107,10 @@ def validation_svg(
         return _svg(figure, alt)
 
 
-def scatter_svg(
-    target: Floats, score: Floats, limits: tuple[float, float], *, alt: str, size: tuple[float, float] = (440, 400)
-) -> str:
+def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, alt: str) -> str:
     """Predicted scores against human ones, `(n,)` each, with the line on which they agree."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(size)
+        figure, axes = _figure(_SCATTER_SIZE)
         axes.grid(True, axis="both", color=_GRID, linewidth=0.8)
         axes.plot(limits, limits, color=_MUTED, linewidth=1.0, dashes=(4, 3))
         axes.plot(
@@ -125,7 +118,7 @@ def scatter_svg(
             score,
             "o",
             color=SERIES[0],
-            # Fainter the more there are, so that density still shows.
+            # The more points, the fainter each is, so that density shows.
             alpha=float(np.clip(12.0 / np.sqrt(target.size), 0.08, 0.6)),
             markersize=5 if target.size <= 400 else 3.5,
             markeredgewidth=0,
@@ -138,13 +131,13 @@ def scatter_svg(
 
 
 def window(n: int) -> int:
-    """Steps in the moving mean of a curve of `n` points: odd, about a fifteenth; 1 for short
-    curves."""
+    """Steps in the moving mean of a curve of `n` points: an odd number, about a fifteenth of them;
+    1 for short curves."""
     return 1 if n < _SMOOTH_FROM else max(3, n // 15 | 1)
 
 
 def moving_mean(values: Floats, span: int) -> Floats:
-    """The centred mean over `span` (odd) points, over fewer at the ends, so that the length stays
+    """The centred mean over `span` (odd) points, over fewer at the ends: the length stays
     `(n,)`."""
     ones = np.ones(span)
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
@@ -168,10 +161,10 @@ def _widen_single_step(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.set_xlim(steps[0] - 1, steps[0] + 1)  # else the ticks would be fractions of a step
 
 
-def _label_ends(axes: Axes, curves: Sequence[Curve], smooth: bool) -> None:
-    """Names at the right ends of the lines, pushed apart where they would touch."""
+def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Put names at the right ends of the lines, apart from each other."""
     low, high = axes.get_ylim()
-    ends = [moving_mean(c.values, window(c.steps.size) if smooth else 1)[-1] for c in curves]
+    ends = [moving_mean(c.values, window(c.steps.size))[-1] for c in curves]
     places = [(end - low) / (high - low) for end in ends]
     gap, lowest = 0.11, 0.0
     order = sorted(range(len(places)), key=places.__getitem__)
@@ -202,7 +195,7 @@ def _svg(figure: Figure, alt: str) -> str:
     svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    # The page's own face; sizes stay as they were laid out.
+    # The typeface is the page's own; sizes stay.
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     return re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", svg)
 

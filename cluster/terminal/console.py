@@ -1,11 +1,11 @@
-"""What a person sees in the terminal while a run works: progress on stderr, the final tables on
-stdout.
+"""Console: shows the progress of a run on stderr and its final tables on stdout.
 
-At a terminal there is one live line for the stage that runs, and one line that stays for each that
-has ended. Elsewhere (a pipe, a log file, CI) the same facts come as plain lines without control
-characters, at most one every `PLAIN_INTERVAL_S` seconds per stage besides its start and its end.
-Text from outside never reaches the terminal raw: control characters are taken out and markup is not
-interpreted.
+- At a terminal, the stage that runs has one live line, and each stage that has ended one line that
+  stays.
+- Elsewhere (a pipe, a log file, CI) the same facts are plain lines without control characters: the
+  start and the end of a stage, and at most one line every `PLAIN_INTERVAL_S` seconds between them.
+- Text from outside never reaches the terminal raw: control characters are removed, and markup is
+  not interpreted.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 import rich.console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
+from cluster.files.report import Report
 from cluster.terminal.format import clock, duration, metric
 from cluster.terminal.summary import summary_tables
 
@@ -35,40 +36,35 @@ _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\
 
 
 class StageHandle:
-    """Progress of one stage. Made by `Console.stage`, which see; not usable after the stage has
-    ended."""
+    """Progress of one stage, made by `Console.stage`. Not usable after the stage has ended."""
 
     def __init__(self, console: Console, name: str, total: int | None, now: float) -> None:
         self.name = name
         self.total = total
         self.completed = 0
-        self.metrics: dict[str, Any] = {}
+        self.metrics: dict[str, object] = {}
         self.started = now
         self.reported = now
         self._console = console
         self._origin: tuple[int, float] | None = None
 
-    def advance(self, n: int = 1) -> None:
-        """Count `n` more steps as done."""
-        self.update(completed=self.completed + n)
-
-    def update(self, completed: int | None = None, **metrics: Any) -> None:
+    def update(self, completed: int | None = None, **metrics: float | str | None) -> None:
         """Set the count of steps done, and show `metrics` (numbers or short words) beside the bar.
 
-        A metric stays until it is given again; None takes it away.
+        A metric stays until it is given again; None removes it.
         """
         now = self._console.now()
         if completed is not None:
             self.completed = completed
-            # The rate counts from the first step reported: start-up, and steps of an earlier run,
-            # are not part of it.
+            # The rate counts from the first step reported, so that neither start-up nor the steps
+            # of an earlier run are part of it.
             self._origin = self._origin or (completed, now)
         self.metrics |= metrics
         self.metrics = {name: value for name, value in self.metrics.items() if value is not None}
         self._console._changed(self, now)
 
     def note(self, text: str) -> None:
-        """Say something about this stage, once, in a line of its own."""
+        """Print a line about this stage."""
         self._console._say(f"{self.name}: {text}" if not self._console.interactive else f"  {text}", "dim")
 
     def elapsed(self, now: float) -> float:
@@ -76,7 +72,7 @@ class StageHandle:
         return now - self.started
 
     def remaining(self, now: float) -> float | None:
-        """Seconds left at the rate so far, or None where that cannot be told yet."""
+        """Seconds left at the rate so far, or None where it is not known yet."""
         if self.total is None or self._origin is None:
             return None
         done, since = self.completed - self._origin[0], now - self._origin[1]
@@ -92,21 +88,18 @@ class StageHandle:
 
 
 class Console:
-    """The terminal of a run. `quiet` prints errors only. Called from one thread; the live line
-    refreshes itself.
+    """The terminal of a run. Called from one thread; the live line refreshes itself.
 
     `stderr`, `stdout` and `clock` (monotonic seconds) default to the process's own.
     """
 
     def __init__(
         self,
-        quiet: bool = False,
         *,
         stderr: TextIO | None = None,
         stdout: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.quiet = quiet
         self.now = clock
         self._err = _rich_console(stderr or sys.stderr)
         self._out = _rich_console(stdout or sys.stdout)
@@ -120,8 +113,8 @@ class Console:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageHandle]:
-        """Show a stage of `total` steps (None: unknown) while the block runs; its line stays with a
-        tick or a cross."""
+        """Show a stage of `total` steps (None: unknown) while the block runs. Its line stays, with
+        a tick or a cross."""
         handle = StageHandle(self, name, total, self.now())
         self._begin(handle)
         try:
@@ -135,40 +128,31 @@ class Console:
         self._end(handle, None)
 
     def skip(self, name: str, why: str) -> None:
-        """Say that a stage is not run, and why."""
+        """Print that a stage is not run, and why."""
         if self.interactive:
             self._say(f"{self._glyph('–', '-')} {name:<{_NAME_WIDTH}} skipped: {why}", "dim")
         else:
             self._say(f"{name}: skipped: {why}")
 
     def note(self, text: str) -> None:
-        """Say something, once."""
+        """Print a line."""
         self._say(text, "dim")
 
     def warn(self, text: str) -> None:
-        """Say that something is probably not as intended, though the run goes on."""
+        """Print that something is probably not as intended. The run continues."""
         self._say(f"warning: {text}", "yellow")
 
     def error(self, text: str) -> None:
-        """Say what went wrong and what to do. Printed when quiet, too."""
-        self._say(f"error: {text}", "bold red", always=True)
+        """Print what went wrong and what to do."""
+        self._say(f"error: {text}", "bold red")
 
-    def summary(self, report: dict[str, Any]) -> None:
-        """Print the final tables to stdout: time per stage, evaluation, AesCoT counts, where the
-        results are.
-
-        `report` is the content of report.json; what it lacks is left out.
-        """
-        if self.quiet:
-            return
+    def summary(self, report: Report) -> None:
+        """Print the final tables to stdout. A part that the report lacks is left out."""
         for part in summary_tables(report, plain_dashes=not _is_utf(self._out)):
-            # Paths must stay whole to be copied, tables must not be broken: only text may run past
-            # the width.
+            # Paths must stay whole to be copied; tables must keep to the width.
             self._out.print(part, soft_wrap=isinstance(part, Text))
 
     def _begin(self, handle: StageHandle) -> None:
-        if self.quiet:
-            return
         if not self.interactive:
             steps = "" if handle.total is None else f", {handle.total:,} steps"
             self._say(f"{handle.name}: started{steps}")
@@ -183,7 +167,7 @@ class Console:
                 transient=True,
                 refresh_per_second=4,
                 expand=True,
-                # What others print to a stdout that is not this terminal belongs there.
+                # A stdout that is not this terminal keeps what is printed to it.
                 redirect_stdout=self._out.is_terminal,
             )
             self._progress.start()
@@ -192,7 +176,7 @@ class Console:
     def _changed(self, handle: StageHandle, now: float) -> None:
         if self._progress is not None and handle in self._tasks:
             self._progress.update(self._tasks[handle], completed=handle.completed)
-        elif not self.quiet and not self.interactive and now - handle.reported >= PLAIN_INTERVAL_S:
+        elif not self.interactive and now - handle.reported >= PLAIN_INTERVAL_S:
             handle.reported = now
             left = handle.remaining(now)
             parts = [handle.steps(), f"{clock(handle.elapsed(now))} elapsed"]
@@ -213,7 +197,7 @@ class Console:
             at = f" at {handle.steps()}" if failure and handle.completed else ""
             figures = f", {handle.figures(', ')}" if handle.metrics else ""
             self._say(f"{handle.name}: {outcome} {seconds}{at}{figures}")
-        elif not self.quiet:
+        else:
             tick = ("[red]" + self._glyph("✗", "x")) if failure else ("[green]" + self._glyph("✓", "+"))
             line = Text.from_markup(tick)
             line.append(f" {_clean(handle.name):<{_NAME_WIDTH}}", "bold")
@@ -222,36 +206,35 @@ class Console:
             line.append(f"   {_clean(handle.figures())}" if handle.metrics else "", "dim")
             self._err.print(line, soft_wrap=True)
 
-    def _say(self, text: str, style: str = "", *, always: bool = False) -> None:
-        if not self.quiet or always:
-            self._err.print(Text(_encodable(_clean(text), self._err), style), soft_wrap=True)
+    def _say(self, text: str, style: str = "") -> None:
+        self._err.print(Text(_encodable(_clean(text), self._err), style), soft_wrap=True)
 
     def _glyph(self, glyph: str, plain: str) -> str:
         return glyph if _is_utf(self._err) else plain
 
 
 class _StageColumn(ProgressColumn):
-    """A column that shows something of the stage; drawn anew at every refresh, as time passes
-    without updates."""
+    """A column about the stage. It is rendered at every refresh, because time passes without
+    updates."""
 
     def __init__(self, console: Console, table_column: Column | None = None) -> None:
         super().__init__(table_column or Column(no_wrap=True))
         self._now = console.now
 
     def render(self, task: Task) -> Text:
-        return self.draw(task.fields["handle"], self._now())
+        return self.text(task.fields["handle"], self._now())
 
-    def draw(self, handle: StageHandle, now: float) -> Text:
+    def text(self, handle: StageHandle, now: float) -> Text:
         raise NotImplementedError
 
 
 class _Name(_StageColumn):
-    def draw(self, handle: StageHandle, now: float) -> Text:
+    def text(self, handle: StageHandle, now: float) -> Text:
         return Text(f"  {_clean(handle.name):<{_NAME_WIDTH}}", "bold")
 
 
 class _Counts(_StageColumn):
-    def draw(self, handle: StageHandle, now: float) -> Text:
+    def text(self, handle: StageHandle, now: float) -> Text:
         left = handle.remaining(now)
         text = Text(f"{handle.steps():>9}", "cyan")
         text.append(f"  {clock(handle.elapsed(now)):>5}", "default")
@@ -263,12 +246,12 @@ class _Metrics(_StageColumn):
     def __init__(self, console: Console) -> None:
         super().__init__(console, Column(no_wrap=True, overflow="ellipsis", ratio=3))
 
-    def draw(self, handle: StageHandle, now: float) -> Text:
+    def text(self, handle: StageHandle, now: float) -> Text:
         return Text(" " + _clean(handle.figures()), "magenta")
 
 
 def _rich_console(stream: TextIO) -> rich.console.Console:
-    # rich would also take FORCE_COLOR for a terminal; a file full of escapes helps nobody.
+    # rich would take FORCE_COLOR for a terminal and write escapes into files.
     live = stream.isatty() and not _in_ci() and os.environ.get("TERM", "") not in ("dumb", "unknown")
     return rich.console.Console(
         file=stream,

@@ -1,5 +1,4 @@
-"""Keeps what libraries print out of the user's terminal: it goes to a file, ours goes to the
-terminal."""
+"""OutputRedirect: sends what libraries print to a file and keeps the terminal for rapo's lines."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from typing import TextIO
 
 
 @contextmanager
-def noise_to(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
+def redirect_output(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
     """Point the process's stdout and stderr at `path` and yield the real ones `(out, err)`.
 
-    Redirected are the file descriptors, not only `sys.stdout`: Ray, gloo and oneDNN write from C++.
+    The file descriptors are redirected, not only `sys.stdout`: Ray, gloo and oneDNN write from C++.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,26 +1,22 @@
-"""The tables that end a run: where the time went, how good the models are, what became of the
-critiques."""
+"""Summary: the tables that end a run: time by stage, evaluation, critiques, and where the results
+are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.files.jsonl import finite
+from cluster.files.report import MODELS, Report
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
 
-#: The evaluated models: key in the report, name for people.
-MODELS: tuple[tuple[str, str], ...] = (("coldstart", "cold start"), ("rapo", "RAPO"))
 
-
-def summary_tables(report: Mapping[str, Any], *, plain_dashes: bool = False) -> Iterator[Table | Text]:
-    """What `report` holds, as rich tables and lines. `plain_dashes`: the terminal cannot show
-    typographic ones."""
+def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Table | Text]:
+    """`report` as rich tables and lines. `plain_dashes`: the terminal cannot show typographic
+    ones."""
     for table in (_times(report), _evaluation(report), _critiques(report)):
         if table.row_count:
             yield Text()
@@ -31,11 +27,9 @@ def summary_tables(report: Mapping[str, Any], *, plain_dashes: bool = False) -> 
     yield from paths
 
 
-def stage_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The stages that have a time, in the order in which they ran."""
-    stages = report.get("stages") or {}
-    pairs = [(name, finite((stage or {}).get("seconds"))) for name, stage in stages.items()]
-    return [(name, seconds) for name, seconds in pairs if seconds is not None]
+def stage_seconds(report: Report) -> list[tuple[str, float]]:
+    """The finished stages in the order in which they ran."""
+    return [(name, stage.seconds) for name, stage in report.stages.items()]
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
@@ -45,7 +39,7 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
     return table
 
 
-def _times(report: Mapping[str, Any]) -> Table:
+def _times(report: Report) -> Table:
     table = _table("Where the time went", "stage", "seconds", "share")
     times = stage_seconds(report)
     total = sum(seconds for _, seconds in times)
@@ -57,40 +51,38 @@ def _times(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _evaluation(report: Mapping[str, Any]) -> Table:
+def _evaluation(report: Report) -> Table:
     table = _table("Evaluation", "model", "SRCC", "95 % interval", "PLCC", "KRCC", "MAE", "parse rate", "n")
     for key, name in MODELS:
-        row = (report.get("evaluate") or {}).get(key)
-        if row:
+        if key in report.evaluate:
+            row = report.evaluate[key]
             table.add_row(
                 name,
-                fixed(row.get("srcc")),
-                interval(row.get("srcc_interval")),
-                fixed(row.get("plcc")),
-                fixed(row.get("krcc")),
-                fixed(row.get("mae")),
-                percent(row.get("parse_rate")),
-                count(row.get("n")),
+                fixed(row["srcc"]),
+                interval(row["srcc_interval"]),
+                fixed(row["plcc"]),
+                fixed(row["krcc"]),
+                fixed(row["mae"]),
+                percent(row["parse_rate"]),
+                count(row["n"]),
             )
     return table
 
 
-def _critiques(report: Mapping[str, Any]) -> Table:
+def _critiques(report: Report) -> Table:
     table = _table("AesCoT", "critiques", "count", "share")
-    aescot = report.get("aescot") or {}
-    generated = finite(aescot.get("generated"))
-    rows = [("generated", aescot.get("generated")), ("kept", aescot.get("kept"))]
-    rows += [(f"rejected: {reason}", n) for reason, n in (aescot.get("rejected") or {}).items()]
-    for name, n in rows:
-        number = finite(n)
-        if number is not None:
-            table.add_row(name, count(number), percent(number / generated) if generated else "")
+    if report.aescot is not None:
+        generated = report.aescot.generated
+        rows = {"generated": generated, "kept": report.aescot.kept}
+        rows |= {f"rejected: {reason}": n for reason, n in report.aescot.rejected.items()}
+        for name, n in rows.items():
+            table.add_row(name, count(n), percent(n / generated) if generated else "")
     return table
 
 
-def _paths(report: Mapping[str, Any]) -> list[Text]:
-    folder = (report.get("run") or {}).get("dir")
-    places = [("report", Path(folder, "report.html")), ("model", Path(folder, "export"))] if folder else []
+def _paths(report: Report) -> list[Text]:
+    folder = report.run.dir
+    places = [("report", Path(folder, "report.html")), ("model", Path(folder, "export"))]
     return [Text.assemble((f" {name:<8}", "dim"), str(path)) for name, path in places if path.exists()]
 
 

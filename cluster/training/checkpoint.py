@@ -21,6 +21,8 @@ from pathlib import Path
 
 from actors.messages import GroupReceipt
 from cluster.files.atomic import disk_full_named, read_json, write_atomic, write_json
+from cluster.files.json_values import finite
+from cluster.files.jsonl import read_jsonl
 from cluster.training.best_model import BestState
 from cluster.training.staleness import WindowState
 from rapo.errors import RunFolderError
@@ -162,14 +164,6 @@ def _problem(folder: Path) -> str | None:
 
 def cut_back(path: Path, step: int) -> None:
     """Take the rows of later steps out of a JSON-lines file; they are about to be written again."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # torn by the crash
-            continue
-        if row.get("step", 0) <= step:
-            kept.append(line)
-    write_atomic(path, "".join(f"{line}\n" for line in kept))
+    if path.is_file():
+        kept = [row for row in read_jsonl(path) if (finite(row.get("step")) or 0) <= step]
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))

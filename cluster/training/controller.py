@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 import ray
 
 from actors.messages import RewardReceipt
-from cluster.files.alerts import FINDINGS
-from cluster.files.atomic import append_jsonl
+from cluster.files.alerts import ALERTS
+from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import Waiting, drive, finish
@@ -327,7 +327,7 @@ class Controller:
 
     def _record_alerts(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
-            append_jsonl(self._out / FINDINGS, alert.row())
+            append_jsonl(self._out / ALERTS, alert.row())
             self._listener.note(f"step {alert.step}: {alert.text}")
             self._stopped |= alert.fatal
 

@@ -59,7 +59,7 @@ class Alert:
     fatal: bool = False
 
     def row(self) -> dict[str, object]:
-        """The alert's line in findings.jsonl."""
+        """The alert's line in alerts.jsonl."""
         return dataclasses.asdict(self)
 
 

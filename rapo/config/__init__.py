@@ -1,5 +1,8 @@
-"""One typed configuration: TOML in, resolved TOML out; unknown keys fail. No torch, Ray or vLLM is
-imported."""
+"""Configuration: one typed tree, read from TOML and written back resolved.
+
+- Unknown keys are errors.
+- Neither torch nor Ray nor vLLM is imported.
+"""
 
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
@@ -8,17 +11,15 @@ from rapo.config.sections import (
     EngineConfig,
     ImageConfig,
     LoRAConfig,
-    LossConfig,
     RayConfig,
-    RewardSettings,
     RolloutAutoscaleConfig,
     RolloutConfig,
     ScenesConfig,
     TeacherConfig,
     TinyModelConfig,
-    WatchConfig,
 )
 from rapo.config.serving import GatewayConfig, ServeConfig
+from rapo.config.training import LossConfig, RewardSettings, WatchConfig
 
 __all__ = [
     "Config",

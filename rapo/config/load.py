@@ -1,19 +1,19 @@
-"""The configuration as TOML: read, overridden, validated, written, compared. Errors name the key
-and what it may hold."""
+"""Configuration files: TOML is read, overridden, validated, written and compared. Errors name the
+key and what it may hold."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
 
 from rapo.config.sections import Config
+from rapo.config.types import MAY_CHANGE, Section
 from rapo.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(_explained(error, source)) from error
 
 
 def dump_config(config: Config) -> str:
@@ -50,35 +50,47 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
-def diff_config(old: Config, new: Config, *, ignore: Sequence[str] = ()) -> list[str]:
-    """The dotted keys in which two configurations differ, as `key: old -> new`, without the
-    `ignore`d prefixes."""
+def diff_config(old: Config, new: Config) -> list[str]:
+    """What keeps `new` from continuing a run of `old`: the dotted keys that differ and are not
+    marked `MayChange`, as `key: old -> new`."""
     a, b = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    free = tuple(keys_that_may_change())
     return [
         f"{key}: {a.get(key)!r} -> {b.get(key)!r}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not any(key == p or key.startswith(p + ".") for p in ignore)
+        if a.get(key) != b.get(key) and not f"{key}.".startswith(free)
     ]
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of fields and sections that are marked `MayChange`, each with a dot at its
+    end."""
+    for name, field in section.model_fields.items():
+        if MAY_CHANGE in field.metadata:
+            yield f"{prefix}{name}."
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys_that_may_change(field.annotation, f"{prefix}{name}.")
+
+
+def _apply(tree: dict[str, object], override: str) -> None:
     key, equals, raw = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    *sections, name = key.strip().split(".")
+    if not equals or not name or not all(sections):
         raise ConfigError(f"--set takes section.key=value, not {override!r}")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()  # bare words are strings, so that paths need no quotes on the command line
     node = tree
-    for part in parts[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: {part!r} is a value, not a section")
-    node[parts[-1]] = value
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {section!r} is a value, not a section")
+        node = child
+    node[name] = value
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _explained(error: ValidationError, source: str) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
@@ -91,18 +103,22 @@ def _explain(error: ValidationError, source: str) -> str:
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
+    """The keys of the section at `loc`; none where there is no section."""
+    section: type[Section] = Config
     for part in loc:
-        model = getattr(model.model_fields.get(part), "annotation", None) if hasattr(model, "model_fields") else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+            return []
+        section = field.annotation
+    return list(section.model_fields)
 
 
-def _without_none(value: Any) -> Any:
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+def _without_none(tree: dict[str, object]) -> dict[str, object]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")

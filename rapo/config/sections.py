@@ -1,18 +1,20 @@
-"""The sections of the configuration and what they hold. Every default is written here."""
+"""Configuration sections: fields and defaults of all but `rapo` and `serve`, which have files of
+their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rapo.config.serving import ServeConfig
-from rapo.config.types import Amount, Fraction, Positive, Seconds, Section
+from rapo.config.training import RapoConfig
+from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
 
 
 class RunConfig(Section):
-    """What concerns the run as a whole. Every random choice derives from `seed`."""
+    """The run as a whole. Every random choice derives from `seed`."""
 
     seed: int = 0
 
@@ -47,12 +49,12 @@ class DataConfig(Section):
 
 
 class ImageConfig(Section):
-    """Limits that an image must meet before it is fully decoded."""
+    """Limits of an image, checked before it is fully decoded."""
 
     max_bytes: Positive = 20 * 2**20
     max_pixels: Positive = 50_000_000
     min_side: Positive = 16
-    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one counts")
+    max_frames: Positive = Field(1000, description="of an animation or a file of several pages; the first one is used")
 
 
 class TinyModelConfig(Section):
@@ -68,8 +70,8 @@ class TinyModelConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The model in training: "embedded", or a folder with a Qwen2.5-VL in the transformers
-    format."""
+    """The model in training. `model` is "embedded", or a folder with a Qwen2.5-VL in the
+    transformers format."""
 
     model: str = "embedded"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -96,8 +98,8 @@ class TeacherEngineConfig(EngineConfig):
 
 
 class TeacherConfig(Section):
-    """Who writes critiques. `measured` needs no weights; `vllm` asks a vision-language model from a
-    local folder."""
+    """The writer of critiques. `measured` is rule-based and needs no weights; `vllm` runs a
+    vision-language model from a local folder."""
 
     kind: Literal["measured", "vllm"] = "measured"
     model: str | None = None
@@ -119,8 +121,8 @@ class TeacherConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Who filters critiques. A level may differ from the measurement by `tolerance` before it
-    counts as an error."""
+    """The filter of critiques. A level that differs from the measurement by more than `tolerance`
+    is an error."""
 
     actors: Positive = 1
     cpus: Amount = 1.0
@@ -128,13 +130,13 @@ class JudgeConfig(Section):
 
 
 class AesCoTConfig(Section):
-    """The cold-start data: how many images to critique, balanced over the score bands as far as the
+    """The cold-start data. The images to critique are balanced over the score bands as far as the
     data allows."""
 
     images: Positive = 3000
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
     batch_size: Positive = 32
-    timeout_s: Seconds = 7 * 24 * 3600.0
+    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
     teacher: TeacherConfig = TeacherConfig()
     judge: JudgeConfig = JudgeConfig()
 
@@ -162,146 +164,49 @@ class ColdStartConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     freeze_vision: bool = False
     cache_mib: Positive = Field(1024, description="rows are kept in memory between epochs up to this size")
-    timeout_s: Seconds = 7 * 24 * 3600.0
-
-
-class RewardSettings(Section):
-    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects
-    (docs/reward.md).
-
-    The preset "upstream" reproduces the released code, so it fixes every other field to what that
-    code hard-codes.
-    """
-
-    sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default=0.1, description="width of the absolute term; a table gives one per data set"
-    )
-    sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
-    gamma: Annotated[float, Field(gt=0)] = 1e-6
-    ties: Literal["half", "win", "drop", "soft"] = Field("half", description="soft: preference from the labels' std")
-    weight_absolute: Annotated[float, Field(ge=0)] = 1.0
-    weight_relative: Annotated[float, Field(ge=0)] = 1.0
-    weight_format: Annotated[float, Field(ge=0)] = 1.0
-    advantage: Literal["std", "mean"] = "std"
-    advantage_eps: Annotated[float, Field(ge=0)] = 1e-4
-    preset: Literal["rapo", "upstream"] = "rapo"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _upstream_is_fixed(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("preset") != "upstream":
-            return data
-        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {"ties": "win"}
-        other = [name for name, value in fixed.items() if data.get(name, value) != value]
-        if other:
-            raise ValueError(f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; leave {', '.join(other)} out")
-        return data | fixed
-
-
-class SamplingConfig(Section):
-    """How completions are drawn in training. The learner applies the same temperature and the same
-    token mask."""
-
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-
-
-class LossConfig(Section):
-    clip_low: Annotated[float, Field(gt=0)] = 0.2
-    clip_high: Annotated[float, Field(gt=0)] = 0.28
-    kl_beta: Annotated[float, Field(ge=0)] = 0.0
-    importance_correction: bool = Field(True, description="false: act as if sampler and learner were the same policy")
-    importance_cap: Annotated[float, Field(gt=0)] = 2.0
-    normalization: Literal["sequence", "token", "constant"] = "sequence"
-    mask_truncated: bool = Field(False, description="completions cut at the token limit add nothing to the loss")
-    mask_invalid: bool = Field(False, description="completions without a score add nothing to the loss")
-
-
-class WatchConfig(Section):
-    """When a run is said to go wrong (`rapo.watch`, docs/training.md)."""
-
-    enabled: bool = True
-    on_collapse: Literal["warn", "stop"] = Field(
-        "warn", description="stop: end the loop at entropy_collapse, parse_loss or not_finite; the best model is kept"
-    )
-    window: Positive = Field(10, description="steps over which entropy, parse rate and reward are smoothed")
-    entropy_fraction: Fraction = Field(0.2, description="of the entropy at the start; below it is a collapse")
-    entropy_floor: Amount = Field(0.01, description="nats per token; below it is a collapse whatever the start was")
-    parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
-    parse_floor: Fraction = Field(0.05, description="parse rate below which the form is lost whatever the best was")
-    srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        3.0, description="standard errors by which the validation SRCC may fall below its best"
-    )
-    srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")
-    mismatch_kl: Amount = Field(1e-3, description="nats per token; sampler and learner disagree above it")
-    zero_spread: Fraction = Field(0.95, description="share of groups without a spread that leaves nothing to learn")
-    zero_spread_steps: Positive = Field(5, description="steps in a row that it takes")
-
-
-class RapoConfig(Section):
-    """Relative-Absolute Policy Optimization: the loop."""
-
-    steps: Positive = 200
-    images_per_step: Positive = 32
-    completions: Annotated[int, Field(ge=2)] = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
-    updates_per_batch: Positive = 1
-    max_staleness: Annotated[int, Field(ge=0)] = Field(
-        1, description="optimiser steps that a group may be behind; 0: sampler and learner take turns, reproducibly"
-    )
-    in_flight: Literal["finish", "continue"] = Field(
-        "finish", description="groups under way at a weight update: finish on their version, or continue on the new one"
-    )
-    mix_datasets: bool = Field(False, description="let one batch hold images of several data sets")
-    evaluate_every: Positive = 25
-    checkpoint_every: Positive = Field(25, description="steps between two states of the run on disk")
-    keep_checkpoints: Positive = Field(2, description="how many states of the run are kept")
-    select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")
-    sampling: SamplingConfig = SamplingConfig()
-    loss: LossConfig = LossConfig()
-    reward: RewardSettings = RewardSettings()
-    watch: WatchConfig = WatchConfig()
+    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
 
 
 class RolloutAutoscaleConfig(Section):
-    """Rollout workers by what the loop waits for: more while the learner is idle, fewer while they
-    are (`cluster/rollout/autoscale.py`)."""
+    """Autoscaling of rollout workers: more of them while the learner is idle, fewer while they are
+    idle (`cluster/rollout/autoscale.py`)."""
 
     enabled: bool = False
     min_workers: Positive = 1
     learner_idle: Fraction = Field(
         0.2, description="share of time that the learner waits, above which a worker is added"
     )
-    rollout_idle: Fraction = Field(
-        0.4, description="share of time that the workers wait, above which one is given back"
-    )
+    rollout_idle: Fraction = Field(0.4, description="share of time that the workers wait, above which one is removed")
     window: Positive = Field(3, description="steps over which both shares are averaged")
     out_cooldown_s: Amount = Field(30.0, description="least time from the last change to a step up")
     in_cooldown_s: Amount = Field(120.0, description="least time from the last change to a step down")
 
 
 class RolloutConfig(Section):
-    workers: Positive = 2
-    max_workers: Positive = Field(8, description="the most that `rapo scale` and autoscaling may ask for, or `workers`")
+    workers: MayChange[Positive] = 2
+    max_workers: MayChange[Positive] = Field(
+        8, description="limit of `rapo scale` and of autoscaling; at least `workers`"
+    )
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
-    start_timeout_s: Seconds = 300.0
-    generate_timeout_s: Seconds = 600.0
-    load_timeout_s: Seconds = 300.0
-    place_timeout_s: Seconds = Field(900.0, description="how long a run goes on waiting while it has no worker at all")
-    heartbeat_s: Seconds = Field(5.0, description="how often a worker is asked whether it is there")
-    hang_timeout_s: Seconds = Field(60.0, description="how long it may take to answer before it is replaced")
-    max_groups: Positive | None = Field(
-        None, description="groups at once on one worker; default: what fills its engine"
+    start_timeout_s: MayChange[Seconds] = 300.0
+    generate_timeout_s: MayChange[Seconds] = 600.0
+    load_timeout_s: MayChange[Seconds] = 300.0
+    place_timeout_s: MayChange[Seconds] = Field(900.0, description="how long a run without any worker waits for one")
+    heartbeat_s: MayChange[Seconds] = Field(5.0, description="time between two pings of a worker")
+    hang_timeout_s: MayChange[Seconds] = Field(
+        60.0, description="how long an answer may take before the worker is replaced"
     )
-    autoscale: RolloutAutoscaleConfig = RolloutAutoscaleConfig()
+    max_groups: Positive | None = Field(
+        None, description="groups in flight on one worker; default: as many as fill its engine"
+    )
+    autoscale: MayChange[RolloutAutoscaleConfig] = RolloutAutoscaleConfig()
     engine: EngineConfig = EngineConfig()
 
     @property
     def most(self) -> int:
-        """The most workers that there may be."""
+        """The largest number of workers."""
         return max(self.workers, self.max_workers)
 
 
@@ -310,17 +215,17 @@ LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 class LoRAConfig(Section):
     """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A,
-    only A and B train.
+    where only A and B train.
 
-    What is published, saved and exported is the merged weight under its plain name, so nothing else
-    knows of LoRA.
+    The merged weight is published, saved and exported under its plain name, so that only the
+    learner knows of LoRA.
     """
 
     rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
     targets: tuple[LoRATarget, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="layers of the text model that get an adapter; the vision tower gets none and stays as it is",
+        description="layers of the text model that get an adapter; the vision tower gets none and is not trained",
     )
 
     @model_validator(mode="after")
@@ -331,7 +236,7 @@ class LoRAConfig(Section):
 
 
 class LearnerConfig(Section):
-    workers: Positive = 2
+    workers: MayChange[Positive] = 2
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     threads: Positive = 1
@@ -343,15 +248,19 @@ class LearnerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    chunk_mib: Positive = Field(256, description="size of one piece of a published weight version")
+    chunk_mib: Positive = Field(256, description="size of one chunk of a published weight version")
     lora: LoRAConfig = LoRAConfig()
-    snapshot_every: Positive = Field(
-        1, description="steps between two copies of the training state in the object store; steps since are repeated"
+    snapshot_every: MayChange[Positive] = Field(
+        1, description="steps between two snapshots of the training state in the object store; later steps are repeated"
     )
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="how often the ranks are rebuilt within one step")
-    hang_timeout_s: Seconds = Field(120.0, description="how long a rank may take to answer before it counts as hung")
-    start_timeout_s: Seconds = 300.0
-    step_timeout_s: Seconds = 1800.0
+    max_failures: MayChange[Annotated[int, Field(ge=0)]] = Field(
+        3, description="how often the ranks are rebuilt within one step before the run fails"
+    )
+    hang_timeout_s: MayChange[Seconds] = Field(
+        120.0, description="how long a rank may take to answer before it counts as hung"
+    )
+    start_timeout_s: MayChange[Seconds] = 300.0
+    step_timeout_s: MayChange[Seconds] = 1800.0
 
 
 class EvaluateConfig(Section):
@@ -360,20 +269,24 @@ class EvaluateConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Who hears of a run's figures beside its folder, `rapo status` and the report. A backend that
-    fails stops nothing."""
+    """Backends for a run's figures, beside its folder, `rapo status` and the report. One that fails
+    stops nothing."""
 
     tensorboard: bool = Field(True, description="event files in the run folder, rapo/tensorboard")
     prometheus: bool = Field(True, description="through Ray's own metrics endpoint on every node")
-    wandb_project: str | None = Field(None, description="turns Weights & Biases on; needs the extra rapo[wandb]")
-    wandb_mode: Literal["offline", "online"] = Field(
-        "offline", description="offline: files only, nothing goes out; WANDB_MODE in the environment comes first"
+    wandb_project: str | None = Field(
+        None, description="project of Weights & Biases; none: not used. Needs the extra rapo[wandb]"
     )
-    trace_steps: Annotated[int, Field(ge=0)] = Field(5, description="first steps of a start that rapo/trace.json shows")
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="offline: files only; WANDB_MODE in the environment overrides it"
+    )
+    trace_steps: Annotated[int, Field(ge=0)] = Field(
+        5, description="number of steps in rapo/trace.json, from each start on"
+    )
 
 
 class RayConfig(Section):
-    """Where Ray runs: a cluster's `address`, or a local instance with these (logical) resources."""
+    """Where Ray runs: a cluster at `address`, or a local instance with these logical resources."""
 
     address: str | None = None
     cpus: Positive | None = Field(None, description="logical CPUs of a local instance; default: enough for the roles")
@@ -382,7 +295,7 @@ class RayConfig(Section):
 
 
 class Config(Section):
-    """The whole of it. `config.toml` in a run folder is this, resolved."""
+    """The whole configuration. `config.toml` in a run folder is this, resolved."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -394,6 +307,6 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    serve: ServeConfig = ServeConfig()
-    ray: RayConfig = RayConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
+    serve: MayChange[ServeConfig] = ServeConfig()
+    ray: MayChange[RayConfig] = RayConfig()
+    telemetry: MayChange[TelemetryConfig] = TelemetryConfig()

@@ -1,4 +1,4 @@
-"""The section `serve`: the scorer, its replicas, and the gateway in front of them."""
+"""Configuration section `serve`: the scorer, its replicas, and the gateway in front of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rapo.config.types import Amount, Positive, Seconds, Section
 
 
 class AutoscaleConfig(Section):
-    """Replicas between `min_replicas` and `max_replicas`, by the requests under way. Off where both
+    """Replicas between `min_replicas` and `max_replicas`, by the requests in flight. Off where both
     are the same."""
 
     min_replicas: Positive = 1
     max_replicas: Positive = 1
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 16.0
-    upscale_delay_s: Seconds = Field(10.0, description="how long there must be too few before one more is started")
-    downscale_delay_s: Seconds = Field(600.0, description="how long there must be too many before one is stopped")
+    upscale_delay_s: Seconds = Field(10.0, description="how long there are too few before one is started")
+    downscale_delay_s: Seconds = Field(600.0, description="how long there are too many before one is stopped")
 
     @model_validator(mode="after")
     def _ascending(self) -> AutoscaleConfig:
@@ -29,43 +29,47 @@ class AutoscaleConfig(Section):
 
 
 class GatewayConfig(Section):
-    """Who may call the scorer, and how much. Without a certificate and tokens (or a client CA) it
-    is loopback only."""
+    """Access to the scorer and its limits. Without a certificate and tokens (or a client CA) it is
+    open on loopback only."""
 
-    certificate: Path | None = Field(None, description="PEM chain of the server; with `key` it turns TLS on")
+    certificate: Path | None = Field(None, description="PEM chain of the server; with `key` the server uses TLS")
     key: Path | None = Field(None, description="PEM private key of `certificate`")
-    client_ca: Path | None = Field(None, description="PEM of the CA whose client certificates are asked for (mTLS)")
+    client_ca: Path | None = Field(
+        None, description="PEM of the CA of client certificates, which are then required (mTLS)"
+    )
     tokens: Path | None = Field(None, description="file of `client = sha256 of its token`; read again when it changes")
-    health_without_token: bool = Field(False, description="grpc.health.v1 answers callers without a token, too")
+    health_without_token: bool = Field(False, description="grpc.health.v1 answers calls without a token")
     reflection: bool = False
-    max_calls: Positive = Field(2048, description="calls under way, of all clients together")
+    max_calls: Positive = Field(2048, description="calls in flight, of all clients together")
     max_batch: Positive = Field(64, description="images of one ScoreBatch or Rank")
-    max_stream_in_flight: Positive = Field(32, description="images under way in one ScoreStream")
-    stream_idle_s: Seconds = Field(300.0, description="a stream ends when nothing moves on it for so long")
+    max_stream_in_flight: Positive = Field(32, description="images in flight in one ScoreStream")
+    stream_idle_s: Seconds = Field(300.0, description="how long a stream may be silent before it is ended")
     rate: Amount = Field(0.0, description="images per second and client; 0: no limit")
     burst: Positive = Field(256, description="images that a client may send at once on top of `rate`")
-    grace_s: Seconds = Field(20.0, description="how long calls under way may take to finish when the server stops")
+    grace_s: Seconds = Field(20.0, description="how long calls in flight may take to finish when the server stops")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None, description="Prometheus metrics over HTTP on loopback; none where not set"
+        None, description="port of Prometheus metrics over HTTP on loopback; default: no metrics"
     )
     otlp: Annotated[str, Field(pattern=r"^https?://(\[[0-9a-fA-F:.]+\]|[^/\s:\[\]]+):\d+$")] | None = Field(
         None,
-        description="collector that gets OpenTelemetry traces by OTLP/gRPC, as http://127.0.0.1:4317; none where not set",
+        description="collector of OpenTelemetry traces by OTLP/gRPC, as http://127.0.0.1:4317; default: no traces",
     )
     trace_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="share of the calls that are traced where the caller does not decide it"
+        1.0, description="share of calls that are traced, where the client does not decide it"
     )
 
 
 class ServeConfig(Section):
-    """The gRPC scorer; docs/serving.md."""
+    """The gRPC scorer (docs/serving.md)."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    readout: ReadoutName = Field("expected", description="where none is asked for")
+    readout: ReadoutName = Field("expected", description="of calls that name no readout")
     samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
     max_samples: Annotated[int, Field(ge=2)] = 32
-    cache_mib: Annotated[int, Field(ge=0)] = Field(0, description="answers kept by image content and version; 0: none")
+    cache_mib: Annotated[int, Field(ge=0)] = Field(
+        0, description="cache of answers by image content and version; 0: no cache"
+    )
     replicas: Positive = 1
     autoscale: AutoscaleConfig | None = Field(None, description="instead of a fixed number of `replicas`")
     cpus: Amount = 1.0
@@ -76,14 +80,14 @@ class ServeConfig(Section):
     request_timeout_s: Seconds = 60.0
     start_timeout_s: Seconds = 300.0
     demo_images: Annotated[int, Field(ge=0)] = Field(
-        24, description="test images scored over gRPC at a run's end; 0: none"
+        24, description="test images scored over gRPC at the end of a run; 0: none"
     )
     gateway: GatewayConfig = GatewayConfig()
-    ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="of the page for people, on loopback")
+    ui_port: Annotated[int, Field(ge=0, le=65535)] = Field(8501, description="port of the web page, on loopback")
 
     @property
     def most_replicas(self) -> int:
-        """How many there may be at a time, of one version."""
+        """The largest number of replicas of one version."""
         return self.replicas if self.autoscale is None else self.autoscale.max_replicas
 
     @model_validator(mode="after")

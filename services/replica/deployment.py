@@ -36,13 +36,6 @@ _LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ra
 logger = logging.getLogger(__name__)
 
 
-class _ReplicaOptions(TypedDict, total=False):
-    """The options of `serve.deployment` for the number of replicas. Serve refuses both together."""
-
-    num_replicas: int
-    autoscaling_config: AutoscalingConfig
-
-
 def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
     """The Serve application of one version: scorers that answer only calls with `secret`.
 
@@ -124,7 +117,12 @@ def delete(name: str) -> None:
         logger.warning("%s takes long to stop; it gets no calls any more", name)
 
 
-def _replicas(settings: ServeConfig) -> _ReplicaOptions:
+class _Replicas(TypedDict, total=False):
+    num_replicas: int
+    autoscaling_config: AutoscalingConfig
+
+
+def _replicas(settings: ServeConfig) -> _Replicas:
     scale = settings.autoscale
     if scale is None or scale.min_replicas == scale.max_replicas:
         return {"num_replicas": settings.replicas if scale is None else scale.min_replicas}

@@ -19,6 +19,8 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
+from cluster.files.jsonl import read_jsonl
+
 
 class Run:
     """`rapo train` in a process of its own, on a cluster; started again when it was killed."""
@@ -40,9 +42,7 @@ class Run:
         return None if self.process is None else self.process.poll()
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        path = self.out / "rapo" / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_jsonl(self.out / "rapo" / name)
 
     @property
     def steps(self) -> int:

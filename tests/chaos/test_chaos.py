@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from cluster.files.jsonl import read_jsonl
 from tests.chaos.monkey import Monkey, Run
 from tests.chaos.plan import BATCH, FAULTS, LIMIT_S, LONG, NODE_CPUS, OVERRIDES, STEP_LIMIT_S, STEPS
 from tests.small import rapo, settings
@@ -69,5 +70,5 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
 
 
 def last_validation(out: Path) -> dict[str, float]:
-    rows = [json.loads(line) for line in (out / "rapo" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "rapo" / "metrics.jsonl")
     return [row["validation"] for row in rows if "validation" in row][-1]

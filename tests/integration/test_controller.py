@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ import ray
 from actors.messages import RewardReceipt
 from actors.reward import RewardScorer
 from bench.support.simulated import Latency, LatencyBoard, SimulatedLearner, SimulatedWorker
+from cluster.files.jsonl import read_jsonl
 from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
 from cluster.training.controller import Controller, TrainingData
@@ -80,7 +80,7 @@ def rows_of(
         if controllers is not None:
             controllers.append(controller)
         controller.run()
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_jsonl(folder / "metrics.jsonl")
 
 
 def configured(eta: int, in_flight: str) -> Config:

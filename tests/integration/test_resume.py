@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cluster.files.jsonl import read_jsonl
 from tests.small import branch, rapo, settings
 
 pytestmark = pytest.mark.integration
@@ -33,8 +34,7 @@ OVERRIDES = (
 
 
 def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    path = out / "rapo" / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return read_jsonl(out / "rapo" / name)
 
 
 def begin(out: Path, *overrides: str) -> subprocess.Popen[bytes]:

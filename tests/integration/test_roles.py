@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 
+from cluster.files.jsonl import read_jsonl
 from cluster.learner.group import LearnerGroup
 from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
@@ -228,7 +228,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
         data, launchers = TrainingData(records(16), []), Launchers(scorer=Launcher(RandomScorer))
         with training_session(config, data, model_dir, out, fleet=fleet, launchers=launchers) as controller:
             outcome = controller.run()
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        lines = read_jsonl(out / "metrics.jsonl")
         rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
         models.append(load_file(outcome.folder / "model.safetensors"))
     assert rows[0] == rows[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.files.jsonl import read_jsonl
 from rapo.datasets.scenes import render_scene
 from tests.small import rapo, settings
 
@@ -30,7 +31,7 @@ def test_report_holds_what_the_design_names(finished: Path) -> None:
 
 
 def test_sampler_and_learner_agree(finished: Path) -> None:
-    rows = [json.loads(line) for line in (finished / "rapo" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(finished / "rapo" / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     for row in steps:
@@ -50,7 +51,7 @@ def test_the_run_was_watched(finished: Path) -> None:
     spans = [event["name"] for event in events if event["ph"] == "X"]
     assert sum(name.startswith("load version") for name in spans) >= 4
     assert sum("version" in event["args"] for event in events if event["ph"] == "X") >= 4 * 8, "a span for each group"
-    log = [json.loads(line) for line in (finished / "rapo" / "log.jsonl").read_text().splitlines()]
+    log = read_jsonl(finished / "rapo" / "log.jsonl")
     assert (log[0]["message"], log[-1]["message"]) == ("begins", "ends")
     assert any((finished / "rapo" / "tensorboard").iterdir())
     assert "gets no" not in (finished / "driver.log").read_text()
@@ -164,7 +165,7 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     assert report["evaluate"]["rapo"]["n"] == summary["counts"]["test"]
     assert report["served"]["images"] == 0
     assert "over gRPC" not in (out / "report.html").read_text()
-    rows = [json.loads(line) for line in (out / "rapo" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "rapo" / "metrics.jsonl")
     # The sampler runs one batch ahead, so from the second step on its weights are one version
     # behind.
     assert [row["staleness_worst"] for row in rows if "loss" in row] == [0, 1, 1, 1]

@@ -128,7 +128,7 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             assert ",v2," in table.read_text()
 
             with service("ui", *asked, "--port", "0", "--model", str(taught_model)) as page:
-                look_at(page.hears(r"page for people is (\S+?);", 60.0)[1], image)
+                look_at(page.hears(r"web page is (\S+?);", 60.0)[1], image)
 
             # Another token takes this one's place: whoever has the old one is out.
             other = write_token(tokens, "batch")

@@ -1,2 +1,1 @@
-"""The stages of a run, one file each: aescot -> coldstart -> rapo -> evaluate -> export ->
-serve."""
+"""Stages: one file each, in the order data, aescot, coldstart, rapo, evaluate, export, serve."""

@@ -1,18 +1,19 @@
-"""AesCoT: critiques for a balanced sample of the training images, filtered by a judge, as a Ray
-Data pipeline."""
+"""AesCoT: writes critiques of a balanced sample of the training images and filters them by a judge,
+as a Ray Data pipeline."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.files.atomic import write_json
-from cluster.files.parquet import write_parquet
+from cluster.files.parquet import read_parquet, write_parquet
+from cluster.files.report import CritiqueCounts
 from cluster.remote.waiting import run_limited
 from rapo.aescot.select import balanced_sample
 from rapo.config import Config
@@ -20,19 +21,33 @@ from rapo.errors import DataError
 from rapo.records import ImageRecord
 from rapo.util.seeds import derive_seed
 
-CRITIQUES = "critiques.parquet"
+CRITIQUES, MANIFEST = "critiques.parquet", "manifest.json"
 #: With fewer critiques than this the cold start can only learn them by heart.
 FEW = 50
-#: Ray Data's default is to restart for ever, which an image that kills its actor would make
-#: endless.
+#: Ray Data restarts an actor without end by default, and an image that kills its actor would then
+#: never be given up.
 _RETRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CritiqueRow:
+    """A row of `critiques.parquet`, as teacher and judge leave it."""
+
+    uid: str
+    dataset: str
+    path: str
+    score: float
+    critique: str | None
+    problem: str | None
+    keep: bool
+    reason: str | None
+    detail: str
 
 
 def write_aescot(
     config: Config, train: Sequence[ImageRecord], out: Path, progress: Callable[[int], None]
-) -> dict[str, Any]:
-    """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`; the
-    manifest.
+) -> CritiqueCounts:
+    """Write `out/critiques.parquet` (every critique with its verdict) and `out/manifest.json`.
 
     Raises `DataError` where no critique is kept.
     """
@@ -42,31 +57,36 @@ def write_aescot(
         [r.score for r in train], [r.uid for r in train], settings.bands, settings.images, rng
     )
     rows = _generate(config, [train[i] for i in chosen], progress)
-    rejected = Counter(row["reason"] for row in rows if not row["keep"])
-    kept = len(rows) - sum(rejected.values())
-    manifest: dict[str, Any] = {
-        "generated": len(rows),
-        "kept": kept,
-        "rejected": dict(sorted(rejected.items())),
-        "teacher": settings.teacher.kind,
-        "bands": list(settings.bands),
-        "shortfall": shortfall,
-        "seed": config.run.seed,
-    }
+    rejected = Counter(str(row.reason) for row in rows if not row.keep)
+    counts = CritiqueCounts(
+        generated=len(rows),
+        kept=len(rows) - rejected.total(),
+        rejected=dict(sorted(rejected.items())),
+        teacher=settings.teacher.kind,
+        bands=list(settings.bands),
+        shortfall=shortfall,
+        seed=config.run.seed,
+    )
     out.mkdir(parents=True, exist_ok=True)
-    write_parquet(out / CRITIQUES, rows)
-    write_json(out / "manifest.json", manifest)
-    if kept == 0:
+    write_parquet(out / CRITIQUES, [asdict(row) for row in rows])
+    write_json(out / MANIFEST, counts)
+    if counts.kept == 0:
         raise DataError(
             f"the judge kept none of {len(rows)} critiques (rejected: {dict(rejected)}). "
             f"See {out / CRITIQUES}; raise aescot.images, or aescot.judge.tolerance for images unlike the embedded ones."
         )
-    return manifest
+    return counts
 
 
-def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable[[int], None]) -> list[dict[str, Any]]:
-    """Run teacher and judge as actor pools over the records; rows sorted by uid, whatever order
-    they came back in."""
+def kept_critiques(folder: Path) -> list[CritiqueRow]:
+    """The critiques that the judge kept."""
+    rows = [CritiqueRow(**row) for row in read_parquet(folder / CRITIQUES)]
+    return [row for row in rows if row.keep]
+
+
+def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable[[int], None]) -> list[CritiqueRow]:
+    """Run teacher and judge as actor pools over the records. Rows come back in any order and are
+    sorted by uid."""
     import ray
 
     from actors.judge import Judge
@@ -91,15 +111,15 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )
-    rows: list[dict[str, Any]] = []
+    rows: list[CritiqueRow] = []
 
     def collect() -> None:
         for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
             assert isinstance(batch, pa.Table)
-            rows.extend(batch.to_pylist())
+            rows.extend(CritiqueRow(**row) for row in batch.to_pylist())
 
     run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))
-    return sorted(rows, key=lambda row: row["uid"])
+    return sorted(rows, key=lambda row: row.uid)
 
 
 def _teacher(kind: str) -> type:

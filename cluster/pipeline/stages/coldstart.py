@@ -1,30 +1,45 @@
-"""Cold start: Ray Train runs DeepSpeed workers over Ray Data shards of the kept critiques."""
+"""Cold start: fine-tunes the model on the kept critiques, with Ray Train and DeepSpeed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from cluster.files.atomic import append_jsonl
-from cluster.files.parquet import read_parquet
-from cluster.pipeline.stages.aescot import CRITIQUES
+from cluster.files.json_values import finite
+from cluster.files.jsonl import append_jsonl, read_jsonl
+from cluster.pipeline.results import ColdStartResult
+from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.remote.waiting import run_limited
 from rapo.config import Config
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.seeds import derive_seed
 
+if TYPE_CHECKING:
+    from ray.data import DataIterator
+    from ray.train.torch import TorchTrainer
+
+    from rapo.policy.sft import Example, SupervisedTrainer
+
 MODEL = "model"
 METRICS = "metrics.jsonl"
 
+#: Told of a step that is done, and of its figures.
+Progress = Callable[[int, dict[str, float]], None]
 
-def train_coldstart(
-    config: Config, base: Path, aescot: Path, out: Path, progress: Callable[[int, dict[str, float]], None]
-) -> dict[str, Any]:
-    """Fine-tune the model of `base` on the kept critiques.
+
+class LoopArguments(TypedDict):
+    """What Ray Train hands to each worker."""
+
+    config: Config
+    base: str
+    out: str
+
+
+def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progress: Progress) -> ColdStartResult:
+    """Fine-tune the model of `base` on the critiques in `aescot`.
 
     The model goes to `out/model`, the loss curve to `out/metrics.jsonl`.
     """
@@ -32,11 +47,10 @@ def train_coldstart(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    kept = [row for row in read_parquet(aescot / CRITIQUES) if row["keep"]]
+    kept = kept_critiques(aescot)
     # The table is sorted by uid, which often goes by class or score; the first pass over it is
     # streamed in this order.
     order = np.random.default_rng(derive_seed(config.run.seed, "coldstart")).permutation(len(kept))
-    kept = [kept[i] for i in order]
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS).unlink(missing_ok=True)
     settings = config.coldstart
@@ -44,11 +58,12 @@ def train_coldstart(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # the same rows to the same ranks in every run of a seed
-    columns = ("path", "score", "critique")
-    shards = ray.data.from_items([{c: row[c] for c in columns} for row in kept], override_num_blocks=workers)
+    rows = [{"path": row.path, "score": row.score, "critique": row.critique} for row in (kept[i] for i in order)]
+    shards = ray.data.from_items(rows, override_num_blocks=workers)
+    arguments: LoopArguments = {"config": config, "base": str(base), "out": str(out)}
     trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"config": config, "base": str(base), "out": str(out)},
+        _train_loop,
+        train_loop_config=dict(arguments),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=settings.gpus > 0,
@@ -59,23 +74,30 @@ def train_coldstart(
         run_config=RunConfig(
             name="coldstart",
             storage_path=str(out / "ray_train"),
-            # Without a limit Ray Train would wait for ever for workers that the cluster has no room
+            # Without a limit Ray Train waits without end for workers that the cluster has no room
             # for.
             # The stubs are those of the former Ray Train.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),  # type: ignore[call-arg]
         ),
     )
     _fit(trainer, out / METRICS, progress, settings.timeout_s)
-    return {"examples": len(kept), "workers": workers}
+    return ColdStartResult(examples=len(kept), workers=workers)
 
 
-def train_loop(arguments: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+def _train_loop(arguments: dict[str, object]) -> None:
+    """The work of each Ray Train worker, as Ray Train calls it."""
+    config, base, out = arguments["config"], arguments["base"], arguments["out"]
+    assert isinstance(config, Config)
+    train_loop({"config": config, "base": str(base), "out": str(out)})
+
+
+def train_loop(arguments: LoopArguments) -> None:
+    """The work of each Ray Train worker."""
     import ray.train
 
     from rapo.policy.distributed import Rank, join_world, prepare_process
 
-    config: Config = arguments["config"]
+    config = arguments["config"]
     settings = config.coldstart
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -100,10 +122,10 @@ def train_loop(arguments: dict[str, Any]) -> None:
     ray.train.report({"step": settings.steps, "loss": loss})
 
 
-def _epochs(shard: Any, trainer: Any, config: Config) -> Iterator[Iterator[Any]]:
+def _epochs(shard: DataIterator, trainer: SupervisedTrainer, config: Config) -> Iterator[Iterator[Example]]:
     from rapo.images.decode import read_image_file
 
-    def epoch() -> Iterator[Any]:
+    def epoch() -> Iterator[Example]:
         for row in shard.iter_rows():
             yield trainer.example(read_image_file(Path(row["path"]), config.image), row["critique"], row["score"])
 
@@ -111,8 +133,8 @@ def _epochs(shard: Any, trainer: Any, config: Config) -> Iterator[Iterator[Any]]
         yield epoch()
 
 
-def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
-    """Gather the weights (every rank takes part) and let rank 0 write the model folder."""
+def _save(trainer: SupervisedTrainer, base: Path, target: Path, rank: int) -> None:
+    """Gather the weights, in which every rank takes part, and let rank 0 write the model folder."""
     from rapo.policy.export import write_model
     from rapo.policy.weights import pack
 
@@ -125,17 +147,15 @@ def _save(trainer: Any, base: Path, target: Path, rank: int) -> None:
         trainer.processor.save(aside)  # with the pixel limits of the configuration, which every later stage reads here
 
 
-def _fit(trainer: Any, metrics: Path, progress: Callable[[int, dict[str, float]], None], timeout_s: float) -> None:
-    """Run Ray Train in a thread and follow the metrics file meanwhile, because `fit` itself says
-    nothing until its end."""
+def _fit(trainer: TorchTrainer, metrics: Path, progress: Progress, timeout_s: float) -> None:
+    """Run Ray Train in a thread and follow the metrics file, because `fit` reports nothing before
+    its end."""
     run_limited(trainer.fit, role="cold start", timeout_s=timeout_s, meanwhile=lambda: _follow(metrics, progress))
     _follow(metrics, progress)
 
 
-def _follow(metrics: Path, progress: Callable[[int, dict[str, float]], None]) -> None:
-    if not metrics.is_file():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines()
-    if lines and lines[-1].endswith("}"):
-        row = json.loads(lines[-1])
-        progress(row["step"], {"loss": row["loss"]})
+def _follow(metrics: Path, progress: Progress) -> None:
+    if rows := read_jsonl(metrics):
+        step, loss = finite(rows[-1].get("step")), finite(rows[-1].get("loss"))
+        if step is not None and loss is not None:
+            progress(int(step), {"loss": loss})

@@ -1,4 +1,4 @@
-"""Where a run's images come from: the user's, or the embedded scenes rendered into the run
+"""Data: the user's images with their scores, or the embedded scenes, rendered into the run
 folder."""
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from rapo.config import Config
 from rapo.datasets.load import Dataset, load_dataset
 from rapo.datasets.scenes import write_scenes
 
+#: What was read and what was skipped.
+SUMMARY = "summary.json"
+
 
 def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """The data set of a run; DIR/data/summary.json says what was read and what was skipped."""
+    """The data set of a run; writes `DIR/data/summary.json`."""
     scenes: Path | None = None
     if config.data.path is None:
         scenes = folder / "data" / "scenes"
@@ -22,7 +25,7 @@ def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], 
     dataset = load_dataset(config.data, config.image, config.run.seed, default_path=scenes)
     (folder / "data").mkdir(exist_ok=True)
     write_json(
-        folder / "data" / "summary.json",
+        folder / "data" / SUMMARY,
         {
             "name": "embedded scenes" if scenes else dataset.name,
             **dataset.info,

@@ -1,4 +1,4 @@
-"""Evaluation on the held-out test images, through the rollout fleet."""
+"""Evaluation: measures a model on the test images, through the rollout fleet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.files.atomic import write_json
-from cluster.files.parquet import write_parquet
+from cluster.files.predictions import PredictionRow, write_predictions
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
 from rapo.metrics import Evaluation, evaluate_predictions
@@ -14,24 +14,12 @@ from rapo.records import ImageRecord
 
 
 def evaluate_model(config: Config, fleet: Fleet, records: Sequence[ImageRecord], name: str, out: Path) -> Evaluation:
-    """Measure what the fleet holds; writes `out/<name>.json` and `out/<name>.parquet`."""
+    """Measure the model that the fleet holds; writes `out/<name>.json` and `out/<name>.parquet`."""
     picked = list(records)[: config.evaluate.max_images]
     predictions = fleet.predictions(picked)
     result = evaluate_predictions(predictions, bootstrap=config.evaluate.bootstrap, seed=config.run.seed)
     out.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "uid": p.uid,
-            "dataset": p.dataset,
-            "path": None if r.path is None else str(r.path),
-            "target": p.target,
-            "score": p.score,
-            "text": p.text,
-            "reason": p.reason,
-            "readout": p.readout,
-        }
-        for p, r in zip(predictions, picked, strict=True)
-    ]
-    write_parquet(out / f"{name}.parquet", rows)
+    rows = [PredictionRow.of(prediction, record) for prediction, record in zip(predictions, picked, strict=True)]
+    write_predictions(out / f"{name}.parquet", rows)
     write_json(out / f"{name}.json", result)
     return result

@@ -1,26 +1,28 @@
-"""Export: the selected model as a folder that plain transformers and plain vLLM load."""
+"""Export: writes the selected model as a folder that plain transformers and plain vLLM load."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.files.atomic import write_json
+from cluster.pipeline.results import ExportResult
 from rapo.config import Config
 from rapo.models.card import CARD, weights_version
 from rapo.models.folder import check_model_folder
 from rapo.util.atomic_dir import whole_folder
 
 
-def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Copy `model` to `out` with a card that says what it is; the card. The folder appears whole or
-    not at all."""
+def export_model(config: Config, model: Path, out: Path, facts: Mapping[str, object]) -> ExportResult:
+    """Copy `model` to `out` with a card that says what it is, `facts` included. The folder appears
+    whole or not at all."""
     check_model_folder(model)
     with whole_folder(out) as aside:
         shutil.copytree(model, aside)
+        version = weights_version(aside)
         card = {
-            "version": weights_version(aside),
+            "version": version,
             "score_range": [0.0, 1.0],
             "seed": config.run.seed,
             "engine": {
@@ -31,4 +33,4 @@ def export_model(config: Config, model: Path, out: Path, facts: dict[str, Any]) 
             **facts,
         }
         write_json(aside / CARD, card)
-    return card
+    return ExportResult(version)

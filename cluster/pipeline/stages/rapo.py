@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.files.alerts import FINDINGS
+from cluster.files.alerts import ALERTS
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.monitoring.recorder import RunRecorder
 from cluster.remote.waiting import finish
@@ -83,11 +83,11 @@ class RapoStage:
         attempt wrote is removed."""
         found = checkpoints.latest(self.note)
         if found is None:
-            for name in (METRICS, LEDGER, FINDINGS):  # the faults that were survived stay written
+            for name in (METRICS, LEDGER, ALERTS):  # the faults that were survived stay written
                 (self.out / name).unlink(missing_ok=True)
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             return None
-        for name in (METRICS, LEDGER, FINDINGS):
+        for name in (METRICS, LEDGER, ALERTS):
             cut_back(self.out / name, found.step)
         self.note(f"goes on after step {found.step}")
         return found

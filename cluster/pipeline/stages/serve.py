@@ -1,49 +1,50 @@
-"""The end of a run: serve the export, score test images over gRPC, and compare with what evaluation
-said of them."""
+"""Serving test: serves the export for a moment, scores test images over gRPC, and compares the
+scores with those of the evaluation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from cluster.files.parquet import read_parquet, write_parquet
+from cluster.files.parquet import write_parquet
+from cluster.files.predictions import read_predictions
 from cluster.files.run_folder import RunFolder
+from cluster.pipeline.results import ServeResult
 from rapo.config import Config
 from rapo.models.card import read_card
 
 
-def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Score `serve.demo_images` test images through the gateway; `DIR/serve/scores.parquet` and the
-    figures."""
+def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int], None]) -> ServeResult:
+    """Score `serve.demo_images` test images through the gateway; writes
+    `DIR/serve/scores.parquet`."""
     from rapo.client.sync import ScorerClient
     from services.app import ScorerServer
 
-    expected = read_parquet(folder / "evaluate" / "rapo.parquet")[: config.serve.demo_images]
+    predictions = read_predictions(folder / "evaluate" / "rapo.parquet")[: config.serve.demo_images]
+    evaluated = [(Path(row.path), row.score) for row in predictions if row.path is not None]
     card = read_card(folder / "export")
-    rows: list[dict[str, Any]] = []
-    # The evaluation's own readout: what is compared is the service, not two ways to take a score.
+    rows: list[dict[str, object]] = []
+    differences: list[float] = []
+    # The evaluation's own readout: the service is compared, not two ways to take a score.
     settings = config.serve.model_copy(update={"readout": "greedy"})
     config = config.model_copy(update={"serve": settings})
     with ScorerServer(config, folder / "export", card.version) as server, ScorerClient(server.address) as client:
         began = time.perf_counter()
-        for outcome, row in zip(client.score_many([Path(r["path"]) for r in expected]), expected, strict=True):
+        outcomes = client.score_many([path for path, _ in evaluated])
+        for outcome, (path, expected) in zip(outcomes, evaluated, strict=True):
             score = outcome.result.score if outcome.result is not None else None
             error = str(outcome.error) if outcome.error is not None else None
-            rows.append({"image": row["path"], "aesthetic_score": score, "evaluated": row["score"], "error": error})
+            rows.append({"image": str(path), "aesthetic_score": score, "evaluated": expected, "error": error})
+            if score is not None and expected is not None:
+                differences.append(abs(score - expected))
             progress(len(rows))
         seconds = time.perf_counter() - began
     (folder / "serve").mkdir(exist_ok=True)
     write_parquet(folder / "serve" / "scores.parquet", rows)
-    pairs = [
-        (r["aesthetic_score"], r["evaluated"])
-        for r in rows
-        if r["aesthetic_score"] is not None and r["evaluated"] is not None
-    ]
-    return {
-        "images": len(rows),
-        "failed": sum(r["error"] is not None for r in rows),
-        "scoring_seconds": seconds,
-        "max_abs_difference": max((abs(a - b) for a, b in pairs), default=None),
-    }
+    return ServeResult(
+        images=len(rows),
+        failed=sum(row["error"] is not None for row in rows),
+        scoring_seconds=seconds,
+        max_abs_difference=max(differences, default=None),
+    )

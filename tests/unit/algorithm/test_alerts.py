@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cluster.files.atomic import append_jsonl
+from cluster.files.jsonl import append_jsonl, read_jsonl
 from rapo.algorithm.alerts import COLLAPSE, Alert, Kind, TrainingAlerts, srcc_standard_error
 from rapo.config import Config, WatchConfig, load_config
 
@@ -290,7 +290,7 @@ def test_a_replayed_run_ends_in_the_same_state(tmp_path: Path) -> None:
     rows[120]["loss"] = math.nan
     for row in rows:
         append_jsonl(tmp_path / "metrics.jsonl", row)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
     whole = TrainingAlerts().replay(rows)
     assert [f.row() | {"values": {}} for f in TrainingAlerts().replay(lines)] == [
         f.row() | {"values": {}} for f in whole

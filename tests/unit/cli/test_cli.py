@@ -1,4 +1,4 @@
-"""What the command line says where it cannot go on."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from cluster.cli import main as cli
 from cluster.cli.score_local import local_scorer
-from cluster.cli.ui import check_page
+from cluster.cli.ui import check_ui_allowed
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
 
@@ -32,7 +32,7 @@ def test_a_light_installation_says_what_is_missing(
     assert "full installation (ray.serve is missing)" in capsys.readouterr().err
 
 
-def test_a_missing_module_of_ours_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_of_rapo_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "app", fail("rapo.nothing"))
     with pytest.raises(ModuleNotFoundError):
         cli.main()
@@ -45,6 +45,6 @@ def test_a_local_model_needs_the_full_installation(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_page_beside_a_locked_scorer_is_refused() -> None:
-    check_page(load_config())
+    check_ui_allowed(load_config())
     with pytest.raises(ConfigError, match="rapo ui"):
-        check_page(load_config(overrides=["serve.gateway.tokens=tokens.txt"]))
+        check_ui_allowed(load_config(overrides=["serve.gateway.tokens=tokens.txt"]))

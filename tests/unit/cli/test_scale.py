@@ -70,5 +70,5 @@ def test_more_than_the_run_allows_is_refused(live):
 
 def test_before_its_rapo_stage_a_run_has_nothing_to_scale(live):
     (live / "rapo").rmdir()
-    with pytest.raises(RunFolderError, match="has not come to its RAPO stage"):
+    with pytest.raises(RunFolderError, match="has not reached its RAPO stage"):
         scale_run(live, 2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from cluster.cli.score import score_paths
 from cluster.cli.score_inputs import find_images
-from cluster.cli.score_table import COLUMNS, ScoreTable
+from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, ScoreRow, ScoreTable
 from rapo.client.sync import ScorerClient
 from rapo.errors import DataError, ServiceError
 
@@ -203,6 +204,10 @@ def test_scores_of_two_kinds_do_not_mix(client: ScorerClient, photos: Path, tmp_
     assert score_paths(one, client, output, {"native_scale": "ava", "rationale": False}, fresh=True) == 0
     (row,) = read(output)
     assert (row["native_score"], row["native_scale"], row["rationale"]) == ("3.25", "ava", None)
+
+
+def test_the_columns_are_those_of_a_row() -> None:
+    assert tuple(field.name for field in fields(ScoreRow)) == (*COLUMNS, *NATIVE_COLUMNS)
 
 
 def test_another_file_is_not_taken_for_a_table(client: ScorerClient, photos: Path, tmp_path: Path) -> None:

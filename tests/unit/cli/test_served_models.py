@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.served_models import Models, read_models, roll_out, watch_models
+from cluster.cli.served_models import ServedModels, read_models, roll_out, watch_models
 from rapo.errors import ConfigError, RoleError
 
 
@@ -55,7 +55,7 @@ class Server:
 
 def test_folders_are_relative_to_the_file(folders: Path) -> None:
     models = read_models(write(folders, "two", "one", "two"))
-    assert models == Models("two", {"one": folders / "one", "two": folders / "two"})
+    assert models == ServedModels("two", {"one": folders / "one", "two": folders / "two"})
 
 
 @pytest.mark.parametrize(

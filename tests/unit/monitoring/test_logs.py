@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
+from cluster.files.jsonl import read_jsonl
 from cluster.monitoring.logs import clean, run_id, run_log
-
-
-def _rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_line_says_run_role_step_and_the_error(tmp_path: Path) -> None:
@@ -27,7 +23,7 @@ def test_a_line_says_run_role_step_and_the_error(tmp_path: Path) -> None:
             logging.getLogger("rapo").exception("failed")
         logging.getLogger("rapo").debug("not this")
     logging.getLogger("rapo").error("after the run")
-    first, second = _rows(path)
+    first, second = read_jsonl(path)
     assert first.pop("time") > 1e9
     assert first == {"level": "warning", "logger": "rapo.fleet", "run": "demo-1", "role": "rollout worker 3", "step": 41,
                      "cause": "<bytes>", "message": "replaced it"}  # fmt: skip

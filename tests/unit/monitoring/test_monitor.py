@@ -10,6 +10,7 @@ import pytest
 from fakes import as_ref
 
 from actors.messages import GroupReceipt
+from cluster.files.jsonl import read_jsonl
 from cluster.monitoring.monitor import RunMonitor
 from cluster.remote.faults import Fault
 from cluster.rollout.listener import WorkerEvent
@@ -55,7 +56,7 @@ def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
     reward = spans["controller", "reward"]
     assert reward["ts"] + reward["dur"] == pytest.approx(learner["ts"], abs=2)
     text = (tmp_path / "rapo" / "log.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = read_jsonl(tmp_path / "rapo" / "log.jsonl")
     assert [row["message"].split(",")[0] for row in rows] == [
         "begins", "ready", "rollout-2 on node-a: died; replaced", "rollout 2.00 s", "rollout 2.00 s", "ends",
     ]  # fmt: skip
@@ -70,5 +71,5 @@ def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
         RunMonitor(load_config(None, QUIET), tmp_path, 0, pytest.fail),
     ):
         raise OSError("no space")
-    last = json.loads((tmp_path / "rapo" / "log.jsonl").read_text().splitlines()[-1])
+    last = read_jsonl(tmp_path / "rapo" / "log.jsonl")[-1]
     assert (last["level"], last["message"], last["kind"]) == ("error", "ends: no space", "OSError")

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from cluster.monitoring.telemetry import Telemetry, TensorBoardBackend, open_telemetry, scalars, worker_counts
+from actors.messages import GroupReceipt
+from cluster.files.run_state import RunState
+from cluster.monitoring.telemetry import Telemetry, TensorBoardBackend, fleet_counts, open_telemetry, scalars
 from rapo.config import load_config
 
 ROW = {"step": 3, "loss": 0.25, "invalid/no_think": 0.1, "seconds": {"rollout": 2.0}, "nan": float("nan"), "text": "x",
@@ -33,8 +35,8 @@ class Recorder:
     def scalars(self, step: int, values: Any) -> None:
         self._note("scalars", step, dict(values))
 
-    def fleet(self, state: Any) -> None:
-        self._note("fleet", worker_counts(state))
+    def state(self, state: RunState) -> None:
+        self._note("state", fleet_counts(state))
 
     def fault(self, role: str, kind: str) -> None:
         self._note("fault", role, kind)
@@ -44,6 +46,9 @@ class Recorder:
 
     def close(self) -> None:
         self._note("close")
+
+
+RECEIPT = GroupReceipt(version=1, tokens=5, seconds=1.0, busy_seconds=1.0, worker="rollout-0")
 
 
 def test_only_finite_numbers_are_metrics() -> None:
@@ -61,13 +66,13 @@ def test_a_backend_that_fails_is_named_once_and_the_others_go_on() -> None:
     telemetry.step(ROW)
     telemetry.fleet(STATE)
     telemetry.fault({"role": "learner rank 1", "kind": "death"})
-    telemetry.groups([{"seconds": 1.0, "tokens": 5}])
+    telemetry.groups([RECEIPT])
     telemetry.close()
     assert len(bad.calls) == 1
     assert said == ["bad one gets no more metrics of this run: OSError: no space"]
     assert good.calls == [
         ("scalars", 3, {"loss": 0.25, "invalid/no_think": 0.1, "seconds/rollout": 2.0}),
-        ("fleet", {"ready": 1, "gone": 1, "wanted": 2}),
+        ("state", {"ready": 1, "gone": 1, "wanted": 2}),
         ("fault", "learner rank 1", "death"),
         ("groups", 1),
         ("close",),
@@ -81,7 +86,7 @@ def test_tensorboard_holds_the_values(tmp_path: Path) -> None:
     telemetry = Telemetry([backend], pytest.fail)
     telemetry.step(ROW)
     telemetry.fleet(STATE)
-    telemetry.groups([{"seconds": 1.0, "tokens": 5}])
+    telemetry.groups([RECEIPT])
     telemetry.close()
     (path,) = tmp_path.glob("events.*")
     data = path.read_bytes()

@@ -12,22 +12,37 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
+from cluster.files.report import CritiqueCounts, Report, RunFacts, StageTime
 from cluster.terminal.console import Console
 from cluster.terminal.format import clock, count, duration, fixed, interval, metric, percent
+from rapo.metrics import evaluate_predictions
+from rapo.records import Prediction
 
-REPORT: dict[str, Any] = {
-    "stages": {"aescot": {"seconds": 10.0}, "rapo": {"seconds": 30.0}, "export": {}},
-    "evaluate": {
-        "coldstart": {"srcc": 0.612, "plcc": 0.63, "krcc": None, "mae": 0.1, "parse_rate": 0.992, "n": 256},
-        "rapo": {"srcc": 0.742, "srcc_interval": [0.68, 0.79], "plcc": math.nan, "parse_rate": 1.0, "n": 256},
+
+def _predictions(noise: float, invalid: int) -> list[Prediction]:
+    errors = np.random.default_rng(0).normal(size=250) * noise
+    targets = np.linspace(0.2, 0.8, 250)
+    return [
+        Prediction(str(i), "s", float(target), None if i < invalid else float(target + error), "")
+        for i, (target, error) in enumerate(zip(targets, errors, strict=True))
+    ]
+
+
+REPORT = Report(
+    RunFacts(0, "nowhere"),
+    stages={"aescot": StageTime(10.0), "rapo": StageTime(30.0)},
+    evaluate={
+        "coldstart": evaluate_predictions(_predictions(0.2, invalid=2), bootstrap=0),
+        "rapo": evaluate_predictions(_predictions(0.05, invalid=0), bootstrap=50),
     },
-    "aescot": {"generated": 480, "kept": 431, "rejected": {"leak": 12, "factual": 37}},
-}
+    aescot=CritiqueCounts(480, 431, {"factual": 37, "leak": 12}, "measured", [0.0, 0.5, 1.0], {}, 0),
+)
 
 
 class Clock:
@@ -39,13 +54,13 @@ class Clock:
 
 
 class Streams:
-    def __init__(self, quiet: bool = False, encoding: str = "utf-8") -> None:
+    def __init__(self, encoding: str = "utf-8") -> None:
         self.clock = Clock()
         self._bytes = {name: io.BytesIO() for name in ("err", "out")}
         streams = {n: io.TextIOWrapper(b, encoding=encoding, write_through=True) for n, b in self._bytes.items()}
         self._keep = streams
         self._encoding = encoding
-        self.console = Console(quiet, stderr=streams["err"], stdout=streams["out"], clock=self.clock)
+        self.console = Console(stderr=streams["err"], stdout=streams["out"], clock=self.clock)
 
     def err(self) -> list[str]:
         return self._bytes["err"].getvalue().decode(self._encoding).splitlines()
@@ -74,7 +89,7 @@ def test_a_resumed_stage_does_not_count_old_steps_into_its_rate() -> None:
         streams.clock.seconds += 60.0  # engines start
         handle.update(completed=100)
         streams.clock.seconds += 10.0
-        handle.advance()
+        handle.update(completed=101)
         assert handle.remaining(streams.clock()) == pytest.approx(190.0)
 
 
@@ -83,7 +98,7 @@ def test_a_failed_stage_says_where_and_lets_the_error_through() -> None:
 
     def fail() -> None:
         with streams.console.stage("rapo", 200) as handle:
-            handle.advance(37)
+            handle.update(completed=37)
             streams.clock.seconds += 41.0
             raise ZeroDivisionError
 
@@ -121,46 +136,35 @@ def test_messages_are_literal_and_hold_no_control_characters() -> None:
     ]
 
 
-def test_quiet_prints_errors_only() -> None:
-    streams = Streams(quiet=True)
-    with streams.console.stage("rapo", 2) as handle:
-        streams.clock.seconds += 60.0
-        handle.advance()
-        handle.note("n")
-    streams.console.note("n")
-    streams.console.warn("w")
-    streams.console.skip("data", "s")
-    streams.console.summary(REPORT)
-    streams.console.error("the worker is gone")
-    assert streams.err() == ["error: the worker is gone"]
-    assert streams.out() == ""
-
-
 def test_the_summary_goes_to_stdout_with_aligned_numbers(tmp_path: Path) -> None:
     streams = Streams()
     folder = tmp_path / ("long" * 40)
     (folder / "export").mkdir(parents=True)
     (folder / "report.html").touch()
-    streams.console.summary(REPORT | {"run": {"dir": str(folder)}})
+    streams.console.summary(replace(REPORT, run=RunFacts(0, str(folder))))
     assert streams.err() == []
     text = streams.out()
     assert "\x1b" not in text
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert rows["rapo"] == ["rapo", "30.0", "75.0", "%"]
     assert rows["total"] == ["total", "40.0"]
-    assert rows["cold"] == ["cold", "start", "0.612", "0.630", "–", "0.100", "99.2", "%", "256"]
-    assert rows["RAPO"] == ["RAPO", "0.742", "0.680", "–", "0.790", "–", "–", "–", "100.0", "%", "256"]
+    before, after = REPORT.evaluate["coldstart"], REPORT.evaluate["rapo"]
+    figures = [f"{value:.3f}" for value in (before["srcc"], before["plcc"], before["krcc"], before["mae"])]
+    assert rows["cold"] == ["cold", "start", *figures, "99.2", "%", "250"]
+    low, high = after["srcc_interval"]
+    assert rows["RAPO"][1:5] == [f"{after['srcc']:.3f}", f"{low:.3f}", "–", f"{high:.3f}"]
+    assert rows["RAPO"][-3:] == ["100.0", "%", "250"]
     assert rows["kept"] == ["kept", "431", "89.8", "%"]
     assert ["rejected:", "factual", "37", "7.7", "%"] in [line.split() for line in text.splitlines()]
     assert f"{folder}/report.html\n" in text
     assert f"{folder}/export\n" in text
-    cold, after = (next(line for line in text.splitlines() if name in line) for name in ("cold start", "RAPO"))
-    assert cold.index("99.2 %") + 6 == after.index("100.0 %") + 7
+    cold, rapo = (next(line for line in text.splitlines() if name in line) for name in ("cold start", "RAPO"))
+    assert cold.index("99.2 %") + 6 == rapo.index("100.0 %") + 7
 
 
 def test_an_empty_report_prints_nothing() -> None:
     streams = Streams()
-    streams.console.summary({"stages": {}, "evaluate": {"rapo": None}, "aescot": None})
+    streams.console.summary(Report(RunFacts(0, "nowhere")))
     assert streams.out() == ""
 
 
@@ -169,7 +173,8 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     streams.console.note("“quoted” – dash")
     streams.console.summary(REPORT)
     assert streams.err() == ["?quoted? ? dash"]
-    assert "0.680 - 0.790" in streams.out()
+    low, high = REPORT.evaluate["rapo"]["srcc_interval"]
+    assert f"{low:.3f} - {high:.3f}" in streams.out()
 
 
 def test_ci_and_dumb_terminals_are_not_interactive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +203,7 @@ with console.stage("coldstart", 2) as handle:
     handle.note("half way")
     print("from elsewhere")
     time.sleep(0.6)
-    handle.advance()
+    handle.update(completed=2)
 try:
     with console.stage("rapo"):
         raise RuntimeError
@@ -273,4 +278,4 @@ def test_formats() -> None:
     ]  # fmt: skip
     assert (fixed(None), fixed(math.inf), fixed(1.0), fixed(True)) == ("–", "–", "1.000", "–")
     assert (percent(0.5), count(12345), count(None)) == ("50.0 %", "12,345", "–")
-    assert (interval([0.1, 0.2]), interval(None), interval([0.1, math.nan])) == ("0.100 – 0.200", "", "")
+    assert (interval([0.1, 0.2]), interval(None)) == ("0.100 – 0.200", "")

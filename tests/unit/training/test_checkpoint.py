@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from cluster.files.jsonl import read_jsonl
 from cluster.training.best_model import BestState
 from cluster.training.checkpoint import Checkpoints, TrainingState, cut_back
 from cluster.training.staleness import WindowState
@@ -138,6 +139,6 @@ def test_rows_of_later_steps_are_cut_back(tmp_path):
     rows = [{"step": step, "loss": 0.1 * step} for step in (1, 2, 3, 4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     cut_back(path, 2)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    assert read_jsonl(path) == rows[:2]
     cut_back(tmp_path / "absent.jsonl", 2)
     assert not (tmp_path / "absent.jsonl").exists()

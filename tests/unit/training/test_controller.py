@@ -168,7 +168,7 @@ def started(
 
 
 def alerts(out: Path) -> list[tuple[int, str]]:
-    path = out / "findings.jsonl"
+    path = out / "alerts.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [(row["step"], row["kind"]) for row in rows]
 

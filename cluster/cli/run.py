@@ -1,0 +1,64 @@
+"""Run: the stages of a run in its folder, for `rapo run` and the commands of single stages.
+
+- What is wrong with the configuration is an error before anything starts.
+- What libraries print goes to `driver.log`; the terminal gets the console's lines only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from cluster.cli.check import problems, warnings
+from cluster.remote.ray_session import prepare_environment
+from rapo.config import Config, load_config
+from rapo.errors import RapoError
+
+
+def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], stages: tuple[str, ...] | None) -> None:
+    """Run `stages`, or all of them (None) and print their summary."""
+    config = with_absolute_paths(load_config(config_path, overrides))
+    prepare_environment(config)  # before Ray is imported
+    from cluster.files.run_folder import RunFolder
+    from cluster.pipeline.runner import STAGES, Pipeline
+    from cluster.remote.exit_watchdog import exit_watchdog
+    from cluster.terminal.console import Console
+    from cluster.terminal.stdio_redirect import redirect_output
+
+    folder = RunFolder(out.resolve())
+    to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
+    wrong = problems(config, to_do)
+    if wrong:
+        raise RapoError("; ".join(wrong))
+    log = folder / "driver.log"
+    words = (
+        "error: the run ended without a word: its process was killed, or the Ray node that it ran on is gone. "
+        f"Library output is in {log}. The same command continues after what is finished."
+    )
+    with folder.open(config), redirect_output(log) as (stdout, stderr), exit_watchdog(words, stderr):
+        console = Console(stdout=stdout, stderr=stderr)
+        for line in warnings(config):
+            console.warn(line)
+        try:
+            report = Pipeline(config, folder, console).run(stages or STAGES)
+        except RapoError as error:
+            console.error(str(error))
+            console.note(f"library output is in {log}")
+            raise typer.Exit(2) from error
+        if stages is None:
+            console.summary(report)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with absolute paths, so that a run can be continued from another folder."""
+    data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
+    changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
+    teacher = config.aescot.teacher
+    if teacher.model is not None:
+        resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
+        changes["aescot"] = config.aescot.model_copy(update={"teacher": resolved})
+    if config.policy.model != "embedded":
+        changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
+    return config.model_copy(update=changes)

@@ -1,0 +1,76 @@
+"""Report: the layout of `report.json`, which is also what the page and the terminal show.
+
+A part is None (or empty) where the stage that makes it is not finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cluster.files.alerts import AlertRow
+
+if TYPE_CHECKING:
+    from rapo.metrics import Evaluation
+
+#: The evaluated models: key in the report, name for people.
+MODELS: tuple[tuple[str, str], ...] = (("coldstart", "cold start"), ("rapo", "RAPO"))
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    seed: int
+    dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """The data set. `counts` are images by split, `skipped` unusable ones by reason."""
+
+    name: str
+    counts: dict[str, int]
+    native_range: list[float]
+    skipped: dict[str, int]
+    normalizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class CritiqueCounts:
+    """`aescot/manifest.json`: how many critiques were kept, and the settings that they come
+    from."""
+
+    generated: int
+    kept: int
+    rejected: dict[str, int]
+    teacher: str
+    bands: list[float]
+    shortfall: dict[str, int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFacts:
+    """The test images that were scored over gRPC at the end of the run. `max_abs_difference` is the
+    largest one from the evaluation, None where no image has both scores."""
+
+    images: int
+    failed: int
+    seconds: float | None
+    max_abs_difference: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    run: RunFacts
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    data: DataFacts | None = None
+    aescot: CritiqueCounts | None = None
+    alerts: list[AlertRow] | None = None
+    evaluate: dict[str, Evaluation] = field(default_factory=dict)
+    served: ServedFacts | None = None

@@ -1,0 +1,108 @@
+"""Configuration section `rapo`: the training loop, its reward, its loss and its alerts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rapo.config.types import Amount, Fraction, MayChange, Positive, Section
+
+
+class RewardSettings(Section):
+    """RAPO's reward. Defaults follow the paper's formulas without upstream's defects
+    (docs/reward.md).
+
+    The preset "upstream" reproduces the released code and fixes every other field to that code's
+    values.
+    """
+
+    sigma: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default=0.1, description="width of the absolute term; a table gives one per data set"
+    )
+    sigma_unit: Literal["score", "spread"] = Field("score", description="spread: a fraction of the data set's label sd")
+    gamma: Annotated[float, Field(gt=0)] = 1e-6
+    ties: Literal["half", "win", "drop", "soft"] = Field("half", description="soft: preference from the labels' std")
+    weight_absolute: Annotated[float, Field(ge=0)] = 1.0
+    weight_relative: Annotated[float, Field(ge=0)] = 1.0
+    weight_format: Annotated[float, Field(ge=0)] = 1.0
+    advantage: Literal["std", "mean"] = "std"
+    advantage_eps: Annotated[float, Field(ge=0)] = 1e-4
+    preset: Literal["rapo", "upstream"] = "rapo"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upstream_is_fixed(cls, data: object) -> object:
+        if not isinstance(data, dict) or data.get("preset") != "upstream":
+            return data
+        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {"ties": "win"}
+        other = [name for name, value in fixed.items() if data.get(name, value) != value]
+        if other:
+            raise ValueError(f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; leave {', '.join(other)} out")
+        return data | fixed
+
+
+class SamplingConfig(Section):
+    """How completions are sampled in training. The learner applies the same temperature and the
+    same token mask."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LossConfig(Section):
+    clip_low: Annotated[float, Field(gt=0)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.28
+    kl_beta: Annotated[float, Field(ge=0)] = 0.0
+    importance_correction: bool = Field(True, description="false: act as if sampler and learner were the same policy")
+    importance_cap: Annotated[float, Field(gt=0)] = 2.0
+    normalization: Literal["sequence", "token", "constant"] = "sequence"
+    mask_truncated: bool = Field(False, description="completions cut at the token limit add nothing to the loss")
+    mask_invalid: bool = Field(False, description="completions without a score add nothing to the loss")
+
+
+class WatchConfig(Section):
+    """The bounds beyond which a run has an alert (`rapo.watch`, docs/training.md)."""
+
+    enabled: bool = True
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn", description="stop: end the loop at entropy_collapse, parse_loss or not_finite; the best model is kept"
+    )
+    window: Positive = Field(10, description="steps over which entropy, parse rate and reward are smoothed")
+    entropy_fraction: Fraction = Field(0.2, description="share of the entropy at the start; less is a collapse")
+    entropy_floor: Amount = Field(0.01, description="nats per token; less is a collapse whatever the start was")
+    parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
+    parse_floor: Fraction = Field(0.05, description="a lower parse rate is an alert whatever the best was")
+    srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        3.0, description="standard errors by which the validation SRCC may fall below its best"
+    )
+    srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")
+    mismatch_kl: Amount = Field(1e-3, description="nats per token between sampler and learner; more is an alert")
+    zero_spread: Fraction = Field(0.95, description="share of groups without a spread of rewards")
+    zero_spread_steps: Positive = Field(5, description="steps in a row above zero_spread that are an alert")
+
+
+class RapoConfig(Section):
+    """The training loop of Relative-Absolute Policy Optimization."""
+
+    steps: Positive = 200
+    images_per_step: Positive = 32
+    completions: Annotated[int, Field(ge=2)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    updates_per_batch: Positive = 1
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        1, description="optimiser steps that a group may be behind; 0: sampler and learner alternate, reproducibly"
+    )
+    in_flight: Literal["finish", "continue"] = Field(
+        "finish", description="groups in flight at a weight update: finish on their version, or continue on the new one"
+    )
+    mix_datasets: bool = Field(False, description="a batch may hold images of several data sets")
+    evaluate_every: Positive = 25
+    checkpoint_every: MayChange[Positive] = Field(25, description="steps between two states of the run on disk")
+    keep_checkpoints: MayChange[Positive] = Field(2, description="how many states of the run are kept")
+    select: Literal["best", "last"] = Field("best", description="best: by validation SRCC")
+    sampling: SamplingConfig = SamplingConfig()
+    loss: LossConfig = LossConfig()
+    reward: RewardSettings = RewardSettings()
+    watch: MayChange[WatchConfig] = WatchConfig()
