@@ -12,6 +12,7 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -70,5 +71,5 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
 
 
 def last_validation(out: Path) -> dict[str, float]:
-    rows = read_jsonl(out / "rapo" / "metrics.jsonl")
+    rows: list[dict[str, Any]] = read_jsonl(out / "rapo" / "metrics.jsonl")
     return [row["validation"] for row in rows if "validation" in row][-1]

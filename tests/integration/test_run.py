@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_report_holds_what_the_design_names(finished: Path) -> None:
 
 
 def test_sampler_and_learner_agree(finished: Path) -> None:
-    rows = read_jsonl(finished / "rapo" / "metrics.jsonl")
+    rows: list[dict[str, Any]] = read_jsonl(finished / "rapo" / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     for row in steps:
@@ -152,8 +153,8 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     (tmp_path / "scores.csv").write_text("\n".join(lines))
     table = ("--set", f"data.path={tmp_path / 'scores.csv'}", "--set", "data.score_range=[1,5]")
     out = tmp_path / "out"
-    ahead = ("coldstart.steps=10", "rapo.steps=4", "rapo.max_staleness=1", "rapo.images_per_step=100")
-    ahead += ("serve.demo_images=0",)
+    ahead = ["coldstart.steps=10", "rapo.steps=4", "rapo.max_staleness=1", "rapo.images_per_step=100"]
+    ahead += ["serve.demo_images=0"]
     done = rapo("run", "--out", str(out), *settings(*ahead), *table)
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     summary = json.loads((out / "data" / "summary.json").read_text())

@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 import ray
 
+from actors.messages import GroupReceipt
 from cluster.monitoring.prometheus import PrometheusBackend
 from cluster.monitoring.telemetry import Telemetry
 
@@ -23,7 +24,12 @@ def test_prometheus_gets_the_figures_from_ray(local_ray: None) -> None:
     telemetry = Telemetry([PrometheusBackend("test-run")], said.append)
     telemetry.step({"step": 5, "loss": 0.125, "dropped": 2, "seconds": {"rollout": 2.0}})
     telemetry.fleet(_STATE)
-    telemetry.groups([{"seconds": 0.5, "tokens": 40}, {"seconds": 0.7, "tokens": 2}])
+    telemetry.groups(
+        [
+            GroupReceipt(version=5, tokens=40, seconds=0.5, busy_seconds=0.5, worker="rollout-0"),
+            GroupReceipt(version=5, tokens=2, seconds=0.7, busy_seconds=1.2, worker="rollout-0"),
+        ]
+    )
     telemetry.fault({"role": "rollout worker 3 on somewhere", "kind": "death"})
     (port,) = {node["MetricsExportPort"] for node in ray.nodes()}
     wanted = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from cluster.cli.main import app
 from rapo.config import Config
@@ -85,12 +86,15 @@ def test_every_module_that_is_run_exists(page: Path) -> None:
 
 @pages
 def test_every_command_exists(page: Path) -> None:
-    commands = typer.main.get_command(app).commands
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    commands = group.commands
     for text in chain(spans(page), code_lines(page)):
         for name, below in COMMAND.findall(text):
             assert name in commands, text
-            if hasattr(commands[name], "commands"):
-                assert below in commands[name].commands, text
+            command = commands[name]
+            if isinstance(command, TyperGroup):
+                assert below in command.commands, text
 
 
 @pages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
 
 
-def fail(name: str):
+def fail(name: str) -> Callable[[], None]:
     def app() -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 

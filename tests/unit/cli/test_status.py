@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from producers import train
@@ -93,7 +94,8 @@ def test_the_report_for_machines_lists_the_alerts_of_a_finished_stage(run: Path)
 def test_a_live_run_shows_progress_fleet_and_faults(live: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show_status(live)
     out = capsys.readouterr().out
-    last = [row for row in read_jsonl(live / "rapo" / "metrics.jsonl") if "validation" in row][-1]
+    rows: list[dict[str, Any]] = read_jsonl(live / "rapo" / "metrics.jsonl")
+    last = [row for row in rows if "validation" in row][-1]
     assert f"{STEPS} of {STEPS}, weight version {STEPS}" in out
     assert " a step: rollout " in out
     assert all(f"{part} " in out for part in ("reward", "learner", "weights"))
@@ -112,7 +114,8 @@ def test_a_live_run_shows_progress_fleet_and_faults(live: Path, capsys: pytest.C
 def test_the_status_for_machines_is_json_of_the_same(live: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = json.loads((live / "rapo" / "state.json").read_text())
     (live / "rapo" / "state.json").write_text(json.dumps({**state, "steps": STEPS + 28, "updated": 1000.0}))
-    rows = [row for row in read_jsonl(live / "rapo" / "metrics.jsonl") if "loss" in row][-10:]
+    rows: list[dict[str, Any]] = read_jsonl(live / "rapo" / "metrics.jsonl")
+    rows = [row for row in rows if "loss" in row][-10:]
     show_status(live, as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["rapo"]["step_seconds"] == pytest.approx(sum(sum(row["seconds"].values()) for row in rows) / 10)

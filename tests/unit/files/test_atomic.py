@@ -65,15 +65,16 @@ def test_other_os_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
 
 def test_write_json_never_writes_nan_and_takes_numpy_and_paths(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    value = {"a": math.nan, "b": [math.inf, -math.inf, 1.5], "c": np.float32("nan"), "d": np.array([1.0, np.nan])}
-    write_json(path, {**value, "e": np.int64(3), "f": Path("p"), 7: True, "g": Point(1, math.nan)})
+    value: dict[object, object] = {"a": math.nan, "b": [math.inf, -math.inf, 1.5], "c": np.float32("nan")}
+    value |= {"d": np.array([1.0, np.nan]), "e": np.int64(3), "f": Path("p"), 7: True, "g": Point(1, math.nan)}
+    write_json(path, value)
 
     def refuse(token: str) -> None:
         raise AssertionError(token)
 
     loaded = json.loads(path.read_text(), parse_constant=refuse)
-    expected = {"a": None, "b": [None, None, 1.5], "c": None, "d": [1.0, None], "e": 3, "f": "p", "7": True}
-    expected["g"] = {"x": 1, "y": None}
+    expected: dict[str, object] = {"a": None, "b": [None, None, 1.5], "c": None, "d": [1.0, None]}
+    expected |= {"e": 3, "f": "p", "7": True, "g": {"x": 1, "y": None}}
     assert loaded == expected == read_json(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ def test_a_line_says_run_role_step_and_the_error(tmp_path: Path) -> None:
             logging.getLogger("rapo").exception("failed")
         logging.getLogger("rapo").debug("not this")
     logging.getLogger("rapo").error("after the run")
-    first, second = read_jsonl(path)
+    rows: list[dict[str, Any]] = read_jsonl(path)
+    first, second = rows
     assert first.pop("time") > 1e9
     assert first == {"level": "warning", "logger": "rapo.fleet", "run": "demo-1", "role": "rollout worker 3", "step": 41,
                      "cause": "<bytes>", "message": "replaced it"}  # fmt: skip

@@ -56,7 +56,7 @@ def test_a_step_is_traced_by_role_and_logged(tmp_path: Path) -> None:
     reward = spans["controller", "reward"]
     assert reward["ts"] + reward["dur"] == pytest.approx(learner["ts"], abs=2)
     text = (tmp_path / "rapo" / "log.jsonl").read_text()
-    rows = read_jsonl(tmp_path / "rapo" / "log.jsonl")
+    rows: list[dict[str, Any]] = read_jsonl(tmp_path / "rapo" / "log.jsonl")
     assert [row["message"].split(",")[0] for row in rows] == [
         "begins", "ready", "rollout-2 on node-a: died; replaced", "rollout 2.00 s", "rollout 2.00 s", "ends",
     ]  # fmt: skip

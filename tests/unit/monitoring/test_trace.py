@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cluster.monitoring.trace import Span, Trace, chrome_trace
 
@@ -19,7 +20,7 @@ def test_roles_are_processes_and_what_overlaps_lies_in_lanes() -> None:
         Span("rollout worker 0", "b", 11.0, 2.0, {}),
         Span("controller", "rollout", 10.0, 3.0, {}),
     ]
-    events = chrome_trace(spans)["traceEvents"]
+    events: list[dict[str, Any]] = chrome_trace(spans)["traceEvents"]
     names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
     assert names == {1: "rollout worker 0", 2: "controller"}
     placed = {event["name"]: (event["pid"], event["tid"]) for event in events if event["ph"] == "X"}

@@ -151,6 +151,7 @@ def test_the_summary_goes_to_stdout_with_aligned_numbers(tmp_path: Path) -> None
     before, after = REPORT.evaluate["coldstart"], REPORT.evaluate["rapo"]
     figures = [f"{value:.3f}" for value in (before["srcc"], before["plcc"], before["krcc"], before["mae"])]
     assert rows["cold"] == ["cold", "start", *figures, "99.2", "%", "250"]
+    assert after["srcc_interval"] is not None
     low, high = after["srcc_interval"]
     assert rows["RAPO"][1:5] == [f"{after['srcc']:.3f}", f"{low:.3f}", "–", f"{high:.3f}"]
     assert rows["RAPO"][-3:] == ["100.0", "%", "250"]
@@ -173,7 +174,9 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     streams.console.note("“quoted” – dash")
     streams.console.summary(REPORT)
     assert streams.err() == ["?quoted? ? dash"]
-    low, high = REPORT.evaluate["rapo"]["srcc_interval"]
+    srcc_interval = REPORT.evaluate["rapo"]["srcc_interval"]
+    assert srcc_interval is not None
+    low, high = srcc_interval
     assert f"{low:.3f} - {high:.3f}" in streams.out()
 
 
