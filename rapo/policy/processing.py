@@ -122,7 +122,7 @@ class PolicyProcessor:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return np.asarray([*ids, *self.stop_token_ids[:1]], dtype=np.int64)
 
-    def decode(self, token_ids: NDArray[np.int32]) -> str:
+    def decode(self, token_ids: NDArray[np.integer]) -> str:
         """The text of a completion, without its stop token."""
         ids = token_ids.tolist()
         if ids and ids[-1] in self.stop_token_ids:

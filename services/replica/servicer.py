@@ -13,9 +13,9 @@ import asyncio
 import hmac
 import io
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import grpc
 from PIL import Image
@@ -31,15 +31,21 @@ from services.replica.convert import readout_of, response_of
 from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
 
-if TYPE_CHECKING:
-    from ray.serve.grpc_util import RayServegRPCContext
-
 logger = logging.getLogger("ray.serve")
 
 #: An engine that has been at one step for so long counts as hung, and its replica is replaced.
 _HUNG_S = 120.0
 
 _OUTSIDE_BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95)
+
+
+class CallContext(Protocol):
+    """The part of `ray.serve.grpc_util.RayServegRPCContext` that the deployment uses."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
+    def set_code(self, code: grpc.StatusCode, /) -> None: ...
+    def set_details(self, details: str, /) -> None: ...
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]], /) -> None: ...
 
 
 class Scorer:
@@ -71,9 +77,7 @@ class Scorer:
         await self._warm_up()
         self._observe = _observer()
 
-    async def Score(
-        self, request: scorer_pb2.ScoreRequest, grpc_context: RayServegRPCContext
-    ) -> scorer_pb2.ScoreResponse:
+    async def Score(self, request: scorer_pb2.ScoreRequest, grpc_context: CallContext) -> scorer_pb2.ScoreResponse:
         """The score of one image; a failure is in the context's status."""
         request_id = request_id_or_new(request.request_id)
         try:
@@ -86,7 +90,7 @@ class Scorer:
         return scorer_pb2.ScoreResponse()
 
     async def Explain(
-        self, request: scorer_pb2.ScoreRequest, grpc_context: RayServegRPCContext
+        self, request: scorer_pb2.ScoreRequest, grpc_context: CallContext
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
         """The rationale in pieces, then the score.
 
@@ -108,7 +112,7 @@ class Scorer:
             yield scorer_pb2.ExplainResponse()
 
     async def GetModel(
-        self, request: scorer_pb2.GetModelRequest, grpc_context: RayServegRPCContext
+        self, request: scorer_pb2.GetModelRequest, grpc_context: CallContext
     ) -> scorer_pb2.GetModelResponse:
         """The model and its limits; a failure is in the context's status."""
         try:
@@ -149,11 +153,11 @@ class Scorer:
         if (scorer := getattr(self, "_scorer", None)) is not None:
             scorer.close()
 
-    def _admit(self, request: scorer_pb2.ScoreRequest, context: RayServegRPCContext) -> ReadoutSpec:
+    def _admit(self, request: scorer_pb2.ScoreRequest, context: CallContext) -> ReadoutSpec:
         self._check_secret(context)
         return readout_of(request, self.config.serve, self.model_version, self.scales)
 
-    def _check_secret(self, context: RayServegRPCContext) -> None:
+    def _check_secret(self, context: CallContext) -> None:
         value = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
         given: bytes = value if isinstance(value, bytes) else str(value).encode()
         if not hmac.compare_digest(given, self._secret):
@@ -225,7 +229,7 @@ def _refusal(error: Exception, request_id: str) -> Refusal:
     return Refusal(grpc.StatusCode.INTERNAL, words, "internal")
 
 
-def _set_status(context: RayServegRPCContext, refusal: Refusal) -> None:
+def _set_status(context: CallContext, refusal: Refusal) -> None:
     # Serve logs an exception as a failed call, but not a status with an empty message.
     context.set_code(refusal.code)
     context.set_details(refusal.words)

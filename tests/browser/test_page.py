@@ -37,7 +37,8 @@ class ShadeScorer(FakeScorer):
             shade = Image.open(io.BytesIO(request.image)).convert("L").getpixel((0, 0))
         except OSError:
             return super()._answer(request)
-        digits = str(round(float(shade) / 2.55)).encode()
+        assert isinstance(shade, int)
+        digits = str(round(shade / 2.55)).encode()
         return super()._answer(scorer_pb2.ScoreRequest(image=digits, readout=request.readout))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from PIL import Image
 from rapo.answers.readout import ANSWERS, TEXTS
 from rapo.config import Config, load_config
 from tests.small import SMALL
+
+if TYPE_CHECKING:
+    from rapo.inference.types import ReadoutResult
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -65,7 +68,8 @@ class Laboratory:
 
     def read(self, images: list[bytes], *, together: bool, rationale: bool = True) -> list[tuple[str, float, int]]:
         """`(text, mean, nodes)` of each image's tree."""
-        engine, found, names = self._engine, {}, []
+        engine, names = self._engine, []
+        found: dict[str, ReadoutResult] = {}
         for data in images:
             self._number += 1
             name = str(self._number)
@@ -77,10 +81,12 @@ class Laboratory:
                 found |= dict(engine.step())
         while engine.busy:
             found |= dict(engine.step())
-        return [
-            (engine.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes)
-            for one in (found[name] for name in names)
-        ]
+        read = []
+        for name in names:
+            one = found[name]
+            assert one.tree is not None
+            read.append((engine.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes))
+        return read
 
     def sampled(self, data: bytes, samples: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of `samples` completions of one request, and of as many requests of one
@@ -93,7 +99,7 @@ class Laboratory:
             engine.add(
                 f"alone{number}", encoded, self._request(SamplingSpec(1, 1.5, 24, logprobs=False)), seed + number
             )
-        found = {}
+        found: dict[str, ReadoutResult] = {}
         while engine.busy:
             found |= dict(engine.step())
         alone = [found[f"alone{number}"].completions[0].token_ids.tolist() for number in range(samples)]
@@ -138,7 +144,7 @@ class Laboratory:
             engine.cancel(name)
         scheduler = engine._engine.engine_core.engine_core.scheduler
         left = scheduler.get_num_unfinished_requests()
-        found = {}
+        found: dict[str, ReadoutResult] = {}
         while engine.busy:
             found |= dict(engine.step())
         engine._core.step()
@@ -168,8 +174,8 @@ def laboratory(taught_model: Path, local_ray: None) -> Iterator[Any]:
     from rapo.inference.environment import engine_environment
 
     config = load_config(None, SMALL)
-    options = {"num_cpus": 1, "runtime_env": {"env_vars": engine_environment(1, 1.0)}}
-    actor = ray.remote(**options)(Laboratory).remote(str(taught_model), config)
+    environment = {"env_vars": engine_environment(1, 1.0)}
+    actor: Any = ray.remote(num_cpus=1, runtime_env=environment)(Laboratory).remote(str(taught_model), config)
     yield actor
     ray.kill(actor)
 

@@ -61,7 +61,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def judged(config: Config, rows: list[dict[str, Any]], local_ray: None) -> list[dict[str, Any]]:
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = ray.data.from_items(rows, override_num_blocks=1)
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=1)
     for actor in (VllmTeacher, Judge):
         dataset = dataset.map_batches(
             actor,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from rapo.records import Group, ImageRecord, ScoredGroup
+
+if TYPE_CHECKING:
+    import torch
 
 #: The texts, besides the prompt, that the tiny model's tokenizer is built from.
 CLAUSES = ("the light is even; ", "a balanced composition; ", "colors are dull; ")
@@ -24,6 +28,15 @@ def png(width: int = 84, height: int = 84, seed: int = 0) -> bytes:
     stream = io.BytesIO()
     make_image(width, height, seed).save(stream, "PNG")
     return stream.getvalue()
+
+
+def gathered(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> dict[str, torch.Tensor]:
+    """What `rapo.policy.weights.model_tensors` yields, where every tensor is on this rank."""
+    found = {}
+    for name, tensor in tensors:
+        assert tensor is not None, name
+        found[name] = tensor
+    return found
 
 
 def record(uid: str, dataset: str = "scenes", score: float = 0.5) -> ImageRecord:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from google.protobuf import duration_pb2
@@ -79,7 +80,12 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             room.release()
             yield answer
 
-    def _feed(self, requests, answers, room) -> None:
+    def _feed(
+        self,
+        requests: Iterator[scorer_pb2.ScoreRequest],
+        answers: queue.SimpleQueue[scorer_pb2.ScoreResult | int],
+        room: threading.Semaphore,
+    ) -> None:
         count = 0
         with futures.ThreadPoolExecutor(8) as pool:
             try:
@@ -129,9 +135,10 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         self._admit(context)
         if request.model_version not in ("", "v7", "v6"):
             abort(context, status(code_pb2.NOT_FOUND, "no such model", "unknown_model"))
+        unnamed: list[Any] = [9]  # a proto3 enum takes any number; the stub knows only the named ones
         return scorer_pb2.GetModelResponse(
             model_version=request.model_version or "v7",
-            readouts=[scorer_pb2.READOUT_EXPECTED, scorer_pb2.READOUT_GREEDY, 9],
+            readouts=[scorer_pb2.READOUT_EXPECTED, scorer_pb2.READOUT_GREEDY, *unnamed],
             max_score=1.0,
             max_image_bytes=2 * 2**20,
             native_scales=[scorer_pb2.NativeScale(name="ava", min=1, max=10)],
@@ -139,7 +146,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             limits=self.limits,
         )
 
-    def _admit(self, context) -> None:
+    def _admit(self, context: grpc.ServicerContext) -> None:
         metadata = dict(context.invocation_metadata())
         self.metadata.append(metadata)
         if self.token is not None and metadata.get("authorization") != f"Bearer {self.token}":
@@ -156,17 +163,17 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             with self._lock:
                 self.running -= 1
 
-    def _counted_result(self, request) -> scorer_pb2.ScoreResult:
+    def _counted_result(self, request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreResult:
         with self._counted():
             return self._result(request)
 
-    def _result(self, request) -> scorer_pb2.ScoreResult:
+    def _result(self, request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreResult:
         answer = self._answer(request)
         if isinstance(answer, status_pb2.Status):
             return scorer_pb2.ScoreResult(request_id=request.request_id, error=answer)
         return scorer_pb2.ScoreResult(request_id=request.request_id, response=answer)
 
-    def _answer(self, request) -> scorer_pb2.ScoreResponse | status_pb2.Status:
+    def _answer(self, request: scorer_pb2.ScoreRequest) -> scorer_pb2.ScoreResponse | status_pb2.Status:
         with self._lock:
             self.requests.append(request)
             failure = self.failures.pop(0) if self.failures else None
@@ -215,7 +222,7 @@ def busy(retry_s: float = 0.01) -> status_pb2.Status:
     return status(code_pb2.RESOURCE_EXHAUSTED, "not now", "queue_full", retry_s=retry_s)
 
 
-def abort(context, failure: status_pb2.Status) -> None:
+def abort(context: grpc.ServicerContext, failure: status_pb2.Status) -> None:
     reason = error_details_pb2.ErrorInfo()
     failure.details[0].Unpack(reason)
     context.set_trailing_metadata(((DETAILS_KEY, failure.SerializeToString()), (REASON_KEY, reason.reason)))

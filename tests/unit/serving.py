@@ -132,22 +132,31 @@ def settings_for(upstream: str, *, max_in_flight: int = 0, **options: object) ->
 
 
 @contextmanager
-def gateway_on(servicer: FakeDeployment, **options: object) -> Iterator[Gateway]:
-    with upstream_of(servicer) as upstream, Gateway(settings_for(upstream, **options)) as gateway:
-        yield gateway
+def gateway_on(servicer: FakeDeployment, *, max_in_flight: int = 0, **options: object) -> Iterator[Gateway]:
+    with upstream_of(servicer) as upstream:
+        settings = settings_for(upstream, max_in_flight=max_in_flight, **options)
+        with Gateway(settings) as gateway:
+            yield gateway
+
+
+class _Messages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 @contextmanager
 def call_lines() -> Iterator[list[str]]:
     """The lines that the gateway's log of calls gets inside the block."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
+    handler = _Messages()
     logger = logging.getLogger("rapo.calls")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield lines
+        yield handler.lines
     finally:
         logger.removeHandler(handler)
 

@@ -281,7 +281,7 @@ def test_a_step_counts_once() -> None:
     assert kinds(watch.validation(100, {"srcc": 0.1, "n": 256})) == ["srcc_below_best"]
 
 
-def test_a_replayed_run_ends_in_the_same_state(tmp_path) -> None:
+def test_a_replayed_run_ends_in_the_same_state(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for step in range(1, 201):
         rows.append({"step": step, "reward_mean": 1 + step / 100, "entropy": 0.5 if step < 90 else 0.01, "loss": 0.1})
@@ -315,7 +315,7 @@ def test_it_can_be_switched_off() -> None:
     assert train(watch, "loss", [math.nan] * 9) == _hack(watch, noise(0, 400, 0.02)) == []
 
 
-def test_the_section_is_read_from_a_file(tmp_path) -> None:
+def test_the_section_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('[rapo.watch]\non_collapse = "stop"\nparse_drop = 0.2\n')
     assert load_config(path).rapo.watch == WatchConfig(on_collapse="stop", parse_drop=0.2)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.errors import DataError
+from rapo.records import ImageRecord
 
 
-def records(**sizes: int):
+def records(**sizes: int) -> list[ImageRecord]:
     return [record(f"{name}{i:03d}", name) for name, size in sizes.items() for i in range(size)]
 
 

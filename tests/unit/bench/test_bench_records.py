@@ -43,7 +43,12 @@ def test_images_follow_from_the_seed_and_are_written_in_order(tmp_path):
 
 def test_an_environment_with_these_pins_is_not_installed_again(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(environment.setup_env, "pip", lambda *arguments, **_: calls.append(arguments) or 0)
+
+    def pip(*arguments: object, **_: object) -> int:
+        calls.append(arguments)
+        return 0
+
+    monkeypatch.setattr(environment.setup_env, "pip", pip)
     monkeypatch.setattr(environment, "_install_hook", lambda _: None)
     monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: (tmp_path / "venv").mkdir())
     for _ in range(2):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_scorer import FakeScorer, busy, serving, status
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 
 from rapo.client import (
     CallError,
@@ -63,7 +63,8 @@ def test_bytes_and_paths_give_a_typed_result(client: ScorerClient, scorer: FakeS
     result = client.score(b"42")
     assert (result.score, result.rationale, result.model_version) == (0.42, "soft light", "v7")
     assert (result.readout, result.std, result.native_score, result.dimensions) == ("expected", 0.1, None, ())
-    assert result.interval == Interval(pytest.approx(0.22), pytest.approx(0.62))
+    assert isinstance(result.interval, Interval)
+    assert (result.interval.low, result.interval.high) == (pytest.approx(0.22), pytest.approx(0.62))
     assert (result.decode_ms, result.queue_ms, result.generate_ms, result.completion_tokens) == (1, 2, 3, 4)
     assert result.request_id == scorer.requests[0].request_id != ""
     path = images(tmp_path, ["7"])[0]
@@ -101,7 +102,7 @@ def test_model_tolerates_a_readout_it_does_not_know(client: ScorerClient) -> Non
 
 
 @pytest.mark.parametrize("failure", [busy(), GONE])
-def test_passing_failures_are_retried(client: ScorerClient, scorer: FakeScorer, failure) -> None:
+def test_passing_failures_are_retried(client: ScorerClient, scorer: FakeScorer, failure: status_pb2.Status) -> None:
     scorer.failures = [failure] * 3
     assert client.score(b"42").score == 0.42
     assert len(scorer.requests) == 4

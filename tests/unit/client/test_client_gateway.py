@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 from serving import Authority, FakeDeployment, gateway_on, settings_for, upstream_of
 
-from rapo.client import AsyncScorerClient, CallError, FieldViolation, ScorerClient
+from rapo.client import AsyncScorerClient, CallError, FieldViolation, Outcome, ScorerClient, ScoreResult
+from rapo.v1 import scorer_pb2
 from services.gateway.server import Gateway
 from services.gateway.tokens import token_line
 
 
-def scores(outcomes) -> list[float | None]:
+def scores(outcomes: Iterable[Outcome]) -> list[float | None]:
     return [outcome.result.score if outcome.result is not None else None for outcome in outcomes]
 
 
@@ -58,7 +60,7 @@ def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
     scorer = FakeDeployment()
     refusals = iter([b"busy", b"gone", b"busy"])
 
-    def before(request) -> None:
+    def before(request: scorer_pb2.ScoreRequest) -> None:
         with scorer.lock:
             request.image = next(refusals, request.image)
 
@@ -76,6 +78,7 @@ def test_a_ranking_and_an_explanation() -> None:
             assert ranking.preference[1][0] > 0.9
             parts = [part async for part in client.explain(b"0.5")]
             assert parts[:2] == ["soft ", "light"]
+            assert isinstance(parts[2], ScoreResult)
             assert parts[2].score == 0.5
 
     with gateway_on(FakeDeployment()) as gateway:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +14,8 @@ from serving import Authority
 from rapo.client import CallError, ScorerClient
 from rapo.client.connection import Connection, RetryPolicy
 from rapo.errors import ConfigError
+
+quick = partial(ScorerClient, timeout=10, attempts=1)
 
 
 @pytest.fixture
@@ -24,10 +28,6 @@ def credentials(authority: Authority, *, mutual: bool = False) -> grpc.ServerCre
     pair = (key.read_bytes(), certificate.read_bytes())
     roots = authority.certificate if mutual else None
     return grpc.ssl_server_credentials([pair], root_certificates=roots, require_client_auth=mutual)
-
-
-def quick(target: str, **arguments: object) -> ScorerClient:
-    return ScorerClient(target, timeout=10, attempts=1, **arguments)
 
 
 def test_tls_and_a_token_are_accepted(authority: Authority, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_certificate_of_another_ca_or_name_is_told_apart(authority: Authority,
         ({"certificate": b"x"}, "needs its key"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(arguments: dict[str, object], words: str) -> None:
+def test_what_cannot_work_is_refused_at_once(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         quick(**{"target": "127.0.0.1:1", **arguments})
     assert "secret" not in str(caught.value)

@@ -183,4 +183,6 @@ def test_the_light_modules_pull_in_nothing_heavy():
 def test_limits_of_serving_must_fit_each_other(override, words):
     with pytest.raises(ConfigError, match=words):
         load_config(None, [override])
-    assert load_config(None, ["serve.autoscale={max_replicas = 2}"]).serve.autoscale.min_replicas == 1
+    autoscale = load_config(None, ["serve.autoscale={max_replicas = 2}"]).serve.autoscale
+    assert autoscale is not None
+    assert autoscale.min_replicas == 1

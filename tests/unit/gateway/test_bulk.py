@@ -53,8 +53,11 @@ def stub(shared: tuple[FakeDeployment, Gateway], scorer: FakeDeployment) -> Iter
         yield Stub(channel)
 
 
-def requests(*images: bytes, **fields: str) -> list[scorer_pb2.ScoreRequest]:
-    return [scorer_pb2.ScoreRequest(image=image, request_id=f"r{i}", **fields) for i, image in enumerate(images)]
+def requests(*images: bytes, model_version: str = "") -> list[scorer_pb2.ScoreRequest]:
+    return [
+        scorer_pb2.ScoreRequest(image=image, request_id=f"r{i}", model_version=model_version)
+        for i, image in enumerate(images)
+    ]
 
 
 class TestBatch:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from random import Random
 
 import grpc
 import pytest
@@ -84,7 +85,7 @@ def test_any_bytes_are_an_image_or_an_image_error(magic: bytes, body: bytes) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_damaged_images_are_an_image_or_an_image_error(rng) -> None:
+def test_damaged_images_are_an_image_or_an_image_error(rng: Random) -> None:
     data = make_image(rng)
     found = verdict(data)
     assert found is True or found in REASONS

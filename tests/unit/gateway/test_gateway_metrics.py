@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import urllib.request
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -21,7 +20,7 @@ SECRET_IMAGE = b"0.123456"
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, float], str]]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], str]:
     """The samples and the log after a little of everything."""
     tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     tokens.write_text(token_line("web", "t-web"))

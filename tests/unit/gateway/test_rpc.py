@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 
 import grpc
 import pytest
@@ -50,8 +49,8 @@ async def violating(call: Call, _: object) -> None:
     raise Refused(VIOLATION)
 
 
-def handled(context: Context) -> Awaitable[None]:
-    return Calls(Metrics(), 10).handler("ScoreStream", violating, lambda handle: handle)(None, context)
+async def handled(context: Context) -> None:
+    await Calls(Metrics(), 10).handler("ScoreStream", violating, lambda handle: handle)(None, context)
 
 
 def test_a_status_waits_for_the_message_on_its_way() -> None:

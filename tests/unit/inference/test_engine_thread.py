@@ -16,6 +16,8 @@ from rapo.inference.types import Completion, EncodedImage, SamplingSpec
 
 LIMIT = 10.0
 IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+# Weights that the engine finds damaged.
+DAMAGED = [("damaged", None)]
 
 
 class CountingEngine:
@@ -61,7 +63,7 @@ class CountingEngine:
     def load(self, weights: Iterable[object], version: int) -> None:
         self.threads.add(threading.get_ident())
         self.version = None
-        if list(weights) == ["bad"]:
+        if list(weights) == DAMAGED:
             raise WeightError("damaged")
         self.version = version
         self.loads.append(version)
@@ -154,7 +156,7 @@ def test_a_load_that_is_overtaken_is_skipped(engine, thread):
 def test_damaged_weights_refuse_requests_until_a_good_load(engine, thread):
     engine.gate.release(100)
     with pytest.raises(WeightError, match="damaged"):
-        thread.load(lambda: ["bad"], 1).result(LIMIT)
+        thread.load(lambda: DAMAGED, 1).result(LIMIT)
     with pytest.raises(WeightError, match="no verified weights"):
         request(thread, 1).result(LIMIT)
     assert thread.load(list, 2).result(LIMIT) == 2
@@ -165,7 +167,7 @@ def test_damaged_weights_in_mid_answer_end_the_requests_in_flight(engine):
     thread = EngineThread(lambda: engine, continue_over_update=True)
     running = request(thread, 50)
     engine.steps(1)
-    load = thread.load(lambda: ["bad"], 1)
+    load = thread.load(lambda: DAMAGED, 1)
     engine.gate.release(100)
     with pytest.raises(WeightError, match="damaged"):
         load.result(LIMIT)

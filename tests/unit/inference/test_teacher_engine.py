@@ -129,6 +129,9 @@ def test_any_architecture_is_accepted_and_a_folder_without_a_model_is_named(tmp_
 def test_a_batch_without_any_critique_is_still_a_column_of_text(tmp_path: Path) -> None:
     batch = {"uid": np.array(["a"]), "path": np.array([str(tmp_path / "gone.png")]), "score": np.array([0.5])}
     row = RuleBasedTeacher(Config())(batch)
-    assert row["critique"].type == row["problem"].type == pa.string()
-    assert row["critique"].to_pylist() == [None]
-    assert "gone.png" in row["problem"].to_pylist()[0]
+    critique, problem = row["critique"], row["problem"]
+    assert isinstance(critique, pa.Array)
+    assert isinstance(problem, pa.Array)
+    assert critique.type == problem.type == pa.string()
+    assert critique.to_pylist() == [None]
+    assert "gone.png" in problem.to_pylist()[0]

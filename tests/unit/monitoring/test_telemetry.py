@@ -90,7 +90,7 @@ def test_tensorboard_holds_the_values(tmp_path: Path) -> None:
     telemetry.close()
     (path,) = tmp_path.glob("events.*")
     data = path.read_bytes()
-    found: dict[str, Any] = {}
+    found: dict[str, tuple[int, float]] = {}
     while data:  # a record: length, its checksum, the event, its checksum
         (length,) = struct.unpack("<Q", data[:8])
         event = Event.FromString(data[12 : 12 + length])

@@ -33,12 +33,13 @@ def layout_of(prefixes: list[int], completions: list[list[int]]) -> Layout:
     return Layout(len(completions[0]), sum(prefixes), prefix, own, mask)
 
 
-def tensors(tokens: int, kv_heads: int, scale: float) -> list[torch.Tensor]:
+def tensors(tokens: int, kv_heads: int, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [
+    query, key, value = (
         (scale * torch.randn(1, heads, tokens, DIM, generator=generator)).requires_grad_()
         for heads in (HEADS, kv_heads, kv_heads)
-    ]
+    )
+    return query, key, value
 
 
 def one_by_one(query, key, value, prefixes, completions):
@@ -85,7 +86,8 @@ def test_it_equals_plain_causal_attention(case, kv_heads):
 def test_the_variant_for_other_devices_gives_the_same(case):
     inputs = tensors(sum(case[0]) + sum(map(sum, case[1])), HEADS, scale=2.0)
     expected = one_by_one(*inputs, *case)
-    out = concatenated(*(t[0].transpose(0, 1) for t in inputs), layout_of(*case), SCALING)
+    query, key, value = (t[0].transpose(0, 1) for t in inputs)
+    out = concatenated(query, key, value, layout_of(*case), SCALING)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
     for one, other in zip(gradients(out, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -102,8 +104,8 @@ def test_scores_far_apart_do_not_overflow():
 
 def test_without_a_layout_it_is_transformers_own_attention():
     inputs = tensors(6, 2, scale=1.0)
-    out, _ = shared_prefix_attention(Module(), *(t.repeat_interleave(HEADS // t.shape[1], 1) for t in inputs), None,
-                                     scaling=SCALING)  # fmt: skip
+    query, key, value = (t.repeat_interleave(HEADS // t.shape[1], 1) for t in inputs)
+    out, _ = shared_prefix_attention(Module(), query, key, value, None, scaling=SCALING)
     torch.testing.assert_close(out[0], one_by_one(*inputs, [6], [[0]]), rtol=1e-5, atol=1e-6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from builders import gathered
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from rapo.errors import WeightError
@@ -16,7 +17,8 @@ from rapo.policy.weights import model_tensors, pack
 def changed(tiny_model, drop=None, add=None):
     """Tensors of the model, moved a little, so that a copy of the source would not pass for
     them."""
-    tensors = {name: tensor + 0.25 for name, tensor in model_tensors(load_model(tiny_model, "float32"))}
+    source = gathered(model_tensors(load_model(tiny_model, "float32")))
+    tensors = {name: tensor + 0.25 for name, tensor in source.items()}
     tensors.pop(drop, None)
     return tensors | ({add: torch.zeros(3)} if add else {})
 

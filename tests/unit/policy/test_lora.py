@@ -3,9 +3,12 @@ reference."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from builders import gathered
 from test_trainer import IMAGES, batch_of_groups, share, trainer, update
 from torch import nn
 
@@ -23,7 +26,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @pytest.fixture(scope="module")
 def base(tiny_model):
-    return dict(model_tensors(load_model(tiny_model, "float32")))
+    return gathered(model_tensors(load_model(tiny_model, "float32")))
 
 
 def parameters(made):
@@ -65,7 +68,7 @@ def test_only_adapters_train_and_merged_weights_are_published(tiny_model, base, 
 
 @pytest.mark.parametrize("zero", [2, 3])
 def test_bfloat16_is_published_as_bfloat16(tiny_model, zero):
-    base = dict(model_tensors(load_model(tiny_model, "bfloat16")))
+    base = gathered(model_tensors(load_model(tiny_model, "bfloat16")))
     made = trainer(tiny_model, *LORA, "policy.dtype=bfloat16", f"learner.zero_stage={zero}", "rapo.loss.kl_beta=0.1")
     fresh = published(made)
     assert all(torch.equal(fresh[name].view(torch.int16), base[name].view(torch.int16)) for name in base)
@@ -113,7 +116,7 @@ def test_gradient_checkpointing_trains_the_same_adapters(tiny_model):
     moved, metrics, passes = [], [], []
     for checkpointing in ("false", "true"):
         made = trainer(tiny_model, *LORA, "learner.packing=rows", f"learner.gradient_checkpointing={checkpointing}")
-        calls = []
+        calls: list[int] = []
         first = made.engine.module.model.model.language_model.layers[0].self_attn.q_proj.lora_A
         first.default.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         vector, sums = update(made, share(batch_of_groups(), 1))
@@ -152,6 +155,7 @@ def test_an_unknown_target_is_named_with_what_there_is(tiny_model):
         load_config(None, ["learner.lora.targets=['q_proj', 'qkv_proj']"])
     with pytest.raises(ConfigError, match=r"learner\.lora\.targets is empty"):
         load_config(None, ["learner.lora.targets=[]"])
-    settings = LoRAConfig.model_construct(rank=2, alpha=4.0, targets=("q_proj", "fc1"))
+    unchecked: Any = ("q_proj", "fc1")  # fc1 is none of the names that LoRAConfig admits
+    settings = LoRAConfig.model_construct(rank=2, alpha=4.0, targets=unchecked)
     with pytest.raises(ModelError, match=r"names fc1,.*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
         add_lora(load_model(tiny_model, "float32"), settings, seed=0)

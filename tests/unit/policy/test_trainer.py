@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import group, make_image, png, scored
+from builders import gathered, group, make_image, png, scored
 
 from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
@@ -161,7 +161,7 @@ def test_the_cold_start_learns_its_examples(tiny_model):
     made = SupervisedTrainer(str(tiny_model), config, world=1)
     examples = [made.example(IMAGES[uid], f"image {uid}", score) for uid, score in (("a", 0.2), ("b", 0.9))]
     assert made.processor.decode(examples[0].target) == format_completion("image a", 0.2)
-    before = {name: tensor.clone() for name, tensor in made.tensors()}
+    before = {name: tensor.clone() for name, tensor in gathered(made.tensors()).items()}
     losses = [made.step(examples) for _ in range(12)]
     assert losses[0] == pytest.approx(np.log(384), rel=0.05), "fresh weights know nothing"
     assert losses[-1] < 0.7 * losses[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xxhash
+from builders import gathered
 
 from rapo.errors import WeightError
 from rapo.policy.weights import checksum, model_tensors, pack, unpack
@@ -85,7 +86,7 @@ def test_packing_copies_nothing():
 def test_a_chunk_is_released_before_the_next_is_fetched(views):
     *wanted, manifest = pack(tensors().items(), 7, 512)
     assert len(wanted) == 3
-    alive = set()
+    alive: set[tuple[int, int]] = set()
 
     def fetch():
         for number, chunk in enumerate(wanted):
@@ -151,6 +152,6 @@ def test_the_checksum_is_xxh3_128():
 def test_tied_parameters_travel_once():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight
-    found = dict(model_tensors(model))
+    found = gathered(model_tensors(model))
     assert list(found) == ["0.weight"]
     assert not found["0.weight"].requires_grad

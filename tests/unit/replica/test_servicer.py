@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from typing import Any, TypedDict, Unpack
 
 import grpc
 import numpy as np
@@ -95,7 +96,9 @@ class Context:
     """The part of Serve's gRPC context that the deployment uses."""
 
     def __init__(self, secret: str | bytes | None = "s3cret") -> None:
-        self.metadata = [("user-agent", "x"), *([(SECRET_KEY, secret)] if secret is not None else [])]
+        self.metadata: list[tuple[str, str | bytes]] = [("user-agent", "x")]
+        if secret is not None:
+            self.metadata.append((SECRET_KEY, secret))
         self.code: grpc.StatusCode | None = None
         self.details = self.reason = self.field = ""
 
@@ -108,7 +111,7 @@ class Context:
     def set_details(self, details: str) -> None:
         self.details = details
 
-    def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None:
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         self.reason, self.field = dict(metadata)[REASON_KEY], dict(metadata).get(FIELD_KEY, "")
 
 
@@ -121,8 +124,9 @@ class ScorerWithoutVllm(Scorer):
         self.config = config
         self.model_version, self.scales = card.version, {scale.name: scale for scale in card.scales}
         self._secret = b"s3cret"
-        self._engine = engine
-        self._scorer = ImageScorer(engine, FakeEncoder(), config)
+        stand_in: Any = engine
+        self._engine = stand_in
+        self._scorer = ImageScorer(stand_in, FakeEncoder(), config)
         self.observed: list[ScoredImage] = []
         self._observe = self.observed.append
 
@@ -143,12 +147,26 @@ def png(side: int = 32, red: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-def score(scorer: Scorer, context: Context, image: bytes | None = None, **fields: object) -> scorer_pb2.ScoreResponse:
+class Fields(TypedDict, total=False):
+    """Fields of a `ScoreRequest` beside its image."""
+
+    request_id: str
+    omit_rationale: bool
+    readout: scorer_pb2.Readout
+    model_version: str
+    native_scale: str
+    with_dimensions: bool
+    samples: int
+
+
+def score(
+    scorer: Scorer, context: Context, image: bytes | None = None, **fields: Unpack[Fields]
+) -> scorer_pb2.ScoreResponse:
     request = scorer_pb2.ScoreRequest(image=png() if image is None else image, **fields)
     return asyncio.run(scorer.Score(request, context))
 
 
-def explain(scorer: Scorer, context: Context, **fields: object) -> list[scorer_pb2.ExplainResponse]:
+def explain(scorer: Scorer, context: Context, **fields: Unpack[Fields]) -> list[scorer_pb2.ExplainResponse]:
     async def collect() -> list[scorer_pb2.ExplainResponse]:
         request = scorer_pb2.ScoreRequest(image=png(), **fields)
         return [part async for part in scorer.Explain(request, context)]
@@ -156,7 +174,7 @@ def explain(scorer: Scorer, context: Context, **fields: object) -> list[scorer_p
     return asyncio.run(collect())
 
 
-def test_the_default_is_the_expectation_with_its_spread(scorer: Scorer, engine: FakeEngine) -> None:
+def test_the_default_is_the_expectation_with_its_spread(scorer: ScorerWithoutVllm, engine: FakeEngine) -> None:
     context = Context()
     reply = score(scorer, context, request_id="mine")
     assert context.code is None
@@ -235,7 +253,7 @@ def test_native_scale_and_dimensions_where_asked_for(scorer: Scorer) -> None:
     ],
 )
 def test_the_field_at_fault_is_named(
-    scorer: Scorer, engine: FakeEngine, fields: dict[str, object], field: str, reason: str
+    scorer: Scorer, engine: FakeEngine, fields: dict[str, Any], field: str, reason: str
 ) -> None:
     context = Context()
     score(scorer, context, **fields)
