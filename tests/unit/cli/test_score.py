@@ -20,6 +20,7 @@ from cluster.cli.score import score_paths
 from cluster.cli.score_inputs import find_images
 from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, ScoreRow, ScoreTable
 from rapo.client.sync import ScorerClient
+from rapo.client.types import ScoreOptions
 from rapo.errors import DataError, ServiceError
 
 
@@ -197,9 +198,10 @@ def test_scores_of_two_kinds_do_not_mix(client: ScorerClient, photos: Path, tmp_
     output = tmp_path / "scores.csv"
     one = [str(photos / "b.jpg")]
     assert score_paths(one, client, output, progress=console()) == 0
-    for options in ({"readout": "greedy"}, {"model_version": "v6"}, {"native_scale": "ava"}):
+    others: list[ScoreOptions] = [{"readout": "greedy"}, {"model_version": "v6"}, {"native_scale": "ava"}]
+    for options in others:
         with pytest.raises(DataError, match="--fresh"):
-            score_paths(one, client, output, options)  # type: ignore[arg-type]
+            score_paths(one, client, output, options)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [output.name]
     assert score_paths(one, client, output, {"native_scale": "ava", "rationale": False}, fresh=True) == 0
     (row,) = read(output)

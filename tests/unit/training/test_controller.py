@@ -58,7 +58,7 @@ class Fleet:
 
     def submit(self, task: Task) -> None:
         receipt = GroupReceipt(task.step, tokens=8, seconds=0.1, busy_seconds=0.1, worker="rollout-0")
-        self._results.append(RolloutResult(task, f"group {task.ticket}", receipt))  # type: ignore[arg-type]
+        self._results.append(RolloutResult(task, as_ref(f"group {task.ticket}"), receipt))
 
     def poll(self, timeout_s: float, others: Any = ()) -> list[RolloutResult]:
         self.polls += 1
