@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.chunks import fetched
+from actors.chunk_fetch import fetched
 from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
 from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
@@ -91,7 +91,7 @@ class RolloutWorker:
         `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that
         a newer one overtakes before that costs nothing.
         """
-        from rapo.policy.weights import unpack
+        from rapo.policy.weight_packing import unpack
 
         def read() -> Iterator[tuple[str, torch.Tensor]]:
             # Copied from only; a test holds that the engine leaves the store's pages as they are.

@@ -96,7 +96,7 @@ class Publisher:
         self._chunk_bytes = chunk_bytes
 
     def facts(self) -> dict[str, Any]:
-        from rapo.policy.weights import chunk_count
+        from rapo.policy.weight_packing import chunk_count
 
         sizes = [tensor.numel() * 4 for _, tensor in self._tensors]
         return {"pid": os.getpid(), "nbytes": sum(sizes), "chunks": chunk_count(sizes, self._chunk_bytes)}
@@ -115,7 +115,7 @@ class Publisher:
         return statistics.median(seconds)
 
     def publish(self, version: int) -> Iterator[Any]:
-        from rapo.policy.weights import pack
+        from rapo.policy.weight_packing import pack
 
         yield from pack(self._tensors, version, self._chunk_bytes)
 
@@ -144,8 +144,8 @@ class Puller:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._load, manifest, chunks, verify)
 
     def _load(self, manifest: Any, chunks: Sequence[Any], verify: bool) -> dict[str, float]:
-        from actors.chunks import fetched
-        from rapo.policy.weights import unpack
+        from actors.chunk_fetch import fetched
+        from rapo.policy.weight_packing import unpack
 
         self._mapped, self._most_mapped = [], 0
         began = time.perf_counter()

@@ -1,6 +1,6 @@
 """RunState: what `rapo/state.json` holds of a run that is working, read with checks.
 
-The file is written by `cluster.monitoring.run_state` and may be of another version of rapo: a fact
+The file is written by `cluster.monitoring.run_state_writer` and may be of another version of rapo: a fact
 that is missing or of another shape is None or empty.
 """
 

@@ -16,7 +16,7 @@ from actors.messages import RankFigures, RankInfo
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
 from cluster.remote.waiting import Waiting, wait, wait_each
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.util.file_manifest import Entries

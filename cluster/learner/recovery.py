@@ -23,7 +23,7 @@ from actors.messages import RankInfo
 from cluster.learner.group import ImageRefs, LearnerGroup, RankState
 from cluster.remote.faults import Fault, kind_of, one_line
 from cluster.remote.waiting import Waiting
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.errors import FaultKind, RoleError

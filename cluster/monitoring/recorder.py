@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.files.jsonl import append_jsonl
 from cluster.monitoring.monitor import RunMonitor
-from cluster.monitoring.run_state import RunStateWriter
+from cluster.monitoring.run_state_writer import RunStateWriter
 from cluster.remote.faults import FAULTS, Fault
 from cluster.rollout.listener import WorkerEvent
 from cluster.rollout.tasks import RolloutResult

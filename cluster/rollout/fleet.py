@@ -19,7 +19,7 @@ from actors.rollout import RolloutWorker
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
-from cluster.remote.weights import Folder, WeightSource
+from cluster.remote.weight_source import Folder, WeightSource
 from cluster.rollout.listener import FleetListener
 from cluster.rollout.membership import Membership, WorkerCalls
 from cluster.rollout.tasks import RolloutResult, Task

@@ -21,7 +21,7 @@ from cluster.remote.completions import CompletionQueue
 from cluster.remote.faults import Fault, cause_of, kind_of, one_line
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
-from cluster.remote.weights import Folder
+from cluster.remote.weight_source import Folder
 from cluster.rollout.listener import FleetListener, WorkerEvent
 from cluster.rollout.ray_autoscaler import request_capacity
 from cluster.rollout.tasks import InFlightCall

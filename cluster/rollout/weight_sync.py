@@ -15,7 +15,7 @@ from functools import partial
 
 from cluster.remote.faults import cause_of, is_data_loss
 from cluster.remote.waiting import to_user_error
-from cluster.remote.weights import Folder, WeightSource
+from cluster.remote.weight_source import Folder, WeightSource
 from cluster.rollout.listener import FleetListener, WorkerEvent
 from cluster.rollout.membership import Membership, WorkerCalls, is_input_error
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.waiting import finish
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from rapo.config import Config
 
 

@@ -26,7 +26,7 @@ from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import Waiting, drive, finish
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.autoscale import Autoscaler
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.scale_requests import ScaleRequests

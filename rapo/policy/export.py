@@ -10,7 +10,7 @@ from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLForConditionalG
 
 from rapo.errors import WeightError
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.weights import Chunk, unpack
+from rapo.policy.weight_packing import Chunk, unpack
 from rapo.records import WeightManifest
 
 

@@ -19,7 +19,7 @@ from rapo.policy.distributed import OptimizerSettings, accumulate, device, freez
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.trainer import load_model
-from rapo.policy.weights import model_tensors
+from rapo.policy.weight_packing import model_tensors
 from rapo.util.seeds import derive_seed
 
 
@@ -100,7 +100,7 @@ class SupervisedTrainer:
         return -log_probs.sum() / tokens
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
-        """The trained parameters (see `rapo.policy.weights.model_tensors`). Call it on all ranks
+        """The trained parameters (see `rapo.policy.weight_packing.model_tensors`). Call it on all ranks
         together."""
         return model_tensors(self.engine.module.model)
 

@@ -25,7 +25,7 @@ from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
-from rapo.policy.weights import chunk_count, model_tensors, pack
+from rapo.policy.weight_packing import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
 from rapo.util.cache import get_or_make
 from rapo.util.seeds import derive_seed
@@ -237,7 +237,7 @@ class PolicyTrainer:
         self._snapshots = {version: copy}
 
     def publish(self, version: int) -> Iterator[Any]:
-        """The chunks, then the manifest, of a version (see `rapo.policy.weights.pack`).
+        """The chunks, then the manifest, of a version (see `rapo.policy.weight_packing.pack`).
 
         They come from the snapshot of `version`, or without one from the current weights; under
         ZeRO-3 call it on all ranks then. Ranks other than 0 yield nothing. Raises `WeightError` for

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.chunks import fetched
+from actors.chunk_fetch import fetched
 from cluster.remote.actors import Launcher
 from rapo.errors import WeightError
 from rapo.records import WeightManifest
@@ -32,7 +32,7 @@ class Publisher:
     def publish(self, version: int, tensors: int) -> Any:
         import torch
 
-        from rapo.policy.weights import pack
+        from rapo.policy.weight_packing import pack
 
         named = [(f"t{number}", torch.full((_SIDE, _SIDE), float(number))) for number in range(tensors)]
         yield from pack(named, version, 2 * _SIDE * _SIDE * 4)
@@ -57,7 +57,7 @@ class ChunkReader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, manifest, chunks, timeout_s)
 
     def _read(self, manifest: WeightManifest, chunks: Sequence[Any], timeout_s: float) -> tuple[list[str], int]:
-        from rapo.policy.weights import unpack
+        from rapo.policy.weight_packing import unpack
 
         alive: set[tuple[int, int]] = set()
         held = []

@@ -18,7 +18,7 @@ from cluster.learner.group import LearnerGroup
 from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import finish
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.tasks import Task
 from cluster.training.controller import TrainingData
@@ -135,7 +135,7 @@ def trained(
 
 
 def tensors(published: Published) -> dict[str, np.ndarray]:
-    from rapo.policy.weights import unpack
+    from rapo.policy.weight_packing import unpack
 
     return {name: tensor.numpy().copy() for name, tensor in unpack(*published)}
 
@@ -144,7 +144,7 @@ def base_tensors(model_dir: Path) -> list[tuple[str, Any]]:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from rapo.policy.weights import model_tensors
+    from rapo.policy.weight_packing import model_tensors
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
     return [(name, tensor) for name, tensor in model_tensors(model) if tensor is not None]
@@ -241,7 +241,7 @@ def test_a_synchronous_run_repeats_bit_by_bit(
 
 
 def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Path) -> None:
-    from rapo.policy.weights import checksum, pack
+    from rapo.policy.weight_packing import checksum, pack
 
     *chunks, manifest = pack(base_tensors(model_dir), 9, 2**20)
     before = ray.get(draw(fleet, records(2), step=5))
@@ -280,7 +280,7 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
     from rapo.policy.forward import GroupPolicy
     from rapo.policy.processing import PolicyProcessor
     from rapo.policy.trainer import load_model
-    from rapo.policy.weights import model_tensors, pack
+    from rapo.policy.weight_packing import model_tensors, pack
 
     updates = {
         "rapo": small_config.rapo.model_copy(update={"in_flight": "continue"}),

@@ -26,7 +26,7 @@ from rapo.config import LoRAConfig, TinyModelConfig
 from rapo.errors import WeightError
 from rapo.policy.lora import add_lora, dense_parameters
 from rapo.policy.tiny_model import build_tiny_model
-from rapo.policy.weights import model_tensors
+from rapo.policy.weight_packing import model_tensors
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described
 

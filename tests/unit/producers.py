@@ -22,7 +22,7 @@ from cluster.files.atomic import write_json
 from cluster.files.report import CritiqueCounts
 from cluster.files.run_folder import RunFolder
 from cluster.learner.group import merge_figures
-from cluster.monitoring.run_state import RunStateWriter
+from cluster.monitoring.run_state_writer import RunStateWriter
 from cluster.pipeline.results import (
     AesCoTResult,
     ColdStartResult,
@@ -36,7 +36,7 @@ from cluster.pipeline.stages.aescot import MANIFEST
 from cluster.pipeline.stages.data import load_data
 from cluster.pipeline.stages.evaluate import evaluate_model
 from cluster.remote.waiting import Waiting
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState, WorkerStatus
 from cluster.training.controller import Controller, TrainingData, TrainingResult
@@ -199,7 +199,7 @@ def train(config: Config, out: Path, dataset: Dataset | None = None) -> tuple[Tr
     state = RunStateWriter(out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cluster.training.image_store.ray.put", lambda value: value)
-        patch.setattr("cluster.monitoring.run_state._PERIOD_S", 0.0)
+        patch.setattr("cluster.monitoring.run_state_writer._PERIOD_S", 0.0)
         patch.setattr("cluster.remote.waiting.ray.wait", lambda refs, **limits: ([], refs))
         images = records if dataset is None else dataset.split
         data = TrainingData(images("train"), images("validation"))

@@ -136,7 +136,7 @@ def _epochs(shard: DataIterator, trainer: SupervisedTrainer, config: Config) -> 
 def _save(trainer: SupervisedTrainer, base: Path, target: Path, rank: int) -> None:
     """Gather the weights, in which every rank takes part, and let rank 0 write the model folder."""
     from rapo.policy.export import write_model
-    from rapo.policy.weights import pack
+    from rapo.policy.weight_packing import pack
 
     tensors = [(name, tensor) for name, tensor in trainer.tensors() if tensor is not None]
     if rank != 0:

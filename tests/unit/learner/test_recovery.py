@@ -14,7 +14,7 @@ from cluster.learner import recovery
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote import waiting
 from cluster.remote.waiting import Waiting, finish
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from rapo.config import load_config
 from rapo.errors import FaultKind, ResourceError, RoleError
 

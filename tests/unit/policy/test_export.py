@@ -11,7 +11,7 @@ from rapo.errors import WeightError
 from rapo.models.folder import check_model_folder
 from rapo.policy.export import write_model
 from rapo.policy.trainer import load_model
-from rapo.policy.weights import model_tensors, pack
+from rapo.policy.weight_packing import model_tensors, pack
 
 
 def changed(tiny_model, drop=None, add=None):

@@ -16,7 +16,7 @@ from rapo.config import LoRAConfig, load_config
 from rapo.errors import ConfigError, ModelError
 from rapo.policy.lora import Adapter, add_lora, without_adapters
 from rapo.policy.trainer import load_model
-from rapo.policy.weights import model_tensors, unpack
+from rapo.policy.weight_packing import model_tensors, unpack
 
 pytestmark = pytest.mark.usefixtures("world")
 

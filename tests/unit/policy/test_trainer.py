@@ -17,7 +17,7 @@ from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.sft import Example, SupervisedTrainer, endless
 from rapo.policy.trainer import PolicyTrainer, load_model
-from rapo.policy.weights import unpack
+from rapo.policy.weight_packing import unpack
 
 SIZES = {"a": (84, 84), "b": (56, 56), "c": (112, 56), "d": (84, 84)}
 IMAGES = {uid: png(*size, seed=i) for i, (uid, size) in enumerate(SIZES.items())}

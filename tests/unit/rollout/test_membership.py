@@ -10,7 +10,7 @@ from fakes import as_ref
 from ray.exceptions import RayTaskError
 
 from actors.messages import ProcessInfo
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from cluster.rollout import membership
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.listener import WorkerEvent

@@ -11,7 +11,7 @@ from fake_workers import died, polled, ready, receipt, task
 from fakes import as_ref
 from ray.exceptions import RayTaskError
 
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from rapo.errors import ImageError, RoleError
 
 

@@ -14,7 +14,7 @@ from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote import waiting
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import Waiting
-from cluster.remote.weights import WeightVersion
+from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.training import controller as module
 from cluster.training import image_store

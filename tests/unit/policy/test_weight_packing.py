@@ -11,7 +11,7 @@ import xxhash
 from builders import gathered
 
 from rapo.errors import WeightError
-from rapo.policy.weights import checksum, model_tensors, pack, unpack
+from rapo.policy.weight_packing import checksum, model_tensors, pack, unpack
 
 
 def tensors(dtype=torch.float32):
