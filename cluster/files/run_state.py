@@ -1,7 +1,7 @@
 """RunState: what `rapo/state.json` holds of a run that is working, read with checks.
 
-The file is written by `cluster.monitoring.run_state_writer` and may be of another version of rapo: a fact
-that is missing or of another shape is None or empty.
+The file is written by `cluster.monitoring.run_state_writer` and may be of another version of rapo:
+a fact that is missing or of another shape is None or empty.
 """
 
 from __future__ import annotations

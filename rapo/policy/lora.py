@@ -2,8 +2,8 @@
 
 - The adapters are injected in place: the model's class and module paths stay, so that
   `layer.self_attn.q_proj(x)` still works.
-- Weights leave the learner merged (`rapo.policy.weight_packing.model_tensors`), so that adapters exist
-  nowhere else.
+- Weights leave the learner merged (`rapo.policy.weight_packing.model_tensors`), so that adapters
+  exist nowhere else.
 - peft is imported only where adapters are made.
 """
 

@@ -100,8 +100,8 @@ class SupervisedTrainer:
         return -log_probs.sum() / tokens
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
-        """The trained parameters (see `rapo.policy.weight_packing.model_tensors`). Call it on all ranks
-        together."""
+        """The trained parameters (see `rapo.policy.weight_packing.model_tensors`). Call it on all
+        ranks together."""
         return model_tensors(self.engine.module.model)
 
 

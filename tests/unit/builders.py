@@ -31,7 +31,8 @@ def png(width: int = 84, height: int = 84, seed: int = 0) -> bytes:
 
 
 def gathered(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> dict[str, torch.Tensor]:
-    """What `rapo.policy.weight_packing.model_tensors` yields, where every tensor is on this rank."""
+    """What `rapo.policy.weight_packing.model_tensors` yields, where every tensor is on this
+    rank."""
     found = {}
     for name, tensor in tensors:
         assert tensor is not None, name
