@@ -5,10 +5,11 @@ its correction.
 
 DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so
 that the command can be repeated until all are there. Every variant of a seed starts from the same
-model, draws the same images in the same order and is measured on the same test images with its last
-weights; nothing is chosen by validation. Expectation, from the paper's Table 2: both terms together
-beat each alone. From its Table 3: without a cold start there is little to learn from here, as a
-policy of random weights does not write the form. Staleness up to 4 costs little with correction.
+model, samples the same images in the same order and is measured on the same test images with its
+last weights; nothing is chosen by validation. Expectation, from the paper's Table 2: both terms
+together beat each alone. From its Table 3: without a cold start there is little to learn from here,
+as a policy of random weights does not write the form. Staleness up to 4 costs little with
+correction.
 """
 
 from __future__ import annotations

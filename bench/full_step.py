@@ -54,9 +54,9 @@ def run_rapo(workload: Workload, model_dir: Path, images_dir: Path, out: Path, s
             controller.run()
     rows: Any = read_jsonl(out / "metrics.jsonl")[2:]
     if any(row["completion_tokens"] != workload.new_tokens for row in rows):
-        raise BenchmarkError("a completion of ours has not the length of the workload")
+        raise BenchmarkError("a completion of rapo does not have the length of the workload")
     if any(row["grad_norm"] <= 0 for row in rows):
-        raise BenchmarkError("a step of ours had no gradient")
+        raise BenchmarkError("a step of rapo had no gradient")
     totals = [sum(row["seconds"].values()) for row in rows]
     step_s = statistics.median(totals)
     return {
@@ -96,7 +96,7 @@ def compare(workload: Workload, steps: int, trl_steps: int, micro_batches: Seque
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, default="W1")
-    parser.add_argument("--steps", type=int, default=8, help="of ours; the first two are not counted")
+    parser.add_argument("--steps", type=int, default=8, help="of rapo; the first two are not counted")
     parser.add_argument("--trl-steps", type=int, default=5, help="the first one is not counted")
     parser.add_argument("--micro-batches", type=int, nargs="+", help="of TRL, in completions; default: three")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for full_step_<workload>.json and .md")

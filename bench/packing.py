@@ -73,10 +73,10 @@ def _batches(workload: Workload, processor: PolicyProcessor, completions: int) -
     count = max(1, workload.rows // completions)
     prepared = [processor.prepare(_image(images, index)) for index in range(count)]
     allowed = np.setdiff1d(np.arange(len(processor.tokenizer)), processor.banned_token_ids)
-    drawn = [[rng.choice(allowed, workload.new_tokens) for _ in range(completions)] for _ in range(count)]
+    sampled = [[rng.choice(allowed, workload.new_tokens) for _ in range(completions)] for _ in range(count)]
     groups = max(1, _MICRO_ROWS[workload.name] // completions)
     pad = processor.tokenizer.pad_token_id
-    return [collate(prepared[i : i + groups], drawn[i : i + groups], pad) for i in range(0, count, groups)]
+    return [collate(prepared[i : i + groups], sampled[i : i + groups], pad) for i in range(0, count, groups)]
 
 
 def _image(images: list[Image.Image], index: int) -> Image.Image:

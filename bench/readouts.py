@@ -80,8 +80,8 @@ def gain(scores: Sequence[float | None], base: Sequence[float | None], targets: 
     triples = [t for t in zip(scores, base, targets, strict=True) if None not in t]
     x, b, y = np.array(triples, np.float64).T
     rng = np.random.default_rng(0)
-    drawn = (rng.integers(0, len(y), len(y)) for _ in range(_RESAMPLES))
-    differences = [(srcc(x[i], y[i]) or 0.0) - (srcc(b[i], y[i]) or 0.0) for i in drawn]
+    resamples = (rng.integers(0, len(y), len(y)) for _ in range(_RESAMPLES))
+    differences = [(srcc(x[i], y[i]) or 0.0) - (srcc(b[i], y[i]) or 0.0) for i in resamples]
     low, high = np.quantile(differences, (0.025, 0.975))
     return {
         "srcc_over_greedy": (srcc(x, y) or 0.0) - (srcc(b, y) or 0.0),
@@ -177,7 +177,7 @@ def main() -> None:
     notes = [
         f"Model {card.version}, {arguments.threads} thread(s); ms are per image, with 1, 8 and 64 of them under way. "
         "tokens are written one after another, nodes looked at beside them. "
-        f"sampled draws {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
+        f"`sampled` takes {config.serve.samples} answers. CPU pressure: {result['cpu_pressure']}.",
         record.describe(machine, versions),
     ]
     table = [{key: _rounded(value) for key, value in row.items()} for row in rows]

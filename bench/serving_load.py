@@ -77,7 +77,7 @@ class Client:
 
 @contextmanager
 def vllm_server(model: Path, config: Config, out: Path) -> Iterator[str]:
-    """vLLM's own server with the engine settings of ours; its address."""
+    """vLLM's own server with the same engine settings; its address."""
     from rapo.inference.environment import engine_environment
 
     engine, port = config.rollout.engine, _free_port()

@@ -74,8 +74,8 @@ class Host:
         rng = np.random.default_rng(self._sampler.seed(record, step) ^ worker)
         seconds = timing.group * float(rng.lognormal(-(spread**2) / 2, spread))
         await asyncio.sleep(seconds + timing.network)
-        drawn = [completion([version] * timing.tokens) for _ in range(self._completions)]
-        group = self._sampler.group(record, step, None, drawn)
+        sampled = [completion([version] * timing.tokens) for _ in range(self._completions)]
+        group = self._sampler.group(record, step, None, sampled)
         self._busy[worker] = self._busy.get(worker, 0.0) + seconds / 4
         receipt = GroupReceipt(
             version=version,

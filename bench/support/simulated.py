@@ -88,9 +88,9 @@ class SimulatedEngine:
 
 
 def completion(versions: list[int]) -> Completion:
-    """A completion of a token per entry, each drawn from that version."""
-    drawn = np.array(versions, np.int32)
-    return Completion(np.zeros(len(drawn), np.int32), np.zeros(len(drawn), np.float32), "stop", drawn)
+    """A completion of a token per entry, each sampled from that version."""
+    tokens = np.array(versions, np.int32)
+    return Completion(np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.float32), "stop", tokens)
 
 
 class SimulatedSampler:

@@ -157,7 +157,7 @@ def measure(spec: Spec, micro_batch: int, folder: str) -> dict[str, Any]:
     trainer.remove_callback(transformers.PrinterCallback)
     clock.trainer = trainer
     trainer.train()
-    steps, drawn = clock.steps[spec.warmup :], [n for step in lengths[spec.warmup :] for n in step]
+    steps, sampled = clock.steps[spec.warmup :], [n for step in lengths[spec.warmup :] for n in step]
     median = {part: statistics.median(step[part] for step in steps) for part in ("step", *_PARTS)}
     return {
         "micro_batch": micro_batch,
@@ -166,7 +166,7 @@ def measure(spec: Spec, micro_batch: int, folder: str) -> dict[str, Any]:
         "completions_per_s": round(spec.rows / median["step"], 2),
         "steps_s": [round(step["step"], 4) for step in steps],
         "cpu_pressure": [round(step["pressure"], 3) for step in steps],
-        "mean_completion_tokens": sum(drawn) / len(drawn),
+        "mean_completion_tokens": sum(sampled) / len(sampled),
         "prompt_tokens": sorted(trainer.prompt_tokens),
         "gradient_norms": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log][spec.warmup :],
         "reference_model": trainer.ref_model is not None,
