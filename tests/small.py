@@ -13,18 +13,25 @@ import pytest
 
 from rapo.config import dump_config, load_config
 
-#: Small enough for a test, large enough that every role has work.
+#: Small enough for a test, large enough that every role has work, and that half of what the model
+#: writes after its cold start parses. A run of it can be repeated bit by bit.
 SMALL = (
     "data.scenes.train=96",
     "data.scenes.validation=16",
     "data.scenes.test=24",
     "aescot.images=64",
     "coldstart.steps=60",
-    "rapo.steps=4",
+    "coldstart.batch_size=32",
+    "rapo.steps=7",
     "rapo.images_per_step=8",
     "rapo.completions=4",
-    "rapo.evaluate_every=2",
+    "rapo.learning_rate=3e-4",
+    "rapo.max_staleness=0",
+    "rapo.checkpoint_every=2",
+    "rapo.evaluate_every=3",
+    "rapo.select=last",
     "serve.port=0",
+    "serve.threads=1",
     "serve.demo_images=6",
 )
 

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.remote.ray_session import prepare_environment
-from rapo.config import load_config
 from tests.chaos.plan import LONG, OVERRIDES
 from tests.small import branch, rapo, settings
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
-
-prepare_environment(load_config())  # before the first import of ray
 
 
 @pytest.fixture(scope="session")

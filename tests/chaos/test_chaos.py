@@ -22,7 +22,11 @@ from tests.chaos.monkey import Monkey, Run
 from tests.chaos.plan import BATCH, FAULTS, LIMIT_S, LONG, NODE_CPUS, OVERRIDES, STEP_LIMIT_S, STEPS
 from tests.small import rapo, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(2 * LIMIT_S)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(2 * LIMIT_S)]
+
+#: Kinds of which a row of `faults.jsonl` tells within a few steps. A stopped worker is missed after
+#: `rollout.hang_timeout_s` only, and a node only where something ran on it.
+MISSED = ("rollout", "reward", "learner")
 
 
 def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, tmp_path: Path) -> None:
@@ -36,7 +40,7 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
     struck: Counter[str] = Counter()
     deadline = time.monotonic() + LIMIT_S
     for kind in monkey.mixed(FAULTS):
-        reached = run.steps
+        reached, before = run.steps, losses(run, kind)
         progress = time.monotonic() + STEP_LIMIT_S
         while run.steps <= reached or not monkey.strike(kind):
             assert time.monotonic() < min(deadline, progress), f"no step after {reached}: {struck}\n{run.said()}"
@@ -46,6 +50,14 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
         if run.code is not None:
             break
         struck[kind] += 1
+        # Before the next strike, which may be at the driver, the run has to have missed what this
+        # one took.
+        progress = time.monotonic() + STEP_LIMIT_S
+        while kind in MISSED and losses(run, kind) == before:
+            assert time.monotonic() < min(deadline, progress), f"{kind} is not missed: {struck}\n{run.said()}"
+            if run.code is not None:  # at its end nothing is missed any more, which is well after the last strike only
+                break
+            time.sleep(0.2)
     while run.code is None:
         assert time.monotonic() < deadline, f"{struck}\n{run.said()}"
         time.sleep(0.5)
@@ -56,9 +68,6 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
     used = Counter(ticket for row in run.rows("ledger.jsonl") for ticket in row["used"])
     assert set(used.values()) == {1}
     assert sorted(used) == list(range(STEPS * BATCH)), "all that were admitted were used, and no others"
-    survived = Counter(row["role"].split("-")[0] for row in run.rows("faults.jsonl"))
-    assert survived["rollout"] >= struck["rollout"]
-    assert survived["learner"] >= struck["learner"] > 0 or not struck["learner"]
     assert run.starts == 1 + struck["driver"]
     if LONG:
         undisturbed = tmp_path / "undisturbed"
@@ -68,6 +77,11 @@ def test_every_group_is_used_once_whatever_dies(begun: Path, cluster: Cluster, t
         struck_srcc, other_srcc = (last_validation(folder)["srcc"] for folder in (out, undisturbed))
         # Seeds alone move it by .02.
         assert abs(struck_srcc - other_srcc) < 0.05, (struck_srcc, other_srcc)
+
+
+def losses(run: Run, kind: str) -> int:
+    """How many losses in the role that `kind` strikes the run has told of."""
+    return sum(row["role"].startswith(kind) for row in run.rows("faults.jsonl"))
 
 
 def last_validation(out: Path) -> dict[str, float]:

@@ -4,7 +4,6 @@ cluster takes the run over."""
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,16 +14,18 @@ from ray.cluster_utils import Cluster
 
 from tests.chaos.conftest import a_cluster
 from tests.chaos.monkey import Run
-from tests.chaos.plan import BATCH, NODE_CPUS, OVERRIDES, STEPS
-from tests.small import settings
+from tests.chaos.plan import BATCH, NODE_CPUS, OVERRIDES
+from tests.small import branch, settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 _LIMIT_S = 240
+STEPS = 12
+CHANGES = (*OVERRIDES, f"rapo.steps={STEPS}", f"rapo.evaluate_every={STEPS}")
 
 
 def on(cluster: Cluster) -> list[str]:
-    return settings(*OVERRIDES, "ray.address=" + json.dumps(cluster.address))
+    return settings(*CHANGES, "ray.address=" + json.dumps(cluster.address))
 
 
 def ended(run: Run) -> int:
@@ -36,8 +37,7 @@ def ended(run: Run) -> int:
 
 
 def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(begun: Path, cluster: Cluster, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(begun, out)
+    out = branch(begun, tmp_path / "run", *CHANGES)
     cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
     run = Run(out, on(cluster))
     run.start()
@@ -49,8 +49,10 @@ def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(begun: Path, cluste
     head: Any = cluster.head_node  # to mypy always the None of Cluster's constructor
     head.kill_all_processes(check_alive=False, allow_graceful=False)
     assert ended(run) != 0
-    time.sleep(0.5)  # what looks on speaks after the end
-    assert "the Ray node that it ran on is gone" in run.said()
+    deadline = time.monotonic() + 30
+    while "the Ray node that it ran on is gone" not in run.said():  # what looks on speaks after the end
+        assert time.monotonic() < deadline, run.said()
+        time.sleep(0.1)
 
     other = a_cluster()
     try:

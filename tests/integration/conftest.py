@@ -1,4 +1,5 @@
-"""Shared by the integration tests: a small configuration and a session-wide local Ray."""
+"""Shared by the integration tests: a small configuration, a taught model, and one local Ray for all
+of them. A test leaves that Ray as it found it: what it started there has ended with its module."""
 
 from __future__ import annotations
 
@@ -9,21 +10,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.remote.ray_session import prepare_environment, ray_session
+from cluster.remote.ray_session import ray_session
 from rapo.config import Config, load_config
 from tests.small import SMALL
 
-prepare_environment(load_config())  # before any test module imports ray
 
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_config() -> Config:
     return load_config(None, SMALL)
 
 
-@pytest.fixture(scope="module")
-def local_ray(small_config: Config) -> Iterator[None]:
-    with ray_session(small_config):
+@pytest.fixture(scope="package")
+def local_ray() -> Iterator[None]:
+    with ray_session(load_config(None, (*SMALL, "ray.cpus=16"))):  # permits for any module's roles
         yield
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -82,23 +82,28 @@ class ChunkReader:
 
 
 @pytest.fixture(scope="module")
-def published(local_ray: None) -> Any:
+def published(local_ray: None) -> Iterator[Any]:
     publisher: Any = Launcher(Publisher)(options={})
     refs = publisher.publish.options(num_returns=5).remote(3, 8)
     yield refs[-1], refs[:-1]
     ray.kill(publisher)
 
 
-def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any) -> None:
-    manifest, chunks = published
+@pytest.fixture(scope="module")
+def reader(local_ray: None) -> Iterator[Any]:
     reader: Any = Launcher(ChunkReader)(options={})
-    names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=120)
-    assert names == [f"t{number}" for number in range(8)]
-    assert held == 0
+    yield reader
     ray.kill(reader)
 
 
-def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_named(published: Any) -> None:
+def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any, reader: Any) -> None:
+    manifest, chunks = published
+    names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=120)
+    assert names == [f"t{number}" for number in range(8)]
+    assert held == 0
+
+
+def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_named(published: Any, reader: Any) -> None:
     """Were the chunks arguments, the call would wait for all of them; one that never comes would
     have no limit."""
 
@@ -110,27 +115,23 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
         return []
 
     manifest, chunks = published
-    reader: Any = Launcher(ChunkReader)(options={})
     late = never.remote()
     with pytest.raises(WeightError, match=r"version 3: chunk 3 of 4 did not come within 1 s"):
         ray.get(reader.read.remote(manifest, [*chunks[:3], late], 1.0), timeout=120)
     ray.cancel(late, force=True)
-    ray.kill(reader)
 
 
-def test_nobody_waits_for_a_reader_that_has_stopped(published: Any) -> None:
+def test_nobody_waits_for_a_reader_that_has_stopped(published: Any, reader: Any) -> None:
     manifest, chunks = published
     stopped: Any = Launcher(ChunkReader)(options={})
-    other: Any = Launcher(ChunkReader)(options={})
     pid = ray.get(stopped.pid.remote(), timeout=60)
     os.kill(pid, signal.SIGSTOP)
     try:
         late = stopped.read.remote(manifest, chunks, 60.0)
-        names, _ = ray.get(other.read.remote(manifest, chunks, 60.0), timeout=60)
+        names, _ = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=60)
         assert len(names) == 8
         assert not ray.wait([late], timeout=0.0)[0]
     finally:
         os.kill(pid, signal.SIGCONT)
     assert ray.get(late, timeout=60)[0] == names  # the driver owns the chunks: they are still there
-    for reader in (stopped, other):
-        ray.kill(reader)
+    ray.kill(stopped)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,10 @@ class Reports(TrainingListener):
 
 
 @pytest.fixture(scope="module")
-def board(local_ray: None) -> Any:
-    return LatencyBoard.options(name="latency").remote(LATENCY)  # type: ignore[attr-defined]
+def board(local_ray: None) -> Iterator[Any]:
+    board = LatencyBoard.options(name="latency").remote(LATENCY)  # type: ignore[attr-defined]
+    yield board
+    ray.kill(board)
 
 
 def rows_of(
@@ -79,12 +82,13 @@ def rows_of(
     with training_session(config, data, folder, folder, listener=listener, launchers=launchers) as controller:
         if controllers is not None:
             controllers.append(controller)
-        controller.run()
+        with contextlib.suppress(Enough):
+            controller.run()
     return read_jsonl(folder / "metrics.jsonl")
 
 
-def configured(eta: int, in_flight: str) -> Config:
-    overrides = (f"rapo.max_staleness={eta}", f"rapo.in_flight={in_flight}", f"rapo.steps={STEPS}", "rapo.select=last")
+def configured(eta: int, in_flight: str, steps: int = STEPS) -> Config:
+    overrides = (f"rapo.max_staleness={eta}", f"rapo.in_flight={in_flight}", f"rapo.steps={steps}", "rapo.select=last")
     return load_config(None, (*SMALL, *overrides))
 
 
@@ -104,6 +108,7 @@ def test_every_group_is_used_once_and_none_is_too_old(board: Any, tmp_path: Path
         assert all(0.0 <= row[f"idle_{side}"] <= 1.0 for row in rows for side in ("rollout", "learner"))
 
 
+@pytest.mark.long
 def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_path: Path) -> None:
     ray.get(board.write.remote(dataclasses.replace(LATENCY, load=60.0)), timeout=30)
     limits = (
@@ -119,8 +124,14 @@ def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_p
         ray.get(board.write.remote(LATENCY), timeout=30)
 
 
-def autoscaled(tmp_path: Path, name: str, *overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
-    reports = Reports()
+class Enough(Exception):
+    """Raised by a listener: the test has seen what it waited for."""
+
+
+def autoscaled(
+    tmp_path: Path, name: str, *overrides: str, on_step: Callable[[MetricsRow], None] = lambda row: None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    reports = Reports(on_step)
     quick = (
         *("rollout.autoscale.enabled=true", "rollout.autoscale.window=2", "rollout.max_workers=4"),
         *("rollout.autoscale.out_cooldown_s=0", "rollout.autoscale.in_cooldown_s=0"),
@@ -130,10 +141,18 @@ def autoscaled(tmp_path: Path, name: str, *overrides: str) -> tuple[list[dict[st
     return rows_of(config, tmp_path / name, reports), reports.notes
 
 
+@pytest.mark.long
 def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tmp_path: Path) -> None:
+    def grown(row: MetricsRow) -> None:
+        workers = row["workers"]
+        assert isinstance(workers, int)
+        if workers > 1:
+            raise Enough
+
     ray.get(board.write.remote(dataclasses.replace(LATENCY, engine_step=0.005, learner_step=0.05)), timeout=30)
+    starved = ("rollout.workers=1", "rollout.max_groups=1", "rapo.steps=200")
     try:
-        rows, notes = autoscaled(tmp_path, "starved", "rollout.workers=1", "rollout.max_groups=1", "rapo.steps=16")
+        rows, notes = autoscaled(tmp_path, "starved", *starved, on_step=grown)
     finally:
         ray.get(board.write.remote(LATENCY), timeout=30)
     assert rows[0]["workers"] == 1
@@ -157,7 +176,7 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
     assert "rollout workers: 3 -> 2" in notes[0]
 
 
-@pytest.mark.parametrize("role", ["rollout", "reward"])
+@pytest.mark.parametrize("role", ["rollout", pytest.param("reward", marks=pytest.mark.long)])
 def test_a_killed_role_is_replaced_and_every_group_is_used_once(board: Any, tmp_path: Path, role: str) -> None:
     killed: list[int] = []
 
@@ -171,15 +190,17 @@ def test_a_killed_role_is_replaced_and_every_group_is_used_once(board: Any, tmp_
 
     controllers: list[Controller] = []
     reports = Reports(kill)
-    rows = rows_of(configured(1, "finish"), tmp_path / "run", reports, controllers)
+    steps = 24  # so many that the second death is missed before the end
+    rows = rows_of(configured(1, "finish", steps), tmp_path / "run", reports, controllers)
     assert len(set(killed)) == 2
-    assert len(rows) == STEPS
+    assert len(rows) == steps
     used = Counter(uid for row in rows for uid in row["groups"])
-    assert len(used) == STEPS * 8
+    assert len(used) == steps * 8
     assert set(used.values()) == {1}
     assert [fault.kind for fault in reports.faults] == ["died", "died"]
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_replaced(board: Any, tmp_path: Path) -> None:
     stopped: list[int] = []
 
@@ -190,7 +211,7 @@ def test_a_stopped_worker_is_replaced(board: Any, tmp_path: Path) -> None:
 
     controllers: list[Controller] = []
     reports = Reports(stop)
-    limits = ("rollout.hang_timeout_s=3", "rollout.heartbeat_s=0.5", "rollout.workers=1")
+    limits = ("rollout.hang_timeout_s=5", "rollout.heartbeat_s=0.5", "rollout.workers=1")
     overrides = ("rapo.max_staleness=1", f"rapo.steps={STEPS}", "rapo.select=last")
     config = load_config(None, (*SMALL, *overrides, *limits))
     rows = rows_of(config, tmp_path / "run", reports, controllers)

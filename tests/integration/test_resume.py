@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,17 +21,9 @@ from safetensors.numpy import load_file
 from cluster.files.jsonl import read_jsonl
 from tests.small import branch, rapo, settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-STEPS, LIVE_STEPS = 7, 100
-OVERRIDES = (
-    f"rapo.steps={STEPS}",
-    "rapo.max_staleness=0",
-    "rapo.checkpoint_every=2",
-    "rapo.evaluate_every=3",
-    "rapo.select=last",
-    "rapo.learning_rate=3e-4",
-)
+LIVE_STEPS = 100
 
 
 def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -38,7 +31,7 @@ def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 
 def begin(out: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cluster.cli.main", "train", "--out", str(out), *settings(*OVERRIDES, *overrides)]
+    command = [sys.executable, "-m", "cluster.cli.main", "train", "--out", str(out), *settings(*overrides)]
     log = (out / "test.log").open("ab")
     return subprocess.Popen(command, env={**os.environ, "CI": "true"}, stdout=log, stderr=log)
 
@@ -55,39 +48,44 @@ def steps_of(out: Path) -> list[dict[str, Any]]:
     return [row for row in rows(out) if "loss" in row]
 
 
+def states(out: Path) -> list[int]:
+    """The steps of which a state is on disk."""
+    found = (re.fullmatch(r"step-(\d+)", folder.name) for folder in (out / "rapo" / "state").glob("step-*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
 def model_of(out: Path) -> dict[str, np.ndarray]:
     done = json.loads((out / "rapo" / "done.json").read_text())
     return load_file(Path(done["model"]) / "model.safetensors")
 
 
-def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(started: Path, tmp_path: Path) -> None:
-    whole, broken = (branch(started, tmp_path / name, *OVERRIDES) for name in ("whole", "broken"))
-    done = rapo("train", "--out", str(whole), *settings(*OVERRIDES))
-    assert done.returncode == 0, done.stdout + done.stderr
-
+def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(
+    finished: Path, started: Path, tmp_path: Path
+) -> None:
+    """The same as the one that nobody stopped, which is the finished run."""
+    broken = branch(started, tmp_path / "broken")
     process = begin(broken)
-    wait_for(lambda: len(steps_of(broken)) >= 5, process, broken)
+    wait_for(lambda: len(states(broken)) >= 2, process, broken)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     assert not (broken / "rapo" / "done.json").exists()
     # The newest state is torn as well: the one before it has to do.
-    newest = sorted((broken / "rapo" / "state").glob("step-*"))[-1]
-    assert newest.name == "step-000004"
-    (newest / "state.json").write_text("{")
-    again = rapo("train", "--out", str(broken), *settings(*OVERRIDES))
+    *_, before, newest = states(broken)
+    (broken / "rapo" / "state" / f"step-{newest:06}" / "state.json").write_text("{")
+    again = rapo("train", "--out", str(broken), *settings())
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "the state of step 4 is damaged" in again.stdout + again.stderr
-    assert "goes on after step 2" in again.stdout + again.stderr
+    assert f"the state of step {newest} is damaged" in again.stdout + again.stderr
+    assert f"goes on after step {before}" in again.stdout + again.stderr
 
     kept = ("step", "loss", "grad_norm", "entropy", "learning_rate", "reward_mean", "completion_tokens")
     assert [{k: row[k] for k in kept} for row in steps_of(broken)] == [
-        {k: row[k] for k in kept} for row in steps_of(whole)
+        {k: row[k] for k in kept} for row in steps_of(finished)
     ]
     assert [row["validation"] for row in rows(broken) if "validation" in row] == [
-        row["validation"] for row in rows(whole) if "validation" in row
+        row["validation"] for row in rows(finished) if "validation" in row
     ]
-    assert rows(broken, "ledger.jsonl") == rows(whole, "ledger.jsonl")
-    one, other = model_of(whole), model_of(broken)
+    assert rows(broken, "ledger.jsonl") == rows(finished, "ledger.jsonl")
+    one, other = model_of(finished), model_of(broken)
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -97,7 +95,7 @@ def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started:
     two: every group once."""
     # An engine takes as long to start beside the others as some twenty-five steps.
     asynchronous = ("rapo.max_staleness=1", f"rapo.steps={LIVE_STEPS}", "rapo.checkpoint_every=5")
-    out = branch(started, tmp_path / "scaled", *OVERRIDES, *asynchronous)
+    out = branch(started, tmp_path / "scaled", *asynchronous)
     refused = rapo("scale", str(out), "--rollouts", "2")
     assert refused.returncode == 2
     assert "no run is working" in refused.stderr
@@ -116,9 +114,7 @@ def test_a_live_run_is_scaled_and_goes_on_with_other_numbers_of_workers(started:
         process.wait(timeout=30)
     reached = len(steps_of(out))
     assert reached < LIVE_STEPS
-    again = rapo(
-        "train", "--out", str(out), *settings(*OVERRIDES, *asynchronous, "rollout.workers=1", "learner.workers=1")
-    )
+    again = rapo("train", "--out", str(out), *settings(*asynchronous, "rollout.workers=1", "learner.workers=1"))
     assert again.returncode == 0, again.stdout + again.stderr
     assert "goes on after step" in again.stdout + again.stderr
     assert [row["step"] for row in steps_of(out)] == list(range(1, LIVE_STEPS + 1))

@@ -150,6 +150,7 @@ def base_tensors(model_dir: Path) -> list[tuple[str, Any]]:
     return [(name, tensor) for name, tensor in model_tensors(model) if tensor is not None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora", [LoRAConfig(), LoRAConfig(rank=4, alpha=8.0)], ids=["full", "lora"])
 def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
     fleet: Fleet, small_config: Config, model_dir: Path, lora: LoRAConfig
@@ -210,6 +211,7 @@ def test_groups_do_not_depend_on_who_draws_them(fleet: Fleet) -> None:
     assert other.texts != whole[0].texts
 
 
+@pytest.mark.long
 def test_a_synchronous_run_repeats_bit_by_bit(
     fleet: Fleet, small_config: Config, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
         assert all(np.array_equal(a, b) for a, b in zip(x.logprobs, y.logprobs, strict=True))
 
 
+@pytest.mark.long
 def test_groups_continue_over_an_update_with_each_tokens_version(
     local_ray: None, small_config: Config, model_dir: Path
 ) -> None:
@@ -298,15 +301,17 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
     try:
         workers.start(model_dir, 0)
         workers.ready()
-        draw(workers, batch, step=0)  # warm, so that the update comes while tokens are drawn
+        draw(workers, batch, step=0)  # warm
+        began = time.monotonic()
+        draw(workers, batch, step=1)
+        usual = time.monotonic() - began
         for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
-            workers.submit(Task(ticket, record, image, 1))
-        early = workers.poll(0.0)
-        time.sleep(1.0)
+            workers.submit(Task(ticket, record, image, 2))
         weights = WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
+        drawn = workers.poll(0.0)
+        time.sleep(usual / 2)  # so that the update comes while tokens are drawn
         workers.load(weights)
         workers.loaded(60)
-        drawn = early
         deadline = time.monotonic() + 120
         while len(drawn) < len(batch):
             assert time.monotonic() < deadline

@@ -34,7 +34,7 @@ def test_report_holds_what_the_design_names(finished: Path) -> None:
 def test_sampler_and_learner_agree(finished: Path) -> None:
     rows: list[dict[str, Any]] = read_jsonl(finished / "rapo" / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
-    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6, 7]
     for row in steps:
         assert abs(row["mismatch_kl"]) < 1e-6
         assert set(row["seconds"]) == {"rollout", "reward", "learner", "weights"}
@@ -45,7 +45,7 @@ def test_the_run_was_watched(finished: Path) -> None:
     status = json.loads(rapo("status", str(finished), "--json").stdout)
     assert status["driver"]["state"] == "finished"
     assert {stage["state"] for stage in status["stages"]} == {"finished"}
-    assert (status["rapo"]["step"], len(status["rapo"]["validation"])) == (4, 1)
+    assert (status["rapo"]["step"], len(status["rapo"]["validation"])) == (7, 1)
     events = json.loads((finished / "rapo" / "trace.json").read_text())["traceEvents"]
     roles = {event["args"]["name"] for event in events if event["name"] == "process_name"}
     assert {"controller", "reward actor", "learner ranks", "rollout-0", "rollout-1"} <= roles
@@ -68,6 +68,7 @@ def test_served_scores_equal_the_evaluated_ones(finished: Path) -> None:
     assert all((row["error"] is None) == (row["evaluated"] is not None) for row in rows)
 
 
+@pytest.mark.long
 def test_without_a_service_the_scores_are_the_same(finished: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -105,12 +106,13 @@ def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(fin
 
 def test_run_again_skips_finished_stages(finished: Path) -> None:
     before = (finished / "rapo" / "metrics.jsonl").read_bytes()
-    done = rapo("run", "--out", str(finished), *settings(), timeout=60)
+    done = rapo("run", "--out", str(finished), *settings(), timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("skipped: finished before") == 7
     assert (finished / "rapo" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.long
 def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
     marks = {stage: finished / stage / "done.json" for stage in ("evaluate", "export", "serve")}
     kept = {stage: mark.read_bytes() for stage, mark in marks.items()}
@@ -122,7 +124,7 @@ def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads((finished / "evaluate" / "rapo.json").read_text()) == before
         assert marks["evaluate"].is_file()
-        done = rapo("export", "--out", str(finished), *settings(), timeout=60)
+        done = rapo("export", "--out", str(finished), *settings(), timeout=120)
         assert done.returncode == 0, done.stderr
         assert not marks["serve"].is_file()
     finally:
@@ -131,14 +133,16 @@ def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
 
 
 def test_another_configuration_is_refused_with_the_keys_named(finished: Path) -> None:
-    done = rapo("run", "--out", str(finished), *settings("rapo.steps=5", "run.seed=3"), timeout=60)
+    done = rapo("run", "--out", str(finished), *settings("rapo.steps=5", "run.seed=3"), timeout=120)
     assert done.returncode == 2
-    assert "rapo.steps: 4 -> 5" in done.stderr
+    assert "rapo.steps: 7 -> 5" in done.stderr
     assert "run.seed: 0 -> 3" in done.stderr
 
 
+@pytest.mark.long
 def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path: Path) -> None:
-    """Images of several sizes with native scores on 1..5, one of them broken."""
+    """Images of several sizes with native scores on 1..5, one of them broken; one worker of each
+    kind."""
     rng = np.random.default_rng(5)
     lines = ["image,score,std"]
     for number in range(40):
@@ -154,7 +158,8 @@ def test_a_table_of_the_users_own_images_runs_to_the_end_one_step_ahead(tmp_path
     table = ("--set", f"data.path={tmp_path / 'scores.csv'}", "--set", "data.score_range=[1,5]")
     out = tmp_path / "out"
     ahead = ["coldstart.steps=10", "rapo.steps=4", "rapo.max_staleness=1", "rapo.images_per_step=100"]
-    ahead += ["serve.demo_images=0"]
+    ahead += ["rapo.select=best", "rapo.evaluate_every=2", "serve.demo_images=0"]
+    ahead += ["coldstart.workers=1", "learner.workers=1", "rollout.workers=1"]
     done = rapo("run", "--out", str(out), *settings(*ahead), *table)
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     summary = json.loads((out / "data" / "summary.json").read_text())

@@ -25,7 +25,7 @@ from tests.integration.conftest import make_image
 from tests.small import rapo
 from tests.unit.serving import Authority
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
 
 _START_S, _CHANGE_S = 180.0, 120.0
 
@@ -139,8 +139,11 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             assert client.score(image).model_version == "v2"
             # What is under way when the service is told to go gets its answer.
             dark = [jpeg(shade) for shade in range(5, 37)]
+            began = time.monotonic()
+            client.score_batch([jpeg(shade) for shade in range(205, 237)], readout="sampled", samples=32)
+            usual = time.monotonic() - began
             batch = pool.submit(client.score_batch, dark, readout="sampled", samples=32)
-            time.sleep(0.5)
+            time.sleep(usual / 2)
             assert not batch.done()
             running.process.send_signal(signal.SIGTERM)
             assert [outcome.error for outcome in batch.result(60)] == [None] * len(dark)
@@ -164,8 +167,9 @@ def roll_out(running: Service, client: ScorerClient, models: Path, image: Path, 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
+        log = Path(running.hears(r"Library output: (\S+)", _CHANGE_S)[1])
         models.write_text("default = ")
-        time.sleep(3.0)
+        until(lambda: "the old content stays in force" in log.read_text(), _CHANGE_S)
         assert running.process.poll() is None
         write_models(models, "v2", v2=folder)
         running.hears("now serving v2", _CHANGE_S)

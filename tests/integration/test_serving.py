@@ -156,11 +156,14 @@ def test_a_deadline_takes_the_work_out_of_the_engine(server: ScorerServer, stub:
 
     before = statistics()["cancelled"]
     request = scorer_pb2.ScoreRequest(image=jpeg(128), readout=scorer_pb2.READOUT_SAMPLED, samples=32)
-    calls = [stub.Score.future(request, timeout=0.1) for _ in range(8)]
-    codes = {call.exception(timeout=30).code() for call in calls}
+    for timeout in (0.1, 0.2, 0.4, 0.8, 1.6):  # until calls get as far as the engine in that time, and no further
+        calls = [stub.Score.future(request, timeout=timeout) for _ in range(8)]
+        codes = [call.exception(timeout=30) and call.exception().code() for call in calls]
+        wait_for(lambda: statistics()["under_way"] == 0)
+        if statistics()["cancelled"] > before:
+            break
+    assert statistics()["cancelled"] > before
     assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
-    wait_for(lambda: statistics()["cancelled"] > before)
-    wait_for(lambda: statistics()["under_way"] == 0)
 
 
 def replicas(server: ScorerServer, version: str) -> list[str]:
@@ -201,13 +204,14 @@ def callers(server: ScorerServer, count: int) -> Iterator[list[tuple[str, object
             one.result(120)
 
 
-def wait_for(condition: Any, limit_s: float = 60.0) -> None:
+def wait_for(condition: Any, limit_s: float = 150.0) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to it in time"
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
     server: ScorerServer, client: ScorerClient, taught_model: Path
 ) -> None:
@@ -233,6 +237,7 @@ def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
     assert list(server.versions) == ["test-1"]
 
 
+@pytest.mark.long
 def test_a_version_that_does_not_start_changes_nothing(
     server: ScorerServer, client: ScorerClient, taught_model: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from actors.vllm_teacher import VllmTeacher
 from rapo.config import Config, TinyModelConfig, load_config
 from rapo.datasets.scenes import render_scene
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
 
 BATCH = 4
 

@@ -12,7 +12,7 @@ from actors.messages import GroupReceipt
 from cluster.monitoring.prometheus import PrometheusBackend
 from cluster.monitoring.telemetry import Telemetry
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 _STATE = {
     "fleet": {"wanted": 2, "workers": [{"name": "rollout worker 0", "state": "ready", "running": 3, "tokens": 70}]}

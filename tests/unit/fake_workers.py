@@ -15,7 +15,7 @@ from actors.messages import GroupReceipt, ProcessInfo
 from cluster.remote.faults import Fault
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.listener import FleetListener, WorkerEvent
-from cluster.rollout.tasks import Task
+from cluster.rollout.tasks import RolloutResult, Task
 from cluster.rollout.worker_handle import WorkerHandle
 from rapo.config import load_config
 from rapo.records import ImageRecord
@@ -130,11 +130,14 @@ def receipt(version: int = 0) -> GroupReceipt:
     return GroupReceipt(version, tokens=8, seconds=0.5, busy_seconds=1.0, worker="rollout-0")
 
 
-def polled(fleet: Fleet, seconds: float = 0.1) -> list[Any]:
-    drawn, deadline = [], time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        drawn += fleet.poll(0.01)
-    return drawn
+def polled(fleet: Fleet, seconds: float = 0.1) -> list[RolloutResult]:
+    """What comes in that time; at least ten polls, however slow the machine is."""
+    results: list[RolloutResult] = []
+    deadline, polls = time.monotonic() + seconds, 0
+    while polls < 10 or time.monotonic() < deadline:
+        results += fleet.poll(0.01)
+        polls += 1
+    return results
 
 
 def states(fleet: Fleet) -> list[str]:

@@ -258,7 +258,7 @@ def test_the_probe_keeps_what_came_before_a_crash(tmp_path):
     found = import_packages(crash)
     assert found == Imports({"torch": ImportedPackage("1")}, "the import was killed by signal 9")
     hang = f"import time; print({line!r}, flush=True); print({line[:20]!r}, end='', flush=True); time.sleep(60)"
-    assert import_packages(hang, limit_s=1.0) == Imports({"torch": ImportedPackage("1")}, "not imported within 1 s")
+    assert import_packages(hang, limit_s=3.0) == Imports({"torch": ImportedPackage("1")}, "not imported within 3 s")
 
 
 def test_the_probes_code_tells_of_each_package(tmp_path, monkeypatch):

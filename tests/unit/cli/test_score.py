@@ -149,7 +149,7 @@ def test_a_crash_loses_no_row(client: ScorerClient, scorer: FakeScorer, photos: 
     output = tmp_path / "scores.csv"
     for number in range(30):
         (photos / f"e{number:02}.jpg").write_text(str(number))
-    scorer.delay_s = 0.02
+    scorer.delay_s = 0.1
     command = [
         sys.executable,
         "-m",

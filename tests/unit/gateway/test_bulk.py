@@ -82,7 +82,11 @@ class TestBatch:
         assert scorer.seen == []
 
     def test_no_more_than_the_limit_is_in_flight(self, stub: Stub, scorer: FakeDeployment) -> None:
-        stub.ScoreBatch(scorer_pb2.ScoreBatchRequest(requests=requests(*[b"slow:0.1"] * 8)), timeout=10)
+        batch = scorer_pb2.ScoreBatchRequest(requests=requests(*[b"held:0.1"] * 8))
+        call = stub.ScoreBatch.future(batch, timeout=20)
+        assert until(lambda: scorer.in_flight == 4)
+        scorer.release.set()
+        assert len(call.result().results) == 8
         assert scorer.most == 4
 
     def test_a_full_queue_is_tried_again(self, stub: Stub, scorer: FakeDeployment) -> None:
@@ -120,7 +124,7 @@ class TestBatch:
     @pytest.mark.parametrize("end", ["deadline", "cancel"])
     def test_a_caller_that_leaves_cancels_all(self, stub: Stub, scorer: FakeDeployment, end: str) -> None:
         batch = scorer_pb2.ScoreBatchRequest(requests=requests(*[b"held:0.1"] * 8))
-        call = stub.ScoreBatch.future(batch, timeout=0.5 if end == "deadline" else 10)
+        call = stub.ScoreBatch.future(batch, timeout=1.5 if end == "deadline" else 10)
         assert until(lambda: scorer.in_flight == 4)
         if end == "cancel":
             call.cancel()
@@ -152,13 +156,17 @@ class Feed:
 
 class TestStream:
     def test_each_image_has_one_result_under_its_id(self, stub: Stub, scorer: FakeDeployment) -> None:
-        images = [b"slow:0.9", b"bad", *(f"0.{i:02}".encode() for i in range(40))]
-        results = list(stub.ScoreStream(iter(requests(*images)), timeout=20))
+        images = [b"held:0.9", b"bad", *(f"0.{i:02}".encode() for i in range(40))]
+        results = []
+        for result in stub.ScoreStream(iter(requests(*images)), timeout=20):
+            results.append(result)
+            if len(results) == 41:
+                scorer.release.set()
         assert sorted(result.request_id for result in results) == sorted(f"r{i}" for i in range(42))
         by_id = {result.request_id: result for result in results}
         assert (by_id["r0"].response.score, by_id["r7"].response.score) == (0.9, 0.05)
         assert by_id["r1"].HasField("error")
-        assert results[0].request_id != "r0"  # what is ready comes first
+        assert results[-1].request_id == "r0"  # what is ready comes first
         assert scorer.most <= 4
 
     def test_the_server_reads_no_further_than_the_limit(self, stub: Stub, scorer: FakeDeployment) -> None:
@@ -248,7 +256,8 @@ class TestStream:
                 feed.put(*requests(b"held:0.5", b"held:0.6"), end=ended)
                 call = Stub(channel).ScoreStream(iter(feed), timeout=20)
                 assert until(lambda: scorer.in_flight == 2)
-                time.sleep(0.2)
+                if ended:
+                    time.sleep(1.0)  # nothing shows when the end of the requests has arrived
                 stopper = threading.Thread(target=gateway.stop)
                 stopper.start()
                 time.sleep(0.2)

@@ -151,8 +151,8 @@ def test_the_deadline_is_passed_on_and_capped(gateway: Gateway, upstream: Upstre
 
 
 def test_a_caller_that_gives_up_cancels_the_work(gateway: Gateway, upstream: Upstream) -> None:
-    upstream.delay_s = 1.0
-    with ScorerClient(gateway.address, timeout=0.3) as client, pytest.raises(CallError) as caught:
+    upstream.delay_s = 2.0
+    with ScorerClient(gateway.address, timeout=1.0) as client, pytest.raises(CallError) as caught:
         client.score(b"x")
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert upstream.cancelled.wait(5)
@@ -242,7 +242,10 @@ def test_stop_lets_calls_in_flight_finish(settings: GatewaySettings, upstream: U
     gateway.start()
     with ScorerClient(gateway.address, timeout=5, attempts=1) as client, futures.ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.score, b"x" * 100)
-        time.sleep(0.2)
+        deadline = time.monotonic() + 5
+        while not upstream.metadata:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         gateway.stop()
         assert call.result(5).score == 0.1
         with pytest.raises(CallError):

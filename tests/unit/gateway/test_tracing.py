@@ -79,7 +79,7 @@ def traced() -> Iterator[tuple[Collector, list[str]]]:
             list(stub.Explain(scorer_pb2.ScoreRequest(image=b"0.6", request_id="explained"), timeout=5))
             list(stub.ScoreStream(iter([scorer_pb2.ScoreRequest(image=b"0.8", request_id="streamed")]), timeout=5))
             with pytest.raises(grpc.RpcError):
-                stub.Score(scorer_pb2.ScoreRequest(image=b"held:0.5", request_id="late"), timeout=0.2)
+                stub.Score(scorer_pb2.ScoreRequest(image=b"held:0.5", request_id="late"), timeout=1.0)
             unknown = scorer_pb2.ScoreRequest(image=b"0.5", request_id="nowhere", model_version="v99")
             stub.Score.future(unknown, timeout=5).exception()
         yield collector, lines

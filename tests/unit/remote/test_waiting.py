@@ -55,8 +55,8 @@ def test_limited_work_reports_progress_and_ends():
 def test_limited_work_that_does_not_end_is_given_up():
     began = time.monotonic()
     with pytest.raises(RoleError, match=r"cold start did not end within 0 s"):
-        run_limited(lambda: time.sleep(3), role="cold start", timeout_s=0.1, meanwhile=lambda: None)
-    assert time.monotonic() - began < 2
+        run_limited(lambda: time.sleep(60), role="cold start", timeout_s=0.1, meanwhile=lambda: None)
+    assert time.monotonic() - began < 30
 
 
 def test_our_own_error_is_found_inside_what_a_library_wraps_it_in():

@@ -246,8 +246,10 @@ def test_a_terminal_shows_a_live_line_that_ends_as_a_tick() -> None:
     assert "━" in text
     screen = _screen(text)
     assert screen[:2] == ["  half way", "from elsewhere"]
-    assert re.fullmatch(r"✓ coldstart +0\.[6-9] s   reward=1\.92", screen[2])
-    assert re.fullmatch(r"✗ rapo +0\.\d s   failed", screen[3])
+    took = re.fullmatch(r"✓ coldstart +(\d+\.\d) s   reward=1\.92", screen[2])
+    assert took, screen[2]
+    assert float(took[1]) >= 0.6
+    assert re.fullmatch(r"✗ rapo +\d+\.\d s   failed", screen[3])
     assert screen[4:] == ["error: gone"]
 
 
