@@ -3,7 +3,6 @@ needs, typer and rich."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -328,8 +327,3 @@ def scenes(
     config = load_config(None, set_ or ())
     write_scenes(folder, config.data.scenes, seed)
     typer.echo(f"{folder}: AVA.txt, images/, aesthetics_image_lists/")
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()
