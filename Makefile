@@ -1,5 +1,8 @@
 # Two commands do everything on a fresh machine: `make demo` runs the whole chain, `make test` passes the tests.
-PYTHON ?= python3
+
+# Python that rapo runs on: `python3` where it fits, else the first of the others on the PATH that does.
+FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
@@ -11,11 +14,11 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints/$(EXTRA).txt rapo/setup_env.py
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "rapo needs Python 3.11 or 3.12; give make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python rapo/setup_env.py --extra $(EXTRA)
-	touch $@
+$(STAMP): pyproject.toml setup.py constraints/$(EXTRA).txt constraints/cpu-excluded.txt $(wildcard tools/*.py)
+	@$(or $(PYTHON),false) $(FITS) || { echo "rapo needs Python 3.11 to 3.13, and $(or $(PYTHON),python3) is none." \
+		"Install one, or say where it is: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m tools.setup_env --venv $(VENV) --extra $(EXTRA)
+	@touch $@
 
 demo: setup
 	$(BIN)/rapo run configs/cpu.toml --out $(OUT) $(SET)
