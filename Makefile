@@ -1,5 +1,8 @@
 # Two commands do everything on a fresh machine: `make demo` runs the whole chain, `make test` passes the tests.
-PYTHON ?= python3
+
+# Python that rapo runs on: `python3` where it fits, else the first of the others on the PATH that does.
+FITS := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
@@ -7,20 +10,23 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test unit integration chaos browser lint format proto bench bench-runs clean
+.PHONY: setup demo test test-all quick long unit integration chaos browser lint format proto bench bench-runs clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints/$(EXTRA).txt rapo/setup_env.py
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "rapo needs Python 3.11 or 3.12; give make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python rapo/setup_env.py --extra $(EXTRA)
-	touch $@
+$(STAMP): pyproject.toml setup.py constraints/$(EXTRA).txt constraints/cpu-excluded.txt $(wildcard tools/*.py)
+	@$(or $(PYTHON),false) $(FITS) || { echo "rapo needs Python 3.11 to 3.13, and $(or $(PYTHON),python3) is none." \
+		"Install one, or say where it is: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m tools.setup_env --venv $(VENV) --extra $(EXTRA)
+	@touch $@
 
 demo: setup
 	$(BIN)/rapo run configs/cpu.toml --out $(OUT) $(SET)
 
-test: setup lint unit integration
+test: setup lint quick
+
+# The quick tests and the long ones: chaos, resume, ZeRO stages, scaling of a live run, the service's life.
+test-all: test long
 
 lint: setup
 	$(BIN)/ruff check .
@@ -31,8 +37,16 @@ lint: setup
 unit: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n auto --maxprocesses 8 --dist loadfile
 
+# One worker runs all that needs the real parts, the other the unit tests (tests/conftest.py).
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadgroup \
+		--no-loadscope-reorder --durations=10
+
 integration: setup
-	$(BIN)/python -m pytest tests/integration tests/chaos -q --durations=15
+	$(BIN)/python -m pytest tests/integration -q -m "not long" --durations=15
+
+long: setup
+	$(BIN)/python -m pytest tests/integration tests/chaos -q -m long --durations=15
 
 # Half an hour: sixty faults instead of six, on a run that learns, compared with one that was left alone.
 chaos: setup

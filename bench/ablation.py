@@ -68,7 +68,7 @@ def cold_start(work: Path, seed: int) -> Path:
     """The run folder of a seed up to its cold start, made where it is missing."""
     out = work / f"seed{seed}"
     for stage in ("aescot", "coldstart"):
-        command = [sys.executable, "-m", "cluster.cli.main", stage, "--out", str(out), "--set", f"run.seed={seed}"]
+        command = [sys.executable, "-m", "rapo", stage, "--out", str(out), "--set", f"run.seed={seed}"]
         subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT_S)
     return out
 

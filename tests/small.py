@@ -39,7 +39,7 @@ SMALL = (
 def rapo(*arguments: str, cwd: Path | None = None, timeout: float = 540.0) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "CI": "true"}
-    command = [sys.executable, "-m", "cluster.cli.main", *arguments]
+    command = [sys.executable, "-m", "rapo", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )
@@ -54,7 +54,10 @@ def settings(*overrides: str) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run from nothing to a served scorer."""
     out = tmp_path_factory.mktemp("run") / "out"
-    done = rapo("run", "--out", str(out), *settings())
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("actors", "cluster", "services"):  # another project's, which no process may take for the system's
+        (elsewhere / f"{name}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
+    done = rapo("run", "--out", str(out), *settings(), cwd=elsewhere)
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     assert "Where the time went" in done.stdout
     return out

@@ -14,13 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rapo import setup_env, torchvision_cpu
+from rapo import torchvision_cpu
+from tools.installer import Installer, SetupError
+from tools.setup_env import CONSTRAINTS, ensure_venv
+from tools.torch_cpu import install_cpu_torch, pinned
 
 VENV = Path(__file__).resolve().parent.parent / ".trl-venv"
 #: What is pinned here and not in constraints/cpu.txt; everything else comes from there.
 PINS = ("trl==1.16.0", "accelerate==1.15.0")
 _SHARED = ("datasets", "pillow", "torchvision", "transformers")
-_CONSTRAINTS = setup_env.ROOT / "constraints" / "cpu.txt"
+_CONSTRAINTS = CONSTRAINTS / "cpu.txt"
 _HOOK = "rapo_torchvision_cpu"
 
 
@@ -32,22 +35,22 @@ def ensure_trl(folder: Path = VENV) -> Path:
     """The interpreter of an environment with TRL in it, made in `folder` if it is not there yet or
     its pins have changed.
 
-    Raises `BenchmarkError` where pip cannot install it.
+    Raises `BenchmarkError` where it cannot be installed.
     """
     python, stamp = folder / "bin" / "python", folder / ".installed"
     wanted = _fingerprint()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
-    if folder.exists():  # half made, or of other versions
-        if not (folder / "pyvenv.cfg").is_file():
-            raise BenchmarkError(f"{folder} is there and is no virtual environment: move it away.")
+    if (folder / "pyvenv.cfg").is_file():  # half made, or of other versions
         shutil.rmtree(folder)
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    constraints = ("-c", str(_CONSTRAINTS))
-    if setup_env.pip("install", f"{setup_env.TORCH}+cpu", *constraints, quiet=True, python=python) != 0:
-        raise BenchmarkError(setup_env.NO_CPU_TORCH.strip())
-    if setup_env.pip("install", *PINS, *_SHARED, *constraints, python=python) != 0:
-        raise BenchmarkError(f"pip could not install {', '.join(PINS)} into {folder}: see its message above.")
+    try:
+        installer = Installer(ensure_venv(folder), _CONSTRAINTS)
+        install_cpu_torch(installer)
+        done = installer.install(*PINS, *_SHARED)
+        if not done.ok:
+            raise installer.explained(", ".join(PINS), done)
+    except SetupError as error:
+        raise BenchmarkError(str(error)) from error
     _install_hook(python)
     stamp.write_text(wanted, encoding="utf-8")
     return python
@@ -55,7 +58,7 @@ def ensure_trl(folder: Path = VENV) -> Path:
 
 def _fingerprint() -> str:
     """Everything that decides what the environment holds."""
-    lines = [sys.version, setup_env.TORCH, *PINS, *_SHARED, _CONSTRAINTS.read_text(encoding="utf-8")]
+    lines = [sys.version, pinned("torch"), *PINS, *_SHARED, _CONSTRAINTS.read_text(encoding="utf-8")]
     return "\n".join(lines)
 
 

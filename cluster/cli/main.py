@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -293,8 +292,3 @@ def scenes(
     config = load_config(None, set_ or ())
     write_scenes(folder, config.data.scenes, seed)
     typer.echo(f"{folder}: AVA.txt, images/, aesthetics_image_lists/")
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()

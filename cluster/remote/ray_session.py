@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rapo.config import Config
 from rapo.errors import ResourceError
+from rapo.system_folder import python_path
 
 _SHM = Path("/dev/shm")
 
@@ -77,6 +78,14 @@ def ray_session(config: Config) -> Iterator[None]:
     joins the outer one."""
     prepare_environment(config)
     import ray
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        """Keeps the working folder off the workers' path, where Ray would put it first: a folder
+        `services` in it would hide the system's."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
 
     if ray.is_initialized():
         yield
@@ -84,6 +93,7 @@ def ray_session(config: Config) -> Iterator[None]:
     if config.ray.address is None:
         check_object_store(config)
         ray.init(
+            job_config=Job(),
             address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
             num_cpus=config.ray.cpus or logical_cpus(config),
             object_store_memory=config.ray.object_store_mib * 2**20,
@@ -95,7 +105,9 @@ def ray_session(config: Config) -> Iterator[None]:
         )
     else:
         try:
-            ray.init(address=config.ray.address, log_to_driver=False, logging_level=logging.ERROR)
+            # Its nodes may have rapo in other places than this one: each looks for itself.
+            job = Job(runtime_env={"worker_process_setup_hook": "rapo.system_folder.add_to_path"})
+            ray.init(job_config=job, address=config.ray.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ResourceError(f"no Ray cluster answers at {config.ray.address!r}: {error}") from error
     try:
@@ -111,6 +123,9 @@ def prepare_environment(config: Config) -> None:
         raise RuntimeError("prepare_environment came after the first import of ray")
     os.environ.update(QUIET_ENVIRONMENT)
     if config.ray.address is None:
+        # Every process of a local Ray inherits this. The hook that a joined cluster gets instead
+        # would keep tasks from the workers that Ray starts in advance.
+        os.environ["PYTHONPATH"] = python_path(os.environ)
         # A token of this process keeps other users of the machine out of a local instance.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

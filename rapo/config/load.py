@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import Path
 
 import tomli_w
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from rapo.config.sections import Config
 from rapo.config.types import MAY_CHANGE, Section
 from rapo.errors import ConfigError
+from rapo.system_folder import SYSTEM_FOLDER
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -23,7 +23,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
     Raises `ConfigError` for a missing or unreadable file, an unknown key, or a value out of range.
     """
     if path is None:
-        text, source = resources.files("configs").joinpath("cpu.toml").read_text(encoding="utf-8"), "cpu.toml"
+        text, source = (SYSTEM_FOLDER / "configs" / "cpu.toml").read_text(encoding="utf-8"), "cpu.toml"
     else:
         path = Path(path)
         if not path.is_file():

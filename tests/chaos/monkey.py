@@ -32,7 +32,7 @@ class Run:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "cluster.cli.main", "train", "--out", str(self.out), *self._arguments]
+        command = [sys.executable, "-m", "rapo", "train", "--out", str(self.out), *self._arguments]
         with (self.out / "test.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "true"})
         self.starts += 1

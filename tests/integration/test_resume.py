@@ -31,7 +31,7 @@ def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 
 def begin(out: Path, *overrides: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "cluster.cli.main", "train", "--out", str(out), *settings(*overrides)]
+    command = [sys.executable, "-m", "rapo", "train", "--out", str(out), *settings(*overrides)]
     log = (out / "test.log").open("ab")
     return subprocess.Popen(command, env={**os.environ, "CI": "true"}, stdout=log, stderr=log)
 

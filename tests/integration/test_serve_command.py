@@ -34,7 +34,7 @@ class Service:
     """The command in a process of its own, and what it has said so far."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "cluster.cli.main", *arguments]
+        command = [sys.executable, "-m", "rapo", *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "true"}
         )

@@ -4,6 +4,7 @@ install."""
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from bench import trl
 from bench.support import environment, record
 from bench.support.workloads import W1, WORKLOADS, build_model, make_images, write_images
 from rapo.policy.processing import PolicyProcessor
+from tools.installer import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +44,17 @@ def test_images_follow_from_the_seed_and_are_written_in_order(tmp_path):
 
 
 def test_an_environment_with_these_pins_is_not_installed_again(tmp_path, monkeypatch):
-    calls = []
+    calls: list[tuple[str, ...]] = []
 
-    def pip(*arguments: object, **_: object) -> int:
-        calls.append(arguments)
-        return 0
+    def install(*packages: str) -> Outcome:
+        calls.append(packages)
+        return Outcome(0, "")
 
-    monkeypatch.setattr(environment.setup_env, "pip", pip)
+    installer = SimpleNamespace(install=install)
+    monkeypatch.setattr(environment, "Installer", lambda *_: installer)
+    monkeypatch.setattr(environment, "ensure_venv", lambda folder: folder.mkdir())
+    monkeypatch.setattr(environment, "install_cpu_torch", lambda _: calls.append(("torch",)))
     monkeypatch.setattr(environment, "_install_hook", lambda _: None)
-    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: (tmp_path / "venv").mkdir())
     for _ in range(2):
         assert environment.ensure_trl(tmp_path / "venv") == tmp_path / "venv" / "bin" / "python"
     assert len(calls) == 2, "torch, then the rest, once each"

@@ -153,7 +153,7 @@ def test_a_crash_loses_no_row(client: ScorerClient, scorer: FakeScorer, photos: 
     command = [
         sys.executable,
         "-m",
-        "cluster.cli.main",
+        "rapo",
         "score",
         str(photos),
         "-o",

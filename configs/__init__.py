@@ -1,1 +1,0 @@
-"""Configuration files, one per machine shape. `cpu.toml` is the embedded default."""

@@ -1,0 +1,18 @@
+"""Entry point: the commands, as `rapo` and as `python -m rapo`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from rapo.system_folder import add_to_path
+
+
+def main() -> None:
+    """Run the command line."""
+    add_to_path()
+    # Not an import statement: the commands lie outside this package and can be found only now.
+    import_module("cluster.cli.main").main()
+
+
+if __name__ == "__main__":
+    main()
