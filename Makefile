@@ -39,7 +39,7 @@ unit: setup
 
 # One worker runs all that needs the real parts, the other the unit tests (tests/conftest.py).
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadfile \
 		--no-loadscope-reorder --durations=10
 
 integration: setup
