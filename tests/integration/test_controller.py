@@ -27,10 +27,12 @@ from cluster.training.session import Launchers, training_session
 from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
-from tests.small import SMALL
+from tests import small
 
 pytestmark = pytest.mark.integration
 
+#: A simulated rank has no state that could be written.
+SMALL = (*small.SMALL, "rapo.checkpoint_every=1000")
 STEPS = 12
 LATENCY = Latency(engine_step=0.01, learner_step=0.25, load=0.02, publish=0.02, tokens=20.0)
 
