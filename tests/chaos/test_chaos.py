@@ -1,7 +1,7 @@
 """A run to which everything happens: workers, reward actor, learner ranks and the driver are
 killed, a worker is stopped, nodes go.
 
-Short as part of `make test`; `make chaos` sets RAPO_CHAOS_FAULTS to 50 or more, and compares the
+Short as part of `make test-all`; `make chaos` sets RAPO_CHAOS_FAULTS to 50 or more, and compares the
 result with a run that was left alone.
 """
 
