@@ -1,8 +1,8 @@
 """A run to which everything happens: workers, reward actor, learner ranks and the driver are
 killed, a worker is stopped, nodes go.
 
-Short as part of `make test-all`; `make chaos` sets RAPO_CHAOS_FAULTS to 50 or more, and compares the
-result with a run that was left alone.
+Short as part of `make test-all`; `make chaos` sets RAPO_CHAOS_FAULTS to 50 or more, and compares
+the result with a run that was left alone.
 """
 
 from __future__ import annotations
