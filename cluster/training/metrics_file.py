@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from cluster.files.json_values import finite
+from cluster.files.jsonl import read_jsonl
 
 METRICS = "metrics.jsonl"
 
 
-def recorded_rows(out: Path, last_step: int) -> Iterator[Mapping[str, object]]:
-    """The rows up to `last_step`, in their order; a torn last line is left out."""
-    path = out / METRICS
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("step", 0) <= last_step:
-            yield row
+def recorded_rows(out: Path, last_step: int) -> list[Mapping[str, object]]:
+    """The rows up to `last_step`, in their order; torn lines are left out."""
+    return [row for row in read_jsonl(out / METRICS) if (finite(row.get("step")) or 0) <= last_step]
