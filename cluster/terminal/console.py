@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -224,8 +225,9 @@ class _StageColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return self.text(task.fields["handle"], self._now())
 
+    @abstractmethod
     def text(self, handle: StageHandle, now: float) -> Text:
-        raise NotImplementedError
+        """The column's text at the time `now`."""
 
 
 class _Name(_StageColumn):
