@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rapo.inference.engine_thread import EngineThread
     from rapo.inference.sampler import GroupSampler
-    from rapo.inference.types import Completion, SamplingSpec
+    from rapo.inference.types import ReadoutRequest, ReadoutResult
 
 T = TypeVar("T")
 
@@ -44,13 +44,13 @@ class RolloutWorker:
     def __init__(self, name: str, config: Config) -> None:
         self._name = name
         self._config = config
-        self._engine_thread: EngineThread[SamplingSpec, list[Completion]] | None = None
+        self._engine_thread: EngineThread[ReadoutRequest, ReadoutResult] | None = None
         self._group_sampler: GroupSampler | None = None
         # Images are decoded beside the engine's steps, one at a time: the engine has the cores.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @property
-    def _engine(self) -> EngineThread[SamplingSpec, list[Completion]]:
+    def _engine(self) -> EngineThread[ReadoutRequest, ReadoutResult]:
         return _started(self._engine_thread, self._name)
 
     @property
@@ -66,19 +66,19 @@ class RolloutWorker:
         # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
         self._engine_thread, self._group_sampler = await asyncio.to_thread(self._open, model_dir, version)
 
-    def _open(self, model_dir: str, version: int) -> tuple[EngineThread[SamplingSpec, list[Completion]], GroupSampler]:
+    def _open(self, model_dir: str, version: int) -> tuple[EngineThread[ReadoutRequest, ReadoutResult], GroupSampler]:
         """The engine's thread once its engine runs, and the sampler."""
         from rapo.inference.engine_thread import EngineThread
         from rapo.inference.sampler import GroupSampler
-        from rapo.inference.sampling_engine import SamplingEngine
+        from rapo.inference.readout_engine import ReadoutEngine
 
         settings = self._config.rollout
         thread = EngineThread(
-            lambda: SamplingEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
+            lambda: ReadoutEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
-        assert isinstance(engine, SamplingEngine)
+        assert isinstance(engine, ReadoutEngine)
         return thread, GroupSampler(engine.processor, self._config)
 
     async def ping(self) -> None:
@@ -113,8 +113,8 @@ class RolloutWorker:
         sampler, engine = self._sampler, self._engine
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
         encoded = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.encode, record)
-        completions = await asyncio.wrap_future(engine.add(encoded, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, encoded, completions)
+        result = await asyncio.wrap_future(engine.add(encoded, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, encoded, list(result.completions))
         receipt = GroupReceipt(
             version=group.weight_version,
             tokens=sum(len(ids) for ids in group.token_ids),
@@ -130,8 +130,8 @@ class RolloutWorker:
         images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
         answers = [asyncio.wrap_future(engine.add(encoded, sampler.greedy, 0)) for encoded in images]
         return [
-            sampler.prediction(record, completions[0])
-            for record, completions in zip(records, await asyncio.gather(*answers), strict=True)
+            sampler.prediction(record, result)
+            for record, result in zip(records, await asyncio.gather(*answers), strict=True)
         ]
 
 

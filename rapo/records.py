@@ -63,6 +63,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerNodes:
+    """A sampled answer of two decimals and the sampler's log-probs along its path through the tree
+    of answers.
+
+    `start` is the index of its first token in the completion, `text` its four characters, and
+    `logprobs` `(4, 11)` holds those of `rapo.answers.readout.CHARACTERS` before each of them.
+    """
+
+    start: int
+    text: str
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """K completions of one image. A group is atomic: it is used whole or sampled again whole.
 
@@ -70,6 +84,9 @@ class Group:
     log-probs are the sampler's, after temperature and token mask. `weight_version` is that of the
     oldest token. `token_versions[k]` holds each token's version; it is None where all are
     `weight_version`. `target` and `target_std` are the human score and its spread in [0, 1].
+    `answers[k]` is None where completion k has no answer of two decimals; `answers` is None where
+    the run does not use them. `measured` `(5,)` are the image's measures in the order of
+    `DIMENSIONS`, None where the reward does not ask for them.
     """
 
     uid: str
@@ -85,11 +102,16 @@ class Group:
     finish_reasons: tuple[str, ...]
     target_std: float | None = None
     token_versions: tuple[NDArray[np.int32], ...] | None = None
+    answers: tuple[AnswerNodes | None, ...] | None = None
+    measured: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with its scores (NaN where invalid), rewards and advantages, arrays `(K,)`."""
+    """A group with its scores (NaN where invalid), rewards and advantages, arrays `(K,)`.
+
+    A score is that of the sampled answer, or the expected answer (`rapo.reward.score`).
+    """
 
     group: Group
     scores: NDArray[np.float64]

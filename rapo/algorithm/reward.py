@@ -6,8 +6,13 @@ scores, and s_i the human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
     p_ik,j      = Phi((o_ik - mu_j) / sqrt(var_i + var_j + gamma))
     relative_ik = mean over the opponents j of  sqrt(c_ij p_ik,j) + sqrt((1 - c_ij) (1 - p_ik,j))
     absolute_ik = exp(-(o_ik - s_i)^2 / (2 sigma^2))
-    total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format
+    total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format + w_grounded grounded_ik
     advantage   = (total - group mean) / (group sd + eps)
+
+The grounded term is no part of the paper (`rapo.algorithm.grounding`). Where o_ik is the expected
+answer of a rationale instead of one sampled answer, the mean variance of the answers within their
+rationales is added to var_i: by the law of total variance it is then, up to sampling error, what it
+is with sampled answers.
 
 c_ij is 1 where s_i > s_j and 0 where s_i < s_j. Differences from the released code:
 
@@ -56,8 +61,8 @@ class Rewards:
     """Finite arrays `(N, K)`: the terms in [0, 1] before weighting, their weighted total, and the
     advantage.
 
-    `metrics` holds reward_mean, absolute_mean, relative_mean and format_mean (over all completions,
-    invalid ones as 0), parse_rate, no_opponent (the number of images with a valid completion but no
+    `metrics` holds reward_mean, absolute_mean, relative_mean, format_mean and grounded_mean (over
+    all completions, invalid ones as 0), parse_rate, no_opponent (the number of images with a valid completion but no
     opponent), zero_spread (the share of groups whose completions all earn the same, which have no
     gradient) and ties (the share of compared pairs with equal labels).
     """
@@ -65,6 +70,7 @@ class Rewards:
     absolute: Floats
     relative: Floats
     format: Floats
+    grounded: Floats
     total: Floats
     advantage: Floats
     metrics: dict[str, float]
@@ -77,6 +83,8 @@ def rapo_rewards(
     settings: RewardSettings = RewardSettings(),
     dataset_ids: Sequence[str] | NDArray | None = None,
     target_std: ArrayLike | None = None,
+    within: ArrayLike = 0.0,
+    grounded: ArrayLike = 0.0,
 ) -> Rewards:
     """The rewards of one batch.
 
@@ -85,7 +93,9 @@ def rapo_rewards(
     one set for all. `target_std` `(N,)`, the raters' sd on the same scale, NaN where unknown, is
     read with `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2 + gamma)). With
     `sigma_unit="spread"`, sigma is the fraction times the sd of the data set's labels in this batch
-    (of the whole batch where the set has one image; at least `MIN_SPREAD`).
+    (of the whole batch where the set has one image; at least `MIN_SPREAD`). `within` `(N, K)` is the
+    variance of the answers of which a score is the expectation, `grounded` `(N, K)` the grounded
+    term in [0, 1]; both are ignored where the score is invalid.
 
     Preset "upstream" gives the released code's numbers on valid scores. A tie of labels is a win in
     both directions. Gamma is also added inside both square roots of the relative term, which then
@@ -101,6 +111,7 @@ def rapo_rewards(
     with np.errstate(invalid="ignore"):
         valid = (o >= 0.0) & (o <= 1.0)
     o = np.where(valid, o, 0.0)
+    inner, fit = (np.where(valid, np.asarray(part, np.float64), 0.0) for part in (within, grounded))
     datasets = _partition(dataset_ids, len(s))
 
     sigma = _sigma(settings, datasets, s)[:, None]
@@ -111,7 +122,7 @@ def rapo_rewards(
         # An image without a valid completion has no mean: it earns no relative reward and is no
         # opponent.
         rows = members[valid[members].any(axis=1)]
-        relative[rows], opponents = _relative(o[rows], valid[rows], s[rows], std[rows], settings)
+        relative[rows], opponents = _relative(o[rows], valid[rows], s[rows], std[rows], inner[rows], settings)
         no_opponent += int(np.count_nonzero(opponents == 0))
         pairs += len(rows) * (len(rows) - 1)
         ties += _count_ties(s[rows])
@@ -121,7 +132,10 @@ def rapo_rewards(
     absolute, relative = np.where(valid, absolute, 0.0), np.where(valid, relative, 0.0)
     well_formed = valid.astype(np.float64)
     total = (
-        settings.weight_absolute * absolute + settings.weight_relative * relative + settings.weight_format * well_formed
+        settings.weight_absolute * absolute
+        + settings.weight_relative * relative
+        + settings.weight_format * well_formed
+        + settings.weight_grounded * fit
     )
     advantage, flat = _advantage(total, settings)
     metrics = {
@@ -129,16 +143,17 @@ def rapo_rewards(
         "absolute_mean": _mean(absolute),
         "relative_mean": _mean(relative),
         "format_mean": _mean(well_formed),
+        "grounded_mean": _mean(fit),
         "parse_rate": _mean(valid),
         "no_opponent": float(no_opponent),
         "zero_spread": _mean(flat),
         "ties": ties / pairs if pairs else 0.0,
     }
-    return Rewards(absolute, relative, well_formed, total, advantage, metrics)
+    return Rewards(absolute, relative, well_formed, fit, total, advantage, metrics)
 
 
 def _relative(
-    o: Floats, valid: Mask, s: Floats, std: Floats, settings: RewardSettings
+    o: Floats, valid: Mask, s: Floats, std: Floats, within: Floats, settings: RewardSettings
 ) -> tuple[Floats, NDArray[np.int64]]:
     """The relative term `(M, K)` of M images that are all compared with each other, and the number
     of their opponents `(M,)`.
@@ -147,6 +162,7 @@ def _relative(
     """
     size, completions = o.shape
     mean, variance = _moments(o, valid)
+    variance += within.sum(axis=1) / valid.sum(axis=1)
     relative = np.zeros_like(o)
     opponents = np.zeros(size, np.int64)
     step = max(1, _BLOCK_ELEMENTS // max(1, size * completions))

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rapo.algorithm.answer_path import path_moments
+from rapo.algorithm.grounding import grounding
 from rapo.algorithm.reward import rapo_rewards
-from rapo.answers.parse import parse_answer
+from rapo.answers.parse import Answer, parse_answer
+from rapo.arrays import Floats
 from rapo.config import RewardSettings
 from rapo.records import Group, ScoredGroup
 
@@ -24,7 +27,7 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         [parse_answer(text, truncated=end == "length") for text, end in zip(g.texts, g.finish_reasons, strict=True)]
         for g in groups
     ]
-    scores = np.array([[np.nan if a.score is None else a.score for a in row] for row in answers], dtype=np.float64)
+    scores, within = _scores(groups, answers, settings)
     stds = [g.target_std for g in groups]
     rewards = rapo_rewards(
         scores,
@@ -33,6 +36,8 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         dataset_ids=[g.dataset for g in groups],
         # NaN marks an image without a known spread, which a soft tie takes as 0.
         target_std=None if all(s is None for s in stds) else np.array([np.nan if s is None else s for s in stds]),
+        within=within,
+        grounded=_grounded(groups, answers) if settings.weight_grounded else 0.0,
     )
     reasons = Counter(a.reason for row in answers for a in row if a.reason is not None)
     metrics = dict(rewards.metrics)
@@ -40,3 +45,32 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
     metrics["completion_tokens"] = float(np.mean([len(ids) for g in groups for ids in g.token_ids]))
     scored = [ScoredGroup(group, scores[i], rewards.total[i], rewards.advantage[i]) for i, group in enumerate(groups)]
     return scored, metrics
+
+
+def _scores(
+    groups: Sequence[Group], answers: Sequence[Sequence[Answer]], settings: RewardSettings
+) -> tuple[Floats, Floats]:
+    """Scores `(N, K)`, NaN where invalid, and the variance `(N, K)` of the answers of which each is
+    the expectation."""
+    scores = np.array([[np.nan if a.score is None else a.score for a in row] for row in answers], dtype=np.float64)
+    within = np.zeros_like(scores)
+    if settings.score == "expected":
+        known = [
+            (i, k, node)
+            for i, group in enumerate(groups)
+            for k, node in enumerate(group.answers or ())
+            if node is not None and not np.isnan(scores[i, k])
+        ]
+        places = [i for i, _, _ in known], [k for _, k, _ in known]
+        scores[places], within[places] = path_moments([node for _, _, node in known])
+    return scores, within
+
+
+def _grounded(groups: Sequence[Group], answers: Sequence[Sequence[Answer]]) -> Floats:
+    """The grounded term `(N, K)`; 0 for a group without measures."""
+    return np.array(
+        [
+            [0.0 if group.measured is None else grounding(a.rationale, group.measured) for a in row]
+            for group, row in zip(groups, answers, strict=True)
+        ]
+    )

@@ -26,6 +26,15 @@ class RewardSettings(Section):
     weight_absolute: Annotated[float, Field(ge=0)] = 1.0
     weight_relative: Annotated[float, Field(ge=0)] = 1.0
     weight_format: Annotated[float, Field(ge=0)] = 1.0
+    weight_grounded: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of the fit of the stated levels to the image's measures"
+    )
+    weight_listener: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of how well the cold-start model tells the score from the rationale, normalised by group"
+    )
+    score: Literal["expected", "sampled"] = Field(
+        "expected", description="a completion's score: the expected answer given its rationale, or the sampled one"
+    )
     advantage: Literal["std", "mean"] = "std"
     advantage_eps: Annotated[float, Field(ge=0)] = 1e-4
     preset: Literal["rapo", "upstream"] = "rapo"
@@ -35,7 +44,10 @@ class RewardSettings(Section):
     def _upstream_is_fixed(cls, data: object) -> object:
         if not isinstance(data, dict) or data.get("preset") != "upstream":
             return data
-        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {"ties": "win"}
+        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {
+            "ties": "win",
+            "score": "sampled",
+        }
         other = [name for name, value in fixed.items() if data.get(name, value) != value]
         if other:
             raise ValueError(f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; leave {', '.join(other)} out")
@@ -52,7 +64,12 @@ class SamplingConfig(Section):
 class LossConfig(Section):
     clip_low: Annotated[float, Field(gt=0)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.28
-    kl_beta: Annotated[float, Field(ge=0)] = 0.0
+    kl_beta: Annotated[float, Field(ge=0)] = Field(0.01, description="of the KL term to the cold start; 0: none")
+    answer: Literal["soft_label", "policy_gradient"] = Field(
+        "soft_label", description="how the answer's tokens are trained; the rationale's: always by policy gradient"
+    )
+    answer_weight: Annotated[float, Field(gt=0)] = Field(0.3, description="of the loss soft_label")
+    answer_std: Annotated[float, Field(gt=0)] = Field(0.05, description="width of the soft label, as a score")
     importance_correction: bool = Field(True, description="false: act as if sampler and learner were the same policy")
     importance_cap: Annotated[float, Field(gt=0)] = 2.0
     normalization: Literal["sequence", "token", "constant"] = "sequence"
@@ -106,3 +123,24 @@ class RapoConfig(Section):
     loss: LossConfig = LossConfig()
     reward: RewardSettings = RewardSettings()
     watch: MayChange[WatchConfig] = WatchConfig()
+
+    @model_validator(mode="after")
+    def _answer_is_trained(self) -> RapoConfig:
+        if self.loss.answer == "policy_gradient" and self.reward.score == "expected":
+            raise ValueError(
+                "rapo.loss.answer = 'policy_gradient' needs rapo.reward.score = 'sampled': the expected answer is the "
+                "same whatever answer was sampled, so that its tokens would learn nothing"
+            )
+        return self
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether groups hold the log-probs along their answers."""
+        return (
+            self.reward.score == "expected" or self.loss.answer == "soft_label" or self.reward.weight_listener > 0.0
+        )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the learner holds the frozen cold-start model beside the policy."""
+        return self.loss.kl_beta > 0.0 or self.reward.weight_listener > 0.0

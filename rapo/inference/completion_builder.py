@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.types import Completion
@@ -17,6 +18,7 @@ class CompletionBuilder:
     def __init__(self, completions: int, *, logprobs: bool) -> None:
         self._token_ids: list[list[int]] = [[] for _ in range(completions)]
         self._logprobs: list[list[float]] | None = [[] for _ in range(completions)] if logprobs else None
+        self._characters: list[list[NDArray[np.float32]]] = [[] for _ in range(completions)]
         self._versions: list[list[int]] = [[] for _ in range(completions)]
         self._reasons = [""] * completions
         self.unfinished = set(range(completions))
@@ -35,6 +37,8 @@ class CompletionBuilder:
             if count and len(values) != count:
                 raise RuntimeError(f"the engine returned {len(values)} log-probs for {count} tokens")
             self._logprobs[index] += values
+            if output.logprobs is not None and output.logprobs.shape[1] > 1:
+                self._characters[index].append(output.logprobs[:, 1:])
         if output.reason is not None:
             self._reasons[index] = output.reason
             self.unfinished.discard(index)
@@ -48,6 +52,7 @@ class CompletionBuilder:
                 np.asarray(self._logprobs[index], np.float32) if self._logprobs is not None else None,
                 self._reasons[index],
                 np.asarray(self._versions[index], np.int32),
+                np.concatenate(self._characters[index]) if self._characters[index] else None,
             )
             for index, token_ids in enumerate(self._token_ids)
         ]

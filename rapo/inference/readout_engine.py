@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rapo.answers.readout import NODES, AnswerTree
 from rapo.arrays import Floats
 from rapo.config import EngineConfig
-from rapo.inference.answer_tokens import OPEN, answer_tokens
+from rapo.answers.answer_tokens import OPEN, answer_tokens
 from rapo.inference.completion_builder import CompletionBuilder
 from rapo.inference.engine import Engine, seeded_copies
 from rapo.inference.engine_core import StepOutput
@@ -77,8 +77,10 @@ class ReadoutEngine(Engine[_ReadoutState]):
     Raises `ModelError` where the model's tokenizer does not write answers digit by digit.
     """
 
-    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0) -> None:
-        super().__init__(model_dir, settings, dtype=dtype, seed=seed)
+    def __init__(
+        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0
+    ) -> None:
+        super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version)
         tokenizer = self.processor.tokenizer
         self._tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
@@ -99,6 +101,8 @@ class ReadoutEngine(Engine[_ReadoutState]):
         features = features_of(image, self.processor.image_token_id)
         state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
         overrides: dict[str, object] = {}
+        if sampling.characters:
+            overrides = {"logprob_token_ids": list(self._tokens.characters)}
         if request.tree:
             overrides = {"logprob_token_ids": list(self._tokens.characters), "logprobs": None}
             if not request.rationale:

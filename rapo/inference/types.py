@@ -25,6 +25,7 @@ class SamplingSpec:
     max_tokens: int
     logprobs: bool = True
     ignore_stop: bool = False
+    characters: bool = False
 
     def __post_init__(self) -> None:
         if self.completions < 1:
@@ -46,6 +47,7 @@ class Completion:
     logprobs: NDArray[np.float32] | None
     finish_reason: str
     versions: NDArray[np.int32]
+    characters: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class GroupBatch:
 
     `prompt_ids` `(G, P)` are left-padded as `prompt_mask` says, `completion_ids` `(G, K, C)`
     right-padded as `completion_mask` says. `pixels` is `(patches of all images, patch_dim)`, `grid`
-    `(G, 3)`.
+    `(G, 3)`. `answer_places` `(A,)` are the places of answers' tokens among the completion tokens;
+    None where their characters are not asked for.
     """
 
     prompt_ids: torch.Tensor
@@ -27,6 +28,7 @@ class GroupBatch:
     grid: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
+    answer_places: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> GroupBatch:
         """The batch on `device`, its pixels in `dtype`."""
@@ -37,6 +39,7 @@ class GroupBatch:
             self.grid.to(device),
             self.completion_ids.to(device),
             self.completion_mask.to(device),
+            None if self.answer_places is None else self.answer_places.to(device),
         )
 
 

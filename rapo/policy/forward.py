@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -34,8 +35,10 @@ class GroupPolicy(nn.Module):
     `BIAS` is added to the logits of `banned` tokens, as in the sampler. A model that cannot share
     prefixes runs in `rows` mode, and `fallback` then says why.
 
-    `forward` returns `(log_probs, entropy)`, each float32 `(tokens,)`, for the completion tokens in
-    the order in which `batch.completion_mask` selects them. `entropy` carries no gradient.
+    `forward` returns `(log_probs, entropy, characters)`. The first two are float32 `(tokens,)`, for
+    the completion tokens in the order in which `batch.completion_mask` selects them; `entropy`
+    carries no gradient. The last is float32 `(A, 11)`, the log-probs of the tokens `characters` at
+    `batch.answer_places`, None where the batch has none.
     """
 
     BIAS = -100.0
@@ -47,6 +50,7 @@ class GroupPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         packing: Packing = "prefix",
+        characters: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,12 +60,16 @@ class GroupPolicy(nn.Module):
         bias = torch.zeros(model.config.text_config.vocab_size)
         bias[banned] = self.BIAS
         self.register_buffer("logit_bias", bias, persistent=False)
+        self.register_buffer("characters", torch.tensor(characters, dtype=torch.int64), persistent=False)
         if self.packing == "prefix":
             attention.install(model)
 
-    def forward(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         hidden = self._prefix_hidden(batch) if self.packing == "prefix" else self._row_hidden(batch)
-        return self._token_log_probs(hidden, batch.completion_ids[batch.completion_mask])
+        chosen, entropy = self._token_log_probs(hidden, batch.completion_ids[batch.completion_mask])
+        if batch.answer_places is None:
+            return chosen, entropy, None
+        return chosen, entropy, self._log_probs(hidden[batch.answer_places])[:, self.characters]
 
     def _prefix_hidden(self, batch: GroupBatch) -> torch.Tensor:
         """Hidden states `(tokens, H)` that predict each completion token."""
@@ -134,12 +142,15 @@ class GroupPolicy(nn.Module):
         return int(most)
 
     def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = (self.model.lm_head(hidden).float() + self.logit_bias) / self.temperature
-        log_probs = torch.log_softmax(logits, dim=-1)
+        log_probs = self._log_probs(hidden)
         chosen = log_probs.gather(-1, targets[:, None])[:, 0]
         with torch.no_grad():
             entropy = -(log_probs.exp() * log_probs).sum(-1)
         return chosen, entropy
+
+    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = (self.model.lm_head(hidden).float() + self.logit_bias) / self.temperature
+        return torch.log_softmax(logits, dim=-1)
 
 
 def unpackable(model: torch.nn.Module) -> str | None:

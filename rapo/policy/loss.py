@@ -1,6 +1,9 @@
 """Policy loss: the policy-gradient loss on scored groups (the objective J of Aes-R1, arXiv
 2509.21871).
 
+With `rapo.loss.answer = "soft_label"` the tokens of the answer are taken apart: neither the policy
+gradient nor the KL term acts on them, but a cross-entropy to the human score's soft label.
+
 The ratio is taken to the *behaviour* log-probs, those of the sampler that sampled the tokens. A
 difference between sampler and learner, or several updates on one batch, is therefore corrected for
 and clipped. In the released code the ratio is always 1, so that its clip bounds never bind.
@@ -22,7 +25,8 @@ class TokenTerms:
 
     `lengths` `(completions,)` counts the tokens of each completion. `reference` is None without a
     KL term. `fresh` (bool) marks the tokens that were sampled from the same weights that
-    `log_probs` come from; None marks all.
+    `log_probs` come from; None marks all. `answers` is None where the answers are trained like the
+    rationales.
     """
 
     log_probs: torch.Tensor
@@ -32,6 +36,17 @@ class TokenTerms:
     lengths: torch.Tensor
     reference: torch.Tensor | None = None
     fresh: torch.Tensor | None = None
+    answers: AnswerTerms | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTerms:
+    """The answers' tokens: their `places` `(A,)` among the tokens, and the log-probs and the soft
+    labels `(A, 11)` of the characters of answers at each."""
+
+    places: torch.Tensor
+    log_probs: torch.Tensor
+    labels: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,9 @@ def policy_loss(
 
     Per token: `-min(r A, clip(r, 1 - low, 1 + high) A) + beta k3`, with `r = min(pi / pi_behaviour,
     cap)` and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`. The cap is truncated importance
-    sampling; without it a negative advantage has no bound. `mismatch_kl` is the k3 estimate of
+    sampling; without it a negative advantage has no bound. With `answers` their tokens contribute
+    nothing of this, and `answer_weight` times their cross-entropy is added, per completion.
+    `mismatch_kl` is the k3 estimate of
     KL(behaviour || policy) on fresh tokens: the difference of sampler and learner on the same
     weights. `drift_kl` is the estimate on all tokens, to which staleness and several updates on one
     batch add. With `importance_correction` off the ratio is taken to the policy itself, as if every
@@ -73,12 +90,17 @@ def policy_loss(
         k3 = torch.exp(difference) - difference - 1.0
         per_token = per_token + settings.kl_beta * k3
         sums["kl"] = float(k3.detach().sum())
+    if terms.answers is not None:
+        per_token = per_token.index_fill(0, terms.answers.places, 0.0)
     if settings.normalization == "sequence":
         loss = (per_token / terms.lengths[terms.sequence]).sum() / normalizer.completions
     elif settings.normalization == "token":
         loss = per_token.sum() / normalizer.tokens
     else:
         loss = per_token.sum() / (normalizer.completions * normalizer.max_tokens)
+    if terms.answers is not None:
+        cross_entropy = -(terms.answers.labels * terms.answers.log_probs).sum()
+        loss = loss + settings.answer_weight * cross_entropy / normalizer.completions
     with torch.no_grad():
         exact = log_ratio.double()  # near 0 exp(x) - x - 1 cancels to noise in float32
         divergence = torch.expm1(exact) - exact

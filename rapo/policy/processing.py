@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.answers.prompts import SCORE_PROMPT, chat
 from rapo.errors import ModelError
 from rapo.models.folder import check_model_folder
@@ -81,6 +83,12 @@ class PolicyProcessor:
         }
         special |= set(range(len(self.tokenizer), self._vocabulary))
         return sorted(special - set(self.stop_token_ids))
+
+    @cached_property
+    def answer_tokens(self) -> AnswerTokens:
+        """The tokens that answers are written with. Raises `ModelError` where the tokenizer does
+        not write them digit by digit."""
+        return answer_tokens(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def fit(self, image: Image.Image) -> Image.Image:
         """The RGB image at the size at which the model sees it, resized by the image processor.

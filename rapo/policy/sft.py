@@ -96,7 +96,7 @@ class SupervisedTrainer:
         batch = collate(
             [e.prepared for e in examples], [[e.target] for e in examples], self.processor.tokenizer.pad_token_id
         )
-        log_probs, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
+        log_probs, _, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
         return -log_probs.sum() / tokens
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:

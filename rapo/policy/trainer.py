@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,12 @@ from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
 from rapo.images.decode import decode_image
+from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
-from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
+from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
 from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weight_packing import chunk_count, model_tensors, pack
@@ -55,6 +57,7 @@ class PolicyTrainer:
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
+        self._characters = self.processor.answer_tokens.characters if config.rapo.reads_answers else ()
         self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
@@ -78,9 +81,8 @@ class PolicyTrainer:
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
-        # At beta 0 no reference is needed; with LoRA the model without its adapters is the
-        # reference.
-        if rapo.loss.kl_beta > 0.0 and not self._lora:
+        # With LoRA the model without its adapters is the reference.
+        if rapo.needs_reference and not self._lora:
             self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
 
     def _policy(self, model_dir: str) -> GroupPolicy:
@@ -89,6 +91,7 @@ class PolicyTrainer:
             self.processor.banned_token_ids,
             temperature=self._config.rapo.sampling.temperature,
             packing=self._config.learner.packing,
+            characters=self._characters,
         )
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
@@ -158,8 +161,14 @@ class PolicyTrainer:
         advantages[torch.from_numpy(masked)] = 0.0
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
         fresh = torch.from_numpy(np.concatenate([_fresh(g.group, self.version) for g in chunk]))
-        reference = self._reference_log_probs(batch)
-        log_probs, entropy = self.engine(batch)
+        answers = answer_targets(chunk, settings.answer_std) if self._config.rapo.reads_answers else None
+        if answers is not None:
+            batch = replace(batch, answer_places=answers.places.to(where))
+        reference, heard = self._reference_log_probs(batch)
+        weight = self._config.rapo.reward.weight_listener
+        if weight and answers is not None and heard is not None:
+            advantages += weight * torch.from_numpy(listener_advantages(chunk, answers, heard.cpu().numpy())).float()
+        log_probs, entropy, characters = self.engine(batch)
         terms = TokenTerms(
             log_probs,
             behaviour.to(where),
@@ -168,18 +177,27 @@ class PolicyTrainer:
             lengths.to(where),
             reference,
             fresh.to(where) if self._first_update else torch.zeros_like(fresh).to(where),
+            self._answer_terms(answers, characters),
         )
         return terms, entropy
 
-    def _reference_log_probs(self, batch: GroupBatch) -> torch.Tensor | None:
-        """The reference policy's log-probs, or None without a KL term."""
-        if self._config.rapo.loss.kl_beta == 0.0:
+    def _answer_terms(self, answers: AnswerTargets | None, characters: torch.Tensor | None) -> AnswerTerms | None:
+        if answers is None or characters is None or self._config.rapo.loss.answer != "soft_label":
             return None
+        return AnswerTerms(answers.places.to(characters.device), characters, answers.labels.to(characters.device))
+
+    def _reference_log_probs(self, batch: GroupBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The reference policy's log-probs of the completion tokens, and those of the characters at
+        the answers' places; None where they are not needed."""
+        if not self._config.rapo.needs_reference:
+            return None, None
         with torch.no_grad():
             if self._reference is not None:
-                return self._reference(batch)[0]
-            with without_adapters(self.engine.module):
-                return self.engine(batch)[0]
+                chosen, _, characters = self._reference(batch)
+            else:
+                with without_adapters(self.engine.module):
+                    chosen, _, characters = self.engine(batch)
+        return chosen, characters
 
     def _batch(self, prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]]) -> GroupBatch:
         batch = collate(prepared, completions, self.processor.tokenizer.pad_token_id)
@@ -193,9 +211,11 @@ class PolicyTrainer:
         blank = self.processor.prepare(Image.new("RGB", (56, 56)))
         stop = [np.asarray(self.processor.stop_token_ids[:1], dtype=np.int64)]
         batch = self._batch([blank], [stop])
+        if self._config.rapo.reads_answers:
+            batch = replace(batch, answer_places=torch.zeros(0, dtype=torch.int64, device=device()))
         self._reference_log_probs(batch)  # its calls are collective too, under ZeRO-3 with LoRA
-        log_probs, _ = self.engine(batch)
-        return log_probs.sum() * 0.0
+        log_probs, _, characters = self.engine(batch)
+        return (log_probs.sum() + (0.0 if characters is None else characters.sum())) * 0.0
 
     @property
     def packing_fallback(self) -> str | None:

@@ -29,7 +29,7 @@ from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
 from rapo.errors import ImageError, ServiceError
 from rapo.images.decode import decode_image
-from rapo.inference.answer_tokens import CLOSE, OPEN
+from rapo.answers.answer_tokens import CLOSE, OPEN
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.util.cache import keep

@@ -11,7 +11,7 @@ import pytest
 
 from rapo.answers.readout import CHARACTERS, TEXTS, expectation
 from rapo.errors import ModelError
-from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
+from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.readout_engine import ReadoutEngine
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
