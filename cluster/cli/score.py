@@ -103,6 +103,7 @@ def _row(outcome: Outcome, asked: ScoreOptions) -> ScoreRow:
         aesthetic_score=result.score,
         aesthetic_score_std=result.std,
         rationale=result.rationale or None,
+        forced=result.forced,
         model_version=result.model_version,
         readout=result.readout,
         native_score=result.native_score if scale else None,

@@ -27,28 +27,44 @@ from cluster.files.jsonl import ends_torn, parse_jsonl, read_jsonl
 from rapo.errors import DataError, ResourceError
 
 #: Columns of the output, in order. `NATIVE_COLUMNS` follow where a native scale is asked for.
-COLUMNS = ("image", "aesthetic_score", "aesthetic_score_std", "rationale", "model_version", "readout", "error")
+COLUMNS = (
+    "image",
+    "aesthetic_score",
+    "aesthetic_score_std",
+    "rationale",
+    "forced",
+    "model_version",
+    "readout",
+    "error",
+)
 NATIVE_COLUMNS = ("native_score", "native_scale")
 
 _NUMBERS = frozenset({"aesthetic_score", "aesthetic_score_std", "native_score"})
+_FLAGS = frozenset({"forced"})
+_FLAG_VALUES: Mapping[object, bool] = {True: True, False: False, "True": True, "False": False}
 _SYNC_PERIOD_S = 1.0
+
+
+Cell = float | str | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One image. `aesthetic_score` is None where `error` says why."""
+    """One image. `aesthetic_score` is None where `error` says why; `forced` is as in
+    `rapo.client.types.ScoreResult`."""
 
     image: str
     aesthetic_score: float | None = None
     aesthetic_score_std: float | None = None
     rationale: str | None = None
+    forced: bool | None = None
     model_version: str | None = None
     readout: str | None = None
     error: str | None = None
     native_score: float | None = None
     native_scale: str | None = None
 
-    def cells(self, columns: Iterable[str]) -> dict[str, float | str | None]:
+    def cells(self, columns: Iterable[str]) -> dict[str, Cell]:
         return {name: getattr(self, name) for name in columns}
 
 
@@ -148,12 +164,13 @@ class ScoreTable:
 
 def _row(row: Mapping[str, object]) -> ScoreRow:
     number = {name: finite(row.get(name)) for name in _NUMBERS}
-    text = {name: None if (value := row.get(name)) is None else str(value) for name in row.keys() - _NUMBERS}
+    text = {name: None if (value := row.get(name)) is None else str(value) for name in row.keys() - _NUMBERS - _FLAGS}
     return ScoreRow(
         str(row["image"]),
         number["aesthetic_score"],
         number["aesthetic_score_std"],
         text["rationale"],
+        _FLAG_VALUES.get(row["forced"]),
         text["model_version"],
         text["readout"],
         text["error"],
@@ -162,7 +179,7 @@ def _row(row: Mapping[str, object]) -> ScoreRow:
     )
 
 
-Cells = Mapping[str, float | str | None]
+Cells = Mapping[str, Cell]
 Encoder = Callable[[Sequence[Cells], Sequence[str]], bytes]
 
 
@@ -205,7 +222,8 @@ def _parquet(rows: Sequence[Cells], columns: Sequence[str]) -> bytes:
     import pyarrow.parquet as pq
 
     # Types are given, or a column of nothing but nulls would lose its own.
-    schema = pa.schema([(name, pa.float64() if name in _NUMBERS else pa.string()) for name in columns])
+    types = {**dict.fromkeys(_NUMBERS, pa.float64()), **dict.fromkeys(_FLAGS, pa.bool_())}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema), sink)
     return sink.getvalue().to_pybytes()
@@ -236,5 +254,5 @@ def _read(output: Path) -> Sequence[Mapping[str, object]]:
         ) from error
 
 
-def _typed(row: Mapping[str, str | None]) -> dict[str, float | str | None]:
+def _typed(row: Mapping[str, str | None]) -> dict[str, Cell]:
     return {name: None if not value else float(value) if name in _NUMBERS else value for name, value in row.items()}

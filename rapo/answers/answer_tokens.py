@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rapo.answers.readout import CHARACTERS, TEXTS
+from rapo.answers.readout import CHARACTERS, CLOSED, NUMBERS, SYMBOLS, TEXTS
 from rapo.errors import ModelError
 
 #: The tags around the number. They must not change how the number is tokenized.
@@ -22,24 +22,24 @@ _BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft ligh
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """`characters` are the token ids of `CHARACTERS` in their order, `no_rationale` those of
-    `NO_RATIONALE`."""
+    """`symbols` are the token ids of `SYMBOLS` in their order, of the closing tag its first one.
+    `no_rationale` are those of `NO_RATIONALE`."""
 
-    characters: tuple[int, ...]
+    symbols: tuple[int, ...]
     no_rationale: tuple[int, ...]
 
     def ids(self, node: str) -> list[int]:
         """The token ids of `node`, the beginning of an answer."""
-        return [self.characters[CHARACTERS.index(character)] for character in node]
+        return [self.symbols[SYMBOLS.index(character)] for character in node]
 
-    def character(self, token_id: int) -> str | None:
-        """The character that a token writes, None for a token that is no character of answers."""
-        return CHARACTERS[self.characters.index(token_id)] if token_id in self.characters else None
+    def symbol(self, token_id: int) -> str | None:
+        """The symbol that a token writes, None for any other token."""
+        return SYMBOLS[self.symbols.index(token_id)] if token_id in self.symbols else None
 
 
 def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
-    """Find the tokens, and check that all 101 answers are written with them whatever precedes and
-    follows.
+    """Find the tokens, and check that all numbers are written with them whatever precedes, and that
+    the closing tag begins with the same token after each.
 
     `tokenize` returns the token ids of a text, without special tokens. Raises `ModelError` where an
     answer is tokenized otherwise.
@@ -50,12 +50,14 @@ def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
         if len(ids) != 1:
             raise _unfit(f"{character!r} is {len(ids)} tokens")
         characters.append(ids[0])
-    tokens = AnswerTokens(tuple(characters), tuple(tokenize(NO_RATIONALE)))
+    closing = tokenize(f"{NO_RATIONALE}{TEXTS[0]}{CLOSE}")[len(tokenize(NO_RATIONALE)) + len(TEXTS[0])]
+    tokens = AnswerTokens((*characters, closing), tuple(tokenize(NO_RATIONALE)))
     for before in _BEFORE:
         prefix = list(tokenize(before))
-        for text in TEXTS:
-            if list(tokenize(f"{before}{text}{CLOSE}"))[: len(prefix) + len(text)] != prefix + tokens.ids(text):
-                raise _unfit(f"{before}{text} is not written one token per character")
+        for text in (*TEXTS, *NUMBERS):
+            written = [*prefix, *tokens.ids(text + CLOSED)]
+            if list(tokenize(f"{before}{text}{CLOSE}"))[: len(written)] != written:
+                raise _unfit(f"{before}{text}{CLOSE} is not written one token per character")
     return tokens
 
 

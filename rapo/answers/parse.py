@@ -14,7 +14,8 @@ from dataclasses import dataclass
 REASONS: tuple[str, ...] = ("truncated", "no_think", "no_answer", "repeated_tag", "extra_text", "not_a_number",
                             "out_of_range")  # fmt: skip
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+#: The tags of a completion, in their order.
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _COMPLETION = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 # ASCII digits only: `float` would also take "1_0", "nan", "1e-1" and other scripts' digits.
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
@@ -37,7 +38,7 @@ def parse_answer(text: str, *, truncated: bool = False) -> Answer:
         return Answer("", None, "no_think")
     if "<answer>" not in text or "</answer>" not in text:
         return Answer("", None, "no_answer")
-    if any(text.count(tag) > 1 for tag in _TAGS):
+    if any(text.count(tag) > 1 for tag in TAGS):
         return Answer("", None, "repeated_tag")
     match = _COMPLETION.fullmatch(text)
     if match is None:

@@ -4,16 +4,18 @@
   The beginnings of answers form a tree of 16 nodes. From the model's probability of each next
   character at every node, the probability of each of the 101 answers 0.00, 0.01, ..., 1.00 is the
   product along its path.
+- The closing tag is a symbol of the tree beside the characters: "0.5", "0" and "1" are numbers, too,
+  where the tag follows. They count as 0.50, 0.00 and 1.00.
 - The result is exact, except that a node reached less often than `NEGLIGIBLE` is left out.
 - An answer that continues after its second decimal counts as its first two decimals.
-- Everything else that the model might write (a single decimal, a word) is the mass outside. The 101
-  probabilities are scaled to sum to 1 without it.
+- Everything else that the model might write (a word) is the mass outside. The 101 probabilities are
+  scaled to sum to 1 without it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,8 +23,12 @@ from numpy.typing import ArrayLike
 from rapo.arrays import Floats
 from rapo.errors import ServiceError
 
-#: The characters of an answer, in the order in which a node's log-probs are given.
+#: The characters of an answer.
 CHARACTERS = "0123456789."
+#: Stands for the closing tag, by its first token.
+CLOSED = "/"
+#: The symbols after a node, in the order in which their log-probs are given.
+SYMBOLS = CHARACTERS + CLOSED
 
 #: The inner nodes of the tree, each the beginning of an answer, parents first.
 NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for digit in range(10)))
@@ -30,6 +36,19 @@ NODES: tuple[str, ...] = ("", "0", "0.", "1", "1.", "1.0", *(f"0.{digit}" for di
 #: The answers, ascending, as numbers and as they are written.
 ANSWERS: Floats = np.arange(101) / 100
 TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range(101))
+
+#: The nodes that are numbers themselves where the closing tag follows.
+NUMBERS: tuple[str, ...] = tuple(node for node in NODES if node and not node.endswith("."))
+
+# Of each node, the texts one symbol longer that are numbers or lead to one.
+_ONWARD: dict[str, tuple[str, ...]] = {
+    node: tuple(
+        text
+        for text in (node + symbol for symbol in SYMBOLS)
+        if text in NODES or text in TEXTS or (text.removesuffix(CLOSED) in NUMBERS and text.endswith(CLOSED))
+    )
+    for node in NODES
+}
 
 #: A node that the model reaches less often than this is left out: its answers count as outside. All
 #: such nodes together move the mean by about the rounding error of float32 log-probs.
@@ -42,7 +61,7 @@ _SLACK = 1e-6
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """Mean, standard deviation, and 5th and 95th percentile of the answer, all in [0, 1]; `outside`
-    is the probability of everything that is no answer of two decimals."""
+    is the probability of everything that is no number."""
 
     mean: float
     std: float
@@ -57,53 +76,78 @@ class AnswerTree:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        # The probability of each beginning of an answer whose every step is known.
+        # The probability of each beginning of an answer whose every step is known, and the same
+        # where the model must stay on the way to a number.
         self._reach: dict[str, float] = {"": 1.0}
+        self._held: dict[str, float] = {"": 1.0}
 
     def learn(self, node: str, logprobs: ArrayLike) -> None:
-        """Add the natural log-probs `(11,)` of `CHARACTERS` after `node`. They are over the whole
+        """Add the natural log-probs `(12,)` of `SYMBOLS` after `node`. They are over the whole
         vocabulary, so that their probabilities may sum to less than 1.
 
         Raises `ValueError` for an unknown node, a node before its parent, a wrong shape, and values
         that are no log-probs.
         """
         values = np.asarray(logprobs, np.float64)
-        if node not in NODES or node not in self._reach or values.shape != (len(CHARACTERS),):
+        if node not in NODES or node not in self._reach or values.shape != (len(SYMBOLS),):
             raise ValueError(f"node {node!r} with log-probs of shape {values.shape}")
         if np.isnan(values).any() or values.max() > _SLACK:
             raise ValueError(f"not log-probs after {node!r}: {values}")
         self._known.add(node)
-        reach = self._reach[node] * np.exp(values)
-        self._reach |= {node + character: float(p) for character, p in zip(CHARACTERS, reach, strict=True)}
+        chances = {node + symbol: float(p) for symbol, p in zip(SYMBOLS, np.exp(values), strict=True)}
+        onward = sum(chances[text] for text in _ONWARD[node])
+        self._reach |= {text: self._reach[node] * p for text, p in chances.items()}
+        if onward > 0.0:
+            self._held |= {text: self._held[node] * chances[text] / onward for text in _ONWARD[node]}
 
     def missing(self) -> list[str]:
         """The nodes that `expectation` still needs, parents before their children."""
-        return [node for node in NODES if node not in self._known and self._reach.get(node, 0.0) > NEGLIGIBLE]
+        return [node for node in NODES if node not in self._known and self._chance(node) > NEGLIGIBLE]
 
-    def probabilities(self) -> Floats:
-        """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside."""
-        return np.array([self._reach.get(text, 0.0) for text in TEXTS])
+    def _chance(self, node: str) -> float:
+        return max(self._reach.get(node, 0.0), self._held.get(node, 0.0))
 
-    def expectation(self) -> Expectation:
-        """The readout. Raises `ServiceError` where the model never writes an answer of two
-        decimals, and `ValueError` while nodes are missing."""
+    def probabilities(self, *, held: bool = False) -> Floats:
+        """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside.
+
+        `held`: of a model that is held to numbers as constrained decoding would hold it. At each
+        node, what leads to no number has probability 0 and the rest is scaled to sum to 1.
+        """
+        reach = self._held if held else self._reach
+        mass = np.array([reach.get(text, 0.0) for text in TEXTS])
+        for number in NUMBERS:
+            mass[round(100 * float(number))] += reach.get(number + CLOSED, 0.0)
+        return mass
+
+    def expectation(self, *, held: bool = False) -> Expectation:
+        """The readout, of the `held` probabilities if wanted; `outside` is the model's own in both
+        cases.
+
+        Raises `ServiceError` where the model never writes a number, and `ValueError` while nodes
+        are missing.
+        """
         if missing := self.missing():
             raise ValueError(f"log-probs are missing after {missing}")
-        return expectation(self.probabilities())
+        own = self.probabilities()
+        return replace(expectation(self.probabilities(held=True)), outside=_outside(own)) if held else expectation(own)
 
 
 def expectation(probabilities: ArrayLike) -> Expectation:
     """The readout of probabilities `(101,)` of `ANSWERS`, which need not sum to 1. Raises
     `ServiceError` where all are 0."""
     mass = np.asarray(probabilities, np.float64)
-    inside = float(mass.sum())
+    inside = mass.sum()
     if inside <= 0.0:
-        raise ServiceError("the model gives no answer of two decimals any probability")
+        raise ServiceError("the model gives no number any probability")
     share = mass / inside
     mean = float(share @ ANSWERS)
     std = math.sqrt(max(float(share @ np.square(ANSWERS - mean)), 0.0))
     low, high = (_quantile(share, level) for level in (0.05, 0.95))
-    return Expectation(min(max(mean, 0.0), 1.0), std, low, high, max(1.0 - inside, 0.0))
+    return Expectation(min(max(mean, 0.0), 1.0), std, low, high, _outside(mass))
+
+
+def _outside(mass: Floats) -> float:
+    return max(1.0 - float(mass.sum()), 0.0)
 
 
 def _quantile(share: Floats, level: float) -> float:

@@ -124,6 +124,7 @@ def score_result(reply: scorer_pb2.ScoreResponse) -> ScoreResult:
         native_score=reply.native_score if reply.HasField("native_score") else None,
         dimensions=tuple(Dimension(item.name, item.text) for item in reply.dimensions),
         cached=reply.cached,
+        forced=reply.forced,
         decode_ms=reply.timings.decode_ms,
         queue_ms=reply.timings.queue_ms,
         generate_ms=reply.timings.generate_ms,

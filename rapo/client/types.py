@@ -51,7 +51,8 @@ class ScoreResult:
 
     `std` and `interval` are the model's own uncertainty, None with the readout `greedy`.
     `native_score` and `dimensions` are filled if they were requested. `cached` says that the server
-    had the answer already.
+    had the answer already, `forced` that the model ran off the form of an answer and was held to
+    it.
     """
 
     score: float
@@ -64,6 +65,7 @@ class ScoreResult:
     native_score: float | None
     dimensions: tuple[Dimension, ...]
     cached: bool
+    forced: bool
     decode_ms: float
     queue_ms: float
     generate_ms: float

@@ -65,6 +65,10 @@ class ServeConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     readout: ReadoutName = Field("expected", description="of calls that name no readout")
+    force_answer: bool = Field(
+        True,
+        description="`expected` closes a rationale that ran off its form or its limit, and reads the answer after it",
+    )
     samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
     max_samples: Annotated[int, Field(ge=2)] = 32
     cache_mib: Annotated[int, Field(ge=0)] = Field(

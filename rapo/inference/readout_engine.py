@@ -1,11 +1,13 @@
 """ReadoutEngine: an engine whose requests are readouts, each an image in and a result out.
 
-- `expected`: the rationale is written greedily, with the log-probs of the answer's characters at
+- `expected`: the rationale is written greedily, with the log-probs of the answer's symbols at
   each token. The greedy answer's own path gives its nodes of the tree of answers for free. Every
   other node that the model could reach becomes a request of one token; all but the last few tokens
   of its prompt lie in the prefix cache.
 - The node requests run in the same steps as the rest of the answer, so the result is complete with
   the answer's last digit. Closing tags are not waited for.
+- A rationale that ran off its form, or its token limit, is closed where the request allows it
+  (`rapo.answers.forced`): the tree is then read after the closed text.
 - `fast` is the same from an empty rationale on.
 - All of this happens between the engine's steps, in the thread that owns the engine.
 """
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rapo.answers.forced import forced_prefix, has_form, kept_rationale, without_last_clause
 from rapo.answers.readout import NODES, AnswerTree
 from rapo.arrays import Floats
 from rapo.config import EngineConfig
@@ -63,6 +66,8 @@ class _ReadoutState:
     tree: AnswerTree | None = None
     # The tokens between the prompt and the answer.
     prefix: tuple[int, ...] = ()
+    # The rationale that was closed to force an answer.
+    closed: str | None = None
     requested_nodes: set[str] = field(default_factory=set)
     parts_in_flight: set[str] = field(default_factory=set)
     nodes: int = 0
@@ -84,7 +89,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         tokenizer = self.processor.tokenizer
         self._tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
-        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.characters))
+        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
         self._token_texts: dict[int, str] = {}
 
     def text(self, token_ids: NDArray[np.int32]) -> str:
@@ -104,7 +109,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         if sampling.characters:
             overrides = {"logprob_token_ids": list(self._tokens.characters)}
         if request.tree:
-            overrides = {"logprob_token_ids": list(self._tokens.characters), "logprobs": None}
+            overrides = {"logprob_token_ids": list(self._tokens.symbols), "logprobs": None}
             if not request.rationale:
                 state.prefix, state.node, state.tree = self._tokens.no_rationale, "", AnswerTree()
                 overrides["max_tokens"] = _ANSWER_TOKENS
@@ -151,7 +156,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         state.nodes += 1
         assert state.tree is not None
         assert output.logprobs is not None
-        state.tree.learn(part[1:], self._character_logprobs(output.logprobs[-1]))
+        state.tree.learn(part[1:], self._symbol_logprobs(output.logprobs[-1]))
         self._request_nodes(state)
 
     def _add_sampled(self, state: _ReadoutState, builder: CompletionBuilder, part: str, output: StepOutput) -> None:
@@ -174,6 +179,8 @@ class ReadoutEngine(Engine[_ReadoutState]):
             state.request.on_tokens(list(output.token_ids))
         if output.reason is not None:
             state.node = None
+            if state.tree is None and state.request.tree and state.request.force:
+                self._force(state)
         if state.tree is not None and (False, state.node) != before:
             self._request_nodes(state)
         # Past the tree no further token of the answer is of use.
@@ -191,24 +198,45 @@ class ReadoutEngine(Engine[_ReadoutState]):
         if state.tree is None:
             state.tail = (state.tail + self._token_text(token_id))[-2 * len(OPEN) :]
             if OPEN in state.tail:
-                state.prefix = self._tokens_before_answer(state)
-                if len(state.image.prompt_ids) + len(state.prefix) + _ANSWER_TOKENS <= self._max_length:
-                    state.tree = AnswerTree()
-                    state.node = "" if state.tail.endswith(OPEN) else None
+                self._open(state)
         elif state.node is not None:
-            state.tree.learn(state.node, self._character_logprobs(logprobs))
-            character = self._tokens.character(token_id)
-            after = state.node + (character or "?")
+            state.tree.learn(state.node, self._symbol_logprobs(logprobs))
+            after = state.node + (self._tokens.symbol(token_id) or "?")
             state.node = after if after in NODES else None
 
-    def _tokens_before_answer(self, state: _ReadoutState) -> tuple[int, ...]:
-        """The tokens up to the tag that opens the answer. Where one token holds the tag's end and
-        more, the text is tokenized again."""
-        if state.tail.endswith(OPEN):
-            return tuple(state.token_ids)
-        text = self.processor.decode(np.asarray(state.token_ids, np.int32))
+    def _open(self, state: _ReadoutState) -> None:
+        """Begin the tree after the tag that opens the answer, or after the rationale where the text
+        up to the tag has not the right form."""
+        text = self._text_of(state)
         before = text[: text.index(OPEN) + len(OPEN)]
-        return tuple(self.processor.tokenizer(before, add_special_tokens=False)["input_ids"])
+        if state.request.force and not has_form(before):
+            self._force(state)
+            return
+        # Where one token holds the tag's end and more, the text is tokenized again.
+        whole = state.tail.endswith(OPEN)
+        state.prefix = tuple(state.token_ids) if whole else self._tokenized(before)
+        if self._has_room(state.image, state.prefix):
+            state.tree = AnswerTree()
+            state.node = "" if whole else None
+
+    def _force(self, state: _ReadoutState) -> None:
+        """Begin the tree after the closed rationale. It loses clauses at its end where there is no
+        room for an answer; where none is left, there is no tree."""
+        rationale = kept_rationale(self._text_of(state))
+        while not self._has_room(state.image, prefix := self._tokenized(forced_prefix(rationale))):
+            if not rationale:
+                return
+            rationale = without_last_clause(rationale)
+        state.closed, state.prefix, state.tree = rationale, prefix, AnswerTree()
+
+    def _has_room(self, image: EncodedImage, prefix: Sequence[int]) -> bool:
+        return len(image.prompt_ids) + len(prefix) + _ANSWER_TOKENS <= self._max_length
+
+    def _text_of(self, state: _ReadoutState) -> str:
+        return self.processor.decode(np.asarray(state.token_ids, np.int32))
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        return tuple(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _request_nodes(self, state: _ReadoutState) -> None:
         """Send a request for each missing node of the tree, except the one that the greedy answer
@@ -227,10 +255,10 @@ class ReadoutEngine(Engine[_ReadoutState]):
         self._core.add(f"{state.name}/{part}", [*state.image.prompt_ids, *suffix], state.features, parameters)
         state.parts_in_flight.add(part)
 
-    def _character_logprobs(self, logprobs: NDArray[np.float32]) -> Floats:
-        """Log-probs of the answer's characters `(11,)`, at most 0, from a row of `StepOutput`."""
+    def _symbol_logprobs(self, logprobs: NDArray[np.float32]) -> Floats:
+        """Log-probs of the answer's symbols `(12,)`, at most 0, from a row of `StepOutput`."""
         # The first is that of the token itself.
-        return np.minimum(logprobs[1 : 1 + len(self._tokens.characters)].astype(np.float64), 0.0)
+        return np.minimum(logprobs[1 : 1 + len(self._tokens.symbols)].astype(np.float64), 0.0)
 
     def _token_text(self, token_id: int) -> str:
         if token_id not in self._token_texts:
@@ -240,4 +268,6 @@ class ReadoutEngine(Engine[_ReadoutState]):
     def _result(self, state: _ReadoutState) -> ReadoutResult:
         now = time.perf_counter()
         started = state.started_at if state.started_at is not None else now
-        return ReadoutResult(state.completions, state.tree, state.nodes, started - state.added_at, now - started)
+        return ReadoutResult(
+            state.completions, state.tree, state.nodes, started - state.added_at, now - started, state.closed
+        )

@@ -70,6 +70,8 @@ class ReadoutRequest:
 
     With `tree` (the readouts expected and fast) the result holds the tree of answers; without, it
     holds the completions of `sampling`. `rationale` False starts from an empty rationale (fast).
+    With `force` a rationale that ran off its form, or its token limit, is closed, and the tree is
+    read after it.
     `on_tokens` receives the token ids of a greedy rationale and answer step by step; it is called
     in the engine's thread.
     """
@@ -77,6 +79,7 @@ class ReadoutRequest:
     sampling: SamplingSpec
     tree: bool = False
     rationale: bool = True
+    force: bool = False
     on_tokens: Callable[[list[int]], None] | None = None
 
 
@@ -85,7 +88,9 @@ class ReadoutResult:
     """The model's answer about one image.
 
     `completions` are complete, except that with a tree there is one, which may end with the
-    answer's digits. `tree` is None where none was requested, and where the model began no answer.
+    answer's digits. `tree` is None where none was requested, and where the model began no answer
+    and none was forced. `closed` is the rationale after which an answer was forced, None where none
+    was.
     `nodes` counts the nodes of the tree that were requests of their own. `waited_s` is the time
     until the engine first ran the request, `worked_s` the time from there to its end.
     """
@@ -95,3 +100,9 @@ class ReadoutResult:
     nodes: int
     waited_s: float
     worked_s: float
+    closed: str | None = None
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer was read after a rationale that was closed for it."""
+        return self.closed is not None

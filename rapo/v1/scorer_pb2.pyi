@@ -42,7 +42,7 @@ class ScoreRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., request_id: _Optional[str] = ..., omit_rationale: _Optional[bool] = ..., readout: _Optional[_Union[Readout, str]] = ..., model_version: _Optional[str] = ..., native_scale: _Optional[str] = ..., with_dimensions: _Optional[bool] = ..., samples: _Optional[int] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("score", "rationale", "model_version", "readout", "request_id", "timings", "std", "interval", "native_score", "dimensions", "cached")
+    __slots__ = ("score", "rationale", "model_version", "readout", "request_id", "timings", "std", "interval", "native_score", "dimensions", "cached", "forced")
     SCORE_FIELD_NUMBER: _ClassVar[int]
     RATIONALE_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class ScoreResponse(_message.Message):
     NATIVE_SCORE_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
     score: float
     rationale: str
     model_version: str
@@ -65,7 +66,8 @@ class ScoreResponse(_message.Message):
     native_score: float
     dimensions: _containers.RepeatedCompositeFieldContainer[Dimension]
     cached: bool
-    def __init__(self, score: _Optional[float] = ..., rationale: _Optional[str] = ..., model_version: _Optional[str] = ..., readout: _Optional[_Union[Readout, str]] = ..., request_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., std: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., native_score: _Optional[float] = ..., dimensions: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., cached: _Optional[bool] = ...) -> None: ...
+    forced: bool
+    def __init__(self, score: _Optional[float] = ..., rationale: _Optional[str] = ..., model_version: _Optional[str] = ..., readout: _Optional[_Union[Readout, str]] = ..., request_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., std: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., native_score: _Optional[float] = ..., dimensions: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., cached: _Optional[bool] = ..., forced: _Optional[bool] = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("low", "high")

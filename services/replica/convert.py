@@ -70,6 +70,7 @@ def response_of(
         ),
         std=scored.std,
         cached=scored.cached,
+        forced=scored.forced,
     )
     if scored.interval is not None:
         low, high = scored.interval

@@ -36,8 +36,8 @@ from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
-# An answer is no score if the model gives all numbers of two decimals together less probability
-# than this.
+# An answer is no score, unless it may be forced, if the model gives all numbers together less
+# probability than this.
 _MIN_INSIDE = 0.05
 
 _DECODERS = 2
@@ -73,8 +73,9 @@ class ScoredImage:
     """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside`
     as in `rapo.answers.readout`.
 
-    `tokens` is the number of tokens that the model wrote, `nodes` the number of nodes of the answer
-    tree that were requests of their own.
+    `forced`: the rationale ran off its form or its limit and was closed, or the answer is hardly
+    ever a number; the model was then held to numbers. `tokens` is the number of tokens that the
+    model wrote, `nodes` the number of nodes of the answer tree that were requests of their own.
     """
 
     score: float
@@ -82,6 +83,7 @@ class ScoredImage:
     std: float | None = None
     interval: tuple[float, float] | None = None
     outside: float | None = None
+    forced: bool = False
     tokens: int = 0
     nodes: int = 0
     decode_ms: float = 0.0
@@ -194,7 +196,8 @@ class ImageScorer:
         greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
         if spec.readout == "fast":
             return ReadoutRequest(greedy, tree=True, rationale=False)
-        return ReadoutRequest(greedy, tree=spec.readout == "expected", on_tokens=on_tokens)
+        tree = spec.readout == "expected"
+        return ReadoutRequest(greedy, tree=tree, force=self._config.serve.force_answer, on_tokens=on_tokens)
 
     async def _run(self, encoded: EncodedImage, request: ReadoutRequest, seed: int) -> ReadoutResult:
         future = self._engine.add(encoded, request, seed)
@@ -220,17 +223,28 @@ class ImageScorer:
         if spec.readout == "greedy":
             answer = parse_answer(text, truncated=completion.finish_reason == "length")
             return ScoredImage(_score(answer), answer.rationale)
-        rationale = "" if spec.readout == "fast" else _rationale(text, completion.finish_reason)
+        rationale = result.closed
+        if rationale is None:
+            rationale = "" if spec.readout == "fast" else _rationale(text, completion.finish_reason)
         if result.tree is None:
             raise RuntimeError("the engine gave an answer without its tree")
         try:
             expected = result.tree.expectation()
+            improbable = expected.outside > 1.0 - _MIN_INSIDE
+            if improbable and not (spec.readout == "expected" and self._config.serve.force_answer):
+                raise _no_score("not_a_number")
+            forced = improbable or result.forced
+            if forced:
+                expected = result.tree.expectation(held=True)
         except ServiceError as error:
             raise _no_score("not_a_number") from error
-        if expected.outside > 1.0 - _MIN_INSIDE:
-            raise _no_score("not_a_number")
         return ScoredImage(
-            expected.mean, rationale, expected.std, (expected.low, expected.high), outside=expected.outside
+            expected.mean,
+            rationale,
+            expected.std,
+            (expected.low, expected.high),
+            outside=expected.outside,
+            forced=forced,
         )
 
     def _sampled(self, result: ReadoutResult) -> ScoredImage:

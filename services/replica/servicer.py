@@ -183,7 +183,8 @@ class Scorer:
                     sent += piece
                     yield piece
             scored = await scoring
-            if rest := scored.rationale.removeprefix(sent):
+            # A forced answer may follow less of the rationale than was sent already.
+            if scored.rationale.startswith(sent) and (rest := scored.rationale.removeprefix(sent)):
                 yield rest
             yield scored
         finally:
@@ -205,12 +206,12 @@ class Scorer:
 
 def _observer() -> Callable[[ScoredImage], None]:
     """Reports through Ray's metrics what no response holds: how much of the model's answer is no
-    number of two decimals. A model that drifts away from the form shows there first."""
+    number. A model that drifts away from the form shows there first."""
     from ray.serve.metrics import Histogram
 
     outside = Histogram(
         "rapo_outside_mass",
-        description="Probability of an answer that is no number of two decimals, per image.",
+        description="Probability of an answer that is no number, per image.",
         boundaries=list(_OUTSIDE_BOUNDS),
     )
 

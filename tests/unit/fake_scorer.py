@@ -191,6 +191,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             request_id=request.request_id,
             timings=scorer_pb2.Timings(decode_ms=1, queue_ms=2, generate_ms=3, completion_tokens=4),
             cached=bool(request.image.startswith(b" ")),
+            forced=bool(request.image.endswith(b" ")),
         )
         if request.readout != scorer_pb2.READOUT_GREEDY:
             response.std = 0.1

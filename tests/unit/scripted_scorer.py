@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from rapo.answers.readout import NODES, AnswerTree
+from rapo.answers.readout import NODES, SYMBOLS, AnswerTree
 from rapo.config import Config
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
@@ -36,7 +36,7 @@ def tree_of(inside: float = 1.0) -> AnswerTree:
     sure = {"": {"0": inside}, "0": {".": 1.0}, "0.": {"6": 0.5, "7": 0.5}, "0.6": {"0": 1.0}, "0.7": {"0": 1.0}}
     for node in NODES:
         chances = sure.get(node, {})
-        tree.learn(node, np.log([chances.get(character, 1e-300) for character in "0123456789."]))
+        tree.learn(node, np.log([chances.get(character, 1e-300) for character in SYMBOLS]))
     return tree
 
 
@@ -47,6 +47,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.texts, self.finish = [GOOD], "stop"
         self.tree: AnswerTree | None = tree_of()
+        self.closed: str | None = None
         self.failure: Exception | None = None
         self.silent = False
         self.requests: list[ReadoutRequest] = []
@@ -72,7 +73,7 @@ class FakeEngine:
                 request.on_tokens([ord(character)])
         texts = [self.texts[k % len(self.texts)] for k in range(request.sampling.completions)]
         completions = tuple(completion(text, self.finish) for text in texts)
-        future.set_result(ReadoutResult(completions, self.tree if request.tree else None, 12, 0.25, 0.5))
+        future.set_result(ReadoutResult(completions, self.tree if request.tree else None, 12, 0.25, 0.5, self.closed))
         return future
 
     def cancel(self, future: Future[ReadoutResult]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapo.answers.readout import ANSWERS, CHARACTERS, NEGLIGIBLE, NODES, TEXTS, AnswerTree, expectation
+from rapo.answers.readout import ANSWERS, CLOSED, NEGLIGIBLE, NODES, SYMBOLS, TEXTS, AnswerTree, expectation
 from rapo.errors import ServiceError
 
 
@@ -14,8 +14,8 @@ def model(seed: int, sharpness: float = 1.0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     logprobs = {}
     for node in NODES:
-        logits = sharpness * rng.normal(size=len(CHARACTERS) + 1)
-        logprobs[node] = (logits - np.logaddexp.reduce(logits))[: len(CHARACTERS)]
+        logits = sharpness * rng.normal(size=len(SYMBOLS) + 1)
+        logprobs[node] = (logits - np.logaddexp.reduce(logits))[: len(SYMBOLS)]
     return logprobs
 
 
@@ -27,9 +27,18 @@ def learned(logprobs: dict[str, np.ndarray]) -> AnswerTree:
 
 
 def brute_force(logprobs: dict[str, np.ndarray]) -> np.ndarray:
-    """The probability of each answer, from the sum of the log-probs of its characters."""
+    """The probability of each answer, from the sums of the log-probs of the symbols of every way to
+    write it."""
+
+    def chance(text: str) -> float:
+        return float(np.exp(sum(logprobs[text[:i]][SYMBOLS.index(text[i])] for i in range(len(text)))))
+
+    ways = {"0.00": ["0", "0.0"], "1.00": ["1", "1.0"]}
     return np.array(
-        [np.exp(sum(logprobs[text[:i]][CHARACTERS.index(text[i])] for i in range(len(text)))) for text in TEXTS]
+        [
+            sum(map(chance, [text, *(way + CLOSED for way in ways.get(text, [text[:3]] if text[3] == "0" else []))]))
+            for text in TEXTS
+        ]
     )
 
 
@@ -65,18 +74,18 @@ def test_every_node_is_missing_at_some_point() -> None:
 def test_a_child_is_not_learned_before_its_parent() -> None:
     assert AnswerTree().missing() == [""]
     with pytest.raises(ValueError, match="node"):
-        AnswerTree().learn("0", [-3.0] * 11)
+        AnswerTree().learn("0", [-3.0] * 12)
 
 
 def test_a_node_that_is_never_reached_is_not_missing() -> None:
     tree = AnswerTree()
-    tree.learn("", np.log([0.9, 1e-12, *[1e-30] * 9]))
+    tree.learn("", np.log([0.9, 1e-12, *[1e-30] * 10]))
     assert tree.missing() == ["0"]
-    tree.learn("0", np.log([*[1e-30] * 10, 1.0]))
-    tree.learn("0.", np.log([*[1e-30] * 6, 0.7, 0.3, 1e-11, *[1e-30] * 2]))
+    tree.learn("0", np.log([*[1e-30] * 10, 1.0, 1e-30]))
+    tree.learn("0.", np.log([*[1e-30] * 6, 0.7, 0.3, 1e-11, *[1e-30] * 3]))
     assert tree.missing() == ["0.6", "0.7"]
     for node in ("0.6", "0.7"):
-        tree.learn(node, np.log([0.1] * 10 + [1e-30]))
+        tree.learn(node, np.log([0.1] * 10 + [1e-30] * 2))
     read = tree.expectation()
     assert read.mean == pytest.approx(0.7 * 0.645 + 0.3 * 0.745, abs=1e-9)
     assert read.outside == pytest.approx(0.1, abs=1e-9)
@@ -104,7 +113,7 @@ def test_a_certain_answer_has_no_spread() -> None:
 
 
 def test_a_model_that_never_answers_has_no_score() -> None:
-    with pytest.raises(ServiceError, match="no answer"):
+    with pytest.raises(ServiceError, match="no number"):
         expectation(np.zeros(101))
 
 
@@ -114,8 +123,33 @@ def test_missing_nodes_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "logprobs"), [("2", [-1.0] * 11), ("", [-1.0] * 10), ("", [0.5] * 11), ("", [float("nan")] * 11)]
+    ("node", "logprobs"), [("2", [-1.0] * 12), ("", [-1.0] * 11), ("", [0.5] * 12), ("", [float("nan")] * 12)]
 )
 def test_values_that_are_no_log_probs_are_refused(node: str, logprobs: list[float]) -> None:
     with pytest.raises(ValueError, match=r"node|log-probs"):
         AnswerTree().learn(node, logprobs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_held_to_numbers_it_is_what_constrained_decoding_samples(seed: int) -> None:
+    logprobs, rng, found = model(seed), np.random.default_rng(seed), []
+    allowed = {"": "01", "0": "./", "1": "./", "0.": "0123456789", "1.": "0", "1.0": "0/"}
+    allowed |= {f"0.{digit}": "0123456789/" for digit in range(10)}
+    for _ in range(20_000):
+        text = ""
+        while text in NODES:
+            chances = np.exp([logprobs[text][SYMBOLS.index(symbol)] for symbol in allowed[text]])
+            text += str(rng.choice(list(allowed[text]), p=chances / chances.sum()))
+        found.append(float(text.removesuffix(CLOSED)))
+    tree = learned(logprobs)
+    held = tree.expectation(held=True)
+    assert held.mean == pytest.approx(np.mean(found), abs=4 * held.std / len(found) ** 0.5)
+    assert tree.probabilities(held=True).sum() == pytest.approx(1.0)
+    assert held.outside == tree.expectation().outside > 0.1
+    assert held.mean != tree.expectation().mean
+
+
+def test_a_node_that_only_a_held_model_reaches_is_missing() -> None:
+    tree = AnswerTree()
+    tree.learn("", np.log([1e-10, 1e-12, *[1e-30] * 10]))
+    assert tree.missing() == ["0", "1"]

@@ -70,7 +70,8 @@ def test_bytes_and_paths_give_a_typed_result(client: ScorerClient, scorer: FakeS
     path = images(tmp_path, ["7"])[0]
     assert client.score(path).score == client.score(str(path)).score == 0.07
     assert client.score(b" 42").cached
-    assert not result.cached
+    assert client.score(b"42 ").forced
+    assert (result.cached, result.forced) == (False, False)
 
 
 def test_every_option_reaches_the_service(client: ScorerClient, scorer: FakeScorer) -> None:

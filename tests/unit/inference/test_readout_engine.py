@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rapo.answers.readout import CHARACTERS, TEXTS, expectation
+from rapo.answers.readout import CHARACTERS, NUMBERS, SYMBOLS, TEXTS, expectation
 from rapo.errors import ModelError
 from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.inference.engine_core import StepOutput
@@ -27,6 +28,8 @@ PIECES = {
     1005: ">0",
     1006: "<answer",
 }
+SYMBOL_IDS = (*map(ord, CHARACTERS), 1004)
+PIECE = re.compile("</?think>|</?answer>|calm|.", re.DOTALL)
 BEFORE = "<think>calm</think><answer>"
 
 #: The probability of each next piece after a text.
@@ -67,7 +70,7 @@ class ScriptedCore:
             chances = self.model(text_of(request.ids))
             by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
             token = max(by_id, key=lambda i: by_id[i])
-            logprobs = np.array([[by_id.get(i, -100.0) for i in [token, *map(ord, CHARACTERS)]]], np.float32)
+            logprobs = np.array([[by_id.get(i, -100.0) for i in [token, *SYMBOL_IDS]]], np.float32)
             request.ids.append(token)
             request.wrote += 1
             ended = token == STOP or request.wrote == request.parameters.max_tokens
@@ -82,14 +85,13 @@ class ScriptedEngine(ReadoutEngine):
     def __init__(self, core: ScriptedCore) -> None:
         self._core = core  # type: ignore[assignment]
         self.version = 0
-        self._tokens = AnswerTokens(tuple(map(ord, CHARACTERS)), (1000, 1002, 1003))
+        self._tokens = AnswerTokens(SYMBOL_IDS, (1000, 1002, 1003))
         self._token_texts, self._requests = {}, {}
         self._max_length = 200
         self._node_parameters = SimpleNamespace(max_tokens=1, seed=0)
 
         def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-            assert text == BEFORE
-            return {"input_ids": [1000, 1001, 1002, 1003]}
+            return {"input_ids": [id_of(piece) for piece in PIECE.findall(text)]}
 
         self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=PAD)  # type: ignore[assignment]
 
@@ -128,15 +130,21 @@ def image_of(tokens: int) -> EncodedImage:
 
 
 def expected(script: Model, before: str = BEFORE) -> np.ndarray:
-    return np.array([math.prod(script(before + text[:i]).get(text[i], 0.0) for i in range(4)) for text in TEXTS])
+    def chance(pieces: Sequence[str]) -> float:
+        return math.prod(script(before + "".join(pieces[:i])).get(piece, 0.0) for i, piece in enumerate(pieces))
+
+    mass = np.array([chance(text) for text in TEXTS])
+    for number in NUMBERS:
+        mass[round(100 * float(number))] += chance([*number, "</answer>"])
+    return mass
 
 
-def read(core: ScriptedCore, *, limit: int = 32, rationale: bool = True) -> ReadoutResult:
+def read(
+    core: ScriptedCore, *, limit: int = 32, rationale: bool = True, force: bool = False, prompt: int = 2
+) -> ReadoutResult:
     engine = ScriptedEngine(core)
-    image = image_of(2)
-    engine.add(
-        "a", image, ReadoutRequest(SamplingSpec(1, 0.0, limit, logprobs=False), tree=True, rationale=rationale), 0
-    )
+    greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
+    engine.add("a", image_of(prompt), ReadoutRequest(greedy, tree=True, rationale=rationale, force=force), 0)
     found: list[tuple[str, ReadoutResult]] = []
     while engine.busy:
         found += engine.step()
@@ -219,6 +227,65 @@ def test_without_an_answer_there_is_no_tree() -> None:
     assert text_of(result.completions[0].token_ids) == "<think>calm</think>"
 
 
+def rambling(written: Sequence[str], closed: str) -> Model:
+    """Writes `written`; after `closed` and the tags of an answer it goes on as usual."""
+    usual = model(USUAL)
+    before = f"<think>{closed}</think><answer>"
+
+    def following(text: str) -> dict[str, float]:
+        if text.startswith(before):
+            return usual(BEFORE + text.removeprefix(before))
+        so_far = ""
+        for piece in written:
+            if text == so_far:
+                return {piece: 1.0}
+            so_far += piece
+        return {"": 1.0}
+
+    return following
+
+
+@pytest.mark.parametrize(
+    ("written", "limit", "closed"),
+    [
+        (["<think>", "calm", ";", "calm"], 32, "calm;"),
+        (["<think>", "calm", ";", "calm", "calm"], 5, "calm;"),
+        (["<think>", "calm", "calm"], 3, "calmcalm"),
+        (["<think>", "calm", "</think>"], 32, "calm"),
+        (["calm", "</think>", "<answer>", "0"], 32, "calm"),
+        (["<think>", "calm", "<think>", "calm", "</think>", "<answer>", "0"], 32, "calm"),
+        (["<think>", "calm", "</think>", "x", "<answer>", "0"], 32, "calm"),
+        (["<think>", "calm", ".", "6", "5", "</answer>"], 32, "calm."),
+    ],
+)
+def test_a_rationale_without_its_form_is_closed_and_read(written: list[str], limit: int, closed: str) -> None:
+    script = rambling(written, closed)
+    core = ScriptedCore(script)
+    result = read(core, limit=limit, force=True)
+    assert (result.forced, result.closed) == (True, closed)
+    assert result.tree is not None
+    assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
+    unforced = read(ScriptedCore(script), limit=limit)
+    assert not unforced.forced
+
+
+def test_an_answer_in_its_form_is_not_forced() -> None:
+    script = model(USUAL)
+    result, plain = read(ScriptedCore(script), force=True), read(ScriptedCore(script))
+    assert not result.forced
+    assert result.tree is not None
+    assert plain.tree is not None
+    assert result.tree.expectation() == plain.tree.expectation()
+
+
+def test_a_forced_answer_without_room_loses_clauses() -> None:
+    script = rambling(["<think>", "calm", ";", "calm", ";", "calm"], "calm;")
+    # Prompt, five tokens of the closed rationale, four of the answer.
+    result = read(ScriptedCore(script), force=True, prompt=200 - 5 - 4)
+    assert result.closed == "calm;"
+    assert read(ScriptedCore(script), force=True, prompt=200 - 4).tree is None
+
+
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     engine = ScriptedEngine(ScriptedCore(model({})))
     image = image_of(198)
@@ -288,4 +355,4 @@ def test_the_embedded_tokenizer_writes_digit_by_digit() -> None:
 
     tokenizer = _build_tokenizer(1024, phrases())
     tokens = answer_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
-    assert len(set(tokens.characters)) == len(CHARACTERS)
+    assert len(set(tokens.symbols)) == len(SYMBOLS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scripted_scorer import GOOD, Context, FakeEngine, ScorerWithoutVllm, explain, png, score, tree_of
 
-from rapo.config import Config
+from rapo.config import Config, load_config
 from rapo.v1 import scorer_pb2
 from services.replica.servicer import Scorer
 
@@ -99,13 +99,34 @@ def test_an_answer_without_a_score_is_a_status_not_a_score(
     assert reply == scorer_pb2.ScoreResponse()
 
 
-def test_an_improbable_number_is_no_score(scorer: Scorer, engine: FakeEngine) -> None:
+def test_an_improbable_number_is_forced_or_no_score(scorer: ScorerWithoutVllm, engine: FakeEngine) -> None:
     engine.tree = tree_of(inside=0.04)
-    context = Context()
-    score(scorer, context)
+    reply = score(scorer, Context())
+    assert (reply.score, reply.forced) == (pytest.approx(0.65), True)
+    assert scorer.observed[-1].outside == pytest.approx(0.96)
+    engine.texts, context = ["0.61"], Context()
+    score(scorer, context, readout=scorer_pb2.READOUT_FAST)
+    assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "not_a_number")
+    engine.texts = [GOOD]
+    strict, context = ScorerWithoutVllm(engine, load_config(None, ["serve.force_answer=false"])), Context()
+    score(strict, context)
     assert (context.code, context.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "not_a_number")
     engine.tree = tree_of(inside=0.06)
-    assert score(scorer, Context()).score == pytest.approx(0.65)
+    reply = score(strict, Context())
+    assert (reply.score, reply.forced) == (pytest.approx(0.65), False)
+
+
+def test_a_closed_rationale_is_said_to_be_forced(scorer: Scorer, engine: FakeEngine) -> None:
+    engine.texts, engine.finish, engine.closed = ["<think>calm; light and"], "length", "calm;"
+    reply = score(scorer, Context())
+    assert (reply.score, reply.rationale, reply.forced) == (pytest.approx(0.65), "calm;", True)
+    assert engine.requests[-1].force
+    *deltas, last = explain(scorer, Context())
+    assert "".join(part.rationale_delta for part in deltas) == "calm; light and"
+    assert last.response.rationale == "calm;"
+    strict = ScorerWithoutVllm(engine, load_config(None, ["serve.force_answer=false"]))
+    score(strict, Context())
+    assert not engine.requests[-1].force
 
 
 def test_the_rationale_comes_as_it_is_written(scorer: Scorer) -> None:
