@@ -69,8 +69,8 @@ class RolloutWorker:
     def _open(self, model_dir: str, version: int) -> tuple[EngineThread[ReadoutRequest, ReadoutResult], GroupSampler]:
         """The engine's thread once its engine runs, and the sampler."""
         from rapo.inference.engine_thread import EngineThread
-        from rapo.inference.sampler import GroupSampler
         from rapo.inference.readout_engine import ReadoutEngine
+        from rapo.inference.sampler import GroupSampler
 
         settings = self._config.rollout
         thread = EngineThread(
@@ -114,7 +114,7 @@ class RolloutWorker:
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
         encoded = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.encode, record)
         result = await asyncio.wrap_future(engine.add(encoded, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, encoded, list(result.completions))
+        group = sampler.group(record, step, encoded, result.completions)
         receipt = GroupReceipt(
             version=group.weight_version,
             tokens=sum(len(ids) for ids in group.token_ids),
@@ -125,10 +125,13 @@ class RolloutWorker:
         return receipt, group
 
     async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
-        """Greedy predictions for records, in order."""
+        """Predictions for records, in order, by `evaluate.readout`."""
         sampler, engine, loop = self._sampler, self._engine, asyncio.get_running_loop()
         images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
-        answers = [asyncio.wrap_future(engine.add(encoded, sampler.greedy, 0)) for encoded in images]
+        answers = [
+            asyncio.wrap_future(engine.add(encoded, sampler.predicting, sampler.seed(record, 0)))
+            for record, encoded in zip(records, images, strict=True)
+        ]
         return [
             sampler.prediction(record, result)
             for record, result in zip(records, await asyncio.gather(*answers), strict=True)

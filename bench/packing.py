@@ -86,7 +86,7 @@ def _image(images: list[Image.Image], index: int) -> Image.Image:
 def _step(policy: GroupPolicy, batches: list[GroupBatch], optimizer: torch.optim.Optimizer) -> torch.Tensor:
     parts = []
     for batch in batches:
-        log_probs, _ = policy(batch)
+        log_probs, _, _ = policy(batch)
         (log_probs * torch.linspace(-1.0, 1.0, len(log_probs))).mean().backward()
         parts.append(log_probs.detach())
     optimizer.step()

@@ -68,7 +68,7 @@ class AnswerNodes:
     of answers.
 
     `start` is the index of its first token in the completion, `text` its four characters, and
-    `logprobs` `(4, 11)` holds those of `rapo.answers.readout.CHARACTERS` before each of them.
+    `logprobs` `(4, 12)` holds those of `rapo.answers.readout.SYMBOLS` before each of them.
     """
 
     start: int
@@ -156,7 +156,12 @@ class WeightManifest:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A model's score of one image in [0, 1]; None where the completion is invalid, with the
-    `reason`."""
+    `reason`.
+
+    `readout` says how the score was taken from the model, `text` is the completion behind it. `std`
+    is the model's own uncertainty, None where the readout has none. `forced`: see
+    `rapo.inference.reading`.
+    """
 
     uid: str
     dataset: str
@@ -166,3 +171,5 @@ class Prediction:
     reason: str | None = None
     readout: str = "greedy"
     weight_version: int | None = None
+    std: float | None = None
+    forced: bool = False

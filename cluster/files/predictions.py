@@ -24,6 +24,8 @@ class PredictionRow:
     text: str
     reason: str | None
     readout: str
+    std: float | None = None
+    forced: bool = False
 
     @classmethod
     def of(cls, prediction: Prediction, record: ImageRecord) -> PredictionRow:
@@ -36,6 +38,8 @@ class PredictionRow:
             text=prediction.text,
             reason=prediction.reason,
             readout=prediction.readout,
+            std=prediction.std,
+            forced=prediction.forced,
         )
 
 

@@ -1,5 +1,5 @@
-"""AnswerPath: the expected answer of a completion given its rationale, from its sampled answer's own
-path through the tree of answers (`rapo.answers.readout`).
+"""AnswerPath: the expected answer of a completion given its rationale, from the path of its sampled
+answer through the tree of answers (`rapo.answers.readout`).
 
 Behind a rationale the answer 0.de was sampled. The policy's probabilities of the first decimal are
 then known exactly, and those of the second decimal behind the sampled first one:

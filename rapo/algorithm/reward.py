@@ -6,7 +6,8 @@ scores, and s_i the human score in [0, 1] (Aes-R1, arXiv 2509.21871, Eq. 3-12):
     p_ik,j      = Phi((o_ik - mu_j) / sqrt(var_i + var_j + gamma))
     relative_ik = mean over the opponents j of  sqrt(c_ij p_ik,j) + sqrt((1 - c_ij) (1 - p_ik,j))
     absolute_ik = exp(-(o_ik - s_i)^2 / (2 sigma^2))
-    total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format + w_grounded grounded_ik
+    total_ik    = w_absolute absolute_ik + w_relative relative_ik + w_format
+                  + w_grounded grounded_ik
     advantage   = (total - group mean) / (group sd + eps)
 
 The grounded term is no part of the paper (`rapo.algorithm.grounding`). Where o_ik is the expected
@@ -62,9 +63,9 @@ class Rewards:
     advantage.
 
     `metrics` holds reward_mean, absolute_mean, relative_mean, format_mean and grounded_mean (over
-    all completions, invalid ones as 0), parse_rate, no_opponent (the number of images with a valid completion but no
-    opponent), zero_spread (the share of groups whose completions all earn the same, which have no
-    gradient) and ties (the share of compared pairs with equal labels).
+    all completions, invalid ones as 0), parse_rate, no_opponent (the number of images with a valid
+    completion but no opponent), zero_spread (the share of groups whose completions all earn the
+    same, which have no gradient) and ties (the share of compared pairs with equal labels).
     """
 
     absolute: Floats
@@ -93,9 +94,9 @@ def rapo_rewards(
     one set for all. `target_std` `(N,)`, the raters' sd on the same scale, NaN where unknown, is
     read with `ties="soft"` only: c_ij = Phi((s_i - s_j) / sqrt(std_i^2 + std_j^2 + gamma)). With
     `sigma_unit="spread"`, sigma is the fraction times the sd of the data set's labels in this batch
-    (of the whole batch where the set has one image; at least `MIN_SPREAD`). `within` `(N, K)` is the
-    variance of the answers of which a score is the expectation, `grounded` `(N, K)` the grounded
-    term in [0, 1]; both are ignored where the score is invalid.
+    (of the whole batch where the set has one image; at least `MIN_SPREAD`). `within` `(N, K)` is
+    the variance of the answers of which a score is the expectation, `grounded` `(N, K)` the
+    grounded term in [0, 1]; both are ignored where the score is invalid.
 
     Preset "upstream" gives the released code's numbers on valid scores. A tie of labels is a win in
     both directions. Gamma is also added inside both square roots of the relative term, which then

@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rapo.answers.readout import ANSWERS, CHARACTERS, NODES, TEXTS
+from rapo.answers.readout import ANSWERS, NODES, SYMBOLS, TEXTS
 from rapo.arrays import Floats
 
 
 def soft_labels(targets: ArrayLike, std: float) -> Floats:
-    """The probability `(G, 16, 11)` of each of `CHARACTERS` behind each of `NODES`, for the human
+    """The probability `(G, 16, 12)` of each of `SYMBOLS` behind each of `NODES`, for the human
     scores `targets` `(G,)` in [0, 1] and a density of width `std`.
 
     At every node the probabilities sum to 1, however unlikely the node itself is.
@@ -29,12 +29,12 @@ def soft_labels(targets: ArrayLike, std: float) -> Floats:
 
 
 def _next() -> Floats:
-    """Whether answer a goes on with character c behind node n, `(16, 101, 11)`."""
-    follows = np.zeros((len(NODES), len(TEXTS), len(CHARACTERS)))
+    """Whether answer a goes on with character c behind node n, `(16, 101, 12)`."""
+    follows = np.zeros((len(NODES), len(TEXTS), len(SYMBOLS)))
     for n, node in enumerate(NODES):
         for a, text in enumerate(TEXTS):
             if text.startswith(node):
-                follows[n, a, CHARACTERS.index(text[len(node)])] = 1.0
+                follows[n, a, SYMBOLS.index(text[len(node)])] = 1.0
     return follows
 
 

@@ -4,8 +4,8 @@
   The beginnings of answers form a tree of 16 nodes. From the model's probability of each next
   character at every node, the probability of each of the 101 answers 0.00, 0.01, ..., 1.00 is the
   product along its path.
-- The closing tag is a symbol of the tree beside the characters: "0.5", "0" and "1" are numbers, too,
-  where the tag follows. They count as 0.50, 0.00 and 1.00.
+- The closing tag is a symbol of the tree beside the characters: "0.5", "0" and "1" are numbers,
+  too, where the tag follows. They count as 0.50, 0.00 and 1.00.
 - The result is exact, except that a node reached less often than `NEGLIGIBLE` is left out.
 - An answer that continues after its second decimal counts as its first two decimals.
 - Everything else that the model might write (a word) is the mass outside. The 101 probabilities are

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rapo.answers.readout_names import ReadoutName
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
 from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
@@ -264,6 +265,10 @@ class LearnerConfig(Section):
 
 
 class EvaluateConfig(Section):
+    """Validation during RAPO and evaluation at its end."""
+
+    readout: ReadoutName = Field("expected", description="how scores are taken; serve.readout should be the same")
+    samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
     max_images: Positive | None = None
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 

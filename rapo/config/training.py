@@ -136,9 +136,7 @@ class RapoConfig(Section):
     @property
     def reads_answers(self) -> bool:
         """Whether groups hold the log-probs along their answers."""
-        return (
-            self.reward.score == "expected" or self.loss.answer == "soft_label" or self.reward.weight_listener > 0.0
-        )
+        return self.reward.score == "expected" or self.loss.answer == "soft_label" or self.reward.weight_listener > 0.0
 
     @property
     def needs_reference(self) -> bool:

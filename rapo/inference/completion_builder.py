@@ -18,7 +18,7 @@ class CompletionBuilder:
     def __init__(self, completions: int, *, logprobs: bool) -> None:
         self._token_ids: list[list[int]] = [[] for _ in range(completions)]
         self._logprobs: list[list[float]] | None = [[] for _ in range(completions)] if logprobs else None
-        self._characters: list[list[NDArray[np.float32]]] = [[] for _ in range(completions)]
+        self._symbols: list[list[NDArray[np.float32]]] = [[] for _ in range(completions)]
         self._versions: list[list[int]] = [[] for _ in range(completions)]
         self._reasons = [""] * completions
         self.unfinished = set(range(completions))
@@ -38,7 +38,7 @@ class CompletionBuilder:
                 raise RuntimeError(f"the engine returned {len(values)} log-probs for {count} tokens")
             self._logprobs[index] += values
             if output.logprobs is not None and output.logprobs.shape[1] > 1:
-                self._characters[index].append(output.logprobs[:, 1:])
+                self._symbols[index].append(output.logprobs[:, 1:])
         if output.reason is not None:
             self._reasons[index] = output.reason
             self.unfinished.discard(index)
@@ -52,7 +52,7 @@ class CompletionBuilder:
                 np.asarray(self._logprobs[index], np.float32) if self._logprobs is not None else None,
                 self._reasons[index],
                 np.asarray(self._versions[index], np.int32),
-                np.concatenate(self._characters[index]) if self._characters[index] else None,
+                np.concatenate(self._symbols[index]) if self._symbols[index] else None,
             )
             for index, token_ids in enumerate(self._token_ids)
         ]

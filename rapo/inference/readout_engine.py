@@ -18,16 +18,17 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rapo.answers.answer_tokens import OPEN, AnswerTokens
 from rapo.answers.forced import forced_prefix, has_form, kept_rationale, without_last_clause
 from rapo.answers.readout import NODES, AnswerTree
 from rapo.arrays import Floats
 from rapo.config import EngineConfig
-from rapo.answers.answer_tokens import OPEN, answer_tokens
 from rapo.inference.completion_builder import CompletionBuilder
 from rapo.inference.engine import Engine, seeded_copies
 from rapo.inference.engine_core import StepOutput
@@ -79,18 +80,22 @@ class _ReadoutState:
 class ReadoutEngine(Engine[_ReadoutState]):
     """An `Engine` that turns a `ReadoutRequest` into a `ReadoutResult`.
 
-    Raises `ModelError` where the model's tokenizer does not write answers digit by digit.
+    A request that needs the symbols of answers raises `ModelError` where the model's tokenizer does
+    not write answers digit by digit.
     """
 
-    def __init__(
-        self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0
-    ) -> None:
+    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
         super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version)
-        tokenizer = self.processor.tokenizer
-        self._tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
-        self._node_parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
         self._token_texts: dict[int, str] = {}
+
+    @property
+    def _tokens(self) -> AnswerTokens:
+        return self.processor.answer_tokens
+
+    @cached_property
+    def _node_parameters(self) -> SamplingParams:
+        one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
+        return self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
 
     def text(self, token_ids: NDArray[np.int32]) -> str:
         """The text of a completion. Call it from any thread."""
@@ -106,8 +111,8 @@ class ReadoutEngine(Engine[_ReadoutState]):
         features = features_of(image, self.processor.image_token_id)
         state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
         overrides: dict[str, object] = {}
-        if sampling.characters:
-            overrides = {"logprob_token_ids": list(self._tokens.characters)}
+        if sampling.symbols:
+            overrides = {"logprob_token_ids": list(self._tokens.symbols)}
         if request.tree:
             overrides = {"logprob_token_ids": list(self._tokens.symbols), "logprobs": None}
             if not request.rationale:

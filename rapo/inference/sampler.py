@@ -1,32 +1,35 @@
-"""GroupSampler: turns image records into engine requests, and completions into groups and
+"""GroupSampler: turns image records into engine requests, and results into groups and
 predictions."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from cachetools import LRUCache
+from numpy.typing import NDArray
 
-from rapo.answers.parse import parse_answer
+from rapo.aescot.measure import measure
+from rapo.algorithm.answer_path import LENGTH, path_nodes
+from rapo.answers.answer_tokens import OPEN
 from rapo.config import Config
 from rapo.images.decode import decode_image, read_image_bytes
 from rapo.inference.image_inputs import encode_image
-from rapo.answers.answer_tokens import OPEN, answer_tokens
+from rapo.inference.reading import NoScore, ReadoutPlan
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
-from rapo.aescot.measure import measure
-from rapo.algorithm.answer_path import follows_path
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import DIMENSIONS, AnswerNodes, Group, ImageRecord, Prediction
 from rapo.util.cache import get_or_make
 from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
+#: Tokens before an answer that surely hold its opening tag.
+_TAG_TOKENS = 12
 
 
 class GroupSampler:
-    """A run's sampling: `training` and `greedy` are what to request of the engine.
+    """A run's sampling: `training` and `predicting` are what to request of the engine.
 
     Seeds depend on (run seed, image uid, step, k), never on the worker.
     """
@@ -34,16 +37,16 @@ class GroupSampler:
     def __init__(self, processor: PolicyProcessor, config: Config) -> None:
         self._processor = processor
         self._config = config
-        limit = config.policy.max_completion_tokens
-        self._answers = config.rapo.loss.answer != "sampled"
+        limit, rapo = config.policy.max_completion_tokens, config.rapo
+        self._answers = rapo.reads_answers
         self.training = ReadoutRequest(
-            SamplingSpec(config.rapo.completions, config.rapo.sampling.temperature, limit, characters=self._answers)
+            SamplingSpec(rapo.completions, rapo.sampling.temperature, limit, symbols=self._answers)
         )
-        self.greedy = ReadoutRequest(SamplingSpec(1, 0.0, limit, logprobs=False), tree=True)
-        tokenizer = processor.tokenizer
-        self._tokens = answer_tokens(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        self._measured: dict[str, NDArray[np.float64]] = {}
+        evaluate = config.evaluate
+        self._plan = ReadoutPlan(evaluate.readout, limit, evaluate.samples, rapo.sampling.temperature)
+        self.predicting = self._plan.request()
         self._encoded: LRUCache[str, EncodedImage] = LRUCache(_CACHE_BYTES, lambda encoded: encoded.patches.nbytes)
+        self._measured: dict[str, NDArray[np.float64]] = {}
         self._lock = threading.Lock()
 
     def encode(self, record: ImageRecord) -> EncodedImage:
@@ -51,23 +54,22 @@ class GroupSampler:
 
         Raises `ImageError` where the image is not usable.
         """
-        limits = self._config.image
-
-        def make() -> EncodedImage:
-            image = decode_image(read_image_bytes(record, limits), limits)
-            if self._config.rapo.reward.weight_grounded and record.uid not in self._measured:
-                values = measure(np.asarray(image))
-                self._measured[record.uid] = np.array([values[name] for name in DIMENSIONS])
-            return encode_image(self._processor, image, record.uid)
-
         with self._lock:
-            return get_or_make(self._encoded, record.uid, make)
+            return get_or_make(self._encoded, record.uid, lambda: self._encode(record))
+
+    def _encode(self, record: ImageRecord) -> EncodedImage:
+        limits = self._config.image
+        image = decode_image(read_image_bytes(record, limits), limits)
+        if self._config.rapo.reward.weight_grounded and record.uid not in self._measured:
+            values = measure(np.asarray(image))
+            self._measured[record.uid] = np.array([values[name] for name in DIMENSIONS])
+        return encode_image(self._processor, image, record.uid)
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """The seed of the first completion; completion k is sampled with this seed plus k."""
         return derive_seed(self._config.run.seed, record.uid, step)
 
-    def group(self, record: ImageRecord, step: int, encoded: EncodedImage, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, encoded: EncodedImage, completions: Sequence[Completion]) -> Group:
         """The group of a record's completions in `step`."""
         token_ids = tuple(c.token_ids for c in completions)
         versions = tuple(c.versions for c in completions)
@@ -92,42 +94,35 @@ class GroupSampler:
         )
 
     def _answer(self, completion: Completion) -> AnswerNodes | None:
-        """The path of a completion's answer, None where it has none of the form 0.de."""
-        assert completion.characters is not None
-        ids = completion.token_ids.tolist()
-        written = [self._tokens.character(i) or " " for i in ids]
-        text = "".join(written)
-        at = text.rfind("0.")
-        if at < 0 or not follows_path(text[at : at + 4].strip()):
+        """The last answer of two decimals in a completion, None where there is none behind its
+        tag."""
+        tokens = self._processor.answer_tokens
+        text = "".join(tokens.symbol(token_id) or " " for token_id in completion.token_ids.tolist())
+        start = max(text.rfind("0."), text.rfind("1."))
+        if start < 0 or completion.symbols is None or not path_nodes(text[start:]):
             return None
-        before = self._processor.decode(completion.token_ids[max(0, at - 12) : at])
-        if not before.endswith(OPEN):
+        before = completion.token_ids[max(0, start - _TAG_TOKENS) : start]
+        if not self._processor.decode(before).endswith(OPEN):
             return None
-        return AnswerNodes(at, text[at : at + 4], completion.characters[at : at + 4])
+        return AnswerNodes(start, text[start : start + LENGTH], completion.symbols[start : start + LENGTH])
 
     def prediction(self, record: ImageRecord, result: ReadoutResult) -> Prediction:
-        """The prediction that a readout holds."""
-        completion = result.completions[0]
+        """The prediction that a result holds."""
+        completion, plan = result.completions[0], self._plan
         text = self._processor.decode(completion.token_ids)
-        answer = parse_answer(text, truncated=completion.finish_reason == "length")
-        if result.tree is not None:
-            expected = result.tree.expectation()
-            return Prediction(
-                uid=record.uid,
-                dataset=record.dataset,
-                target=record.score,
-                score=expected.mean,
-                text=text,
-                readout="expected",
-                weight_version=int(completion.versions.min()),
-            )
+        version = int(completion.versions.min())
+        try:
+            reading = plan.read(result, self._processor.decode)
+        except NoScore as error:
+            return Prediction(record.uid, record.dataset, record.score, None, text, error.reason, plan.readout, version)
         return Prediction(
             uid=record.uid,
             dataset=record.dataset,
             target=record.score,
-            score=answer.score,
+            score=reading.score,
             text=text,
-            reason=answer.reason,
-            readout="greedy",
-            weight_version=int(completion.versions.min()),
+            readout=plan.readout,
+            weight_version=version,
+            std=reading.std,
+            forced=reading.forced,
         )

@@ -17,7 +17,8 @@ class SamplingSpec:
 
     Completion k of a request is sampled with the request's seed plus k. `temperature` 0 is greedy
     and allows one completion only. With `ignore_stop` every completion has exactly `max_tokens`
-    tokens, for benchmarks. Raises `ValueError` for values that contradict each other.
+    tokens, for benchmarks. `symbols` asks for the log-probs of `rapo.answers.readout.SYMBOLS` at
+    each token. Raises `ValueError` for values that contradict each other.
     """
 
     completions: int
@@ -25,7 +26,7 @@ class SamplingSpec:
     max_tokens: int
     logprobs: bool = True
     ignore_stop: bool = False
-    characters: bool = False
+    symbols: bool = False
 
     def __post_init__(self) -> None:
         if self.completions < 1:
@@ -40,14 +41,15 @@ class Completion:
 
     `token_ids` include the stop token. `logprobs` are the sampler's, None where they were not
     requested. `finish_reason` is "stop" or "length". `versions` holds the weight version that each
-    token was sampled from.
+    token was sampled from. `symbols` float32 `(tokens, 12)` are the log-probs of the answers'
+    symbols before each token, None where they were not requested.
     """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32] | None
     finish_reason: str
     versions: NDArray[np.int32]
-    characters: NDArray[np.float32] | None = None
+    symbols: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

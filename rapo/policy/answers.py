@@ -11,7 +11,7 @@ import torch
 
 from rapo.algorithm.answer_path import LENGTH, path_moments, path_nodes
 from rapo.algorithm.soft_label import soft_labels
-from rapo.answers.readout import CHARACTERS, NODES
+from rapo.answers.readout import NODES, SYMBOLS
 from rapo.arrays import Floats
 from rapo.records import AnswerNodes, ScoredGroup
 
@@ -24,7 +24,7 @@ class AnswerTargets:
     """The tokens of A answers, four each.
 
     `places` int64 `(4 A,)` are their places among the micro-batch's completion tokens, `labels`
-    float32 `(4 A, 11)` the soft labels of the characters at each, `answers` the A answers, and
+    float32 `(4 A, 12)` the soft labels of the characters at each, `answers` the A answers, and
     `owners` int64 `(A,)` the completions that they belong to.
     """
 
@@ -52,7 +52,7 @@ def answer_targets(chunk: Sequence[ScoredGroup], std: float) -> AnswerTargets:
             completion += 1
     return AnswerTargets(
         torch.from_numpy(np.concatenate(places) if places else np.zeros(0, np.int64)),
-        torch.from_numpy(np.concatenate(rows) if rows else np.zeros((0, len(CHARACTERS)))).float(),
+        torch.from_numpy(np.concatenate(rows) if rows else np.zeros((0, len(SYMBOLS)))).float(),
         tuple(answers),
         torch.tensor(owners, dtype=torch.int64),
     )
@@ -62,14 +62,14 @@ def listener_advantages(chunk: Sequence[ScoredGroup], tokens: AnswerTargets, log
     """How well the reference policy tells the human score from each rationale, `(completions,)`,
     normalised within its group.
 
-    `log_probs` `(4 A, 11)` are the reference policy's at the answers' tokens. A rationale earns
+    `log_probs` `(4 A, 12)` are the reference policy's at the answers' tokens. A rationale earns
     minus the distance of its expected answer behind it from the human score. A completion without
     an answer earns the least that is possible, -1. A frozen model that reads the rationale again is
     the idea of "Listener-Rewarded Thinking in VLMs for Image Preferences" (arXiv 2506.22832).
     """
     heard = [
         replace(answer, logprobs=rows)
-        for answer, rows in zip(tokens.answers, log_probs.reshape(-1, LENGTH, len(CHARACTERS)), strict=True)
+        for answer, rows in zip(tokens.answers, log_probs.reshape(-1, LENGTH, len(SYMBOLS)), strict=True)
     ]
     expected, _ = path_moments(heard)
     targets = np.concatenate([np.full(len(scored.scores), scored.group.target) for scored in chunk])

@@ -35,9 +35,9 @@ class GroupPolicy(nn.Module):
     `BIAS` is added to the logits of `banned` tokens, as in the sampler. A model that cannot share
     prefixes runs in `rows` mode, and `fallback` then says why.
 
-    `forward` returns `(log_probs, entropy, characters)`. The first two are float32 `(tokens,)`, for
+    `forward` returns `(log_probs, entropy, symbols)`. The first two are float32 `(tokens,)`, for
     the completion tokens in the order in which `batch.completion_mask` selects them; `entropy`
-    carries no gradient. The last is float32 `(A, 11)`, the log-probs of the tokens `characters` at
+    carries no gradient. The last is float32 `(A, 12)`, the log-probs of the tokens `symbols` at
     `batch.answer_places`, None where the batch has none.
     """
 
@@ -50,7 +50,7 @@ class GroupPolicy(nn.Module):
         *,
         temperature: float = 1.0,
         packing: Packing = "prefix",
-        characters: Sequence[int] = (),
+        symbols: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -60,7 +60,7 @@ class GroupPolicy(nn.Module):
         bias = torch.zeros(model.config.text_config.vocab_size)
         bias[banned] = self.BIAS
         self.register_buffer("logit_bias", bias, persistent=False)
-        self.register_buffer("characters", torch.tensor(characters, dtype=torch.int64), persistent=False)
+        self.register_buffer("symbols", torch.tensor(symbols, dtype=torch.int64), persistent=False)
         if self.packing == "prefix":
             attention.install(model)
 
@@ -69,7 +69,7 @@ class GroupPolicy(nn.Module):
         chosen, entropy = self._token_log_probs(hidden, batch.completion_ids[batch.completion_mask])
         if batch.answer_places is None:
             return chosen, entropy, None
-        return chosen, entropy, self._log_probs(hidden[batch.answer_places])[:, self.characters]
+        return chosen, entropy, self._log_probs(hidden[batch.answer_places])[:, self.symbols]
 
     def _prefix_hidden(self, batch: GroupBatch) -> torch.Tensor:
         """Hidden states `(tokens, H)` that predict each completion token."""

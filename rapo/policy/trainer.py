@@ -57,7 +57,7 @@ class PolicyTrainer:
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
-        self._characters = self.processor.answer_tokens.characters if config.rapo.reads_answers else ()
+        self._symbols = self.processor.answer_tokens.symbols if config.rapo.reads_answers else ()
         self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.pixels.nbytes)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
@@ -91,7 +91,7 @@ class PolicyTrainer:
             self.processor.banned_token_ids,
             temperature=self._config.rapo.sampling.temperature,
             packing=self._config.learner.packing,
-            characters=self._characters,
+            symbols=self._symbols,
         )
 
     def step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
@@ -168,7 +168,7 @@ class PolicyTrainer:
         weight = self._config.rapo.reward.weight_listener
         if weight and answers is not None and heard is not None:
             advantages += weight * torch.from_numpy(listener_advantages(chunk, answers, heard.cpu().numpy())).float()
-        log_probs, entropy, characters = self.engine(batch)
+        log_probs, entropy, symbols = self.engine(batch)
         terms = TokenTerms(
             log_probs,
             behaviour.to(where),
@@ -177,14 +177,14 @@ class PolicyTrainer:
             lengths.to(where),
             reference,
             fresh.to(where) if self._first_update else torch.zeros_like(fresh).to(where),
-            self._answer_terms(answers, characters),
+            self._answer_terms(answers, symbols),
         )
         return terms, entropy
 
-    def _answer_terms(self, answers: AnswerTargets | None, characters: torch.Tensor | None) -> AnswerTerms | None:
-        if answers is None or characters is None or self._config.rapo.loss.answer != "soft_label":
+    def _answer_terms(self, answers: AnswerTargets | None, symbols: torch.Tensor | None) -> AnswerTerms | None:
+        if answers is None or symbols is None or self._config.rapo.loss.answer != "soft_label":
             return None
-        return AnswerTerms(answers.places.to(characters.device), characters, answers.labels.to(characters.device))
+        return AnswerTerms(answers.places.to(symbols.device), symbols, answers.labels.to(symbols.device))
 
     def _reference_log_probs(self, batch: GroupBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The reference policy's log-probs of the completion tokens, and those of the characters at
@@ -193,11 +193,11 @@ class PolicyTrainer:
             return None, None
         with torch.no_grad():
             if self._reference is not None:
-                chosen, _, characters = self._reference(batch)
+                chosen, _, symbols = self._reference(batch)
             else:
                 with without_adapters(self.engine.module):
-                    chosen, _, characters = self.engine(batch)
-        return chosen, characters
+                    chosen, _, symbols = self.engine(batch)
+        return chosen, symbols
 
     def _batch(self, prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]]) -> GroupBatch:
         batch = collate(prepared, completions, self.processor.tokenizer.pad_token_id)
@@ -214,8 +214,8 @@ class PolicyTrainer:
         if self._config.rapo.reads_answers:
             batch = replace(batch, answer_places=torch.zeros(0, dtype=torch.int64, device=device()))
         self._reference_log_probs(batch)  # its calls are collective too, under ZeRO-3 with LoRA
-        log_probs, _, characters = self.engine(batch)
-        return (log_probs.sum() + (0.0 if characters is None else characters.sum())) * 0.0
+        log_probs, _, symbols = self.engine(batch)
+        return (log_probs.sum() + (0.0 if symbols is None else symbols.sum())) * 0.0
 
     @property
     def packing_fallback(self) -> str | None:

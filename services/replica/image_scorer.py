@@ -9,8 +9,8 @@ result.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,21 +24,16 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 from PIL import Image
 
-from rapo.answers.parse import Answer, parse_answer
 from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
-from rapo.errors import ImageError, ServiceError
+from rapo.errors import ImageError
 from rapo.images.decode import decode_image
-from rapo.answers.answer_tokens import CLOSE, OPEN
 from rapo.inference.engine_thread import EngineThread
-from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
+from rapo.inference.reading import NoScore, Reading, ReadoutPlan
+from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
-
-# An answer is no score, unless it may be forced, if the model gives all numbers together less
-# probability than this.
-_MIN_INSIDE = 0.05
 
 _DECODERS = 2
 # Hashing more bytes than this in the event loop would keep other calls waiting.
@@ -69,21 +64,13 @@ class ReadoutSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredImage:
-    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside`
-    as in `rapo.answers.readout`.
+class ScoredImage(Reading):
+    """A reading, and what it took; times in milliseconds.
 
-    `forced`: the rationale ran off its form or its limit and was closed, or the answer is hardly
-    ever a number; the model was then held to numbers. `tokens` is the number of tokens that the
-    model wrote, `nodes` the number of nodes of the answer tree that were requests of their own.
+    `tokens` is the number of tokens that the model wrote, `nodes` the number of nodes of the answer
+    tree that were requests of their own.
     """
 
-    score: float
-    rationale: str
-    std: float | None = None
-    interval: tuple[float, float] | None = None
-    outside: float | None = None
-    forced: bool = False
     tokens: int = 0
     nodes: int = 0
     decode_ms: float = 0.0
@@ -162,9 +149,14 @@ class ImageScorer:
         running, started = asyncio.get_running_loop(), perf_counter()
         encoded = await running.run_in_executor(self._decoders, self._decode, data, digest)
         decode_ms = 1000 * (perf_counter() - started)
-        result = await self._run(encoded, self._request(spec, on_tokens), derive_seed("sampled", digest))
-        return replace(
-            self._scored(result, spec),
+        plan = self._plan(spec)
+        result = await self._run(encoded, plan.request(on_tokens), derive_seed("sampled", digest))
+        try:
+            reading = plan.read(result, self._encoder.text)
+        except NoScore as error:
+            raise _no_score(error.reason) from error
+        return ScoredImage(
+            **dataclasses.asdict(reading),
             tokens=sum(len(completion.token_ids) for completion in result.completions),
             nodes=result.nodes,
             decode_ms=decode_ms,
@@ -187,17 +179,15 @@ class ImageScorer:
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
 
-    def _request(self, spec: ReadoutSpec, on_tokens: OnTokens | None) -> ReadoutRequest:
-        limit = self._config.policy.max_completion_tokens
-        if spec.readout == "sampled":
-            return ReadoutRequest(
-                SamplingSpec(spec.samples, self._config.rapo.sampling.temperature, limit, logprobs=False)
-            )
-        greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
-        if spec.readout == "fast":
-            return ReadoutRequest(greedy, tree=True, rationale=False)
-        tree = spec.readout == "expected"
-        return ReadoutRequest(greedy, tree=tree, force=self._config.serve.force_answer, on_tokens=on_tokens)
+    def _plan(self, spec: ReadoutSpec) -> ReadoutPlan:
+        config = self._config
+        return ReadoutPlan(
+            spec.readout,
+            config.policy.max_completion_tokens,
+            spec.samples,
+            config.rapo.sampling.temperature,
+            config.serve.force_answer,
+        )
 
     async def _run(self, encoded: EncodedImage, request: ReadoutRequest, seed: int) -> ReadoutResult:
         future = self._engine.add(encoded, request, seed)
@@ -215,76 +205,9 @@ class ImageScorer:
             words = "the engine is restarting; try again"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "engine_dead")) from error
 
-    def _scored(self, result: ReadoutResult, spec: ReadoutSpec) -> ScoredImage:
-        if spec.readout == "sampled":
-            return self._sampled(result)
-        completion = result.completions[0]
-        text = self._encoder.text(completion.token_ids)
-        if spec.readout == "greedy":
-            answer = parse_answer(text, truncated=completion.finish_reason == "length")
-            return ScoredImage(_score(answer), answer.rationale)
-        rationale = result.closed
-        if rationale is None:
-            rationale = "" if spec.readout == "fast" else _rationale(text, completion.finish_reason)
-        if result.tree is None:
-            raise RuntimeError("the engine gave an answer without its tree")
-        try:
-            expected = result.tree.expectation()
-            improbable = expected.outside > 1.0 - _MIN_INSIDE
-            if improbable and not (spec.readout == "expected" and self._config.serve.force_answer):
-                raise _no_score("not_a_number")
-            forced = improbable or result.forced
-            if forced:
-                expected = result.tree.expectation(held=True)
-        except ServiceError as error:
-            raise _no_score("not_a_number") from error
-        return ScoredImage(
-            expected.mean,
-            rationale,
-            expected.std,
-            (expected.low, expected.high),
-            outside=expected.outside,
-            forced=forced,
-        )
-
-    def _sampled(self, result: ReadoutResult) -> ScoredImage:
-        answers = [
-            parse_answer(self._encoder.text(c.token_ids), truncated=c.finish_reason == "length")
-            for c in result.completions
-        ]
-        valid = [answer for answer in answers if answer.score is not None]
-        if len(valid) < 2:
-            reasons = Counter(answer.reason or "no_answer" for answer in answers if answer.score is None)
-            raise _no_score(reasons.most_common(1)[0][0])
-        scores = np.array([_score(answer) for answer in valid])
-        mean = float(scores.mean())
-        nearest = valid[int(np.abs(scores - mean).argmin())]
-        low, high = (float(end) for end in np.quantile(scores, (0.05, 0.95)))
-        return ScoredImage(mean, nearest.rationale, float(scores.std(ddof=1)), (low, high))
-
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _rationale(text: str, finish_reason: str) -> str:
-    """The rationale before an answer that was not waited for. Raises `Refused` unless the text up
-    to the answer has the right form."""
-    before, opened, _ = text.partition(OPEN)
-    # The number does not matter: only the text before it is used.
-    answer = (
-        parse_answer(f"{before}{OPEN}0.00{CLOSE}")
-        if opened
-        else parse_answer(text, truncated=finish_reason == "length")
-    )
-    _score(answer)
-    return answer.rationale
-
-
-def _score(answer: Answer) -> float:
-    if answer.score is None:
-        raise _no_score(answer.reason or "no_answer")
-    return answer.score
 
 
 def _no_score(reason: str) -> Refused:

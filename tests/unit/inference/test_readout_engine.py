@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.answers.readout import CHARACTERS, NUMBERS, SYMBOLS, TEXTS, expectation
 from rapo.errors import ModelError
-from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.readout_engine import ReadoutEngine
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec

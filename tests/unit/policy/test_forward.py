@@ -46,7 +46,7 @@ def run(model, processor, batch, packing):
     """Log-probs, entropy and all gradients of a weighted sum of the log-probs."""
     policy = GroupPolicy(model, processor.banned_token_ids, temperature=TEMPERATURE, packing=packing)
     model.zero_grad(set_to_none=True)
-    log_probs, entropy = policy(batch)
+    log_probs, entropy, _ = policy(batch)
     (log_probs * torch.linspace(-1.0, 2.0, len(log_probs))).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return log_probs.detach(), entropy, gradients
@@ -150,7 +150,7 @@ def test_log_probs_are_those_of_the_plain_model(model, processor, packing):
         all_log_probs = torch.log_softmax(logits / TEMPERATURE, dim=-1)
         expected = all_log_probs.gather(-1, batch.completion_ids[0, 0][:, None])[:, 0]
         policy = GroupPolicy(model, banned, temperature=TEMPERATURE, packing=packing)
-        log_probs, entropy = policy(batch)
+        log_probs, entropy, _ = policy(batch)
     assert distance(log_probs, expected) < TOLERANCE
     assert distance(entropy, -(all_log_probs.exp() * all_log_probs).sum(-1)) < TOLERANCE
 
@@ -186,7 +186,7 @@ def test_a_flat_head_has_the_entropy_of_the_allowed_tokens(tiny_model, processor
     torch.nn.init.zeros_(flat.lm_head.weight)
     banned = processor.banned_token_ids
     batch = make_batch(processor, ((56, 56),), (3, 2))
-    log_probs, entropy = GroupPolicy(flat, banned, temperature=TEMPERATURE)(batch)
+    log_probs, entropy, _ = GroupPolicy(flat, banned, temperature=TEMPERATURE)(batch)
     allowed = math.log(flat.config.text_config.vocab_size - len(banned))
     torch.testing.assert_close(entropy, torch.full((5,), allowed), rtol=1e-5, atol=0)
     torch.testing.assert_close(log_probs, torch.full((5,), -allowed), rtol=1e-5, atol=0)
@@ -197,7 +197,7 @@ def test_a_flat_head_has_the_entropy_of_the_allowed_tokens(tiny_model, processor
 def test_banned_tokens_have_no_probability(model, processor):
     stop = np.asarray([processor.stop_token_ids[0], processor.image_token_id, 30])
     batch = collate([processor.prepare(make_image())], [[stop]], processor.tokenizer.pad_token_id)
-    log_probs, _ = GroupPolicy(model, processor.banned_token_ids)(batch)
+    log_probs, _, _ = GroupPolicy(model, processor.banned_token_ids)(batch)
     assert log_probs[1] < -80
     assert log_probs[0] > -20
     assert log_probs[2] > -20

@@ -89,7 +89,7 @@ def plain_loss(tiny_model, groups):
     lengths = batch.completion_mask.flatten(0, 1).sum(1)
     sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
     advantages = torch.tensor(np.concatenate([g.advantages for g in groups]), dtype=torch.float32)
-    log_probs, _ = policy(batch)
+    log_probs, _, _ = policy(batch)
     behaviour = pack_rows([g.group.logprobs for g in groups], batch.completion_mask)
     terms = TokenTerms(log_probs, behaviour, advantages[sequence], sequence, lengths)
     loss, _ = policy_loss(terms, config.rapo.loss, Normalizer(len(lengths), len(sequence), 64))

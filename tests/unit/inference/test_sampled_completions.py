@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rapo.inference.sampling_engine import SamplingEngine
 
 from rapo.inference.engine_core import StepOutput
-from rapo.inference.sampling_engine import SamplingEngine
 from rapo.inference.types import EncodedImage, SamplingSpec
 
 IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
