@@ -17,7 +17,8 @@ ALERTS = "alerts.jsonl"
 
 
 class AlertRow(TypedDict):
-    """`rapo.algorithm.alerts.Alert` as it is read back: a figure that was not finite is None."""
+    """`rapo.algorithm.alert_kinds.Alert` as it is read back; a figure that was not finite is
+    None."""
 
     step: int
     kind: str

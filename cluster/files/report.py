@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.files.alerts import AlertRow
 
 if TYPE_CHECKING:
-    from rapo.metrics import Evaluation
+    from rapo.explanations.evaluate import ModelEvaluation
 
 #: The evaluated models: key in the report, name for people.
 MODELS: tuple[tuple[str, str], ...] = (("coldstart", "cold start"), ("rapo", "RAPO"))
@@ -72,5 +72,5 @@ class Report:
     data: DataFacts | None = None
     aescot: CritiqueCounts | None = None
     alerts: list[AlertRow] | None = None
-    evaluate: dict[str, Evaluation] = field(default_factory=dict)
+    evaluate: dict[str, ModelEvaluation] = field(default_factory=dict)
     served: ServedFacts | None = None

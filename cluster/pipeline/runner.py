@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.listener import FleetListener
     from rapo.datasets.load import Dataset
-    from rapo.metrics import Evaluation
+    from rapo.explanations.evaluate import ModelEvaluation
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
 STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
@@ -244,7 +244,7 @@ class Pipeline:
         )
 
     def _evaluate(self, handle: StageHandle) -> EvaluateResult:
-        from cluster.pipeline.stages.evaluate import evaluate_model
+        from cluster.pipeline.stages.evaluate import Evaluator
 
         models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo", RapoResult).model)}
         fleet = self._fleet
@@ -252,11 +252,13 @@ class Pipeline:
             fleet = self._new_fleet()
             fleet.start(models["coldstart"], 0)
             fleet.ready()
+        records, out = self._records().split("test"), self._folder / "evaluate"
+        evaluator = Evaluator(self._config, fleet, records, self._folder / "aescot", out)
         for version, (name, model) in enumerate(models.items()):
             fleet.load_folder(model, version)
-            records = self._records().split("test")
-            result = evaluate_model(self._config, fleet, records, name, self._folder / "evaluate")
-            handle.update(None, **{f"{name}_srcc": result["srcc"]})
+            result = evaluator.evaluate(name)
+            grounding = result["explanations"]["grounding"]["mean"]
+            handle.update(None, **{f"{name}_srcc": result["srcc"], f"{name}_grounding": grounding})
         return EvaluateResult()
 
     def _export(self, handle: StageHandle) -> ExportResult:
@@ -297,7 +299,7 @@ class Pipeline:
         return score_over_grpc(self._config, self._folder, handle.update)
 
 
-def _evaluation(folder: Path, model: str) -> Evaluation:
-    from rapo import metrics
+def _evaluation(folder: Path, model: str) -> ModelEvaluation:
+    from rapo.explanations import evaluate
 
-    return read_json_as(folder / f"{model}.json", metrics.Evaluation)
+    return read_json_as(folder / f"{model}.json", evaluate.ModelEvaluation)

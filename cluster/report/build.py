@@ -16,9 +16,19 @@ from cluster.files.alerts import kind_name, read_alerts
 from cluster.files.atomic import write_atomic, write_json
 from cluster.files.report import MODELS, Report
 from cluster.report.sections import curves_part, gallery_part, scatter_part, validation_part
-from cluster.report.sentences import data_line, headline, served_line, title, verdict
+from cluster.report.sentences import (
+    attributes_line,
+    data_line,
+    explanations_verdict,
+    headline,
+    resolution_verdict,
+    served_line,
+    title,
+    verdict,
+)
 from cluster.report.tables import read_metrics, read_tables
 from cluster.terminal import format
+from cluster.terminal.explanations import explained_models, measure_rows
 from cluster.terminal.summary import stage_seconds
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -51,8 +61,12 @@ def render(run_dir: Path, report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         title=title(report),
         verdict=verdict(report),
+        explained=" ".join(filter(None, (explanations_verdict(report), resolution_verdict(report)))),
         headline=headline(report),
         evaluation=[(name, report.evaluate[key]) for key, name in MODELS if key in report.evaluate],
+        measures=measure_rows(report),
+        measured_models=explained_models(report),
+        attributes=attributes_line(report),
         alerts=alerts,
         validation=validation_part(metrics, [alert["step"] for alert in alerts]),
         curves=curves_part(metrics),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from cluster.files.predictions import PredictionRow
-from rapo.answers.parse import parse_answer
+from rapo.answers.rationale import rationale_of
 
 _THUMBNAIL = (520, 390)  # twice the size on the page, for dense screens
 _ENLARGED = 160
@@ -102,8 +101,7 @@ def thumbnail(path: Path) -> str | None:
 
 def rationale(text: str) -> str:
     """The reasoning of a completion, without tags, cut at a word where it is long."""
-    plain = parse_answer(text).rationale or re.sub(r"<answer>.*|</?think>", "", text, flags=re.DOTALL)
-    plain = " ".join(plain.split())
+    plain = " ".join(rationale_of(text).split())
     if len(plain) <= _RATIONALE_CHARACTERS:
         return plain
     return plain[:_RATIONALE_CHARACTERS].rsplit(" ", 1)[0].rstrip(",;:") + " …"

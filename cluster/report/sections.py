@@ -20,6 +20,7 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Reward", (("reward_mean", "total"), ("absolute_mean", "absolute"), ("relative_mean", "relative"))),
     ("Share of completions that parse", (("parse_rate", ""),)),
     ("Entropy of the policy", (("entropy", ""),)),
+    ("Mean grounding on validation images", (("validation.grounding", ""),)),
     ("Loss", (("loss", ""),)),
     ("KL from the reference policy", (("kl", ""),)),
     ("KL between sampler and learner", (("mismatch_kl", ""),)),

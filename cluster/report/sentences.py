@@ -1,9 +1,17 @@
-"""Report sentences: title, headline, verdict, and the lines on data and service."""
+"""Report sentences: title, headline, verdicts on scores, explanations and resolution, and the lines
+on data and service."""
 
 from __future__ import annotations
 
 from cluster.files.report import Report
-from cluster.terminal.format import count, duration
+from cluster.terminal.format import count, duration, fixed, percent
+
+#: A fall of the mean grounding by more than this is a loss, even where the intervals overlap.
+_FALL = 0.05
+#: Fewer different rationales or scores than this share of the cold start's are a loss.
+_KEPT = 0.6
+#: A larger share of the rationales that judge a dimension alike says nothing about the images.
+_ALIKE = 0.95
 
 
 def title(report: Report) -> str:
@@ -34,6 +42,64 @@ def verdict(report: Report) -> str:
     return "No model has been evaluated yet."
 
 
+def explanations_verdict(report: Report) -> str:
+    """What RAPO did to the explanations; empty without both models."""
+    if not {"coldstart", "rapo"} <= report.evaluate.keys():
+        return ""
+    before, after = (report.evaluate[model]["explanations"] for model in ("coldstart", "rapo"))
+    was, now = before["grounding"]["mean"], after["grounding"]["mean"]
+    if was is None or now is None:
+        return ""
+    overlap = _overlap(before["grounding"]["interval"], after["grounding"]["interval"])
+    fewer = after["distinct_rationales"] < _KEPT * before["distinct_rationales"]
+    if fewer or now < was - _FALL or (now < was and not overlap):
+        what = "got worse"
+    elif now > was and not overlap:
+        what = "got better"
+    else:
+        what = "stayed about as they were"
+    text = (
+        f"The explanations {what}: mean grounding {was:.3f} → {now:.3f}, different rationales "
+        f"{count(before['distinct_rationales'])} → {count(after['distinct_rationales'])} on {count(after['n'])} images."
+    )
+    alike = {
+        name: share
+        for name, found in after["grounding"]["dimensions"].items()
+        if (share := found["alike"] or 0.0) >= _ALIKE
+        and (before["grounding"]["dimensions"][name]["alike"] or 0.0) < _ALIKE
+    }
+    if alike:
+        shares = ", ".join(f"{name} ({percent(share)})" for name, share in alike.items())
+        text += f" Nearly all of RAPO's rationales say the same of {shares}."
+    return text
+
+
+def resolution_verdict(report: Report) -> str:
+    """That RAPO's scores lost resolution; empty where they did not."""
+    if not {"coldstart", "rapo"} <= report.evaluate.keys():
+        return ""
+    before, after = (report.evaluate[model] for model in ("coldstart", "rapo"))
+    narrow = before["spread"] is not None and after["spread"] is not None
+    narrow = narrow and (after["spread"] or 0.0) < _KEPT * min(1.0, before["spread"] or 0.0)
+    if not narrow and after["distinct_scores"] >= _KEPT * before["distinct_scores"]:
+        return ""
+    return (
+        f"The scores lost resolution: their spread is {fixed(after['spread'], 2)} of the human scores' "
+        f"({fixed(before['spread'], 2)} before), on {count(after['distinct_scores'])} different values "
+        f"({count(before['distinct_scores'])} before)."
+    )
+
+
+def attributes_line(report: Report) -> str:
+    """What the rationales are compared with."""
+    found = next((report.evaluate[key]["explanations"] for key in report.evaluate), None)
+    if found is None:
+        return ""
+    if found["source"] == "attributes":
+        return "the images' own attributes, which the data set knows"
+    return "measures of the images by classical means, which are rough on photographs"
+
+
 def data_line(report: Report) -> str:
     data = report.data
     if data is None:
@@ -62,5 +128,8 @@ def srcc(report: Report, model: str) -> float | None:
 
 
 def _intervals_overlap(report: Report) -> bool:
-    before, after = (report.evaluate[model]["srcc_interval"] for model in ("coldstart", "rapo"))
+    return _overlap(*(report.evaluate[model]["srcc_interval"] for model in ("coldstart", "rapo")))
+
+
+def _overlap(before: list[float] | None, after: list[float] | None) -> bool:
     return before is not None and after is not None and after[0] < before[1] and before[0] < after[1]

@@ -1,5 +1,5 @@
-"""Summary: the tables that end a run: time by stage, evaluation, critiques, and where the results
-are."""
+"""Summary: the tables that end a run: time by stage, evaluation, explanations, critiques, and where
+the results are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.files.report import MODELS, Report
+from cluster.terminal.explanations import explained_models, measure_rows
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
 
 
 def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Table | Text]:
     """`report` as rich tables and lines. `plain_dashes`: the terminal cannot show typographic
     ones."""
-    for table in (_times(report), _evaluation(report), _critiques(report)):
+    for table in (_times(report), _evaluation(report), _explanations(report), _critiques(report)):
         if table.row_count:
             yield Text()
             yield _with_plain_dashes(table) if plain_dashes else table
@@ -66,6 +67,14 @@ def _evaluation(report: Report) -> Table:
                 percent(row["parse_rate"]),
                 count(row["n"]),
             )
+    return table
+
+
+def _explanations(report: Report) -> Table:
+    columns = [column for name in explained_models(report) for column in (name, "95 % interval")]
+    table = _table("Explanations and resolution", "measure", *columns)
+    for row in measure_rows(report):
+        table.add_row(row.name, *(text for cell in row.cells for text in cell))
     return table
 
 

@@ -40,11 +40,12 @@ from cluster.training.metrics_file import METRICS, recorded_rows
 from cluster.training.reward_client import RewardClient
 from cluster.training.staleness import ReadyGroup, StalenessWindow
 from cluster.training.status import FleetStatus, TrainingStatus, WindowStatus
-from rapo.algorithm.alerts import Alert, TrainingAlerts
+from cluster.training.validation import Validation
+from rapo.algorithm.alert_kinds import Alert
+from rapo.algorithm.alerts import TrainingAlerts
 from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.config import Config
 from rapo.errors import FaultKind, RoleError
-from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord, Prediction
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Controller:
         self._weights: WeightVersion | None = None
         self._publishing: WeightVersion | None = None
         self._validation: list[ValidationPoint] = []
+        self._measures = Validation(data.validation, config.image)
         self._requests = ScaleRequests(out)
         self._autoscaler = Autoscaler(config.rollout.autoscale, config.rollout.most)
         self.step = 0
@@ -308,7 +310,7 @@ class Controller:
         if not self._data.validation:
             return
         began = time.perf_counter()
-        result = evaluate_predictions(self._predict(self._data.validation), bootstrap=0, seed=0)
+        result = self._measures.measure(self._predict(self._data.validation))
         row = {"step": self.step, "validation": result, "seconds": {"validation": time.perf_counter() - began}}
         append_jsonl(self._out / METRICS, row)
         self._validation.append({"step": self.step, **result})

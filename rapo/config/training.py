@@ -96,6 +96,11 @@ class WatchConfig(Section):
     mismatch_kl: Amount = Field(1e-3, description="nats per token between sampler and learner; more is an alert")
     zero_spread: Fraction = Field(0.95, description="share of groups without a spread of rewards")
     zero_spread_steps: Positive = Field(5, description="steps in a row above zero_spread that are an alert")
+    grounding_fall: Fraction = Field(
+        0.1, description="how far the mean grounding of explanations may fall below that of the cold start"
+    )
+    spread_floor: Fraction = Field(0.5, description="spread of the scores as a share of the human scores'")
+    scores_fraction: Fraction = Field(0.4, description="share of the cold start's number of different scores")
 
 
 class RapoConfig(Section):

@@ -4,6 +4,7 @@
 - A line of `AVA.txt` holds index, image id, ten counts of the votes 1..10, two tag ids and a
   challenge id, separated by blanks. There is no header.
 - The official test split is `aesthetics_image_lists/generic_test.jpgl`, one id per line.
+- `attributes.csv` is not AVA's: the embedded scenes have it (`rapo.datasets.attribute_file`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from rapo.datasets.attribute_file import ATTRIBUTES, read_attributes
 from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
 from rapo.records import Split
@@ -34,6 +36,7 @@ def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
     if both := sorted(test & validation):
         raise DataError(f"{folder / _VALIDATION_LIST}: image {both[0]!r} is in the test list too; remove it from one")
 
+    attributes = read_attributes(folder / ATTRIBUTES)
     rows: list[LabelRow] = []
     skipped: list[dict[str, str]] = []
     problems: list[str] = []
@@ -57,7 +60,8 @@ def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
             continue
         mean, std = vote_statistics(votes)
         split: Split | None = "test" if name in test else "validation" if name in validation else None
-        rows.append(LabelRow(name, image_folder / f"{name}.jpg", mean, place, std, votes, split))
+        path = image_folder / f"{name}.jpg"
+        rows.append(LabelRow(name, path, mean, place, std, votes, split, attributes.get(name)))
     raise_bad_rows(labels, problems, "A line holds index, image id, ten counts of votes, two tags, challenge.")
     if not rows:
         raise DataError(f"{labels} holds no rated image")

@@ -189,6 +189,7 @@ def _records(
             path=row.path,
             std=None if row.std is None else row.std / scale,
             votes=row.votes,
+            attributes=row.attributes,
         )
         for uid, row, split in zip(uids, source.rows, _splits(config, source.rows, uids, seed), strict=True)
     ]

@@ -15,7 +15,7 @@ NAMED_ROWS = 5
 @dataclass(frozen=True, slots=True)
 class LabelRow:
     """One rated image. `score` and `std` are on the data set's own scale; `place` is its place in
-    the file, such as "line 7"."""
+    the file, such as "line 7". `attributes` are as in `rapo.records.ImageRecord`."""
 
     name: str
     path: Path
@@ -24,6 +24,7 @@ class LabelRow:
     std: float | None = None
     votes: tuple[int, ...] | None = None
     split: Split | None = None
+    attributes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

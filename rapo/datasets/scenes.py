@@ -36,6 +36,7 @@ from scipy import ndimage
 
 from rapo.arrays import Floats
 from rapo.config import ScenesConfig
+from rapo.datasets.attribute_file import ATTRIBUTES, attribute_lines
 from rapo.errors import DataError
 from rapo.records import DIMENSIONS
 
@@ -100,8 +101,8 @@ def rate_scene(rng: np.random.Generator, score: float, panel: Floats) -> NDArray
 def write_scenes(
     folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Render a data set into `folder`, in AVA's layout (`rapo.datasets.ava`). The folder appears
-    complete or not at all.
+    """Render a data set into `folder`, in AVA's layout (`rapo.datasets.ava`) with the attributes of
+    each scene (`rapo.datasets.attribute_file`). The folder appears complete or not at all.
 
     `progress` is called with (done, total) after each image. A folder that already holds the same
     scenes is left as it is. Raises `DataError` if it holds anything else.
@@ -135,6 +136,7 @@ def _fill(folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[i
     counts = dict(zip(_SPLITS, (settings.train, settings.validation, settings.test), strict=True))
     total = sum(counts.values())
     rows: list[str] = []
+    attributes: list[tuple[str, dict[str, float]]] = []
     ids: dict[str, list[int]] = {}
     for split, name in enumerate(_SPLITS):
         ids[name] = [_FIRST_ID * (split + 1) + number for number in range(counts[name])]
@@ -146,9 +148,11 @@ def _fill(folder: Path, settings: ScenesConfig, seed: int, progress: Callable[[i
             Image.fromarray(scene.image).save(images / f"{image_id}.jpg", quality=95, subsampling=0)
             votes = " ".join(map(str, rate_scene(rng, scene.score, panel)))
             rows.append(f"{len(rows) + 1} {image_id} {votes} 0 0 1\n")
+            attributes.append((str(image_id), scene.attributes))
             if progress is not None:
                 progress(len(rows), total)
     _write(folder / "AVA.txt", "".join(rows).encode())
+    _write(folder / ATTRIBUTES, attribute_lines(attributes).encode())
     _write(lists / "generic_test.jpgl", "".join(f"{i}\n" for i in ids["test"]).encode())
     _write(lists / "validation.jpgl", "".join(f"{i}\n" for i in ids["validation"]).encode())
 

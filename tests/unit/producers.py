@@ -8,6 +8,7 @@ where it is written fails where it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fakes import as_ref
 
 from actors.messages import GroupReceipt, RankFigures, RewardReceipt
 from cluster.files.atomic import write_json
+from cluster.files.parquet import write_parquet
 from cluster.files.report import CritiqueCounts
 from cluster.files.run_folder import RunFolder
 from cluster.learner.group import merge_figures
@@ -32,21 +34,22 @@ from cluster.pipeline.results import (
     RapoResult,
     ServeResult,
 )
-from cluster.pipeline.stages.aescot import MANIFEST
+from cluster.pipeline.stages.aescot import CRITIQUES, MANIFEST, CritiqueRow
 from cluster.pipeline.stages.data import load_data
-from cluster.pipeline.stages.evaluate import evaluate_model
+from cluster.pipeline.stages.evaluate import Evaluator
 from cluster.remote.waiting import Waiting
 from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState, WorkerStatus
 from cluster.training.controller import Controller, TrainingData, TrainingResult
 from cluster.training.listener import TrainingListener
+from rapo.aescot.writer import write_critique
 from rapo.algorithm.scoring import score_groups
 from rapo.answers.parse import format_completion
 from rapo.config import Config, LossConfig, load_config
 from rapo.datasets.load import Dataset
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
-from rapo.records import ImageRecord, Prediction, Split
+from rapo.records import DIMENSIONS, ImageRecord, Prediction, Split
 
 #: Small enough for a unit test, and long enough for curves to be smoothed.
 SMALL = (
@@ -212,6 +215,16 @@ def records(split: Split) -> list[ImageRecord]:
     return [ImageRecord(f"{split}/{i}", "s", split, i / 16, i / 16, (0.0, 1.0), data=b"image") for i in range(16)]
 
 
+def critiques(count: int) -> list[CritiqueRow]:
+    """Critiques of the rule-based teacher on scores from 0 to 1."""
+    rows = []
+    for number in range(count):
+        score = number / (count - 1)
+        text = write_critique(str(number), dict.fromkeys(DIMENSIONS, score), score, np.random.default_rng(0), 0.0).text
+        rows.append(CritiqueRow(str(number), "s", "", score, text, None, True, None, ""))
+    return rows
+
+
 def finished_run(out: Path) -> tuple[Config, RunFolder]:
     """A run folder in which every stage is finished."""
     config, folder = load_config(None, SMALL), RunFolder(out)
@@ -224,13 +237,16 @@ def finished_run(out: Path) -> tuple[Config, RunFolder]:
         )
         counts = CritiqueCounts(480, 431, {"factual": 37, "leak": 12}, "measured", [0.0, 0.5, 1.0], {}, 0)
         write_json(folder / "aescot" / MANIFEST, counts)
+        write_parquet(folder / "aescot" / CRITIQUES, [asdict(row) for row in critiques(40)])
         folder.finish("aescot", 12.3, AesCoTResult(counts.generated, counts.kept))
         folder.finish("coldstart", 30.0, ColdStartResult(counts.kept, workers=2))
         trained, fleet = train(config, folder / "rapo", dataset)
         (folder / "rapo" / "state.json").unlink()  # a run that has ended has none
         folder.finish("rapo", 87.7, RapoResult("m", trained.step, trained.steps, trained.validation, trained.idle))
+        measured: Any = fleet
+        evaluator = Evaluator(config, measured, dataset.split("test"), folder / "aescot", folder / "evaluate")
         for name, fleet.noise, fleet.invalid in (("coldstart", 0.2, 2), ("rapo", 0.05, 0)):
-            evaluate_model(config, fleet, dataset.split("test"), name, folder / "evaluate")  # type: ignore[arg-type]
+            evaluator.evaluate(name)
         folder.finish("evaluate", 5.0, EvaluateResult())
         folder.finish("export", 1.0, ExportResult("0123456789ab"))
         folder.finish("serve", 4.0, ServeResult(24, 0, 1.9, 0.0))

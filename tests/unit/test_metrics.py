@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import rapo.metrics
+import rapo.resampling
 from rapo.errors import DataError
 from rapo.metrics import evaluate_predictions, krcc, plcc, srcc
 from rapo.records import Prediction
@@ -39,6 +39,16 @@ def test_equal_scipy():
     assert found["predicted_sd"] == pytest.approx(np.std(x))
     assert found["target_sd"] == pytest.approx(np.std(y))
     assert found["srcc_interval"] is None
+
+
+def test_resolution_is_spread_and_number_of_scores():
+    found = evaluate_predictions(predict([0.4, 0.401, 0.404, 0.5, 0.6], [0.1, 0.3, 0.5, 0.7, 0.9]), bootstrap=0)
+    assert found["distinct_scores"] == 3
+    assert found["spread"] == pytest.approx(np.std([0.4, 0.401, 0.404, 0.5, 0.6]) / np.std([0.1, 0.3, 0.5, 0.7, 0.9]))
+    constant = evaluate_predictions(predict([0.4, 0.5], [0.5, 0.5]), bootstrap=0)
+    assert (constant["spread"], constant["distinct_scores"]) == (None, 2)
+    empty = evaluate_predictions(predict([None], [0.5]), bootstrap=0)
+    assert (empty["spread"], empty["distinct_scores"]) == (None, 0)
 
 
 def test_bias_has_the_sign_of_overrating():
@@ -103,7 +113,7 @@ def test_intervals_equal_resampling_one_by_one(monkeypatch):
     pick = [(np.take(x, rows), np.take(y, rows)) for rows in resamples]
     srccs = [stats.spearmanr(a, b).statistic for a, b in pick]
     plccs = [stats.pearsonr(a, b).statistic for a, b in pick]
-    monkeypatch.setattr(rapo.metrics, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(rapo.resampling, "_BLOCK_ELEMENTS", 1)
     found = evaluate_predictions(predict(x, y), bootstrap=200, seed=7)
     assert found["srcc_interval"] is not None
     assert found["plcc_interval"] is not None

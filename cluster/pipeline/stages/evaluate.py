@@ -1,4 +1,5 @@
-"""Evaluation: measures a model on the test images, through the rollout fleet."""
+"""Evaluation: measures a model and its explanations on the test images, through the rollout
+fleet."""
 
 from __future__ import annotations
 
@@ -7,19 +8,45 @@ from pathlib import Path
 
 from cluster.files.atomic import write_json
 from cluster.files.predictions import PredictionRow, write_predictions
+from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
-from rapo.metrics import Evaluation, evaluate_predictions
+from rapo.explanations.attributes import image_attributes
+from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
+from rapo.explanations.reader import fit_reader
+from rapo.metrics import evaluate_predictions
 from rapo.records import ImageRecord
 
 
-def evaluate_model(config: Config, fleet: Fleet, records: Sequence[ImageRecord], name: str, out: Path) -> Evaluation:
-    """Measure the model that the fleet holds; writes `out/<name>.json` and `out/<name>.parquet`."""
-    picked = list(records)[: config.evaluate.max_images]
-    predictions = fleet.predictions(picked)
-    result = evaluate_predictions(predictions, bootstrap=config.evaluate.bootstrap, seed=config.run.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [PredictionRow.of(prediction, record) for prediction, record in zip(predictions, picked, strict=True)]
-    write_predictions(out / f"{name}.parquet", rows)
-    write_json(out / f"{name}.json", result)
-    return result
+class Evaluator:
+    """Measures one model after the other on the same images, against the same standard.
+
+    `aescot` is the folder with the critiques that the frozen reader learns from; `out` gets the
+    results.
+    """
+
+    def __init__(self, config: Config, fleet: Fleet, records: Sequence[ImageRecord], aescot: Path, out: Path) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._records = list(records)[: config.evaluate.max_images]
+        self._out = out
+        critiques = [(row.critique, row.score) for row in kept_critiques(aescot) if row.critique is not None]
+        self._standard = Standard(
+            image_attributes(self._records, config.image),
+            fit_reader([text for text, _ in critiques], [score for _, score in critiques]),
+        )
+
+    def evaluate(self, name: str) -> ModelEvaluation:
+        """Measure the model that the fleet holds; writes `out/<name>.json` and
+        `out/<name>.parquet`."""
+        predictions = self._fleet.predictions(self._records)
+        bootstrap, seed = self._config.evaluate.bootstrap, self._config.run.seed
+        result: ModelEvaluation = {
+            **evaluate_predictions(predictions, bootstrap=bootstrap, seed=seed),
+            "explanations": evaluate_explanations(predictions, self._standard, bootstrap=bootstrap, seed=seed),
+        }
+        self._out.mkdir(parents=True, exist_ok=True)
+        rows = [PredictionRow.of(made, record) for made, record in zip(predictions, self._records, strict=True)]
+        write_predictions(self._out / f"{name}.parquet", rows)
+        write_json(self._out / f"{name}.json", result)
+        return result

@@ -19,7 +19,7 @@ from cluster.pipeline.results import RapoResult
 from cluster.pipeline.runner import Pipeline
 from cluster.remote.faults import FAULTS, Fault
 from cluster.terminal.console import Console
-from rapo.algorithm.alerts import Alert
+from rapo.algorithm.alert_kinds import Alert
 from rapo.config import Config, load_config
 from rapo.errors import FaultKind, RunFolderError
 

@@ -31,7 +31,7 @@ from cluster.report.build import render, write_report
 from cluster.report.gallery import choose, rationale, thumbnail
 from cluster.report.sentences import verdict
 from cluster.terminal.console import Console
-from rapo.algorithm.alerts import Alert
+from rapo.algorithm.alert_kinds import Alert
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -121,7 +121,7 @@ def test_the_page_stands_alone(run: Path, report: Report) -> None:
     page = Page(html)
     words = re.sub(r'"data:image/[^"]*"', '""', html)
     assert not re.search(r"https?://|//[a-z]|<script|@import|url\((?!#)", words)
-    assert html.count("<svg") == len(page.values("svg", "viewbox")) == 9 + 1 + 2, "panels, validation, scatter"
+    assert html.count("<svg") == len(page.values("svg", "viewbox")) == 10 + 1 + 2, "panels, validation, scatter"
     references = page.values("img", "src") + page.values("use", "xlink:href") + page.values("image", "xlink:href")
     assert len(page.values("img", "src")) == 6
     assert references
@@ -145,7 +145,7 @@ def test_what_the_page_says(run: Path, report: Report) -> None:
     page = Page(render(run, report))
     text = page.text
     assert page.headings == [
-        "Evaluation", "Predicted against human scores", "Images, as the RAPO model sees them",
+        "Evaluation", "Explanations and resolution", "Predicted against human scores", "Images, as the RAPO model sees them",
         "Validation during RAPO", "Training curves, by RAPO step", "AesCoT: 480 critiques generated",
         "Where the time went", "How to repeat this run",
     ]  # fmt: skip
@@ -154,6 +154,8 @@ def test_what_the_page_says(run: Path, report: Report) -> None:
         "RAPO on embedded scenes", f"{low:.3f} – {high:.3f}", "95.0 %",
         "Cold start: 2 of 40 answers invalid, not shown.", "16 train, 8 validation, 40 test images", "scores from 1 to 10",
         "24 test images were scored over gRPC in 1.9 s; largest difference from the evaluation: 0.000.",
+        "Grounding, light and shadow", "Score told from the text", "with the images' own attributes, which",
+        "The explanations got worse: mean grounding 0.000 → 0.000, different rationales 2 → 1 on 40 images.",
         "Rejected: leak", "87.7", "62.2 %", report.versions["torch"], 'note = "<b>"',
         " at step ", "Reward", "Entropy of the policy",
         "Seconds per step", "absolute", "rollout", "Unreadable lines in metrics.jsonl: 1.", "<script>soft light", "seed 7",
@@ -166,7 +168,14 @@ def test_every_panel_shows_what_the_controller_writes(run: Path, report: Report)
     html = render(run, report)
     text = Page(html).text
     assert "Not recorded" not in text
-    for part in ("Staleness (steps)", "Idle share", "worst", "reward", "weights"):
+    for part in (
+        "Mean grounding on validation images",
+        "Staleness (steps)",
+        "Idle share",
+        "worst",
+        "reward",
+        "weights",
+    ):
         assert part in text
     assert "var(--series-4)" in html, "one of four lines is missing"
 
@@ -174,7 +183,7 @@ def test_every_panel_shows_what_the_controller_writes(run: Path, report: Report)
 def test_a_panel_without_values_is_named(run: Path, report: Report) -> None:
     (run / "rapo" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     text = Page(render(run, report)).text
-    assert "Not recorded: Reward; Share of completions that parse; Entropy of the policy; KL from" in text
+    assert "Not recorded: Reward; Share of completions that parse; Entropy of the policy; Mean grounding" in text
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ import pytest
 from cluster.files.report import CritiqueCounts, Report, RunFacts, StageTime
 from cluster.terminal.console import Console
 from cluster.terminal.format import clock, count, duration, fixed, interval, metric, percent
+from rapo.explanations.attributes import ImageAttributes
+from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
 from rapo.metrics import evaluate_predictions
-from rapo.records import Prediction
+from rapo.records import DIMENSIONS, Prediction
 
 
 def _predictions(noise: float, invalid: int) -> list[Prediction]:
@@ -34,12 +36,27 @@ def _predictions(noise: float, invalid: int) -> list[Prediction]:
     ]
 
 
+def _evaluated(predictions: list[Prediction], bootstrap: int) -> ModelEvaluation:
+    """Rationales that say of every image whether its composition is good, and the same of its
+    color."""
+    texts = ["good" if (item.target or 0.0) > 0.5 else "poor" for item in predictions]
+    made = [
+        replace(item, text=f"{text} composition; vivid color") for item, text in zip(predictions, texts, strict=True)
+    ]
+    attributes = np.tile(np.linspace(0.0, 1.0, len(made))[:, None], len(DIMENSIONS))
+    standard = Standard(ImageAttributes("attributes", attributes), None)
+    return {
+        **evaluate_predictions(made, bootstrap=bootstrap),
+        "explanations": evaluate_explanations(made, standard, bootstrap=bootstrap),
+    }
+
+
 REPORT = Report(
     RunFacts(0, "nowhere"),
     stages={"aescot": StageTime(10.0), "rapo": StageTime(30.0)},
     evaluate={
-        "coldstart": evaluate_predictions(_predictions(0.2, invalid=2), bootstrap=0),
-        "rapo": evaluate_predictions(_predictions(0.05, invalid=0), bootstrap=50),
+        "coldstart": _evaluated(_predictions(0.2, invalid=2), bootstrap=0),
+        "rapo": _evaluated(_predictions(0.05, invalid=0), bootstrap=50),
     },
     aescot=CritiqueCounts(480, 431, {"factual": 37, "leak": 12}, "measured", [0.0, 0.5, 1.0], {}, 0),
 )
@@ -161,6 +178,32 @@ def test_the_summary_goes_to_stdout_with_aligned_numbers(tmp_path: Path) -> None
     assert f"{folder}/export\n" in text
     cold, rapo = (next(line for line in text.splitlines() if name in line) for name in ("cold start", "RAPO"))
     assert cold.index("99.2 %") + 6 == rapo.index("100.0 %") + 7
+
+
+def test_the_summary_shows_explanations_of_both_models() -> None:
+    streams = Streams()
+    streams.console.summary(REPORT)
+    lines = [" ".join(line.split()) for line in streams.out().splitlines()]
+    assert "measure cold start 95 % interval RAPO 95 % interval" in lines
+    grounding = REPORT.evaluate["rapo"]["explanations"]["grounding"]
+    composition = grounding["dimensions"]["composition"]
+    assert composition["interval"] is not None
+    low, high = composition["interval"]
+    value = f"{composition['srcc']:.3f}"
+    for line in (
+        f"grounding, composition {value} {value} {low:.3f} – {high:.3f}",
+        "grounding, color 0.000 always alike 0.000 always alike",
+        "grounding, exposure – –",
+        "dimensions judged 40.0 % 40.0 %",
+        "different rationales 2 2",
+        "score told from the text – –",
+    ):
+        assert line in lines, line
+    assert grounding["mean"] == pytest.approx((composition["srcc"] or 0.0) / 5)
+    spreads = [REPORT.evaluate[model]["spread"] for model in ("coldstart", "rapo")]
+    assert "spread of the scores " + " ".join(f"{spread:.2f}" for spread in spreads) in lines
+    scores = [REPORT.evaluate[model]["distinct_scores"] for model in ("coldstart", "rapo")]
+    assert "different scores " + " ".join(map(str, scores)) in lines
 
 
 def test_an_empty_report_prints_nothing() -> None:

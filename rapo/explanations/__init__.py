@@ -1,0 +1,1 @@
+"""Explanations: measures of what rationales say, against images, scores and each other."""
