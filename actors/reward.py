@@ -40,7 +40,7 @@ class RewardScorer:
             scored,
             ranks=self._config.learner.workers,
             micro_batch_groups=self._config.learner.micro_batch_groups,
-            keep_level=self._config.rapo.loss.kl_beta > 0.0,
+            keep_flat=self._config.rapo.flat_groups_teach,
         )
         uids = tuple(tuple(one.group.image_uid for one in share.groups) for share in shares)
         return RewardReceipt(metrics, uids), *shares

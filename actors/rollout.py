@@ -112,9 +112,9 @@ class RolloutWorker:
         began = time.perf_counter()
         sampler, engine = self._sampler, self._engine
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
-        encoded = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.encode, record)
-        result = await asyncio.wrap_future(engine.add(encoded, sampler.training, sampler.seed(record, step)))
-        group = sampler.group(record, step, encoded, result.completions)
+        image = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.prepare, record)
+        result = await asyncio.wrap_future(engine.add(image.encoded, sampler.training, sampler.seed(record, step)))
+        group = sampler.group(record, step, image, result.completions)
         receipt = GroupReceipt(
             version=group.weight_version,
             tokens=sum(len(ids) for ids in group.token_ids),
@@ -127,10 +127,10 @@ class RolloutWorker:
     async def predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         """Predictions for records, in order, by `evaluate.readout`."""
         sampler, engine, loop = self._sampler, self._engine, asyncio.get_running_loop()
-        images = [await loop.run_in_executor(self._decoder, sampler.encode, record) for record in records]
+        images = [await loop.run_in_executor(self._decoder, sampler.prepare, record) for record in records]
         answers = [
-            asyncio.wrap_future(engine.add(encoded, sampler.predicting, sampler.seed(record, 0)))
-            for record, encoded in zip(records, images, strict=True)
+            asyncio.wrap_future(engine.add(image.encoded, sampler.predicting, sampler.seed(record, 0)))
+            for record, image in zip(records, images, strict=True)
         ]
         return [
             sampler.prediction(record, result)

@@ -39,7 +39,7 @@ class RandomScorer(RewardScorer):
             random,
             ranks=self._config.learner.workers,
             micro_batch_groups=self._config.learner.micro_batch_groups,
-            keep_level=True,
+            keep_flat=True,
         )
         uids = tuple(tuple(s.group.image_uid for s in share.groups) for share in shares)
         return RewardReceipt(metrics, uids), *shares

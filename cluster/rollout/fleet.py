@@ -175,7 +175,7 @@ class Fleet:
         return self._work.take_results()
 
     def submit_predictions(self, records: Sequence[ImageRecord]) -> None:
-        """Ask for greedy predictions from the newest weights; `take_predictions` gives them."""
+        """Ask for predictions from the newest weights; `take_predictions` gives them."""
         self._work.submit_predictions(records)
 
     def take_predictions(self) -> list[Prediction] | None:

@@ -77,7 +77,7 @@ class WorkQueue:
         return results
 
     def submit_predictions(self, records: Sequence[ImageRecord]) -> None:
-        """Ask for greedy predictions, from the newest weights; they come before what is queued."""
+        """Ask for predictions, from the newest weights; they come before what is queued."""
         parts = shards(records, self._sharing, self._weights.epoch)
         self._shards, self._predicted = len(parts), {}
         self._queue.extendleft(QueuedTask(shard) for shard in reversed(parts))

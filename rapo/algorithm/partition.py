@@ -33,17 +33,17 @@ def group_cost(scored: ScoredGroup) -> int:
 
 
 def share_out(
-    groups: Sequence[ScoredGroup], *, ranks: int, micro_batch_groups: int, keep_level: bool = False
+    groups: Sequence[ScoredGroup], *, ranks: int, micro_batch_groups: int, keep_flat: bool = False
 ) -> list[Share]:
     """One share per rank, balanced by token count: the longest group first, each to the rank with
     the fewest tokens so far.
 
-    A group whose advantages are all zero has no gradient and is left out, unless `keep_level`
-    (because of a KL term). It still counts in `completions` and `tokens`.
+    A group whose advantages are all zero has no policy gradient and is left out, unless `keep_flat`
+    (because another part of the loss acts on it). It still counts in `completions` and `tokens`.
     """
     completions = sum(len(g.advantages) for g in groups)
     tokens = sum(len(ids) for g in groups for ids in g.group.token_ids)
-    useful = [g for g in groups if keep_level or np.any(g.advantages)]
+    useful = [g for g in groups if keep_flat or np.any(g.advantages)]
     bins: list[list[ScoredGroup]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
     for scored in sorted(useful, key=lambda g: (-group_cost(g), g.group.uid)):

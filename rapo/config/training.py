@@ -144,6 +144,11 @@ class RapoConfig(Section):
         return self.reward.score == "expected" or self.loss.answer == "soft_label" or self.reward.weight_listener > 0.0
 
     @property
+    def flat_groups_teach(self) -> bool:
+        """Whether a group whose completions all earn the same still has a gradient."""
+        return self.needs_reference or self.loss.answer == "soft_label"
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the learner holds the frozen cold-start model beside the policy."""
         return self.loss.kl_beta > 0.0 or self.reward.weight_listener > 0.0

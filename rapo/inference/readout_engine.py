@@ -88,7 +88,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version)
         self._token_texts: dict[int, str] = {}
 
-    @property
+    @cached_property
     def _tokens(self) -> AnswerTokens:
         return self.processor.answer_tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from cachetools import LRUCache
@@ -28,6 +29,15 @@ _CACHE_BYTES = 512 * 2**20
 _TAG_TOKENS = 12
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyImage:
+    """An encoded image, and its measures `(5,)` in the order of `DIMENSIONS`, None where the reward
+    does not ask for them."""
+
+    encoded: EncodedImage
+    measured: NDArray[np.float64] | None
+
+
 class GroupSampler:
     """A run's sampling: `training` and `predicting` are what to request of the engine.
 
@@ -45,31 +55,31 @@ class GroupSampler:
         evaluate = config.evaluate
         self._plan = ReadoutPlan(evaluate.readout, limit, evaluate.samples, rapo.sampling.temperature)
         self.predicting = self._plan.request()
-        self._encoded: LRUCache[str, EncodedImage] = LRUCache(_CACHE_BYTES, lambda encoded: encoded.patches.nbytes)
-        self._measured: dict[str, NDArray[np.float64]] = {}
+        self._ready: LRUCache[str, ReadyImage] = LRUCache(_CACHE_BYTES, lambda image: image.encoded.patches.nbytes)
         self._lock = threading.Lock()
 
-    def encode(self, record: ImageRecord) -> EncodedImage:
+    def prepare(self, record: ImageRecord) -> ReadyImage:
         """The record's image, encoded; the last 512 MiB of them are kept. Call it from any thread.
 
         Raises `ImageError` where the image is not usable.
         """
         with self._lock:
-            return get_or_make(self._encoded, record.uid, lambda: self._encode(record))
+            return get_or_make(self._ready, record.uid, lambda: self._prepare(record))
 
-    def _encode(self, record: ImageRecord) -> EncodedImage:
+    def _prepare(self, record: ImageRecord) -> ReadyImage:
         limits = self._config.image
         image = decode_image(read_image_bytes(record, limits), limits)
-        if self._config.rapo.reward.weight_grounded and record.uid not in self._measured:
+        measured = None
+        if self._config.rapo.reward.weight_grounded:
             values = measure(np.asarray(image))
-            self._measured[record.uid] = np.array([values[name] for name in DIMENSIONS])
-        return encode_image(self._processor, image, record.uid)
+            measured = np.array([values[name] for name in DIMENSIONS])
+        return ReadyImage(encode_image(self._processor, image, record.uid), measured)
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """The seed of the first completion; completion k is sampled with this seed plus k."""
         return derive_seed(self._config.run.seed, record.uid, step)
 
-    def group(self, record: ImageRecord, step: int, encoded: EncodedImage, completions: Sequence[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, image: ReadyImage, completions: Sequence[Completion]) -> Group:
         """The group of a record's completions in `step`."""
         token_ids = tuple(c.token_ids for c in completions)
         versions = tuple(c.versions for c in completions)
@@ -83,14 +93,14 @@ class GroupSampler:
             target_std=record.std,
             step=step,
             weight_version=oldest,
-            prompt_tokens=len(encoded.prompt_ids),
+            prompt_tokens=len(image.encoded.prompt_ids),
             token_ids=token_ids,
             logprobs=tuple(c.logprobs for c in completions if c.logprobs is not None),
             texts=tuple(self._processor.decode(ids) for ids in token_ids),
             finish_reasons=tuple(c.finish_reason for c in completions),
             token_versions=versions if mixed else None,
             answers=tuple(self._answer(c) for c in completions) if self._answers else None,
-            measured=self._measured.get(record.uid),
+            measured=image.measured,
         )
 
     def _answer(self, completion: Completion) -> AnswerNodes | None:

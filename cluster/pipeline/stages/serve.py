@@ -27,7 +27,7 @@ def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int],
     rows: list[dict[str, object]] = []
     differences: list[float] = []
     # The evaluation's own readout: the service is compared, not two ways to take a score.
-    settings = config.serve.model_copy(update={"readout": "greedy"})
+    settings = config.serve.model_copy(update={"readout": config.evaluate.readout, "samples": config.evaluate.samples})
     config = config.model_copy(update={"serve": settings})
     with ScorerServer(config, folder / "export", card.version) as server, ScorerClient(server.address) as client:
         began = time.perf_counter()

@@ -21,15 +21,15 @@ batches = st.lists(
 
 
 @given(batches, st.integers(1, 5), st.integers(1, 6), st.booleans())
-def test_every_useful_group_goes_to_one_rank_and_all_are_counted(rows, ranks, micro, keep_level):
+def test_every_useful_group_goes_to_one_rank_and_all_are_counted(rows, ranks, micro, keep_flat):
     groups = [
         scored(group(f"u{i:02d}", lengths=lengths, prompt_tokens=prompt), [float(moves)] * len(lengths))
         for i, (lengths, moves, prompt) in enumerate(rows)
     ]
-    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, keep_level=keep_level)
+    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, keep_flat=keep_flat)
     assert len(shares) == ranks
     assert sorted(u for s in shares for u in uids(s)) == [
-        g.group.uid for g, (_, moves, _) in zip(groups, rows, strict=True) if moves or keep_level
+        g.group.uid for g, (_, moves, _) in zip(groups, rows, strict=True) if moves or keep_flat
     ]
     for share in shares:
         assert share.completions == sum(len(lengths) for lengths, _, _ in rows)
@@ -71,7 +71,7 @@ def test_more_ranks_than_groups_leaves_some_without():
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_level_group_is_left_out_but_counted(keep):
     groups = [scored(group("level", lengths=(5, 5)), [0.0, 0.0]), scored(group("a", lengths=(2, 2)), [1.0, -1.0])]
-    (share,) = share_out(groups, ranks=1, micro_batch_groups=4, keep_level=keep)
+    (share,) = share_out(groups, ranks=1, micro_batch_groups=4, keep_flat=keep)
     assert sorted(uids(share)) == (["0/a", "0/level"] if keep else ["0/a"])
     assert (share.completions, share.tokens) == (4, 14)
 

@@ -1,4 +1,4 @@
-"""SamplingEngine: names, seeds and ends of completions, on a core with scripted outputs."""
+"""Sampled completions: names, seeds and ends of completions, on a core with scripted outputs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rapo.inference.sampling_engine import SamplingEngine
 
 from rapo.inference.engine_core import StepOutput
-from rapo.inference.types import EncodedImage, SamplingSpec
+from rapo.inference.readout_engine import ReadoutEngine
+from rapo.inference.types import EncodedImage, ReadoutRequest, SamplingSpec
 
 IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
 
@@ -31,7 +31,7 @@ class ScriptedCore:
         return self.next
 
 
-class ScriptedEngine(SamplingEngine):
+class ScriptedEngine(ReadoutEngine):
     def __init__(self, core: ScriptedCore) -> None:
         self._core = core  # type: ignore[assignment]
         self._requests, self._max_length, self.version = {}, 8, 3
@@ -43,7 +43,7 @@ class ScriptedEngine(SamplingEngine):
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch) -> ScriptedCore:
-    monkeypatch.setattr("rapo.inference.sampling_engine.features_of", lambda *_: [])
+    monkeypatch.setattr("rapo.inference.readout_engine.features_of", lambda *_: [])
     return ScriptedCore()
 
 
@@ -53,13 +53,14 @@ def output(name: str, token: int, reason: str | None = None) -> StepOutput:
 
 def test_a_request_ends_with_its_last_completion_and_they_keep_their_order(core: ScriptedCore) -> None:
     engine = ScriptedEngine(core)
-    engine.add("a", IMAGE, SamplingSpec(2, 1.0, 4), 40)
+    engine.add("a", IMAGE, ReadoutRequest(SamplingSpec(2, 1.0, 4)), 40)
     assert core.seeds == {"a/0": 40, "a/1": 41}
     core.next = [output("a/1", 5, "stop"), output("a/0", 6), output("unknown/0", 9, "stop")]
     assert engine.step() == []
     engine.version = 4
     core.next = [output("a/0", 8, "length")]
-    ((name, (first, second)),) = engine.step()
+    ((name, result),) = engine.step()
+    first, second = result.completions
     assert (name, engine.busy) == ("a", False)
     assert (first.token_ids.tolist(), first.versions.tolist(), first.finish_reason) == ([6, 8], [3, 4], "length")
     assert (second.token_ids.tolist(), second.versions.tolist(), second.finish_reason) == ([5], [3], "stop")
@@ -67,7 +68,7 @@ def test_a_request_ends_with_its_last_completion_and_they_keep_their_order(core:
 
 def test_cancelling_stops_the_unfinished_completions(core: ScriptedCore) -> None:
     engine = ScriptedEngine(core)
-    engine.add("a", IMAGE, SamplingSpec(3, 1.0, 4), 0)
+    engine.add("a", IMAGE, ReadoutRequest(SamplingSpec(3, 1.0, 4)), 0)
     core.next = [output("a/1", 5, "stop"), output("a/0", 6), output("a/2", 6)]
     engine.step()
     engine.cancel("a")
@@ -86,7 +87,7 @@ def test_a_request_that_the_core_refuses_leaves_nothing(core: ScriptedCore, monk
 
     monkeypatch.setattr(core, "add", refuse)
     with pytest.raises(ValueError, match="no room"):
-        engine.add("a", IMAGE, SamplingSpec(1, 1.0, 4), 0)
+        engine.add("a", IMAGE, ReadoutRequest(SamplingSpec(1, 1.0, 4)), 0)
     assert not engine.busy
 
 
