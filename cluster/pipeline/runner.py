@@ -245,6 +245,7 @@ class Pipeline:
 
     def _evaluate(self, handle: StageHandle) -> EvaluateResult:
         from cluster.pipeline.stages.evaluate import evaluate_model
+        from cluster.terminal.interval_line import interval_line
 
         models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo", RapoResult).model)}
         fleet = self._fleet
@@ -252,14 +253,19 @@ class Pipeline:
             fleet = self._new_fleet()
             fleet.start(models["coldstart"], 0)
             fleet.ready()
+        dataset, out = self._records(), self._folder / "evaluate"
+        # Only the model that is exported gets intervals.
+        validation = {"rapo": dataset.split("validation")}
         for version, (name, model) in enumerate(models.items()):
             fleet.load_folder(model, version)
-            records = self._records().split("test")
-            result = evaluate_model(self._config, fleet, records, name, self._folder / "evaluate")
+            result = evaluate_model(self._config, fleet, dataset.split("test"), name, out, validation.get(name))
             handle.update(None, **{f"{name}_srcc": result["srcc"]})
+            if line := interval_line(result):
+                handle.note(line)
         return EvaluateResult()
 
     def _export(self, handle: StageHandle) -> ExportResult:
+        from cluster.pipeline.stages.calibration import read_calibration
         from cluster.pipeline.stages.export import export_model
 
         self._need("evaluate", Finished)
@@ -279,6 +285,7 @@ class Pipeline:
                 "parse_rate": result["parse_rate"],
                 "n": result["n"],
             },
+            "interval": read_calibration(self._config, self._folder / "evaluate"),
             "versions": versions(),
         }
         exported = export_model(self._config, Path(trained.model), self._folder / "export", facts)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cluster.files.report import MODELS, Report
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
+from cluster.terminal.interval_line import interval_line
 
 
 def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Table | Text]:
@@ -21,6 +22,9 @@ def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Ta
         if table.row_count:
             yield Text()
             yield _with_plain_dashes(table) if plain_dashes else table
+    if line := interval_line(report.evaluate.get("rapo")):
+        yield Text()
+        yield Text(f" {line}")
     paths = _paths(report)
     if paths:
         yield Text()

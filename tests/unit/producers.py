@@ -52,7 +52,7 @@ from rapo.records import ImageRecord, Prediction, Split
 SMALL = (
     "run.seed=7",
     "data.scenes.train=16",
-    "data.scenes.validation=8",
+    "data.scenes.validation=24",
     "data.scenes.test=40",
     "data.scenes.size=64",
     "rapo.steps=40",
@@ -229,8 +229,10 @@ def finished_run(out: Path) -> tuple[Config, RunFolder]:
         trained, fleet = train(config, folder / "rapo", dataset)
         (folder / "rapo" / "state.json").unlink()  # a run that has ended has none
         folder.finish("rapo", 87.7, RapoResult("m", trained.step, trained.steps, trained.validation, trained.idle))
+        validation = {"rapo": dataset.split("validation")}
         for name, fleet.noise, fleet.invalid in (("coldstart", 0.2, 2), ("rapo", 0.05, 0)):
-            evaluate_model(config, fleet, dataset.split("test"), name, folder / "evaluate")  # type: ignore[arg-type]
+            asked: Any = (config, fleet, dataset.split("test"), name, folder / "evaluate", validation.get(name))
+            evaluate_model(*asked)
         folder.finish("evaluate", 5.0, EvaluateResult())
         folder.finish("export", 1.0, ExportResult("0123456789ab"))
         folder.finish("serve", 4.0, ServeResult(24, 0, 1.9, 0.0))
