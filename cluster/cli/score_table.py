@@ -27,10 +27,16 @@ from cluster.files.jsonl import ends_torn, parse_jsonl, read_jsonl
 from rapo.errors import DataError, ResourceError
 
 #: Columns of the output, in order. `NATIVE_COLUMNS` follow where a native scale is asked for.
-COLUMNS = ("image", "aesthetic_score", "aesthetic_score_std", "rationale", "model_version", "readout", "error")
+INTERVAL_COLUMNS = ("interval_low", "interval_high", "interval_coverage")
+COLUMNS = (
+    *("image", "aesthetic_score", *INTERVAL_COLUMNS, "aesthetic_score_std"),
+    *("rationale", "model_version", "readout", "error"),
+)
 NATIVE_COLUMNS = ("native_score", "native_scale")
 
-_NUMBERS = frozenset({"aesthetic_score", "aesthetic_score_std", "native_score"})
+_NUMBERS = frozenset({"aesthetic_score", *INTERVAL_COLUMNS, "aesthetic_score_std", "native_score"})
+# A table from before there were intervals is continued; its rows have none.
+_REQUIRED = frozenset(COLUMNS) - frozenset(INTERVAL_COLUMNS)
 _SYNC_PERIOD_S = 1.0
 
 
@@ -40,6 +46,9 @@ class ScoreRow:
 
     image: str
     aesthetic_score: float | None = None
+    interval_low: float | None = None
+    interval_high: float | None = None
+    interval_coverage: float | None = None
     aesthetic_score_std: float | None = None
     rationale: str | None = None
     model_version: str | None = None
@@ -130,7 +139,7 @@ class ScoreTable:
 
     def _keep(self, rows: Sequence[Mapping[str, object]], source: Path) -> None:
         for row in rows:
-            if not row.keys() >= set(COLUMNS):
+            if not row.keys() >= _REQUIRED:
                 raise DataError(
                     f"{source} is no table of `rapo score`. Choose another output, or --fresh to replace it."
                 )
@@ -152,6 +161,9 @@ def _row(row: Mapping[str, object]) -> ScoreRow:
     return ScoreRow(
         str(row["image"]),
         number["aesthetic_score"],
+        number["interval_low"],
+        number["interval_high"],
+        number["interval_coverage"],
         number["aesthetic_score_std"],
         text["rationale"],
         text["model_version"],

@@ -70,8 +70,8 @@ class ReadoutSpec:
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """Score, spread and interval (absent with `greedy`) in [0, 1]; times in milliseconds; `outside`
-    as in `rapo.answers.readout`.
+    """Score, and the model's own spread and interval (absent with `greedy`), in [0, 1]; times in
+    milliseconds; `outside` as in `rapo.answers.readout`.
 
     `tokens` is the number of tokens that the model wrote, `nodes` the number of nodes of the answer
     tree that were requests of their own.
@@ -80,7 +80,7 @@ class ScoredImage:
     score: float
     rationale: str
     std: float | None = None
-    interval: tuple[float, float] | None = None
+    model_interval: tuple[float, float] | None = None
     outside: float | None = None
     tokens: int = 0
     nodes: int = 0
