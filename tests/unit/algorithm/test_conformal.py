@@ -93,12 +93,14 @@ def test_equal_residuals_make_an_interval_without_width() -> None:
     assert made.interval(0.5) == (pytest.approx(0.6), pytest.approx(0.6))
 
 
-def test_the_ends_are_the_ranks_of_a_finite_sample() -> None:
-    residuals = np.arange(1, 40) / 100  # floor(40 * 0.05) = 2 from each side
-    scores = np.full(39, 0.2)
+@pytest.mark.parametrize(("n", "rank"), [(19, 1), (38, 1), (39, 2), (58, 2), (59, 3)])
+def test_the_ends_are_the_ranks_of_a_finite_sample(n: int, rank: int) -> None:
+    residuals = np.arange(1, n + 1) / 100
+    scores = np.full(n, 0.2)
     made = calibrate(scores, scores + np.random.default_rng(0).permutation(residuals), "expected")
     assert made is not None
-    assert (made.bins[0].low, made.bins[0].high) == (pytest.approx(0.02), pytest.approx(0.38))
+    ends = (made.bins[0].low, made.bins[0].high)
+    assert ends == (pytest.approx(rank / 100), pytest.approx((n + 1 - rank) / 100))
 
 
 def test_bins_follow_the_noise_of_their_scores() -> None:
