@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import NotRequired
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from typing_extensions import TypedDict
 
+from rapo.algorithm.coverage import IntervalCoverage
 from rapo.arrays import Floats
 from rapo.errors import DataError
 from rapo.records import Prediction
@@ -30,7 +32,8 @@ class Evaluation(TypedDict):
 
     Correlations, errors and spreads (population sd) are over the valid predictions. `parse_rate` is
     their share of all `n`; `invalid` counts the others by reason. `bias` is the mean of prediction
-    minus target. The intervals are `[low, high]` of 95 %.
+    minus target. The intervals are `[low, high]` of 95 %. `interval` is of the model that is
+    exported only: None where too few images with human scores were there to calibrate on.
 
     Resolution: `spread` is `predicted_sd / target_sd`, None where the targets are constant;
     `distinct_scores` counts the different scores after rounding to two decimals, those of an
@@ -53,6 +56,7 @@ class Evaluation(TypedDict):
     invalid: dict[str, int]
     srcc_interval: list[float] | None
     plcc_interval: list[float] | None
+    interval: NotRequired[IntervalCoverage | None]
 
 
 def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 1000, seed: int = 0) -> Evaluation:

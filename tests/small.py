@@ -30,6 +30,7 @@ SMALL = (
     "rapo.checkpoint_every=2",
     "rapo.evaluate_every=3",
     "rapo.select=last",
+    "evaluate.interval_coverage=0.5",
     "serve.port=0",
     "serve.threads=1",
     "serve.demo_images=6",

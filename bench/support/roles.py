@@ -25,7 +25,9 @@ class FixedLengthWorker(RolloutWorker):
 
     async def start(self, model_dir: str, version: int) -> None:
         await super().start(model_dir, version)
-        self._sampler.training = dataclasses.replace(self._sampler.training, ignore_stop=True)
+        training = self._sampler.training
+        sampling = dataclasses.replace(training.sampling, ignore_stop=True)
+        self._sampler.training = dataclasses.replace(training, sampling=sampling)
 
 
 class RandomScorer(RewardScorer):

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
 from rapo.config import Config
 from rapo.inference.engine_thread import EngineThread
-from rapo.inference.types import Completion, SamplingSpec
+from rapo.inference.types import Completion, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.records import Chunk, Group, ImageRecord, TensorSpec, WeightManifest
 
 if TYPE_CHECKING:
@@ -59,17 +60,17 @@ class SimulatedEngine:
     def busy(self) -> bool:
         return bool(self._requests)
 
-    def add(self, name: str, image: Any, sampling: SamplingSpec, seed: int) -> None:
+    def add(self, name: str, image: Any, request: ReadoutRequest, seed: int) -> None:
         rng = np.random.default_rng(seed)
         lengths = self._latency.tokens * rng.lognormal(
-            -(self._latency.spread**2) / 2, self._latency.spread, sampling.completions
+            -(self._latency.spread**2) / 2, self._latency.spread, request.sampling.completions
         )
         self._requests[name] = [[max(1, round(length))] for length in lengths]
 
     def cancel(self, name: str) -> None:
         del self._requests[name]
 
-    def step(self) -> list[tuple[str, list[Completion]]]:
+    def step(self) -> list[tuple[str, ReadoutResult]]:
         time.sleep(self._latency.engine_step)
         left, done = self._slots, []
         for name, rows in list(self._requests.items()):
@@ -79,7 +80,7 @@ class SimulatedEngine:
                     left -= 1
             if all(len(row) > row[0] for row in rows):
                 del self._requests[name]
-                done.append((name, [completion(row[1:]) for row in rows]))
+                done.append((name, ReadoutResult(tuple(completion(row[1:]) for row in rows), None, 0, 0.0, 0.0)))
         return done
 
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
@@ -97,15 +98,16 @@ class SimulatedSampler:
     """In place of a `GroupSampler`."""
 
     def __init__(self, config: Config) -> None:
-        self.training = SamplingSpec(config.rapo.completions, 1.0, config.policy.max_completion_tokens)
+        limit = config.policy.max_completion_tokens
+        self.training = ReadoutRequest(SamplingSpec(config.rapo.completions, 1.0, limit))
 
-    def encode(self, record: ImageRecord) -> None:
-        return None
+    def prepare(self, record: ImageRecord) -> SimpleNamespace:
+        return SimpleNamespace(encoded=None)
 
     def seed(self, record: ImageRecord, step: int) -> int:
         return abs(hash((record.uid, step))) % 2**32
 
-    def group(self, record: ImageRecord, step: int, image: None, completions: list[Completion]) -> Group:
+    def group(self, record: ImageRecord, step: int, image: SimpleNamespace, completions: Sequence[Completion]) -> Group:
         rng = np.random.default_rng(self.seed(record, step))
         versions = tuple(c.versions for c in completions)
         return Group(

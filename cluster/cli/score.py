@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cluster.cli.score_inputs import STDIN, find_images
 from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, ScoreRow, ScoreTable
-from cluster.terminal.format import fixed
+from cluster.terminal.format import fixed, percent
 from rapo.client.sync import CallError, Outcome, ScoreOptions, ScorerClient
 from rapo.errors import DataError, ServiceError
 
@@ -97,10 +97,13 @@ def _row(outcome: Outcome, asked: ScoreOptions) -> ScoreRow:
     image, result = str(outcome.image), outcome.result
     if result is None:
         return ScoreRow(image, error=str(outcome.error))
-    scale = asked.get("native_scale")
+    scale, interval = asked.get("native_scale"), result.interval
     return ScoreRow(
         image,
         aesthetic_score=result.score,
+        interval_low=None if interval is None else interval.low,
+        interval_high=None if interval is None else interval.high,
+        interval_coverage=None if interval is None else interval.coverage,
         aesthetic_score_std=result.std,
         rationale=result.rationale or None,
         forced=result.forced,
@@ -124,14 +127,25 @@ def _tracked(
 
 
 def _show(rows: Sequence[ScoreRow], native: bool, console: Console) -> None:
-    table = Table("score", *(["native"] if native else []), "image", "rationale")
-    for row in sorted(filter(_scored, rows), key=lambda row: -(row.aesthetic_score or 0.0)):
-        spread = f" ± {row.aesthetic_score_std:.2f}" if row.aesthetic_score_std is not None else ""
-        cells = [fixed(row.aesthetic_score, 2) + spread, *([fixed(row.native_score, 2)] if native else [])]
+    coverage = next((row.interval_coverage for row in rows if row.interval_coverage is not None), None)
+    header = ["score"]
+    if coverage is not None:
+        header.append(f"{percent(coverage, 0)} interval")
+    if native:
+        header.append("native")
+    table = Table(*header, "image", "rationale")
+    for row in sorted(rows, key=lambda row: 1.0 if row.aesthetic_score is None else -row.aesthetic_score):
+        cells = [_number(row.aesthetic_score)]
+        if coverage is not None:
+            known = row.interval_low is not None
+            cells.append(f"{_number(row.interval_low)} to {_number(row.interval_high)}" if known else "-")
+        if native:
+            cells.append(_number(row.native_score))
         # Text, not str: names and rationales may hold what Rich would read as markup.
-        table.add_row(*cells, Text(row.image, overflow="fold"), Text(row.rationale or ""))
-    for row in rows:
-        if not _scored(row):
-            cells = ["-", *(["-"] if native else [])]
-            table.add_row(*cells, Text(row.image, overflow="fold"), Text(row.error or "", style="red"))
+        words = Text(row.rationale or "") if _scored(row) else Text(row.error or "", style="red")
+        table.add_row(*cells, Text(row.image, overflow="fold"), words)
     console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else fixed(value, 2)

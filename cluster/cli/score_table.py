@@ -27,21 +27,18 @@ from cluster.files.jsonl import ends_torn, parse_jsonl, read_jsonl
 from rapo.errors import DataError, ResourceError
 
 #: Columns of the output, in order. `NATIVE_COLUMNS` follow where a native scale is asked for.
+INTERVAL_COLUMNS = ("interval_low", "interval_high", "interval_coverage")
 COLUMNS = (
-    "image",
-    "aesthetic_score",
-    "aesthetic_score_std",
-    "rationale",
-    "forced",
-    "model_version",
-    "readout",
-    "error",
+    *("image", "aesthetic_score", *INTERVAL_COLUMNS, "aesthetic_score_std"),
+    *("rationale", "forced", "model_version", "readout", "error"),
 )
 NATIVE_COLUMNS = ("native_score", "native_scale")
 
-_NUMBERS = frozenset({"aesthetic_score", "aesthetic_score_std", "native_score"})
+_NUMBERS = frozenset({"aesthetic_score", *INTERVAL_COLUMNS, "aesthetic_score_std", "native_score"})
 _FLAGS = frozenset({"forced"})
 _FLAG_VALUES: Mapping[object, bool] = {True: True, False: False, "True": True, "False": False}
+# A table from before there were intervals is continued; its rows have none.
+_REQUIRED = frozenset(COLUMNS) - frozenset(INTERVAL_COLUMNS)
 _SYNC_PERIOD_S = 1.0
 
 
@@ -55,6 +52,9 @@ class ScoreRow:
 
     image: str
     aesthetic_score: float | None = None
+    interval_low: float | None = None
+    interval_high: float | None = None
+    interval_coverage: float | None = None
     aesthetic_score_std: float | None = None
     rationale: str | None = None
     forced: bool | None = None
@@ -146,7 +146,7 @@ class ScoreTable:
 
     def _keep(self, rows: Sequence[Mapping[str, object]], source: Path) -> None:
         for row in rows:
-            if not row.keys() >= set(COLUMNS):
+            if not row.keys() >= _REQUIRED:
                 raise DataError(
                     f"{source} is no table of `rapo score`. Choose another output, or --fresh to replace it."
                 )
@@ -168,6 +168,9 @@ def _row(row: Mapping[str, object]) -> ScoreRow:
     return ScoreRow(
         str(row["image"]),
         number["aesthetic_score"],
+        number["interval_low"],
+        number["interval_high"],
+        number["interval_coverage"],
         number["aesthetic_score_std"],
         text["rationale"],
         _FLAG_VALUES.get(row["forced"]),

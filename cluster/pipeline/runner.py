@@ -245,6 +245,7 @@ class Pipeline:
 
     def _evaluate(self, handle: StageHandle) -> EvaluateResult:
         from cluster.pipeline.stages.evaluate import Evaluator
+        from cluster.terminal.interval_line import interval_line
 
         models = {"coldstart": self._coldstart_model, "rapo": Path(self._need("rapo", RapoResult).model)}
         fleet = self._fleet
@@ -252,16 +253,21 @@ class Pipeline:
             fleet = self._new_fleet()
             fleet.start(models["coldstart"], 0)
             fleet.ready()
-        records, out = self._records().split("test"), self._folder / "evaluate"
-        evaluator = Evaluator(self._config, fleet, records, self._folder / "aescot", out)
+        dataset, out = self._records(), self._folder / "evaluate"
+        evaluator = Evaluator(self._config, fleet, dataset.split("test"), self._folder / "aescot", out)
+        # Only the model that is exported gets intervals.
+        validation = {"rapo": dataset.split("validation")}
         for version, (name, model) in enumerate(models.items()):
             fleet.load_folder(model, version)
-            result = evaluator.evaluate(name)
+            result = evaluator.evaluate(name, validation.get(name))
             grounding = result["explanations"]["grounding"]["mean"]
             handle.update(None, **{f"{name}_srcc": result["srcc"], f"{name}_grounding": grounding})
+            if line := interval_line(result):
+                handle.note(line)
         return EvaluateResult()
 
     def _export(self, handle: StageHandle) -> ExportResult:
+        from cluster.pipeline.stages.calibration import read_calibration
         from cluster.pipeline.stages.export import export_model
 
         self._need("evaluate", Finished)
@@ -281,6 +287,7 @@ class Pipeline:
                 "parse_rate": result["parse_rate"],
                 "n": result["n"],
             },
+            "interval": read_calibration(self._config, self._folder / "evaluate"),
             "versions": versions(),
         }
         exported = export_model(self._config, Path(trained.model), self._folder / "export", facts)

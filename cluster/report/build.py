@@ -29,6 +29,7 @@ from cluster.report.sentences import (
 from cluster.report.tables import read_metrics, read_tables
 from cluster.terminal import format
 from cluster.terminal.explanations import explained_models, measure_rows
+from cluster.terminal.interval_line import interval_line
 from cluster.terminal.summary import stage_seconds
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -78,6 +79,7 @@ def render(run_dir: Path, report: Report) -> str:
         total=sum(seconds for _, seconds in times),
         data=data_line(report),
         served=served_line(report),
+        interval=interval_line(report.evaluate.get("rapo")),
         versions=report.versions,
         seed=report.run.seed,
         config=_read_text(run_dir / "config.toml"),

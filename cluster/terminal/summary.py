@@ -13,6 +13,7 @@ from rich.text import Text
 from cluster.files.report import MODELS, Report
 from cluster.terminal.explanations import explained_models, measure_rows
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
+from cluster.terminal.interval_line import interval_line
 
 
 def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Table | Text]:
@@ -22,6 +23,9 @@ def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Ta
         if table.row_count:
             yield Text()
             yield _with_plain_dashes(table) if plain_dashes else table
+    if line := interval_line(report.evaluate.get("rapo")):
+        yield Text()
+        yield Text(f" {line}")
     paths = _paths(report)
     if paths:
         yield Text()

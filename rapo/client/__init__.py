@@ -9,9 +9,11 @@ from rapo.client.connection import DEFAULT_TARGET
 from rapo.client.errors import CallError, FieldViolation
 from rapo.client.sync import ScorerClient
 from rapo.client.types import (
+    CalibratedInterval,
     Dimension,
     Image,
     Interval,
+    IntervalCalibration,
     ModelInfo,
     NativeScale,
     Outcome,
@@ -23,11 +25,13 @@ from rapo.client.types import (
 __all__ = [
     "DEFAULT_TARGET",
     "AsyncScorerClient",
+    "CalibratedInterval",
     "CallError",
     "Dimension",
     "FieldViolation",
     "Image",
     "Interval",
+    "IntervalCalibration",
     "ModelInfo",
     "NativeScale",
     "Outcome",

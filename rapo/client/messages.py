@@ -12,9 +12,11 @@ from pathlib import Path
 
 from rapo.client.errors import CallError, from_status
 from rapo.client.types import (
+    CalibratedInterval,
     Dimension,
     Image,
     Interval,
+    IntervalCalibration,
     ModelInfo,
     NativeScale,
     Outcome,
@@ -120,7 +122,10 @@ def score_result(reply: scorer_pb2.ScoreResponse) -> ScoreResult:
         readout=readout_name(reply.readout),
         request_id=reply.request_id,
         std=reply.std if reply.HasField("std") else None,
-        interval=Interval(reply.interval.low, reply.interval.high) if reply.HasField("interval") else None,
+        interval=_calibrated(reply.interval) if reply.HasField("interval") else None,
+        model_interval=Interval(reply.model_interval.low, reply.model_interval.high)
+        if reply.HasField("model_interval")
+        else None,
         native_score=reply.native_score if reply.HasField("native_score") else None,
         dimensions=tuple(Dimension(item.name, item.text) for item in reply.dimensions),
         cached=reply.cached,
@@ -189,4 +194,13 @@ def model_info(reply: scorer_pb2.GetModelResponse) -> ModelInfo:
         max_stream_in_flight=reply.limits.max_stream_in_flight,
         max_message_bytes=reply.limits.max_message_bytes,
         max_samples=reply.limits.max_samples,
+        interval=IntervalCalibration(
+            reply.interval.coverage, readout_name(reply.interval.readout), reply.interval.images
+        )
+        if reply.HasField("interval")
+        else None,
     )
+
+
+def _calibrated(interval: scorer_pb2.CalibratedInterval) -> CalibratedInterval:
+    return CalibratedInterval(interval.low, interval.high, interval.coverage)

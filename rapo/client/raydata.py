@@ -26,11 +26,14 @@ _NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="
 
 
 class ScoreImages:
-    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std` and `error` to each row of a batch.
+    """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std`, `interval_low`, `interval_high`,
+    `interval_coverage` and `error` to each row of a batch.
 
-    Without a score, the first two are NaN (`null`) and `error` says why; otherwise `error` is
-    empty. It is never null: a block of nothing but nulls has no type, and cannot be written into
-    one file with the others.
+    `interval_*` is calibrated on human scores, and NaN (`null`) where the model or the readout is
+    not; `aesthetic_score_std` is the model's own uncertainty, and NaN with the readout `greedy`.
+    Without a score, all numbers are NaN and `error` says why; otherwise `error` is empty. It is
+    never null: a block of nothing but nulls has no type, and cannot be written into one file with
+    the others.
 
     `column` holds encoded bytes or paths that this process can read; by default it is `bytes` or
     else `path`. `options` are `ScoreOptions`, `client` the arguments of `ScorerClient`
@@ -77,10 +80,14 @@ class ScoreImages:
 
     def _columns(self, outcomes: list[Outcome]) -> dict[str, Column]:
         results = [outcome.result for outcome in outcomes]
+        intervals = [None if item is None else item.interval for item in results]
         missing = self._null
         added: dict[str, Column] = {
             "aesthetic_score": [missing if item is None else item.score for item in results],
             "aesthetic_score_std": [missing if item is None or item.std is None else item.std for item in results],
+            "interval_low": [missing if item is None else item.low for item in intervals],
+            "interval_high": [missing if item is None else item.high for item in intervals],
+            "interval_coverage": [missing if item is None else item.coverage for item in intervals],
             "error": ["" if outcome.error is None else str(outcome.error) for outcome in outcomes],
         }
         if self._options.get("rationale"):

@@ -38,6 +38,16 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibratedInterval:
+    """Where the mean human score lies for a share of at least `coverage` of images like those of
+    the calibration."""
+
+    low: float
+    high: float
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
 class Dimension:
     """The part of a rationale that describes one aesthetic dimension."""
 
@@ -49,7 +59,8 @@ class Dimension:
 class ScoreResult:
     """One answer. `score` lies in [0, 1]; times are the server's, in milliseconds.
 
-    `std` and `interval` are the model's own uncertainty, None with the readout `greedy`.
+    `interval` is calibrated on human scores; None where the model or the readout is not.
+    `std` and `model_interval` are the model's own uncertainty, None with the readout `greedy`.
     `native_score` and `dimensions` are filled if they were requested. `cached` says that the server
     had the answer already, `forced` that the model ran off the form of an answer and was held to
     it.
@@ -61,7 +72,8 @@ class ScoreResult:
     readout: str
     request_id: str
     std: float | None
-    interval: Interval | None
+    interval: CalibratedInterval | None
+    model_interval: Interval | None
     native_score: float | None
     dimensions: tuple[Dimension, ...]
     cached: bool
@@ -110,9 +122,19 @@ class NativeScale:
 
 
 @dataclass(frozen=True, slots=True)
+class IntervalCalibration:
+    """What calibrated intervals rest on: they hold a share `coverage` of human scores, exist for
+    one `readout` only, and come from `images` images."""
+
+    coverage: float
+    readout: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The model that answers, and its limits. The first of `readouts` and the first of `models` are
-    the defaults.
+    the defaults. `interval` is None where the model was not calibrated.
 
     A limit of 0 means that the server names none. Sizes are in bytes; `max_image_pixels` is width
     times height.
@@ -131,3 +153,4 @@ class ModelInfo:
     max_stream_in_flight: int
     max_message_bytes: int
     max_samples: int
+    interval: IntervalCalibration | None

@@ -271,6 +271,9 @@ class EvaluateConfig(Section):
     samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
     max_images: Positive | None = None
     bootstrap: Annotated[int, Field(ge=0)] = 1000
+    interval_coverage: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="share of human scores that the interval of a score is calibrated to hold"
+    )
 
 
 class TelemetryConfig(Section):

@@ -37,14 +37,17 @@ class NoScore(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A score with its rationale. `std` and `interval` (5th to 95th percentile) are the model's
-    own, absent with `greedy`; `outside` is as in `rapo.answers.readout`. `forced`: the answer was
-    read where the model had not begun one."""
+    """A score with its rationale.
+
+    `std` and `model_interval` (5th to 95th percentile) are the model's own, absent with `greedy`;
+    `outside` is as in `rapo.answers.readout`. `forced`: the rationale ran off its form or its limit
+    and was closed, or the answer is hardly ever a number; the model was then held to numbers.
+    """
 
     score: float
     rationale: str
     std: float | None = None
-    interval: tuple[float, float] | None = None
+    model_interval: tuple[float, float] | None = None
     outside: float | None = None
     forced: bool = False
 

@@ -1,5 +1,5 @@
 """Card: the facts about an exported model in `rapo.json` beside its weights (version, native scale,
-dtype and lengths)."""
+dtype and lengths, calibrated intervals)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from rapo.algorithm.conformal import Bin, Calibration
 from rapo.config import Config
 from rapo.errors import ModelError
 
@@ -30,11 +31,27 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """`version` names the weights; `engine` holds the dtype and the lengths of the training."""
+    """`version` names the weights; `engine` holds the dtype and the lengths of the training.
+    `interval` is None where the model was not calibrated."""
 
     version: str
     scales: tuple[Scale, ...] = ()
     engine: dict[str, object] = field(default_factory=dict)
+    interval: Calibration | None = None
+
+
+class _BinFile(TypedDict):
+    start: float
+    n: int
+    low: float
+    high: float
+
+
+class _IntervalFile(TypedDict):
+    coverage: float
+    readout: str
+    n: int
+    bins: list[_BinFile]
 
 
 class _CardFile(TypedDict, total=False):
@@ -43,6 +60,7 @@ class _CardFile(TypedDict, total=False):
     native_range: tuple[float, float] | None
     normalizer: str
     engine: dict[str, object]
+    interval: _IntervalFile | None
 
 
 def read_card(folder: str | Path) -> Card:
@@ -54,10 +72,10 @@ def read_card(folder: str | Path) -> Card:
     try:
         content: _CardFile = json.loads(path.read_text(encoding="utf-8"))
         version, engine = str(content["version"]), dict(content.get("engine", {}))
-        scales = _scales(content)
+        scales, interval = _scales(content), _interval(content)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no card of a model ({error!r}). Export the model again, or remove it.") from error
-    return Card(version, scales, engine)
+    return Card(version, scales, engine, interval)
 
 
 def with_card(config: Config, card: Card) -> Config:
@@ -90,3 +108,13 @@ def _scales(content: _CardFile) -> tuple[Scale, ...]:
     # The normalizer "max" divides by the top of the scale, so that a score of 0 is 0 on both
     # scales.
     return (Scale(str(content.get("dataset", "native")), 0.0 if content.get("normalizer") == "max" else low, high),)
+
+
+def _interval(content: _CardFile) -> Calibration | None:
+    kept = content.get("interval")
+    if kept is None:
+        return None
+    bins = tuple(Bin(float(one["start"]), int(one["n"]), float(one["low"]), float(one["high"])) for one in kept["bins"])
+    if not bins:
+        raise ValueError("interval.bins is empty")
+    return Calibration(float(kept["coverage"]), str(kept["readout"]), int(kept["n"]), bins)

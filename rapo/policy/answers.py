@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rapo.algorithm.answer_path import LENGTH, path_moments, path_nodes
 from rapo.algorithm.soft_label import soft_labels
@@ -58,7 +59,7 @@ def answer_targets(chunk: Sequence[ScoredGroup], std: float) -> AnswerTargets:
     )
 
 
-def listener_advantages(chunk: Sequence[ScoredGroup], tokens: AnswerTargets, log_probs: Floats) -> Floats:
+def listener_advantages(chunk: Sequence[ScoredGroup], tokens: AnswerTargets, log_probs: NDArray[np.float32]) -> Floats:
     """How well the reference policy tells the human score from each rationale, `(completions,)`,
     normalised within its group.
 

@@ -25,47 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rapo/v1/scorer.proto\x12\x07rapo.v1\x1a\x17google/rpc/status.proto\"\xc3\x01\n\x0cScoreRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0eomit_rationale\x18\x03 \x01(\x08\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0cnative_scale\x18\x06 \x01(\t\x12\x17\n\x0fwith_dimensions\x18\x07 \x01(\x08\x12\x0f\n\x07samples\x18\x08 \x01(\r\"\xd5\x02\n\rScoreResponse\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x11\n\trationale\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12!\n\x07timings\x18\x06 \x01(\x0b\x32\x10.rapo.v1.Timings\x12\x10\n\x03std\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12#\n\x08interval\x18\x08 \x01(\x0b\x32\x11.rapo.v1.Interval\x12\x19\n\x0cnative_score\x18\t \x01(\x01H\x01\x88\x01\x01\x12&\n\ndimensions\x18\n \x03(\x0b\x32\x12.rapo.v1.Dimension\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x0e\n\x06\x66orced\x18\r \x01(\x08\x42\x06\n\x04_stdB\x0f\n\r_native_score\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\'\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"^\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x13\n\x0bgenerate_ms\x18\x03 \x01(\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\"}\n\x0bScoreResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"<\n\x11ScoreBatchRequest\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.rapo.v1.ScoreRequest\";\n\x12ScoreBatchResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.rapo.v1.ScoreResult\"k\n\x0bRankRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12!\n\x07readout\x18\x02 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x97\x01\n\x0cRankResponse\x12%\n\x07ranking\x18\x01 \x03(\x0b\x32\x14.rapo.v1.RankedImage\x12\x12\n\npreference\x18\x02 \x03(\x01\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"x\n\x0bRankedImage\x12\r\n\x05index\x18\x01 \x01(\r\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"`\n\x0f\x45xplainResponse\x12\x19\n\x0frationale_delta\x18\x01 \x01(\tH\x00\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x42\x06\n\x04part\"(\n\x0fGetModelRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\"\xbb\x02\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\"\n\x08readouts\x18\x02 \x03(\x0e\x32\x10.rapo.v1.Readout\x12\x11\n\tmin_score\x18\x03 \x01(\x01\x12\x11\n\tmax_score\x18\x04 \x01(\x01\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x06 \x01(\x04\x12\x16\n\x0emin_image_side\x18\x07 \x01(\r\x12\x1d\n\x15max_completion_tokens\x18\x08 \x01(\r\x12+\n\rnative_scales\x18\t \x03(\x0b\x32\x14.rapo.v1.NativeScale\x12\x0e\n\x06models\x18\n \x03(\t\x12\x1f\n\x06limits\x18\x0b \x01(\x0b\x32\x0f.rapo.v1.Limits\"5\n\x0bNativeScale\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x01\x12\x0b\n\x03max\x18\x03 \x01(\x01\"i\n\x06Limits\x12\x11\n\tmax_batch\x18\x01 \x01(\r\x12\x1c\n\x14max_stream_in_flight\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bmax_samples\x18\x04 \x01(\r*s\n\x07Readout\x12\x17\n\x13READOUT_UNSPECIFIED\x10\x00\x12\x12\n\x0eREADOUT_GREEDY\x10\x01\x12\x14\n\x10READOUT_EXPECTED\x10\x02\x12\x13\n\x0fREADOUT_SAMPLED\x10\x03\x12\x10\n\x0cREADOUT_FAST\x10\x04\x32\x84\x03\n\x0f\x41\x65stheticScorer\x12\x36\n\x05Score\x12\x15.rapo.v1.ScoreRequest\x1a\x16.rapo.v1.ScoreResponse\x12\x45\n\nScoreBatch\x12\x1a.rapo.v1.ScoreBatchRequest\x1a\x1b.rapo.v1.ScoreBatchResponse\x12>\n\x0bScoreStream\x12\x15.rapo.v1.ScoreRequest\x1a\x14.rapo.v1.ScoreResult(\x01\x30\x01\x12\x33\n\x04Rank\x12\x14.rapo.v1.RankRequest\x1a\x15.rapo.v1.RankResponse\x12<\n\x07\x45xplain\x12\x15.rapo.v1.ScoreRequest\x1a\x18.rapo.v1.ExplainResponse0\x01\x12?\n\x08GetModel\x12\x18.rapo.v1.GetModelRequest\x1a\x19.rapo.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rapo/v1/scorer.proto\x12\x07rapo.v1\x1a\x17google/rpc/status.proto\"\xc3\x01\n\x0cScoreRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0eomit_rationale\x18\x03 \x01(\x08\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x14\n\x0cnative_scale\x18\x06 \x01(\t\x12\x17\n\x0fwith_dimensions\x18\x07 \x01(\x08\x12\x0f\n\x07samples\x18\x08 \x01(\r\"\x8a\x03\n\rScoreResponse\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x11\n\trationale\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12!\n\x07timings\x18\x06 \x01(\x0b\x32\x10.rapo.v1.Timings\x12\x10\n\x03std\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12)\n\x0emodel_interval\x18\x08 \x01(\x0b\x32\x11.rapo.v1.Interval\x12\x19\n\x0cnative_score\x18\t \x01(\x01H\x01\x88\x01\x01\x12&\n\ndimensions\x18\n \x03(\x0b\x32\x12.rapo.v1.Dimension\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12-\n\x08interval\x18\x0c \x01(\x0b\x32\x1b.rapo.v1.CalibratedInterval\x12\x0e\n\x06\x66orced\x18\r \x01(\x08\x42\x06\n\x04_stdB\x0f\n\r_native_score\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"A\n\x12\x43\x61libratedInterval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x10\n\x08\x63overage\x18\x03 \x01(\x01\"\'\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"^\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x13\n\x0bgenerate_ms\x18\x03 \x01(\x01\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\"}\n\x0bScoreResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"<\n\x11ScoreBatchRequest\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.rapo.v1.ScoreRequest\";\n\x12ScoreBatchResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.rapo.v1.ScoreResult\"k\n\x0bRankRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12!\n\x07readout\x18\x02 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x97\x01\n\x0cRankResponse\x12%\n\x07ranking\x18\x01 \x03(\x0b\x32\x14.rapo.v1.RankedImage\x12\x12\n\npreference\x18\x02 \x03(\x01\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12!\n\x07readout\x18\x04 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"x\n\x0bRankedImage\x12\r\n\x05index\x18\x01 \x01(\r\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"`\n\x0f\x45xplainResponse\x12\x19\n\x0frationale_delta\x18\x01 \x01(\tH\x00\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x16.rapo.v1.ScoreResponseH\x00\x42\x06\n\x04part\"(\n\x0fGetModelRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\"\xeb\x02\n\x10GetModelResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\"\n\x08readouts\x18\x02 \x03(\x0e\x32\x10.rapo.v1.Readout\x12\x11\n\tmin_score\x18\x03 \x01(\x01\x12\x11\n\tmax_score\x18\x04 \x01(\x01\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x06 \x01(\x04\x12\x16\n\x0emin_image_side\x18\x07 \x01(\r\x12\x1d\n\x15max_completion_tokens\x18\x08 \x01(\r\x12+\n\rnative_scales\x18\t \x03(\x0b\x32\x14.rapo.v1.NativeScale\x12\x0e\n\x06models\x18\n \x03(\t\x12\x1f\n\x06limits\x18\x0b \x01(\x0b\x32\x0f.rapo.v1.Limits\x12.\n\x08interval\x18\x0c \x01(\x0b\x32\x1c.rapo.v1.IntervalCalibration\"Z\n\x13IntervalCalibration\x12\x10\n\x08\x63overage\x18\x01 \x01(\x01\x12!\n\x07readout\x18\x02 \x01(\x0e\x32\x10.rapo.v1.Readout\x12\x0e\n\x06images\x18\x03 \x01(\r\"5\n\x0bNativeScale\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x01\x12\x0b\n\x03max\x18\x03 \x01(\x01\"i\n\x06Limits\x12\x11\n\tmax_batch\x18\x01 \x01(\r\x12\x1c\n\x14max_stream_in_flight\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bmax_samples\x18\x04 \x01(\r*s\n\x07Readout\x12\x17\n\x13READOUT_UNSPECIFIED\x10\x00\x12\x12\n\x0eREADOUT_GREEDY\x10\x01\x12\x14\n\x10READOUT_EXPECTED\x10\x02\x12\x13\n\x0fREADOUT_SAMPLED\x10\x03\x12\x10\n\x0cREADOUT_FAST\x10\x04\x32\x84\x03\n\x0f\x41\x65stheticScorer\x12\x36\n\x05Score\x12\x15.rapo.v1.ScoreRequest\x1a\x16.rapo.v1.ScoreResponse\x12\x45\n\nScoreBatch\x12\x1a.rapo.v1.ScoreBatchRequest\x1a\x1b.rapo.v1.ScoreBatchResponse\x12>\n\x0bScoreStream\x12\x15.rapo.v1.ScoreRequest\x1a\x14.rapo.v1.ScoreResult(\x01\x30\x01\x12\x33\n\x04Rank\x12\x14.rapo.v1.RankRequest\x1a\x15.rapo.v1.RankResponse\x12<\n\x07\x45xplain\x12\x15.rapo.v1.ScoreRequest\x1a\x18.rapo.v1.ExplainResponse0\x01\x12?\n\x08GetModel\x12\x18.rapo.v1.GetModelRequest\x1a\x19.rapo.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rapo.v1.scorer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READOUT']._serialized_start=2031
-  _globals['_READOUT']._serialized_end=2146
+  _globals['_READOUT']._serialized_start=2291
+  _globals['_READOUT']._serialized_end=2406
   _globals['_SCOREREQUEST']._serialized_start=59
   _globals['_SCOREREQUEST']._serialized_end=254
   _globals['_SCORERESPONSE']._serialized_start=257
-  _globals['_SCORERESPONSE']._serialized_end=598
-  _globals['_INTERVAL']._serialized_start=600
-  _globals['_INTERVAL']._serialized_end=637
-  _globals['_DIMENSION']._serialized_start=639
-  _globals['_DIMENSION']._serialized_end=678
-  _globals['_TIMINGS']._serialized_start=680
-  _globals['_TIMINGS']._serialized_end=774
-  _globals['_SCORERESULT']._serialized_start=776
-  _globals['_SCORERESULT']._serialized_end=901
-  _globals['_SCOREBATCHREQUEST']._serialized_start=903
-  _globals['_SCOREBATCHREQUEST']._serialized_end=963
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=965
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=1024
-  _globals['_RANKREQUEST']._serialized_start=1026
-  _globals['_RANKREQUEST']._serialized_end=1133
-  _globals['_RANKRESPONSE']._serialized_start=1136
-  _globals['_RANKRESPONSE']._serialized_end=1287
-  _globals['_RANKEDIMAGE']._serialized_start=1289
-  _globals['_RANKEDIMAGE']._serialized_end=1409
-  _globals['_EXPLAINRESPONSE']._serialized_start=1411
-  _globals['_EXPLAINRESPONSE']._serialized_end=1507
-  _globals['_GETMODELREQUEST']._serialized_start=1509
-  _globals['_GETMODELREQUEST']._serialized_end=1549
-  _globals['_GETMODELRESPONSE']._serialized_start=1552
-  _globals['_GETMODELRESPONSE']._serialized_end=1867
-  _globals['_NATIVESCALE']._serialized_start=1869
-  _globals['_NATIVESCALE']._serialized_end=1922
-  _globals['_LIMITS']._serialized_start=1924
-  _globals['_LIMITS']._serialized_end=2029
-  _globals['_AESTHETICSCORER']._serialized_start=2149
-  _globals['_AESTHETICSCORER']._serialized_end=2537
+  _globals['_SCORERESPONSE']._serialized_end=651
+  _globals['_INTERVAL']._serialized_start=653
+  _globals['_INTERVAL']._serialized_end=690
+  _globals['_CALIBRATEDINTERVAL']._serialized_start=692
+  _globals['_CALIBRATEDINTERVAL']._serialized_end=757
+  _globals['_DIMENSION']._serialized_start=759
+  _globals['_DIMENSION']._serialized_end=798
+  _globals['_TIMINGS']._serialized_start=800
+  _globals['_TIMINGS']._serialized_end=894
+  _globals['_SCORERESULT']._serialized_start=896
+  _globals['_SCORERESULT']._serialized_end=1021
+  _globals['_SCOREBATCHREQUEST']._serialized_start=1023
+  _globals['_SCOREBATCHREQUEST']._serialized_end=1083
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=1085
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=1144
+  _globals['_RANKREQUEST']._serialized_start=1146
+  _globals['_RANKREQUEST']._serialized_end=1253
+  _globals['_RANKRESPONSE']._serialized_start=1256
+  _globals['_RANKRESPONSE']._serialized_end=1407
+  _globals['_RANKEDIMAGE']._serialized_start=1409
+  _globals['_RANKEDIMAGE']._serialized_end=1529
+  _globals['_EXPLAINRESPONSE']._serialized_start=1531
+  _globals['_EXPLAINRESPONSE']._serialized_end=1627
+  _globals['_GETMODELREQUEST']._serialized_start=1629
+  _globals['_GETMODELREQUEST']._serialized_end=1669
+  _globals['_GETMODELRESPONSE']._serialized_start=1672
+  _globals['_GETMODELRESPONSE']._serialized_end=2035
+  _globals['_INTERVALCALIBRATION']._serialized_start=2037
+  _globals['_INTERVALCALIBRATION']._serialized_end=2127
+  _globals['_NATIVESCALE']._serialized_start=2129
+  _globals['_NATIVESCALE']._serialized_end=2182
+  _globals['_LIMITS']._serialized_start=2184
+  _globals['_LIMITS']._serialized_end=2289
+  _globals['_AESTHETICSCORER']._serialized_start=2409
+  _globals['_AESTHETICSCORER']._serialized_end=2797
 # @@protoc_insertion_point(module_scope)

@@ -42,7 +42,7 @@ class ScoreRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., request_id: _Optional[str] = ..., omit_rationale: _Optional[bool] = ..., readout: _Optional[_Union[Readout, str]] = ..., model_version: _Optional[str] = ..., native_scale: _Optional[str] = ..., with_dimensions: _Optional[bool] = ..., samples: _Optional[int] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("score", "rationale", "model_version", "readout", "request_id", "timings", "std", "interval", "native_score", "dimensions", "cached", "forced")
+    __slots__ = ("score", "rationale", "model_version", "readout", "request_id", "timings", "std", "model_interval", "native_score", "dimensions", "cached", "interval", "forced")
     SCORE_FIELD_NUMBER: _ClassVar[int]
     RATIONALE_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -50,10 +50,11 @@ class ScoreResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
-    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     NATIVE_SCORE_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     score: float
     rationale: str
@@ -62,12 +63,13 @@ class ScoreResponse(_message.Message):
     request_id: str
     timings: Timings
     std: float
-    interval: Interval
+    model_interval: Interval
     native_score: float
     dimensions: _containers.RepeatedCompositeFieldContainer[Dimension]
     cached: bool
+    interval: CalibratedInterval
     forced: bool
-    def __init__(self, score: _Optional[float] = ..., rationale: _Optional[str] = ..., model_version: _Optional[str] = ..., readout: _Optional[_Union[Readout, str]] = ..., request_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., std: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., native_score: _Optional[float] = ..., dimensions: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., cached: _Optional[bool] = ..., forced: _Optional[bool] = ...) -> None: ...
+    def __init__(self, score: _Optional[float] = ..., rationale: _Optional[str] = ..., model_version: _Optional[str] = ..., readout: _Optional[_Union[Readout, str]] = ..., request_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., std: _Optional[float] = ..., model_interval: _Optional[_Union[Interval, _Mapping]] = ..., native_score: _Optional[float] = ..., dimensions: _Optional[_Iterable[_Union[Dimension, _Mapping]]] = ..., cached: _Optional[bool] = ..., interval: _Optional[_Union[CalibratedInterval, _Mapping]] = ..., forced: _Optional[bool] = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("low", "high")
@@ -76,6 +78,16 @@ class Interval(_message.Message):
     low: float
     high: float
     def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class CalibratedInterval(_message.Message):
+    __slots__ = ("low", "high", "coverage")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    coverage: float
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., coverage: _Optional[float] = ...) -> None: ...
 
 class Dimension(_message.Message):
     __slots__ = ("name", "text")
@@ -170,7 +182,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_version: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_version", "readouts", "min_score", "max_score", "max_image_bytes", "max_image_pixels", "min_image_side", "max_completion_tokens", "native_scales", "models", "limits")
+    __slots__ = ("model_version", "readouts", "min_score", "max_score", "max_image_bytes", "max_image_pixels", "min_image_side", "max_completion_tokens", "native_scales", "models", "limits", "interval")
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     READOUTS_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +194,7 @@ class GetModelResponse(_message.Message):
     NATIVE_SCALES_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
     model_version: str
     readouts: _containers.RepeatedScalarFieldContainer[Readout]
     min_score: float
@@ -193,7 +206,18 @@ class GetModelResponse(_message.Message):
     native_scales: _containers.RepeatedCompositeFieldContainer[NativeScale]
     models: _containers.RepeatedScalarFieldContainer[str]
     limits: Limits
-    def __init__(self, model_version: _Optional[str] = ..., readouts: _Optional[_Iterable[_Union[Readout, str]]] = ..., min_score: _Optional[float] = ..., max_score: _Optional[float] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., min_image_side: _Optional[int] = ..., max_completion_tokens: _Optional[int] = ..., native_scales: _Optional[_Iterable[_Union[NativeScale, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    interval: IntervalCalibration
+    def __init__(self, model_version: _Optional[str] = ..., readouts: _Optional[_Iterable[_Union[Readout, str]]] = ..., min_score: _Optional[float] = ..., max_score: _Optional[float] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., min_image_side: _Optional[int] = ..., max_completion_tokens: _Optional[int] = ..., native_scales: _Optional[_Iterable[_Union[NativeScale, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., interval: _Optional[_Union[IntervalCalibration, _Mapping]] = ...) -> None: ...
+
+class IntervalCalibration(_message.Message):
+    __slots__ = ("coverage", "readout", "images")
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    READOUT_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    coverage: float
+    readout: Readout
+    images: int
+    def __init__(self, coverage: _Optional[float] = ..., readout: _Optional[_Union[Readout, str]] = ..., images: _Optional[int] = ...) -> None: ...
 
 class NativeScale(_message.Message):
     __slots__ = ("name", "min", "max")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from rapo.algorithm.conformal import Calibration
 from rapo.answers.dimensions import split_dimensions
 from rapo.answers.readout_names import READOUTS
 from rapo.config import ServeConfig
@@ -54,8 +55,10 @@ def response_of(
     request_id: str,
     version: str,
     scales: Mapping[str, Scale],
+    calibration: Calibration | None,
 ) -> scorer_pb2.ScoreResponse:
-    """The response to a request, with the parts that it requests."""
+    """The response to a request, with the parts that it requests, and with the calibrated interval
+    where the readout is that of the `calibration`."""
     response = scorer_pb2.ScoreResponse(
         score=scored.score,
         rationale="" if request.omit_rationale else scored.rationale,
@@ -72,12 +75,25 @@ def response_of(
         cached=scored.cached,
         forced=scored.forced,
     )
-    if scored.interval is not None:
-        low, high = scored.interval
-        response.interval.CopyFrom(scorer_pb2.Interval(low=low, high=high))
+    if scored.model_interval is not None:
+        low, high = scored.model_interval
+        response.model_interval.CopyFrom(scorer_pb2.Interval(low=low, high=high))
+    if calibration is not None and calibration.readout == spec.readout:
+        low, high = calibration.interval(scored.score)
+        response.interval.CopyFrom(scorer_pb2.CalibratedInterval(low=low, high=high, coverage=calibration.coverage))
     if request.native_scale:
         response.native_score = scales[request.native_scale].native(scored.score)
     if request.with_dimensions:
         parts = split_dimensions(scored.rationale)
         response.dimensions.extend(scorer_pb2.Dimension(name=name, text=text) for name, text in parts)
     return response
+
+
+def calibration_message(calibration: Calibration | None) -> scorer_pb2.IntervalCalibration | None:
+    """The calibration as GetModel tells it. A readout that this service does not know is
+    unspecified."""
+    if calibration is None:
+        return None
+    return scorer_pb2.IntervalCalibration(
+        coverage=calibration.coverage, readout=READOUT_NUMBERS.get(calibration.readout), images=calibration.n
+    )

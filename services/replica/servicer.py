@@ -27,7 +27,7 @@ from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
 from services.names import FIELD_KEY, SECRET_KEY, request_id_or_new
-from services.replica.convert import readout_of, response_of
+from services.replica.convert import calibration_message, readout_of, response_of
 from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
 
@@ -56,6 +56,7 @@ class Scorer:
         self.config = config
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
+        self.calibration = card.interval
         self._secret = secret.encode()
         # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its
         # CPU build warns once per request.
@@ -84,7 +85,7 @@ class Scorer:
             spec = self._admit(request, grpc_context)
             scored = await self._scorer.score(request.image, spec)
             self._observe(scored)
-            return response_of(request, scored, spec, request_id, self.model_version, self.scales)
+            return self._response(request, scored, spec, request_id)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
             _set_status(grpc_context, _refusal(error, request_id))
         return scorer_pb2.ScoreResponse()
@@ -105,7 +106,7 @@ class Scorer:
                     if isinstance(part, str):
                         yield scorer_pb2.ExplainResponse(rationale_delta=part)
                     else:
-                        response = response_of(request, part, spec, request_id, self.model_version, self.scales)
+                        response = self._response(request, part, spec, request_id)
                         yield scorer_pb2.ExplainResponse(response=response)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
             _set_status(grpc_context, _refusal(error, request_id))
@@ -134,6 +135,7 @@ class Scorer:
             native_scales=[scorer_pb2.NativeScale(name=s.name, min=s.low, max=s.high) for s in self.scales.values()],
             models=[self.model_version],
             limits=scorer_pb2.Limits(max_samples=settings.max_samples),
+            interval=calibration_message(self.calibration),
         )
 
     async def check_health(self) -> None:
@@ -156,6 +158,11 @@ class Scorer:
     def _admit(self, request: scorer_pb2.ScoreRequest, context: CallContext) -> ReadoutSpec:
         self._check_secret(context)
         return readout_of(request, self.config.serve, self.model_version, self.scales)
+
+    def _response(
+        self, request: scorer_pb2.ScoreRequest, scored: ScoredImage, spec: ReadoutSpec, request_id: str
+    ) -> scorer_pb2.ScoreResponse:
+        return response_of(request, scored, spec, request_id, self.model_version, self.scales, self.calibration)
 
     def _check_secret(self, context: CallContext) -> None:
         value = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")

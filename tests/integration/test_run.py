@@ -12,6 +12,7 @@ from PIL import Image
 
 from cluster.files.jsonl import read_jsonl
 from rapo.datasets.scenes import render_scene
+from rapo.models.card import read_card
 from tests.small import rapo, settings
 
 pytestmark = pytest.mark.integration
@@ -27,6 +28,12 @@ def test_report_holds_what_the_design_names(finished: Path) -> None:
     for model in ("coldstart", "rapo"):
         assert report["evaluate"][model]["n"] == 24
         assert {"srcc", "plcc", "krcc", "mae", "parse_rate"} <= report["evaluate"][model].keys()
+    interval = report["evaluate"]["rapo"]["interval"]
+    assert 0 < interval["calibration_n"] <= 16
+    assert 0 < interval["mean_width"] <= 1
+    card = read_card(finished / "export").interval
+    assert card is not None
+    assert (card.coverage, card.readout, card.n) == (0.5, interval["readout"], interval["calibration_n"])
     assert {"torch", "vllm", "ray", "deepspeed", "transformers"} <= report["versions"].keys()
     assert "<svg" in (finished / "report.html").read_text()
 

@@ -104,7 +104,8 @@ def test_every_readout_reads_the_same_answer(stub: Any) -> None:
     assert not greedy.HasField("std")
     assert expected.score == pytest.approx(0.21, abs=0.02)
     assert 0 < expected.std < 0.1
-    assert expected.interval.low <= 0.21 <= expected.interval.high
+    assert expected.model_interval.low <= 0.21 <= expected.model_interval.high
+    assert not expected.HasField("interval"), "the model's card has no calibration"
     first, second = (ask(scorer_pb2.READOUT_SAMPLED, samples=4) for _ in range(2))
     assert first.score == second.score == pytest.approx(0.21, abs=0.1)
     assert first.timings.completion_tokens > 2 * greedy.timings.completion_tokens

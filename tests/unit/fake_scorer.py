@@ -144,6 +144,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             native_scales=[scorer_pb2.NativeScale(name="ava", min=1, max=10)],
             models=["v7", "v6"],
             limits=self.limits,
+            interval=scorer_pb2.IntervalCalibration(coverage=0.9, readout=scorer_pb2.READOUT_EXPECTED, images=256),
         )
 
     def _admit(self, context: grpc.ServicerContext) -> None:
@@ -195,7 +196,11 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         )
         if request.readout != scorer_pb2.READOUT_GREEDY:
             response.std = 0.1
-            response.interval.low, response.interval.high = max(0.0, score - 0.2), min(1.0, score + 0.2)
+            own = response.model_interval
+            own.low, own.high = max(0.0, score - 0.2), min(1.0, score + 0.2)
+        if response.readout == scorer_pb2.READOUT_EXPECTED:
+            people = response.interval
+            people.low, people.high, people.coverage = max(0.0, score - 0.3), min(1.0, score + 0.1), 0.9
         if request.native_scale:
             response.native_score = 1 + 9 * score
         if request.with_dimensions:

@@ -55,7 +55,7 @@ from rapo.records import DIMENSIONS, ImageRecord, Prediction, Split
 SMALL = (
     "run.seed=7",
     "data.scenes.train=16",
-    "data.scenes.validation=8",
+    "data.scenes.validation=24",
     "data.scenes.test=40",
     "data.scenes.size=64",
     "rapo.steps=40",
@@ -245,8 +245,9 @@ def finished_run(out: Path) -> tuple[Config, RunFolder]:
         folder.finish("rapo", 87.7, RapoResult("m", trained.step, trained.steps, trained.validation, trained.idle))
         measured: Any = fleet
         evaluator = Evaluator(config, measured, dataset.split("test"), folder / "aescot", folder / "evaluate")
+        validation = {"rapo": dataset.split("validation")}
         for name, fleet.noise, fleet.invalid in (("coldstart", 0.2, 2), ("rapo", 0.05, 0)):
-            evaluator.evaluate(name)
+            evaluator.evaluate(name, validation.get(name))
         folder.finish("evaluate", 5.0, EvaluateResult())
         folder.finish("export", 1.0, ExportResult("0123456789ab"))
         folder.finish("serve", 4.0, ServeResult(24, 0, 1.9, 0.0))

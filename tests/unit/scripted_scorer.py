@@ -122,6 +122,7 @@ class ScorerWithoutVllm(Scorer):
         card = Card("v7", (Scale("ava", 1.0, 10.0),))
         self.config = config
         self.model_version, self.scales = card.version, {scale.name: scale for scale in card.scales}
+        self.calibration = card.interval
         self._secret = b"s3cret"
         stand_in: Any = engine
         self._engine = stand_in

@@ -1,5 +1,5 @@
-"""Evaluation: measures a model and its explanations on the test images, through the rollout
-fleet."""
+"""Evaluation: measures a model, its explanations and its calibrated intervals on the test images,
+through the rollout fleet."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from cluster.files.atomic import write_json
 from cluster.files.predictions import PredictionRow, write_predictions
 from cluster.pipeline.stages.aescot import kept_critiques
+from cluster.pipeline.stages.calibration import VALIDATION, measured_interval
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
 from rapo.explanations.attributes import image_attributes
 from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
 from rapo.explanations.reader import fit_reader
 from rapo.metrics import evaluate_predictions
-from rapo.records import ImageRecord
+from rapo.records import ImageRecord, Prediction
 
 
 class Evaluator:
@@ -36,17 +37,29 @@ class Evaluator:
             fit_reader([text for text, _ in critiques], [score for _, score in critiques]),
         )
 
-    def evaluate(self, name: str) -> ModelEvaluation:
+    def evaluate(self, name: str, validation: Sequence[ImageRecord] | None = None) -> ModelEvaluation:
         """Measure the model that the fleet holds; writes `out/<name>.json` and
-        `out/<name>.parquet`."""
-        predictions = self._fleet.predictions(self._records)
+        `out/<name>.parquet`.
+
+        With `validation`, intervals are calibrated on the first `evaluate.max_images` of these
+        images, whose predictions go to `out/validation.parquet`, and measured on the test images.
+        """
+        predictions = self._predict(self._records, f"{name}.parquet")
         bootstrap, seed = self._config.evaluate.bootstrap, self._config.run.seed
         result: ModelEvaluation = {
             **evaluate_predictions(predictions, bootstrap=bootstrap, seed=seed),
             "explanations": evaluate_explanations(predictions, self._standard, bootstrap=bootstrap, seed=seed),
         }
-        self._out.mkdir(parents=True, exist_ok=True)
-        rows = [PredictionRow.of(made, record) for made, record in zip(predictions, self._records, strict=True)]
-        write_predictions(self._out / f"{name}.parquet", rows)
+        if validation is not None:
+            picked = list(validation)[: self._config.evaluate.max_images]
+            result["interval"] = measured_interval(self._config, self._predict(picked, VALIDATION), predictions)
         write_json(self._out / f"{name}.json", result)
         return result
+
+    def _predict(self, records: Sequence[ImageRecord], file: str) -> list[Prediction]:
+        """Predict `records`, and write that to a file."""
+        predictions = self._fleet.predictions(records)
+        rows = [PredictionRow.of(made, record) for made, record in zip(predictions, records, strict=True)]
+        self._out.mkdir(parents=True, exist_ok=True)
+        write_predictions(self._out / file, rows)
+        return predictions

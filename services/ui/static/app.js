@@ -134,23 +134,21 @@ function render(image) {
   const { card, result, state } = image;
   const score = card.querySelector(".score");
   score.textContent = result ? result.score.toFixed(2) : { waiting: "…", writing: "…", failed: "no score" }[state];
-  if (result?.std != null) {
-    const spread = document.createElement("small");
-    spread.textContent = ` ± ${result.std.toFixed(2)}`;
-    score.append(spread);
-  }
   const scale = card.querySelector(".scale");
   scale.hidden = card.querySelector(".ticks").hidden = !result;
   if (result) {
-    const low = result.interval?.low ?? result.score;
-    const high = result.interval?.high ?? result.score;
+    const { low, high } = result.interval ?? { low: result.score, high: result.score };
     scale.style.setProperty("--at", `${100 * result.score}%`);
     scale.style.setProperty("--low", `${100 * low}%`);
     scale.style.setProperty("--width", `${100 * (high - low)}%`);
-    const range = result.interval ? `, most likely from ${low.toFixed(2)} to ${high.toFixed(2)}` : "";
-    scale.setAttribute("aria-label", `Score ${result.score.toFixed(2)} of 1${range}`);
-    scale.title = scale.getAttribute("aria-label");
+    scale.setAttribute("aria-label", `Score ${result.score.toFixed(2)} of 1`);
+    const own = result.model_interval;
+    scale.title = own ? `The model itself: ${own.low.toFixed(2)} to ${own.high.toFixed(2)} (5th to 95th percentile of its answers)` : "";
   }
+  const people = card.querySelector(".people");
+  people.hidden = !result;
+  people.textContent = result ? peopleLine(result.interval) : "";
+  people.title = result?.interval ? "Measured on images like those that the model learned from; others are not covered." : "";
   const text = card.querySelector(".rationale");
   text.textContent = image.text || { waiting: "Waiting for its turn", done: "This readout has no rationale." }[state] || "";
   text.classList.toggle("writing", state === "writing");
@@ -158,6 +156,15 @@ function render(image) {
   card.querySelector(".pick").disabled = state !== "done";
   card.querySelector(".pick").setAttribute("aria-pressed", String(picked.includes(image)));
   card.querySelector(".again").hidden = state !== "failed";
+}
+
+function peopleLine(interval) {
+  if (!interval) {
+    const only = model?.interval ? ` It has one with the readout ${model.interval.readout} only.` : "";
+    return `No calibrated range of people's scores.${only}`;
+  }
+  const share = Math.round(100 * interval.coverage);
+  return `For ${share} % of images scored like this, people's mean score lies between ${interval.low.toFixed(2)} and ${interval.high.toFixed(2)}.`;
 }
 
 function sortCards() {

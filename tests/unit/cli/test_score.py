@@ -109,6 +109,9 @@ def test_every_image_has_a_row_and_failures_a_null_score(
     assert [Path(str(row["image"])).name for row in rows] == ["a.PNG", "b.jpg", "broken.jpg", "c.webp"]
     assert numbers(rows, "aesthetic_score") == [0.75, 0.25, None, 0.5]
     assert numbers(rows, "aesthetic_score_std") == [0.1, 0.1, None, 0.1]
+    assert numbers(rows, "interval_low") == pytest.approx([0.45, 0.0, None, 0.2])
+    assert numbers(rows, "interval_high") == pytest.approx([0.85, 0.35, None, 0.6])
+    assert numbers(rows, "interval_coverage") == [0.9, 0.9, None, 0.9]
     assert [row["model_version"] for row in rows] == ["v7", "v7", None, "v7"]
     assert [row["readout"] for row in rows] == ["expected", "expected", None, "expected"]
     assert rows[0]["rationale"] == "soft light"
@@ -251,8 +254,34 @@ def test_without_an_output_the_table_is_sorted_and_literal(client: ScorerClient,
     paths = [str(photos / "b.jpg"), str(photos / "a.PNG"), str(odd)]
     assert score_paths(paths, client, None, console=shown, progress=console()) == 0
     text = printed(shown)
-    assert text.index("0.75 ± 0.10") < text.index("0.25")
+    assert "90 % interval" in text
+    assert text.index("0.45 to 0.85") < text.index("0.20 to 0.60") < text.index("0.00 to 0.35")
     assert "[bold]odd[/bold].jpg" in text
+
+
+def test_the_table_has_no_interval_where_no_score_has_one(client: ScorerClient, photos: Path) -> None:
+    shown = console()
+    paths = [str(photos / "broken.jpg"), str(photos / "b.jpg")]
+    assert score_paths(paths, client, None, {"readout": "greedy"}, console=shown, progress=console()) == 1
+    text = printed(shown)
+    assert "% interval" not in text
+    assert text.index("0.25") < text.index("not an image")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_from_before_there_were_intervals_is_continued(
+    client: ScorerClient, photos: Path, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"scores{suffix}"
+    old = [name for name in COLUMNS if not name.startswith("interval_")]
+    with ScoreTable(output, old) as table:
+        table.append(
+            ScoreRow(str(photos / "b.jpg"), 0.25, aesthetic_score_std=0.1, model_version="v7", readout="expected")
+        )
+        table.finish([str(photos / "b.jpg")])
+    assert score_paths([str(photos / name) for name in ("b.jpg", "a.PNG")], client, output, progress=console()) == 0
+    assert numbers(read(output), "aesthetic_score") == [0.25, 0.75]
+    assert numbers(read(output), "interval_high") == pytest.approx([None, 0.85])
 
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "no/such/folder/scores.csv"])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from itertools import count, islice
 from pathlib import Path
 
@@ -17,16 +18,20 @@ from fake_scorer import FakeScorer, busy, serving, status
 from google.rpc import code_pb2, status_pb2
 
 from rapo.client import (
+    CalibratedInterval,
     CallError,
     Dimension,
     FieldViolation,
     Interval,
+    IntervalCalibration,
     NativeScale,
     Outcome,
     ScorerClient,
     ScoreResult,
 )
+from rapo.client.messages import model_info
 from rapo.errors import ConfigError, ImageError, ServiceError
+from rapo.v1 import scorer_pb2
 
 GONE = status(code_pb2.UNAVAILABLE, "not now", "stopping")
 
@@ -63,8 +68,10 @@ def test_bytes_and_paths_give_a_typed_result(client: ScorerClient, scorer: FakeS
     result = client.score(b"42")
     assert (result.score, result.rationale, result.model_version) == (0.42, "soft light", "v7")
     assert (result.readout, result.std, result.native_score, result.dimensions) == ("expected", 0.1, None, ())
-    assert isinstance(result.interval, Interval)
-    assert (result.interval.low, result.interval.high) == (pytest.approx(0.22), pytest.approx(0.62))
+    assert isinstance(result.interval, CalibratedInterval)
+    assert astuple(result.interval) == pytest.approx((0.12, 0.52, 0.9))
+    assert isinstance(result.model_interval, Interval)
+    assert astuple(result.model_interval) == pytest.approx((0.22, 0.62))
     assert (result.decode_ms, result.queue_ms, result.generate_ms, result.completion_tokens) == (1, 2, 3, 4)
     assert result.request_id == scorer.requests[0].request_id != ""
     path = images(tmp_path, ["7"])[0]
@@ -78,7 +85,7 @@ def test_every_option_reaches_the_service(client: ScorerClient, scorer: FakeScor
     result = client.score(
         b"50", readout="greedy", native_scale="ava", dimensions=True, model_version="v6", request_id="mine"
     )
-    assert (result.readout, result.std, result.interval) == ("greedy", None, None)
+    assert (result.readout, result.std, result.interval, result.model_interval) == ("greedy", None, None, None)
     assert (result.native_score, result.model_version, result.request_id) == (5.5, "v6", "mine")
     assert result.dimensions == (Dimension("light and shadow", "soft light"),)
     assert client.score(b"50", rationale=False, readout="sampled", samples=3).rationale == ""
@@ -99,6 +106,9 @@ def test_model_tolerates_a_readout_it_does_not_know(client: ScorerClient) -> Non
     assert (model.model_version, model.score_range, model.models) == ("v7", (0.0, 1.0), ("v7", "v6"))
     assert (model.max_batch, model.max_stream_in_flight, model.max_samples) == (8, 4, 16)
     assert model.native_scales == (NativeScale("ava", 1, 10),)
+    assert model.interval == IntervalCalibration(0.9, "expected", 256)
+    # A model that was not calibrated, and a server from before there were intervals.
+    assert model_info(scorer_pb2.GetModelResponse()).interval is None
     assert client.model("v6").model_version == "v6"
 
 

@@ -31,7 +31,13 @@ def target(scorer: FakeScorer) -> Iterator[str]:
 def test_a_batch_gets_its_columns_and_keeps_its_rows(target: str, scorer: FakeScorer) -> None:
     batch = {"name": np.array(["a", "b", "c"]), "bytes": np.array([b"42", b"bad", b"7"], dtype=object)}
     scored = ScoreImages(target)(batch)
-    assert tuple(scored) == ("name", "bytes", "aesthetic_score", "aesthetic_score_std", "error")
+    assert tuple(scored) == (
+        *("name", "bytes", "aesthetic_score", "aesthetic_score_std"),
+        *("interval_low", "interval_high", "interval_coverage", "error"),
+    )
+    ends = [scored[f"interval_{name}"][0] for name in ("low", "high", "coverage")]
+    assert ends == [pytest.approx(0.12), pytest.approx(0.52), 0.9]
+    assert math.isnan(scored["interval_low"][1])
     assert scored["name"].tolist() == ["a", "b", "c"]
     assert scored["aesthetic_score"][::2] == [0.42, 0.07]
     assert math.isnan(scored["aesthetic_score"][1])
@@ -48,7 +54,7 @@ def test_paths_and_requested_columns(target: str, tmp_path: Path) -> None:
     )
     scored = pickle.loads(pickle.dumps(step))({"file": [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg")]})
     assert scored["aesthetic_score"] == [0.5, None]
-    assert scored["aesthetic_score_std"] == [None, None]
+    assert scored["aesthetic_score_std"] == scored["interval_low"] == scored["interval_coverage"] == [None, None]
     assert scored["native_score"] == [5.5, None]
     assert scored["rationale"] == ["soft light", ""]
     assert "gone.jpg" in scored["error"][1]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.files.atomic import write_json
+from rapo.algorithm.conformal import Bin, Calibration
 from rapo.config import Config
 from rapo.errors import ModelError
 from rapo.models.card import CARD, Scale, read_card, weights_version, with_card
@@ -40,7 +42,27 @@ def test_without_a_card_the_version_is_a_hash_of_the_weights(tmp_path: Path) -> 
     assert read_card(tmp_path).version != card.version
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"version": "v", "native_range": [1]}'])
+def test_calibrated_intervals_are_kept_and_may_be_absent(tmp_path: Path) -> None:
+    made = Calibration(0.9, "expected", 150, (Bin(0.0, 70, -0.2, 0.1), Bin(0.45, 80, -0.1, 0.05)))
+    for kept in (made, None):
+        write_json(tmp_path / CARD, {"version": "abc", "interval": kept})
+        assert read_card(tmp_path).interval == kept
+    write_json(tmp_path / CARD, {"version": "abc"})
+    assert read_card(tmp_path).interval is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "{}",
+        "[]",
+        '{"version": "v", "native_range": [1]}',
+        '{"version": "v", "interval": {"coverage": 0.9}}',
+        '{"version": "v", "interval": {"coverage": 0.9, "readout": "expected", "n": 20, "bins": []}}',
+        '{"version": "v", "interval": {"coverage": 0.9, "readout": "expected", "n": 20, "bins": [{"start": 0}]}}',
+    ],
+)
 def test_a_damaged_card_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / CARD).write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=CARD):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scripted_scorer import GOOD, Context, FakeEngine, ScorerWithoutVllm, explain, png, score, tree_of
 
+from rapo.algorithm.conformal import Bin, Calibration
 from rapo.config import Config, load_config
 from rapo.v1 import scorer_pb2
 from services.replica.servicer import Scorer
@@ -19,7 +20,8 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: ScorerWithoutVll
     assert (reply.rationale, reply.model_version, reply.request_id) == ("calm light", "v7", "mine")
     assert reply.score == pytest.approx(0.65)
     assert reply.std == pytest.approx(0.05)
-    assert (reply.interval.low, reply.interval.high) == (0.6, 0.7)
+    assert (reply.model_interval.low, reply.model_interval.high) == (0.6, 0.7)
+    assert not reply.HasField("interval"), "the card has no calibration"
     assert reply.readout == scorer_pb2.READOUT_EXPECTED
     assert reply.timings.queue_ms >= 250
     assert reply.timings.generate_ms == 500
@@ -36,7 +38,21 @@ def test_greedy_is_the_number_that_was_written(scorer: Scorer) -> None:
     reply = score(scorer, Context(), readout=scorer_pb2.READOUT_GREEDY)
     assert (reply.score, reply.rationale, reply.readout) == (0.61, "calm light", scorer_pb2.READOUT_GREEDY)
     assert not reply.HasField("std")
-    assert not reply.HasField("interval")
+    assert not reply.HasField("model_interval")
+
+
+def test_the_calibrated_interval_comes_with_its_readout_alone(scorer: Scorer, engine: FakeEngine) -> None:
+    scorer.calibration = Calibration(0.8, "expected", 90, (Bin(0.0, 40, -0.5, 0.5), Bin(0.6, 50, -0.3, 0.1)))
+    reply = score(scorer, Context())
+    assert (reply.interval.low, reply.interval.high) == (pytest.approx(0.35), pytest.approx(0.75))
+    assert reply.interval.coverage == 0.8
+    assert (reply.model_interval.low, reply.model_interval.high) == (0.6, 0.7)
+    *_, last = explain(scorer, Context())
+    assert last.response.interval == reply.interval
+    for readout in (scorer_pb2.READOUT_GREEDY, scorer_pb2.READOUT_SAMPLED):
+        assert not score(scorer, Context(), readout=readout).HasField("interval")
+    engine.texts = ["0.61"]
+    assert not score(scorer, Context(), readout=scorer_pb2.READOUT_FAST).HasField("interval")
 
 
 def test_fast_has_no_rationale(scorer: Scorer, engine: FakeEngine) -> None:
@@ -52,7 +68,7 @@ def test_sampled_is_the_mean_over_what_has_a_score(scorer: Scorer, engine: FakeE
     assert reply.score == pytest.approx((0.2 + 0.5 + 0.9) / 3)
     assert reply.std == pytest.approx(np.std([0.2, 0.5, 0.9], ddof=1))
     assert reply.rationale == "0.5"
-    assert 0.2 <= reply.interval.low < 0.5 < reply.interval.high <= 0.9
+    assert 0.2 <= reply.model_interval.low < 0.5 < reply.model_interval.high <= 0.9
     assert engine.requests[0].sampling.completions == 4
     score(scorer, Context(), readout=scorer_pb2.READOUT_SAMPLED)
     assert engine.requests[1].sampling.completions == Config().serve.samples

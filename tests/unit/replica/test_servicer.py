@@ -10,6 +10,7 @@ import grpc
 import pytest
 from scripted_scorer import Context, FakeEngine, ScorerWithoutVllm, explain, png, score
 
+from rapo.algorithm.conformal import Bin, Calibration
 from rapo.config import load_config
 from rapo.v1 import scorer_pb2
 from services.names import SECRET_KEY
@@ -204,6 +205,10 @@ def test_the_model_is_described(scorer: Scorer) -> None:
     assert (reply.min_score, reply.max_score, reply.max_image_bytes) == (0.0, 1.0, 20 * 2**20)
     assert (reply.min_image_side, reply.max_completion_tokens, reply.limits.max_samples) == (16, 64, 32)
     assert [(scale.name, scale.min, scale.max) for scale in reply.native_scales] == [("ava", 1.0, 10.0)]
+    assert not reply.HasField("interval")
+    scorer.calibration = Calibration(0.9, "expected", 256, (Bin(0.0, 256, -0.1, 0.1),))
+    told = asyncio.run(scorer.GetModel(scorer_pb2.GetModelRequest(), Context())).interval
+    assert (told.coverage, told.readout, told.images) == (0.9, scorer_pb2.READOUT_EXPECTED, 256)
     greedy = ScorerWithoutVllm(FakeEngine(), load_config(overrides=["serve.readout=greedy"]))
     reply = asyncio.run(greedy.GetModel(scorer_pb2.GetModelRequest(), Context()))
     assert reply.readouts[0] == scorer_pb2.READOUT_GREEDY

@@ -130,6 +130,15 @@ def test_the_page_stands_alone(run: Path, report: Report) -> None:
         assert f'id="{identifier}"' in html
 
 
+def test_the_calibrated_interval_is_in_the_report_and_on_the_page(run: Path, report: Report) -> None:
+    write_report(run, report)
+    found = json.loads((run / "report.json").read_text())["evaluate"]["rapo"]["interval"]
+    says = f"The 90 % interval holds {found['inside']} of 40 human scores: {100 * found['measured']:.1f} %"
+    assert says in Page((run / "report.html").read_text()).text
+    assert "No calibrated interval" in Page(render(run, changed(report, "rapo", interval=None))).text
+    assert "interval holds" not in Page(render(run, without(report, "rapo"))).text
+
+
 def test_plots_take_their_colours_from_the_page(run: Path, report: Report) -> None:
     html = render(run, report)
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", html))
@@ -152,7 +161,7 @@ def test_what_the_page_says(run: Path, report: Report) -> None:
     low, high = report.evaluate["rapo"]["srcc_interval"] or (0.0, 0.0)
     for part in (
         "RAPO on embedded scenes", f"{low:.3f} – {high:.3f}", "95.0 %",
-        "Cold start: 2 of 40 answers invalid, not shown.", "16 train, 8 validation, 40 test images", "scores from 1 to 10",
+        "Cold start: 2 of 40 answers invalid, not shown.", "16 train, 24 validation, 40 test images", "scores from 1 to 10",
         "24 test images were scored over gRPC in 1.9 s; largest difference from the evaluation: 0.000.",
         "Grounding, light and shadow", "Score told from the text", "with the images' own attributes, which",
         "The explanations got worse: mean grounding 0.000 → 0.000, different rationales 2 → 1 on 40 images.",

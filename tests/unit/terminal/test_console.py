@@ -21,6 +21,8 @@ import pytest
 from cluster.files.report import CritiqueCounts, Report, RunFacts, StageTime
 from cluster.terminal.console import Console
 from cluster.terminal.format import clock, count, duration, fixed, interval, metric, percent
+from cluster.terminal.interval_line import interval_line
+from rapo.algorithm.coverage import IntervalCoverage
 from rapo.explanations.attributes import ImageAttributes
 from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
 from rapo.metrics import evaluate_predictions
@@ -204,6 +206,24 @@ def test_the_summary_shows_explanations_of_both_models() -> None:
     assert "spread of the scores " + " ".join(f"{spread:.2f}" for spread in spreads) in lines
     scores = [REPORT.evaluate[model]["distinct_scores"] for model in ("coldstart", "rapo")]
     assert "different scores " + " ".join(map(str, scores)) in lines
+
+
+def test_the_summary_says_what_the_calibrated_interval_holds() -> None:
+    found: IntervalCoverage = {
+        "stated": 0.9, "readout": "expected", "calibration_n": 256, "n": 250, "inside": 225, "measured": 0.9,
+        "measured_interval": [0.8559, 0.9342], "mean_width": 0.3254,
+    }  # fmt: skip
+    cold, after = REPORT.evaluate["coldstart"], REPORT.evaluate["rapo"]
+    says = (
+        "The 90 % interval holds 225 of 250 human scores: 90.0 % (95 %: 85.6 to 93.4 %). Its mean width is 0.325; "
+        "calibrated on 256 validation images, readout expected."
+    )
+    assert interval_line({**after, "interval": found}) == says
+    streams = Streams()
+    streams.console.summary(replace(REPORT, evaluate={"coldstart": cold, "rapo": {**after, "interval": found}}))
+    assert says in " ".join(streams.out().split())
+    assert interval_line({**after, "interval": None}).startswith("No calibrated interval")
+    assert interval_line(cold) == interval_line(None) == ""
 
 
 def test_an_empty_report_prints_nothing() -> None:

@@ -70,6 +70,7 @@ def test_the_model_is_described(page: TestClient) -> None:
     model = page.get("/api/model").json()
     assert (model["model_version"], model["score_range"], model["max_image_bytes"]) == ("v7", [0.0, 1.0], LIMIT)
     assert model["view"] is True
+    assert model["interval"] == {"coverage": 0.9, "readout": "expected", "images": 256}
     assert model["readouts"] == ["expected", "greedy"]  # a readout unknown to this client is not offered
 
 
@@ -80,10 +81,12 @@ def test_the_rationale_streams_and_the_result_ends_it(page: TestClient, scorer: 
     assert pieces == [("piece", "soft "), ("piece", "light")]
     assert last == "result"
     assert isinstance(result, dict)
-    assert (result["score"], result["readout"], result["std"], result["interval"]) == (0.42, "greedy", None, None)
+    assert (result["score"], result["readout"], result["std"]) == (0.42, "greedy", None)
+    assert result["interval"] is result["model_interval"] is None
     default = dict(events(page.post("/api/explain", content=b"42").text))["result"]
     assert isinstance(default, dict)
-    assert default["interval"] == {"low": pytest.approx(0.22), "high": pytest.approx(0.62)}
+    assert default["interval"] == {"low": pytest.approx(0.12), "high": pytest.approx(0.52), "coverage": 0.9}
+    assert default["model_interval"] == {"low": pytest.approx(0.22), "high": pytest.approx(0.62)}
 
 
 def test_a_refusal_is_an_event_with_the_scorers_words(page: TestClient, scorer: FakeScorer) -> None:
