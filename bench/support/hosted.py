@@ -75,7 +75,7 @@ class Host:
         seconds = timing.group * float(rng.lognormal(-(spread**2) / 2, spread))
         await asyncio.sleep(seconds + timing.network)
         sampled = [completion([version] * timing.tokens) for _ in range(self._completions)]
-        group = self._sampler.group(record, step, None, sampled)
+        group = self._sampler.group(record, step, self._sampler.prepare(record), sampled)
         self._busy[worker] = self._busy.get(worker, 0.0) + seconds / 4
         receipt = GroupReceipt(
             version=version,

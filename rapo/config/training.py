@@ -50,7 +50,9 @@ class RewardSettings(Section):
         }
         other = [name for name, value in fixed.items() if data.get(name, value) != value]
         if other:
-            raise ValueError(f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; leave {', '.join(other)} out")
+            raise ValueError(
+                f"preset 'upstream' fixes {other[0]} = {fixed[other[0]]!r}; set it so, or leave {', '.join(other)} out"
+            )
         return data | fixed
 
 

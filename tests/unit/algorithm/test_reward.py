@@ -278,7 +278,8 @@ def test_upstream_preset_refuses_other_settings():
     assert RewardSettings(**RewardSettings(preset="upstream").model_dump()).ties == "win"
     with pytest.raises(ValidationError, match="fixes sigma"):
         RewardSettings(preset="upstream", sigma=0.2)
-    assert load_config(overrides=["rapo.reward.preset=upstream"]).rapo.reward.ties == "win"
+    upstream = ["rapo.reward.preset=upstream", "rapo.reward.weight_grounded=0"]
+    assert load_config(overrides=upstream).rapo.reward.score == "sampled"
 
 
 @pytest.mark.parametrize(

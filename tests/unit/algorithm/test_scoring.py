@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import group
 
+from rapo.algorithm.answer_path import path_nodes
 from rapo.algorithm.scoring import score_groups
 from rapo.answers.parse import format_completion
+from rapo.answers.readout import SYMBOLS
 from rapo.config import RewardSettings
+from rapo.records import AnswerNodes
 
 
 def answers(*scores: float | str) -> list[str]:
@@ -70,3 +75,52 @@ def test_nothing_valid_gives_zero_everywhere():
     assert not scored[0].advantages.any()
     assert metrics["parse_rate"] == 0.0
     assert metrics["invalid/no_think"] == 1.0
+
+
+def nodes(text: str, first: dict[int, float]) -> AnswerNodes:
+    """An answer below 1, with the probabilities of its first decimal; the second is its own."""
+    rows = np.full((4, len(SYMBOLS)), -30.0, np.float32)
+    for row, character in enumerate(text):
+        rows[row, SYMBOLS.index(character)] = 0.0
+    rows[2] = -30.0
+    for digit, p in first.items():
+        rows[2, digit] = np.log(p)
+    assert path_nodes(text)
+    return AnswerNodes(3, text, rows)
+
+
+def test_the_expected_answer_stands_for_the_sampled_one():
+    sampled = replace(GROUPS[0], answers=(nodes("0.80", {8: 0.5, 4: 0.5}), nodes("0.50", {5: 1.0}), None, None))
+    scored, _ = score_groups([sampled, GROUPS[1]], RewardSettings())
+    np.testing.assert_allclose(scored[0].scores, [0.6, 0.5, np.nan, 0.1], atol=1e-6)
+    plain, _ = score_groups([sampled, GROUPS[1]], RewardSettings(score="sampled"))
+    np.testing.assert_allclose(plain[0].scores, [0.8, 0.5, np.nan, 0.1])
+
+
+def test_the_variance_within_a_rationale_softens_the_comparison():
+    """Means alone would make a win of any small difference."""
+
+    def relative(spread: float) -> float:
+        first = {4: spread, 6: spread, 5: 1 - 2 * spread}
+        pair = [
+            replace(group(u, texts=answers(float(text), float(text)), target=t), answers=(nodes(text, first),) * 2)
+            for u, t, text in (("x", 0.9, "0.56"), ("y", 0.1, "0.55"))
+        ]
+        settings = RewardSettings(weight_absolute=0, weight_format=0)
+        return float(score_groups(pair, settings)[0][0].rewards[0])
+
+    assert relative(1e-9) > relative(0.2) > np.sqrt(0.5)
+
+
+def test_a_grounded_rationale_gains():
+    true, false = "superb exposure, balanced", "poor exposure, far off"
+    texts = [format_completion(text, 0.5) for text in (true, false)]
+    one = replace(group("x", texts=texts), measured=np.array([0.5, 0.5, 0.5, 0.5, 0.95]))
+    scored, metrics = score_groups([one], RewardSettings(weight_grounded=1.0))
+    assert scored[0].advantages[0] > 0 > scored[0].advantages[1]
+    assert metrics["grounded_mean"] == pytest.approx(0.1)
+    flat, without = score_groups([one], RewardSettings())
+    assert not flat[0].advantages.any()
+    assert without["grounded_mean"] == 0.0
+    unmeasured, _ = score_groups([group("x", texts=texts)], RewardSettings(weight_grounded=1.0))
+    assert not unmeasured[0].advantages.any()

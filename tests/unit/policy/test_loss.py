@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rapo.config import LossConfig
-from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
+from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
 
 LENGTHS = (3, 1, 4)
 NORMALIZATIONS = ("sequence", "token", "constant")
@@ -146,3 +147,26 @@ def test_mismatch_kl_is_the_k3_estimate():
     ratios = torch.tensor([0.1, -0.2, 0.0, 0.3, -0.4, 0.0, 0.2, 0.1])
     _, _, sums = gradient(make(ratios))
     assert sums["mismatch_kl"] == pytest.approx(float((ratios.exp() - ratios - 1).sum()), rel=1e-4)
+
+
+def test_answers_are_trained_by_their_labels_alone():
+    plain = make(reference=0.3)
+    characters = torch.log_softmax(torch.randn(2, 12, generator=torch.Generator().manual_seed(1)), 1).requires_grad_()
+    labels = torch.zeros(2, 12)
+    labels[0, 3], labels[1, 7] = 1.0, 1.0
+    apart = replace(plain, answers=AnswerTerms(torch.tensor([1, 6]), characters, labels))
+    settings = LossConfig(kl_beta=0.5, answer_weight=0.25)
+    loss, grad, _ = gradient(apart, settings)
+    assert grad[[1, 6]].tolist() == [0.0, 0.0], "neither advantage nor KL acts on an answer's token"
+    assert bool((grad[[0, 2, 3, 4, 5, 7]] != 0).all())
+    torch.testing.assert_close(characters.grad, -0.25 * labels / len(LENGTHS))
+    base, _, _ = gradient(replace(make(reference=0.3)), settings)
+    entropy = -(characters[0, 3] + characters[1, 7]).item()
+    removed = sum(float(per_token(plain, settings)[i]) / LENGTHS[int(plain.sequence[i])] for i in (1, 6)) / 3
+    assert loss == pytest.approx(base - removed + 0.25 * entropy / 3, rel=1e-5)
+
+
+def per_token(terms, settings):
+    """The loss of each token at ratio 1."""
+    difference = terms.reference - terms.log_probs.detach()
+    return -terms.advantages + settings.kl_beta * (torch.exp(difference) - difference - 1)

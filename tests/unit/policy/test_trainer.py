@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from builders import gathered, group, make_image, png, scored
 
+from rapo.algorithm.answer_path import path_moments
 from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
+from rapo.answers.readout import SYMBOLS
 from rapo.config import load_config
+from rapo.policy.answers import answer_targets, listener_advantages
 from rapo.policy.batch import collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, learning_rate_factor
 from rapo.policy.forward import GroupPolicy
@@ -18,6 +23,7 @@ from rapo.policy.processing import PolicyProcessor, Prepared
 from rapo.policy.sft import Example, SupervisedTrainer, endless
 from rapo.policy.trainer import PolicyTrainer, load_model
 from rapo.policy.weight_packing import unpack
+from rapo.records import AnswerNodes
 
 SIZES = {"a": (84, 84), "b": (56, 56), "c": (112, 56), "d": (84, 84)}
 IMAGES = {uid: png(*size, seed=i) for i, (uid, size) in enumerate(SIZES.items())}
@@ -132,6 +138,58 @@ def test_truncated_completions_can_be_masked(tiny_model):
     assert not moved.any()
     moved, _ = update(trainer(tiny_model), share(cut, 1))
     assert moved.any()
+
+
+def with_answers(processor, uid, target, texts):
+    """A scored group without advantages, whose completions are these answers behind a rationale."""
+    ids = [processor.encode_completion(format_completion("the light is even; ", float(text))) for text in texts]
+    made = group(uid, token_ids=ids, logprobs=[np.full(len(row), -1.0) for row in ids], target=target)
+    tokens, answers = processor.answer_tokens, []
+    for text, row in zip(texts, ids, strict=True):
+        written = tokens.ids(text)
+        start = next(i for i in range(len(row)) if row[i : i + 4].tolist() == written)
+        answers.append(AnswerNodes(start, text, np.full((4, 12), -3.0, np.float32)))
+    return scored(replace(made, answers=tuple(answers)), (0.0,) * len(texts))
+
+
+def test_soft_labels_move_the_expected_answer_towards_the_human_score(tiny_model):
+    """Without any advantage, and although the sampled answers are far off."""
+    made = trainer(tiny_model, "rapo.loss.kl_beta=0", "learner.zero_stage=0")
+    groups = [with_answers(made.processor, uid, target, ("0.10", "0.95")) for uid, target in (("a", 0.9), ("b", 0.3))]
+
+    def expected():
+        chunk = made._batch(
+            [made._prepare(IMAGES[g.group.image_uid]) for g in groups], [g.group.token_ids for g in groups]
+        )
+        found = answer_targets(groups, 0.05)
+        with torch.no_grad():
+            symbols = made.engine(replace(chunk, answer_places=found.places))[2]
+        rows = symbols.double().numpy().reshape(-1, 4, 12)
+        heard = [replace(a, logprobs=row) for a, row in zip(found.answers, rows, strict=True)]
+        return path_moments(heard)[0]
+
+    before = expected()
+    losses = [made.step(share(groups, 1), IMAGES)["loss"] for _ in range(30)]
+    after = expected()
+    assert losses[-1] < losses[0]
+    assert np.abs(after - [0.9, 0.9, 0.3, 0.3]).mean() < np.abs(before - [0.9, 0.9, 0.3, 0.3]).mean() - 0.05
+
+
+def test_the_listener_prefers_the_rationale_that_tells_the_score(tiny_model):
+    made = trainer(tiny_model, "rapo.reward.weight_listener=1")
+    one = with_answers(made.processor, "a", 0.9, ("0.90", "0.20"))
+    found = answer_targets([one], 0.05)
+    assert found.owners.tolist() == [0, 1]
+    rows = np.full((8, 12), -30.0, np.float32)
+    for row, symbol in enumerate("0.90" + "0.20"):
+        rows[row, SYMBOLS.index(symbol)] = 0.0
+    high, low = listener_advantages([one], found, rows)
+    assert high > 0 > low
+    silent = scored(replace(one.group, answers=(one.group.answers[0], None)), (0.0, 0.0))
+    assert listener_advantages([silent], answer_targets([silent], 0.05), rows[:4])[1] < 0
+    moved, _ = update(trainer(tiny_model, "rapo.reward.weight_listener=1", "rapo.loss.kl_beta=0"), share([one], 1))
+    still, _ = update(trainer(tiny_model, "rapo.loss.kl_beta=0"), share([one], 1))
+    assert not torch.equal(moved, still)
 
 
 def test_kl_is_measured_from_the_start_of_training(tiny_model):

@@ -218,11 +218,13 @@ def test_the_summary_says_what_the_calibrated_interval_holds() -> None:
         "The 90 % interval holds 225 of 250 human scores: 90.0 % (95 %: 85.6 to 93.4 %). Its mean width is 0.325; "
         "calibrated on 256 validation images, readout expected."
     )
-    assert interval_line({**after, "interval": found}) == says
+    told: ModelEvaluation = {**after, "interval": found}
+    untold: ModelEvaluation = {**after, "interval": None}
+    assert interval_line(told) == says
     streams = Streams()
-    streams.console.summary(replace(REPORT, evaluate={"coldstart": cold, "rapo": {**after, "interval": found}}))
+    streams.console.summary(replace(REPORT, evaluate={"coldstart": cold, "rapo": told}))
     assert says in " ".join(streams.out().split())
-    assert interval_line({**after, "interval": None}).startswith("No calibrated interval")
+    assert interval_line(untold).startswith("No calibrated interval")
     assert interval_line(cold) == interval_line(None) == ""
 
 

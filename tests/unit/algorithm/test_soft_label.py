@@ -1,0 +1,35 @@
+"""SoftLabel: the human score as a distribution, node by node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rapo.algorithm.soft_label import soft_labels
+from rapo.answers.readout import ANSWERS, NODES, SYMBOLS, AnswerTree
+
+
+@pytest.mark.parametrize("target", [0.0, 0.031, 0.5, 0.87, 1.0])
+def test_a_model_that_equals_the_label_answers_with_its_density(target: float):
+    (label,) = soft_labels([target], 0.05)
+    assert label.shape == (len(NODES), len(SYMBOLS))
+    np.testing.assert_allclose(label.sum(axis=1), 1.0)
+    tree = AnswerTree()
+    for node, row in zip(NODES, label, strict=True):
+        with np.errstate(divide="ignore"):
+            tree.learn(node, np.log(row))
+    density = np.exp(-0.5 * np.square((ANSWERS - target) / 0.05))
+    np.testing.assert_allclose(tree.probabilities(), density / density.sum(), atol=1e-12)
+
+
+def test_a_node_far_from_the_score_points_towards_it():
+    near, far = soft_labels([0.2, 0.2], 0.02)[0], NODES.index("0.9")
+    assert near[far].argmax() == 0
+    assert near[NODES.index("0.0")].argmax() == 9
+    assert near[NODES.index("0.")].argmax() in (1, 2)
+
+
+def test_each_image_has_its_own():
+    low, high = soft_labels([0.1, 0.9], 0.05)
+    assert low[NODES.index("0.")].argmax() in (0, 1)
+    assert high[NODES.index("0.")].argmax() in (8, 9)
