@@ -88,6 +88,8 @@ def policy_loss(
     if terms.reference is not None and settings.kl_beta > 0.0:
         difference = terms.reference - terms.log_probs
         k3 = torch.exp(difference) - difference - 1.0
+        if terms.answers is not None:
+            k3 = k3.index_fill(0, terms.answers.places, 0.0)
         per_token = per_token + settings.kl_beta * k3
         sums["kl"] = float(k3.detach().sum())
     if terms.answers is not None:
