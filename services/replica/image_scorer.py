@@ -75,7 +75,7 @@ class ScoredImage:
 
     `forced`: the rationale ran off its form or its limit and was closed, or the answer is hardly
     ever a number; the model was then held to numbers. `tokens` is the number of tokens that the
-    model wrote, `nodes` the number of nodes of the answer tree that were requests of their own.
+    model wrote, `nodes` that of the requests that the tree of answers took beside.
     """
 
     score: float
@@ -218,14 +218,17 @@ class ImageScorer:
     def _scored(self, result: ReadoutResult, spec: ReadoutSpec) -> ScoredImage:
         if spec.readout == "sampled":
             return self._sampled(result)
-        completion = result.completions[0]
-        text = self._encoder.text(completion.token_ids)
-        if spec.readout == "greedy":
-            answer = parse_answer(text, truncated=completion.finish_reason == "length")
-            return ScoredImage(_score(answer), answer.rationale)
-        rationale = result.closed
-        if rationale is None:
-            rationale = "" if spec.readout == "fast" else _rationale(text, completion.finish_reason)
+        if spec.readout == "fast":
+            rationale = ""
+        elif result.closed is not None:
+            rationale = result.closed
+        else:
+            (completion,) = result.completions
+            text = self._encoder.text(completion.token_ids)
+            if spec.readout == "greedy":
+                answer = parse_answer(text, truncated=completion.finish_reason == "length")
+                return ScoredImage(_score(answer), answer.rationale)
+            rationale = _rationale(text, completion.finish_reason)
         if result.tree is None:
             raise RuntimeError("the engine gave an answer without its tree")
         try:

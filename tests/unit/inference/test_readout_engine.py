@@ -6,18 +6,22 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rapo.answers.readout import CHARACTERS, NUMBERS, SYMBOLS, TEXTS, expectation
+from rapo.answers.readout import CHARACTERS, NODES, NUMBERS, SYMBOLS, TEXTS, expectation
 from rapo.errors import ModelError
 from rapo.inference.answer_tokens import AnswerTokens, answer_tokens
+from rapo.inference.answer_trees import AnswerTrees
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.readout_engine import ReadoutEngine
-from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
+from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec, TreeQuery
 
 STOP, PAD = 0, 7
+#: The tokens of the image's prompt.
+PROMPT = 2
 #: Tokens of several characters; every other token is one character, its id the character's code.
 PIECES = {
     1000: "<think>",
@@ -81,14 +85,38 @@ class ScriptedCore:
         return steps
 
 
+class ScriptedPass:
+    """Reads at most `most` trees at once from the tokens of the core's requests."""
+
+    def __init__(self, core: ScriptedCore, most: int = 100) -> None:
+        self.core, self.most = core, most
+        self.queries: list[TreeQuery] = []
+
+    def __call__(self, queries: Sequence[TreeQuery]) -> np.ndarray:
+        self.queries += queries[: self.most]
+        return np.array([self._tree(query) for query in queries[: self.most]], np.float32).reshape(-1, 16, 12)
+
+    def _tree(self, query: TreeQuery) -> list[list[float]]:
+        ids = self.core.requests[query.name].ids  # a request that has ended lost its blocks
+        before = ids[: query.length - PROMPT]
+        assert before[-1] == query.last_token
+        rows = []
+        for node in NODES:
+            chances = self.core.model(text_of(before) + node)
+            by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
+            rows.append([by_id.get(i, -100.0) for i in SYMBOL_IDS])
+        return rows
+
+
 class ScriptedEngine(ReadoutEngine):
-    def __init__(self, core: ScriptedCore) -> None:
+    def __init__(self, core: ScriptedCore, read: ScriptedPass | None = None) -> None:
         self._core = core  # type: ignore[assignment]
         self.version = 0
         self._tokens = AnswerTokens(SYMBOL_IDS, (1000, 1002, 1003))
         self._token_texts, self._requests = {}, {}
         self._max_length = 200
-        self._node_parameters = SimpleNamespace(max_tokens=1, seed=0)
+        parameters: Any = SimpleNamespace(max_tokens=1, seed=0)
+        self._trees = AnswerTrees(self._core, self._tokens, parameters, read)
 
         def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             return {"input_ids": [id_of(piece) for piece in PIECE.findall(text)]}
@@ -140,9 +168,16 @@ def expected(script: Model, before: str = BEFORE) -> np.ndarray:
 
 
 def read(
-    core: ScriptedCore, *, limit: int = 32, rationale: bool = True, force: bool = False, prompt: int = 2
+    core: ScriptedCore,
+    *,
+    limit: int = 32,
+    rationale: bool = True,
+    force: bool = False,
+    prompt: int = PROMPT,
+    most: int | None = 100,
 ) -> ReadoutResult:
-    engine = ScriptedEngine(core)
+    """One readout; `most` as in `ScriptedPass`, None for an engine without passes."""
+    engine = ScriptedEngine(core, None if most is None else ScriptedPass(core, most))
     greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
     engine.add("a", image_of(prompt), ReadoutRequest(greedy, tree=True, rationale=rationale, force=force), 0)
     found: list[tuple[str, ReadoutResult]] = []
@@ -152,6 +187,9 @@ def read(
     assert not core.requests, "something is left in the core"
     return found[0][1]
 
+
+#: An engine that reads trees in one pass, one whose pass has no room for them, and one without.
+WAYS = pytest.mark.parametrize("most", [100, 0, None])
 
 USUAL = {"": {"0": 0.9, "1": 0.06, "x": 0.04}, "0": {".": 1.0}, "0.": {"5": 0.6, "6": 0.4}, "1.": {"0": 1.0}}
 SCRIPTS = {
@@ -165,56 +203,70 @@ SCRIPTS = {
 }
 
 
+@WAYS
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_the_tree_is_complete_whatever_the_greedy_answer_is(name: str) -> None:
+def test_the_tree_is_complete_whatever_the_answer_is(name: str, most: int | None) -> None:
     script = model(SCRIPTS[name])
-    result = read(ScriptedCore(script))
+    result = read(ScriptedCore(script), most=most)
     assert result.tree is not None
     wanted = expectation(expected(script))
     found = result.tree.expectation()
     assert (found.mean, found.std, found.outside) == pytest.approx((wanted.mean, wanted.std, wanted.outside), abs=1e-7)
 
 
-def test_without_a_rationale_it_starts_at_the_answer() -> None:
+@WAYS
+def test_without_a_rationale_it_starts_at_the_answer(most: int | None) -> None:
     script = model(USUAL)
 
     def hurried(text: str) -> dict[str, float]:
         return script(BEFORE + text.removeprefix("<think></think><answer>"))
 
-    result = read(ScriptedCore(hurried), rationale=False)
+    result = read(ScriptedCore(hurried), rationale=False, most=most)
     assert result.tree is not None
     assert result.tree.expectation().mean == pytest.approx(expectation(expected(script)).mean, abs=1e-7)
 
 
-def test_the_result_is_complete_with_the_last_digit() -> None:
+def test_a_pass_needs_no_request_and_no_token_of_the_answer() -> None:
     core = ScriptedCore(model(USUAL))
     result = read(core)
-    assert core.steps == 4 + 4
-    assert text_of(result.completions[0].token_ids)[:-1] == BEFORE + "0.5"
-    # Besides the main request: the nodes after a 1, step by step, and the one other digit that can
-    # follow.
-    assert core.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(core.sent[-2:]) == [
-        "a/=0.6",
-        "a/=1.0",
-    ]
+    assert (core.sent, core.steps, result.nodes) == (["a/"], 4, 0)
+    assert text_of(result.completions[0].token_ids) == BEFORE
 
 
-def test_only_reachable_nodes_are_requested() -> None:
+def test_without_a_pass_only_reachable_nodes_are_requested() -> None:
     core = ScriptedCore(model(SCRIPTS["certain"]))
-    read(core)
-    assert core.sent == ["a/"]
+    result = read(core, most=None)
+    assert core.sent == ["a/", *(f"a/={node}" for node in ("", "0", "0.", "0.7"))]
+    assert result.nodes == 4
 
 
-def test_a_token_that_spans_the_end_of_the_tag_is_tokenized_again() -> None:
+def test_trees_that_are_ready_together_are_read_together() -> None:
+    core = ScriptedCore(model(USUAL))
+    read_trees = ScriptedPass(core, most=2)
+    engine = ScriptedEngine(core, read_trees)
+    for name in "abc":
+        engine.add(name, image_of(PROMPT), ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
+    found: list[tuple[str, ReadoutResult]] = []
+    while engine.busy:
+        found += engine.step()
+    # The third one did not fit, and had to compute its prefix again.
+    assert [query.name for query in read_trees.queries] == ["a/", "b/", "c/="]
+    assert [(name, result.nodes) for name, result in found] == [("a", 0), ("b", 0), ("c", 1)]
+    means = [result.tree.expectation().mean for _, result in found if result.tree is not None]
+    assert means == pytest.approx([expectation(expected(model(USUAL))).mean] * 3, abs=1e-7)
+
+
+@WAYS
+def test_a_token_that_spans_the_end_of_the_tag_is_tokenized_again(most: int | None) -> None:
     script = model(USUAL, opening=("<answer", ">0"))
     whole = model(USUAL)
-    result = read(ScriptedCore(lambda text: whole(text) if text.startswith(BEFORE) else script(text)))
+    result = read(ScriptedCore(lambda text: whole(text) if text.startswith(BEFORE) else script(text)), most=most)
     assert result.tree is not None
     assert result.tree.expectation().mean == pytest.approx(expectation(expected(whole)).mean, abs=1e-7)
 
 
-def test_a_token_limit_within_the_answer_leaves_no_node_out() -> None:
-    for limit in (5, 6, 7):
+def test_a_token_limit_behind_the_tag_leaves_no_node_out() -> None:
+    for limit in (4, 5, 6):
         result = read(ScriptedCore(model(USUAL)), limit=limit)
         assert result.tree is not None
         assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
@@ -258,10 +310,12 @@ def rambling(written: Sequence[str], closed: str) -> Model:
         (["<think>", "calm", ".", "6", "5", "</answer>"], 32, "calm."),
     ],
 )
-def test_a_rationale_without_its_form_is_closed_and_read(written: list[str], limit: int, closed: str) -> None:
+@WAYS
+def test_a_rationale_without_its_form_is_closed_and_read(
+    written: list[str], limit: int, closed: str, most: int | None
+) -> None:
     script = rambling(written, closed)
-    core = ScriptedCore(script)
-    result = read(core, limit=limit, force=True)
+    result = read(ScriptedCore(script), limit=limit, force=True, most=most)
     assert (result.forced, result.closed) == (True, closed)
     assert result.tree is not None
     assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
@@ -281,9 +335,9 @@ def test_an_answer_in_its_form_is_not_forced() -> None:
 def test_a_forced_answer_without_room_loses_clauses() -> None:
     script = rambling(["<think>", "calm", ";", "calm", ";", "calm"], "calm;")
     # Prompt, five tokens of the closed rationale, four of the answer.
-    result = read(ScriptedCore(script), force=True, prompt=200 - 5 - 4)
+    result = read(ScriptedCore(script), force=True, prompt=200 - 5 - 4, most=None)
     assert result.closed == "calm;"
-    assert read(ScriptedCore(script), force=True, prompt=200 - 4).tree is None
+    assert read(ScriptedCore(script), force=True, prompt=200 - 4, most=None).tree is None
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
@@ -297,12 +351,12 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 def test_cancelling_removes_the_node_requests_too() -> None:
     core = ScriptedCore(model({}))
     engine = ScriptedEngine(core)
-    image = image_of(1)
+    image = image_of(PROMPT)
     for name in ("a", "b"):
         engine.add(name, image, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
     for _ in range(5):
         engine.step()
-    assert len(core.requests) > 2
+    assert set(core.requests) == {f"{name}/={node}" for name in "ab" for node in "01"}
     engine.cancel("a")
     engine.cancel("unknown")
     assert {name.partition("/")[0] for name in core.requests} == {"b"}
