@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rapo.arrays import Floats
 from rapo.errors import ServiceError
@@ -40,15 +40,19 @@ TEXTS: tuple[str, ...] = tuple(f"{hundredths / 100:.2f}" for hundredths in range
 #: The nodes that are numbers themselves where the closing tag follows.
 NUMBERS: tuple[str, ...] = tuple(node for node in NODES if node and not node.endswith("."))
 
-# Of each node, the texts one symbol longer that are numbers or lead to one.
-_ONWARD: dict[str, tuple[str, ...]] = {
-    node: tuple(
-        text
-        for text in (node + symbol for symbol in SYMBOLS)
-        if text in NODES or text in TEXTS or (text.removesuffix(CLOSED) in NUMBERS and text.endswith(CLOSED))
-    )
-    for node in NODES
-}
+_INDEX: dict[str, int] = {node: index for index, node in enumerate(NODES)}
+_NUMBER_NODES: list[int] = [_INDEX[number] for number in NUMBERS]
+_NUMBER_HUNDREDTHS: list[int] = [round(100 * float(number)) for number in NUMBERS]
+# Of each node, which symbols end a number or lead on to one.
+_ONWARD: NDArray[np.bool_] = np.array(
+    [
+        [
+            node in NUMBERS if symbol == CLOSED else node + symbol in NODES or node + symbol in TEXTS
+            for symbol in SYMBOLS
+        ]
+        for node in NODES
+    ]
+)
 
 #: A node that the model reaches less often than this is left out: its answers count as outside. All
 #: such nodes together move the mean by about the rounding error of float32 log-probs.
@@ -71,15 +75,13 @@ class Expectation:
 
 
 class AnswerTree:
-    """The tree of one image's answers: learns log-probs node by node, and names the missing
-    nodes."""
+    """The tree of one image's answers: learns log-probs, node by node or all at once, and names the
+    missing nodes."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
-        # The probability of each beginning of an answer whose every step is known, and the same
-        # where the model must stay on the way to a number.
-        self._reach: dict[str, float] = {"": 1.0}
-        self._held: dict[str, float] = {"": 1.0}
+        # The probability of each symbol after each node; 0 after a node that is not known.
+        self._chances: Floats = np.zeros((len(NODES), len(SYMBOLS)))
+        self._known = np.zeros(len(NODES), np.bool_)
 
     def learn(self, node: str, logprobs: ArrayLike) -> None:
         """Add the natural log-probs `(12,)` of `SYMBOLS` after `node`. They are over the whole
@@ -88,24 +90,24 @@ class AnswerTree:
         Raises `ValueError` for an unknown node, a node before its parent, a wrong shape, and values
         that are no log-probs.
         """
-        values = np.asarray(logprobs, np.float64)
-        if node not in NODES or node not in self._reach or values.shape != (len(SYMBOLS),):
-            raise ValueError(f"node {node!r} with log-probs of shape {values.shape}")
-        if np.isnan(values).any() or values.max() > _SLACK:
-            raise ValueError(f"not log-probs after {node!r}: {values}")
-        self._known.add(node)
-        chances = {node + symbol: float(p) for symbol, p in zip(SYMBOLS, np.exp(values), strict=True)}
-        onward = sum(chances[text] for text in _ONWARD[node])
-        self._reach |= {text: self._reach[node] * p for text, p in chances.items()}
-        if onward > 0.0:
-            self._held |= {text: self._held[node] * chances[text] / onward for text in _ONWARD[node]}
+        index = _INDEX.get(node)
+        if index is None or (node and not self._known[_INDEX[node[:-1]]]):
+            raise ValueError(f"node {node!r} is unknown, or the one before it")
+        self._chances[index] = _chances(logprobs, (len(SYMBOLS),))
+        self._known[index] = True
+
+    def learn_all(self, logprobs: ArrayLike) -> None:
+        """Add the log-probs `(16, 12)` after each of `NODES`. Raises `ValueError` as `learn`
+        does."""
+        self._chances = _chances(logprobs, self._chances.shape)
+        self._known[:] = True
 
     def missing(self) -> list[str]:
         """The nodes that `expectation` still needs, parents before their children."""
-        return [node for node in NODES if node not in self._known and self._chance(node) > NEGLIGIBLE]
-
-    def _chance(self, node: str) -> float:
-        return max(self._reach.get(node, 0.0), self._held.get(node, 0.0))
+        if self._known.all():
+            return []
+        reach = np.maximum(_reach(self._chances), _reach(_held(self._chances)))
+        return [node for node in NODES if not self._known[_INDEX[node]] and reach[_INDEX[node]] > NEGLIGIBLE]
 
     def probabilities(self, *, held: bool = False) -> Floats:
         """Probability `(101,)` of each of `ANSWERS`; their sum is 1 minus the mass outside.
@@ -113,10 +115,12 @@ class AnswerTree:
         `held`: of a model that is held to numbers as constrained decoding would hold it. At each
         node, what leads to no number has probability 0 and the rest is scaled to sum to 1.
         """
-        reach = self._held if held else self._reach
-        mass = np.array([reach.get(text, 0.0) for text in TEXTS])
-        for number in NUMBERS:
-            mass[round(100 * float(number))] += reach.get(number + CLOSED, 0.0)
+        chances = _held(self._chances) if held else self._chances
+        reach = _reach(chances)
+        tenths, digits = slice(_INDEX["0.0"], _INDEX["0.9"] + 1), slice(0, 10)
+        below = (reach[tenths, None] * chances[tenths, digits]).reshape(-1)
+        mass = np.append(below, reach[_INDEX["1.0"]] * chances[_INDEX["1.0"], 0])
+        np.add.at(mass, _NUMBER_HUNDREDTHS, (reach * chances[:, SYMBOLS.index(CLOSED)])[_NUMBER_NODES])
         return mass
 
     def expectation(self, *, held: bool = False) -> Expectation:
@@ -130,6 +134,27 @@ class AnswerTree:
             raise ValueError(f"log-probs are missing after {missing}")
         own = self.probabilities()
         return replace(expectation(self.probabilities(held=True)), outside=_outside(own)) if held else expectation(own)
+
+
+def _chances(logprobs: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    values = np.asarray(logprobs, np.float64)
+    if values.shape != shape or np.isnan(values).any() or values.max() > _SLACK:
+        raise ValueError(f"not log-probs of shape {shape}: {values}")
+    return np.exp(values)
+
+
+def _reach(chances: Floats) -> Floats:
+    """The probability `(16,)` of each of `NODES`; 0 behind a node that is not known."""
+    reach = np.ones(len(NODES))
+    for node in NODES[1:]:
+        reach[_INDEX[node]] = reach[_INDEX[node[:-1]]] * chances[_INDEX[node[:-1]], SYMBOLS.index(node[-1])]
+    return reach
+
+
+def _held(chances: Floats) -> Floats:
+    onward = chances * _ONWARD
+    total = onward.sum(axis=1, keepdims=True)
+    return np.divide(onward, total, out=np.zeros_like(onward), where=total > 0.0)
 
 
 def expectation(probabilities: ArrayLike) -> Expectation:

@@ -56,7 +56,7 @@ def engine_arguments(
     if engine.block_size is not None:
         arguments["block_size"] = engine.block_size
     if worker_extension:
-        arguments["worker_extension_cls"] = "rapo.inference.weight_loader.WeightLoader"
+        arguments["worker_extension_cls"] = "rapo.inference.worker_extension.WorkerExtension"
     return arguments
 
 

@@ -76,14 +76,15 @@ class ReadoutPlan:
         """The reading of the engine's result. Raises `NoScore`."""
         if self.readout == "sampled":
             return _mean([_parsed(completion, decode) for completion in result.completions])
-        completion = result.completions[0]
+        if self.readout == "fast":
+            return self._expected(result, "")
+        if result.closed is not None:
+            return self._expected(result, result.closed)
+        (completion,) = result.completions
         if self.readout == "greedy":
             answer = _parsed(completion, decode)
             return Reading(_score(answer), answer.rationale)
-        rationale = result.closed
-        if rationale is None:
-            rationale = "" if self.readout == "fast" else _rationale(completion, decode)
-        return self._expected(result, rationale)
+        return self._expected(result, _rationale(completion, decode))
 
     def _expected(self, result: ReadoutResult, rationale: str) -> Reading:
         if result.tree is None:

@@ -1,14 +1,10 @@
 """ReadoutEngine: an engine whose requests are readouts, each an image in and a result out.
 
-- `expected`: the rationale is written greedily, with the log-probs of the answer's symbols at
-  each token. The greedy answer's own path gives its nodes of the tree of answers for free. Every
-  other node that the model could reach becomes a request of one token; all but the last few tokens
-  of its prompt lie in the prefix cache.
-- The node requests run in the same steps as the rest of the answer, so the result is complete with
-  the answer's last digit. Closing tags are not waited for.
+- `expected`: the rationale is written greedily. With the tag that opens the answer, the tree of
+  answers is read (`rapo.inference.answer_trees`), and no further token is written.
 - A rationale that ran off its form, or its token limit, is closed where the request allows it
   (`rapo.answers.forced`): the tree is then read after the closed text.
-- `fast` is the same from an empty rationale on.
+- `fast` reads the tree after an empty rationale.
 - All of this happens between the engine's steps, in the thread that owns the engine.
 """
 
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,13 +21,14 @@ from numpy.typing import NDArray
 
 from rapo.answers.answer_tokens import OPEN, AnswerTokens
 from rapo.answers.forced import forced_prefix, has_form, kept_rationale, without_last_clause
-from rapo.answers.readout import NODES, AnswerTree
-from rapo.arrays import Floats
+from rapo.answers.readout import AnswerTree
 from rapo.config import EngineConfig
+from rapo.inference.answer_trees import AnswerTrees
 from rapo.inference.completion_builder import CompletionBuilder
 from rapo.inference.engine import Engine, seeded_copies
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.image_inputs import features_of
+from rapo.inference.tree_pass import TreePass
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
 
 if TYPE_CHECKING:
@@ -48,8 +44,8 @@ class _ReadoutState:
     """A readout in flight.
 
     To vLLM it is several requests, named "<name>/<part>": part "" writes the rationale and the
-    answer, part "=0.5" asks for the node "0.5" of the tree, and parts "0", "1", ... are the
-    completions where several are sampled.
+    answer, parts "0", "1", ... are the completions where several are sampled, and those of the tree
+    begin with "=".
     """
 
     name: str
@@ -61,20 +57,17 @@ class _ReadoutState:
     token_ids: list[int] = field(default_factory=list)
     # The end of the text, long enough to find the tag that opens the answer.
     tail: str = ""
-    # The greedy answer's node in the tree; None before the answer has begun, and after it has left
-    # the tree.
-    node: str | None = None
+    # The tree is being read: what the model writes meanwhile is of no use.
+    reading: bool = False
     tree: AnswerTree | None = None
-    # The tokens between the prompt and the answer.
-    prefix: tuple[int, ...] = ()
     # The rationale that was closed to force an answer.
     closed: str | None = None
-    requested_nodes: set[str] = field(default_factory=set)
     parts_in_flight: set[str] = field(default_factory=set)
     nodes: int = 0
     # Set where several completions are sampled.
     builder: CompletionBuilder | None = None
-    completions: tuple[Completion, ...] = ()
+    # Why the part that writes the answer ended, if it did.
+    reason: str | None = None
 
 
 class ReadoutEngine(Engine[_ReadoutState]):
@@ -86,16 +79,19 @@ class ReadoutEngine(Engine[_ReadoutState]):
 
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
         super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version)
+        self._trees: AnswerTrees | None = None
         self._token_texts: dict[int, str] = {}
 
     @cached_property
     def _tokens(self) -> AnswerTokens:
         return self.processor.answer_tokens
 
-    @cached_property
-    def _node_parameters(self) -> SamplingParams:
-        one_token = SamplingSpec(1, 0.0, 1, logprobs=False)
-        return self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
+    def _new_trees(self) -> AnswerTrees:
+        one_token = SamplingSpec(1, 0.0, 1, logprobs=False, ignore_stop=True)
+        parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
+        banned = self.processor.banned_token_ids
+        read = TreePass(self._llm, self._tokens, banned) if TreePass.possible(self._llm) else None
+        return AnswerTrees(self._core, self._tokens, parameters, read)
 
     def text(self, token_ids: NDArray[np.int32]) -> str:
         """The text of a completion. Call it from any thread."""
@@ -110,29 +106,30 @@ class ReadoutEngine(Engine[_ReadoutState]):
         sampling = request.sampling
         features = features_of(image, self.processor.image_token_id)
         state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
-        overrides: dict[str, object] = {}
-        if sampling.symbols:
-            overrides = {"logprob_token_ids": list(self._tokens.symbols)}
-        if request.tree:
-            overrides = {"logprob_token_ids": list(self._tokens.symbols), "logprobs": None}
-            if not request.rationale:
-                state.prefix, state.node, state.tree = self._tokens.no_rationale, "", AnswerTree()
-                overrides["max_tokens"] = _ANSWER_TOKENS
-        self._check_length(len(image.prompt_ids) + len(state.prefix), _ANSWER_TOKENS)
-        parameters = self._parameters(sampling, seed, **overrides)
-        if sampling.completions == 1:
-            self._send(state, "", parameters, state.prefix)
+        if request.tree and self._trees is None:
+            self._trees = self._new_trees()
+        overrides = {"logprob_token_ids": list(self._tokens.symbols)} if sampling.symbols else {}
+        prefix = () if request.rationale else self._tokens.no_rationale
+        self._check_length(len(image.prompt_ids) + len(prefix), _ANSWER_TOKENS)
+        if not request.rationale:
+            self._read_after(state, prefix)
+        elif sampling.completions == 1:
+            self._send(state, "", self._parameters(sampling, seed, **overrides))
         else:
             state.builder = CompletionBuilder(sampling.completions, logprobs=sampling.logprobs)
-            for index, own in enumerate(seeded_copies(parameters, sampling.completions)):
-                self._send(state, str(index), own, state.prefix)
+            for index, own in enumerate(
+                seeded_copies(self._parameters(sampling, seed, **overrides), sampling.completions)
+            ):
+                self._send(state, str(index), own)
         self._requests[name] = state
 
     def cancel(self, name: str) -> None:
         """Stop a readout and free what it holds; `step` returns nothing of it. An unknown name is
         ignored."""
         if (state := self._requests.pop(name, None)) is not None:
-            self._core.cancel(f"{name}/{part}" for part in state.parts_in_flight)
+            self._stop(state)
+            if self._trees is not None:
+                self._trees.cancel(name)
 
     def step(self) -> list[tuple[str, ReadoutResult]]:
         """Advance every running readout by a token; `(name, result)` of those that ended."""
@@ -141,98 +138,90 @@ class ReadoutEngine(Engine[_ReadoutState]):
         for output in self._core.step():
             name, _, part = output.name.partition("/")
             state = self._requests.get(name)
+            if state is not None and state.started_at is None:
+                state.started_at = started
+            if self._trees is not None and self._trees.take(output):
+                continue
             if state is None or part not in state.parts_in_flight:
                 continue
-            if state.started_at is None:
-                state.started_at = started
-            if part.startswith("="):
-                self._learn_node(state, part, output)
-            elif state.builder is not None:
+            if state.builder is not None:
                 self._add_sampled(state, state.builder, part, output)
             else:
                 self._advance(state, output)
-            if not state.parts_in_flight:
-                finished.append((name, self._result(state)))
-                del self._requests[name]
-        return finished
-
-    def _learn_node(self, state: _ReadoutState, part: str, output: StepOutput) -> None:
-        state.parts_in_flight.discard(part)
-        state.nodes += 1
-        assert state.tree is not None
-        assert output.logprobs is not None
-        state.tree.learn(part[1:], self._symbol_logprobs(output.logprobs[-1]))
-        self._request_nodes(state)
+            if not state.parts_in_flight and not state.reading:
+                finished.append(state)
+        for read in self._trees.finish() if self._trees is not None else ():
+            state = self._requests[read.name]
+            state.tree, state.nodes = read.tree, read.requests
+            self._stop(state)
+            finished.append(state)
+        for state in finished:
+            del self._requests[state.name]
+        return [(state.name, self._result(state)) for state in finished]
 
     def _add_sampled(self, state: _ReadoutState, builder: CompletionBuilder, part: str, output: StepOutput) -> None:
         """Add a step's tokens of one of several sampled completions."""
-        complete = builder.add(int(part), output, self.version)
+        builder.add(int(part), output, self.version)
         if output.reason is not None:
             state.parts_in_flight.discard(part)
-        if complete:
-            state.completions = tuple(builder.completions())
 
     def _advance(self, state: _ReadoutState, output: StepOutput) -> None:
         """Add a step's tokens of the part that writes rationale and answer."""
-        before = state.tree is None, state.node
-        for index, token_id in enumerate(output.token_ids):
+        if output.reason is not None:
+            state.parts_in_flight.discard("")
+            state.reason = output.reason
+        if state.reading:
+            return
+        for token_id in output.token_ids:
             state.token_ids.append(token_id)
             if state.request.tree:
-                assert output.logprobs is not None
-                self._follow(state, token_id, output.logprobs[index])
+                state.tail = (state.tail + self._token_text(token_id))[-2 * len(OPEN) :]
         if state.request.on_tokens is not None:
             state.request.on_tokens(list(output.token_ids))
-        if output.reason is not None:
-            state.node = None
-            if state.tree is None and state.request.tree and state.request.force:
-                self._force(state)
-        if state.tree is not None and (False, state.node) != before:
-            self._request_nodes(state)
-        # Past the tree no further token of the answer is of use.
-        past_tree = state.tree is not None and state.node is None
-        if output.reason is not None or past_tree:
-            state.parts_in_flight.discard("")
-            if output.reason is None:
-                self._core.cancel([f"{state.name}/"])
-            ids = np.asarray(state.token_ids, np.int32)
-            versions = np.full(len(ids), self.version, np.int32)
-            state.completions = (Completion(ids, None, output.reason or "stop", versions),)
-
-    def _follow(self, state: _ReadoutState, token_id: int, logprobs: NDArray[np.float32]) -> None:
-        """Update whether the answer has begun, and the greedy answer's node in the tree."""
-        if state.tree is None:
-            state.tail = (state.tail + self._token_text(token_id))[-2 * len(OPEN) :]
-            if OPEN in state.tail:
-                self._open(state)
-        elif state.node is not None:
-            state.tree.learn(state.node, self._symbol_logprobs(logprobs))
-            after = state.node + (self._tokens.symbol(token_id) or "?")
-            state.node = after if after in NODES else None
+        if OPEN in state.tail:
+            self._open(state)
+        elif output.reason is not None and state.request.tree and state.request.force:
+            self._force(state)
 
     def _open(self, state: _ReadoutState) -> None:
-        """Begin the tree after the tag that opens the answer, or after the rationale where the text
+        """Read the tree after the tag that opens the answer, or after the rationale where the text
         up to the tag has not the right form."""
         text = self._text_of(state)
         before = text[: text.index(OPEN) + len(OPEN)]
-        if state.request.force and not has_form(before):
+        if has_form(before) or not state.request.force:
+            if state.tail.endswith(OPEN):
+                running = f"{state.name}/" if state.parts_in_flight else None
+                self._read_after(state, state.token_ids, running)
+            else:  # one token holds the tag's end and more
+                self._read_after(state, self._tokenized(before))
+        if state.request.force and not state.reading:
             self._force(state)
-            return
-        # Where one token holds the tag's end and more, the text is tokenized again.
-        whole = state.tail.endswith(OPEN)
-        state.prefix = tuple(state.token_ids) if whole else self._tokenized(before)
-        if self._has_room(state.image, state.prefix):
-            state.tree = AnswerTree()
-            state.node = "" if whole else None
 
     def _force(self, state: _ReadoutState) -> None:
-        """Begin the tree after the closed rationale. It loses clauses at its end where there is no
+        """Read the tree after the closed rationale. It loses clauses at its end where there is no
         room for an answer; where none is left, there is no tree."""
         rationale = kept_rationale(self._text_of(state))
         while not self._has_room(state.image, prefix := self._tokenized(forced_prefix(rationale))):
             if not rationale:
                 return
             rationale = without_last_clause(rationale)
-        state.closed, state.prefix, state.tree = rationale, prefix, AnswerTree()
+        state.closed = rationale
+        self._read_after(state, prefix)
+
+    def _read_after(self, state: _ReadoutState, prefix: Sequence[int], running: str | None = None) -> None:
+        """Read the tree after the tokens `prefix` behind the prompt, if there is room for it.
+        `running` names the request that has just written them and goes on."""
+        if self._has_room(state.image, prefix):
+            state.reading = True
+            ids = [*state.image.prompt_ids, *prefix]
+            assert self._trees is not None
+            if not self._trees.add(state.name, ids, state.features, running=running):
+                self._stop(state)
+
+    def _stop(self, state: _ReadoutState) -> None:
+        """Stop the parts in flight."""
+        self._core.cancel(f"{state.name}/{part}" for part in state.parts_in_flight)
+        state.parts_in_flight.clear()
 
     def _has_room(self, image: EncodedImage, prefix: Sequence[int]) -> bool:
         return len(image.prompt_ids) + len(prefix) + _ANSWER_TOKENS <= self._max_length
@@ -243,27 +232,9 @@ class ReadoutEngine(Engine[_ReadoutState]):
     def _tokenized(self, text: str) -> tuple[int, ...]:
         return tuple(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _request_nodes(self, state: _ReadoutState) -> None:
-        """Send a request for each missing node of the tree, except the one that the greedy answer
-        gives with its next token."""
-        tree = state.tree
-        assert tree is not None
-        missing = set(tree.missing()) - state.requested_nodes
-        if state.node is not None:
-            missing.discard(state.node)
-        state.requested_nodes |= missing
-        for node in missing:
-            self._send(state, f"={node}", copy(self._node_parameters), [*state.prefix, *self._tokens.ids(node)])
-
-    def _send(self, state: _ReadoutState, part: str, parameters: SamplingParams, suffix: Sequence[int]) -> None:
-        """Send vLLM a part whose prompt is the image's with `suffix` behind it."""
-        self._core.add(f"{state.name}/{part}", [*state.image.prompt_ids, *suffix], state.features, parameters)
+    def _send(self, state: _ReadoutState, part: str, parameters: SamplingParams) -> None:
+        self._core.add(f"{state.name}/{part}", state.image.prompt_ids, state.features, parameters)
         state.parts_in_flight.add(part)
-
-    def _symbol_logprobs(self, logprobs: NDArray[np.float32]) -> Floats:
-        """Log-probs of the answer's symbols `(12,)`, at most 0, from a row of `StepOutput`."""
-        # The first is that of the token itself.
-        return np.minimum(logprobs[1 : 1 + len(self._tokens.symbols)].astype(np.float64), 0.0)
 
     def _token_text(self, token_id: int) -> str:
         if token_id not in self._token_texts:
@@ -273,6 +244,10 @@ class ReadoutEngine(Engine[_ReadoutState]):
     def _result(self, state: _ReadoutState) -> ReadoutResult:
         now = time.perf_counter()
         started = state.started_at if state.started_at is not None else now
+        completions = () if state.builder is None else tuple(state.builder.completions())
+        if state.builder is None and state.request.rationale:
+            ids = np.asarray(state.token_ids, np.int32)
+            completions = (Completion(ids, None, state.reason or "stop", np.full(len(ids), self.version, np.int32)),)
         return ReadoutResult(
-            state.completions, state.tree, state.nodes, started - state.added_at, now - started, state.closed
+            completions, state.tree, state.nodes, started - state.added_at, now - started, state.closed
         )

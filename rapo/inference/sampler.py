@@ -118,9 +118,12 @@ class GroupSampler:
 
     def prediction(self, record: ImageRecord, result: ReadoutResult) -> Prediction:
         """The prediction that a result holds."""
-        completion, plan = result.completions[0], self._plan
-        text = self._processor.decode(completion.token_ids)
-        version = int(completion.versions.min())
+        plan = self._plan
+        text, version = "", None
+        if result.completions:
+            completion = result.completions[0]
+            text = self._processor.decode(completion.token_ids)
+            version = int(completion.versions.min()) if completion.versions.size else None
         try:
             reading = plan.read(result, self._processor.decode)
         except NoScore as error:

@@ -89,11 +89,11 @@ class ReadoutRequest:
 class ReadoutResult:
     """The model's answer about one image.
 
-    `completions` are complete, except that with a tree there is one, which may end with the
-    answer's digits. `tree` is None where none was requested, and where the model began no answer
-    and none was forced. `closed` is the rationale after which an answer was forced, None where none
-    was.
-    `nodes` counts the nodes of the tree that were requests of their own. `waited_s` is the time
+    `completions` are complete, except that with a tree there is one, which may end with the tag
+    that opens the answer, and none without a rationale. `tree` is None where none was requested,
+    and where the model began no answer and none was forced. `closed` is the rationale after which
+    an answer was forced, None where none was.
+    `nodes` counts the requests that the tree took beside the answer's own. `waited_s` is the time
     until the engine first ran the request, `worked_s` the time from there to its end.
     """
 
@@ -108,3 +108,14 @@ class ReadoutResult:
     def forced(self) -> bool:
         """Whether the answer was read after a rationale that was closed for it."""
         return self.closed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeQuery:
+    """A tree of answers after the first `length` tokens of the core's running request `name`,
+    prompt included, the last of which is `last_token`. The engine has computed all but the last of
+    them, at least."""
+
+    name: str
+    length: int
+    last_token: int

@@ -67,8 +67,8 @@ class ReadoutSpec:
 class ScoredImage(Reading):
     """A reading, and what it took; times in milliseconds.
 
-    `tokens` is the number of tokens that the model wrote, `nodes` the number of nodes of the answer
-    tree that were requests of their own.
+    `tokens` is the number of tokens that the model wrote, `nodes` that of the requests that the
+    tree of answers took beside.
     """
 
     tokens: int = 0

@@ -13,8 +13,9 @@ import pytest
 import ray
 from PIL import Image
 
-from rapo.answers.readout import ANSWERS, TEXTS
+from rapo.answers.readout import ANSWERS, CLOSED, NUMBERS, TEXTS
 from rapo.config import Config, load_config
+from rapo.inference.image_inputs import features_of
 from tests.small import SMALL
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ class Laboratory:
     def encoded_images(self, images: list[bytes]) -> list[bool]:
         """Whether each encoded image equals what vLLM itself makes of it."""
         from vllm.multimodal.inputs import MultiModalKwargsItem
-
-        from rapo.inference.image_inputs import features_of
 
         engine, vllm, same = self._engine, self._engine._engine, []
         for number, data in enumerate(images):
@@ -85,8 +84,27 @@ class Laboratory:
         for name in names:
             one = found[name]
             assert one.tree is not None
-            read.append((engine.text(one.completions[0].token_ids), one.tree.expectation().mean, one.nodes))
+            text = "".join(engine.text(completion.token_ids) for completion in one.completions)
+            read.append((text, one.tree.expectation().mean, one.nodes))
         return read
+
+    def trees(self, data: bytes, lengths: list[int], *, in_passes: bool) -> tuple[list[list[float]], int]:
+        """The 101 probabilities after prefixes of so many tokens, all read together, and the number
+        of requests that they took. Without `in_passes` each node is a request."""
+        engine, encoded = self._engine, self._engine.encode(_open(data), "trees")
+        features = features_of(encoded, engine.processor.image_token_id)
+        words = engine._tokenized("<think>good light, clear shadow; " + "rich color; " * 40)
+        trees, found = engine._trees, dict[str, Any]()
+        read, trees._read = trees._read, trees._read if in_passes else None
+        for length in lengths:
+            trees.add(f"{length}", [*encoded.prompt_ids, *words[:length]], features)
+        while len(found) < len(lengths):
+            for output in engine._core.step():
+                assert trees.take(output)
+            found |= {tree.name: tree for tree in trees.finish()}
+        trees._read = read
+        ordered = [found[f"{length}"] for length in lengths]
+        return [one.tree.probabilities().tolist() for one in ordered], sum(one.requests for one in ordered)
 
     def sampled(self, data: bytes, samples: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of `samples` completions of one request, and of as many requests of one
@@ -106,8 +124,8 @@ class Laboratory:
         return [one.token_ids.tolist() for one in found["several"].completions], alone
 
     def brute_force(self, data: bytes, before: str) -> np.ndarray:
-        """Probability of each of the 101 answers after `before`, by one plain forward pass per
-        answer."""
+        """Probability of each of the 101 answers after `before`, by one plain forward pass for each
+        way to write one."""
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -117,9 +135,9 @@ class Laboratory:
         banned = torch.zeros(policy.config.text_config.vocab_size)
         banned[processor.banned_token_ids] = -100.0
         start = processor.tokenizer(before, add_special_tokens=False)["input_ids"]
-        logs = []
-        for text in TEXTS:
-            answer = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        mass = np.zeros(len(TEXTS))
+        for text in (*TEXTS, *(number + CLOSED for number in NUMBERS)):
+            answer = self._engine._tokens.ids(text)
             ids = torch.tensor([[*prepared.prompt_ids.tolist(), *start, *answer]])
             with torch.no_grad():
                 logits = policy(
@@ -129,8 +147,9 @@ class Laboratory:
                     image_grid_thw=torch.from_numpy(prepared.grid)[None],
                 ).logits[0]
             logprobs = torch.log_softmax(logits + banned, dim=-1)[-len(answer) - 1 : -1]
-            logs.append(float(logprobs.gather(1, torch.tensor(answer)[:, None]).sum()))
-        return np.exp(np.array(logs))
+            chance = float(logprobs.gather(1, torch.tensor(answer)[:, None]).sum().exp())
+            mass[round(100 * float(text.removesuffix(CLOSED)))] += chance
+        return mass
 
     def cancel(self, images: list[bytes]) -> tuple[int, int, bool]:
         """Cancel all readouts but the first after three steps: requests left in vLLM right after,
@@ -192,6 +211,22 @@ def test_the_tree_is_that_of_plain_transformers(laboratory: Any, images: list[by
         assert before.startswith("<think>")
         p = ray.get(laboratory.brute_force.remote(data, before), timeout=LIMIT)
         assert mean == pytest.approx(float(p @ ANSWERS / p.sum()), abs=1e-6)
+
+
+def test_trees_read_in_passes_are_those_of_their_nodes(laboratory: Any, images: list[bytes]) -> None:
+    # Every place in a block of 32 tokens, and more trees than one pass takes.
+    lengths = list(range(1, 41))
+    found, requests = ray.get(laboratory.trees.remote(images[0], lengths, in_passes=True), timeout=LIMIT)
+    by_nodes, many = ray.get(laboratory.trees.remote(images[0], lengths, in_passes=False), timeout=LIMIT)
+    # A node by itself is left out where the model hardly ever reaches it.
+    assert np.array(found) == pytest.approx(np.array(by_nodes), abs=1e-6)
+    assert len({tuple(row) for row in found}) == len(lengths)
+    assert requests == len(lengths)
+    assert many > 5 * requests
+    one_by_one = [
+        ray.get(laboratory.trees.remote(images[0], [n], in_passes=True), timeout=LIMIT)[0][0] for n in (7, 30)
+    ]
+    assert one_by_one == [found[6], found[29]]
 
 
 def test_neighbours_and_repetition_change_nothing(laboratory: Any, images: list[bytes]) -> None:

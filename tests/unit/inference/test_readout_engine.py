@@ -1,102 +1,27 @@
-"""ReadoutEngine: its way through the tree of answers, on a scripted model in the place of vLLM."""
+"""ReadoutEngine: its way to the tree of answers, on a scripted model in the place of vLLM."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
+from scripted_core import (
+    BEFORE,
+    PROMPT,
+    USUAL,
+    WAYS,
+    ScriptedCore,
+    ScriptedEngine,
+    ScriptedPass,
+    expected,
+    image_of,
+    model,
+    read,
+    text_of,
+)
 
-from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
-from rapo.answers.readout import CHARACTERS, NUMBERS, SYMBOLS, TEXTS, expectation
+from rapo.answers.answer_tokens import answer_tokens
+from rapo.answers.readout import SYMBOLS, expectation
 from rapo.errors import ModelError
-from rapo.inference.engine_core import StepOutput
-from rapo.inference.readout_engine import ReadoutEngine
-from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
-
-STOP, PAD = 0, 7
-#: Tokens of several characters; every other token is one character, its id the character's code.
-PIECES = {
-    1000: "<think>",
-    1001: "calm",
-    1002: "</think>",
-    1003: "<answer>",
-    1004: "</answer>",
-    1005: ">0",
-    1006: "<answer",
-}
-SYMBOL_IDS = (*map(ord, CHARACTERS), 1004)
-PIECE = re.compile("</?think>|</?answer>|calm|.", re.DOTALL)
-BEFORE = "<think>calm</think><answer>"
-
-#: The probability of each next piece after a text.
-Model = Callable[[str], dict[str, float]]
-
-
-def text_of(ids: Iterable[int]) -> str:
-    return "".join(PIECES.get(int(i), chr(int(i))) for i in ids if int(i) != STOP)
-
-
-def id_of(piece: str) -> int:
-    return STOP if piece == "" else next((i for i, text in PIECES.items() if text == piece), 0) or ord(piece)
-
-
-class ScriptedCore:
-    """Gives every request its likeliest token in a step, with log-probs of it and of the answers'
-    characters."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.requests: dict[str, SimpleNamespace] = {}
-        self.sent: list[str] = []
-        self.steps = 0
-
-    def add(self, name: str, prompt: list[int], features: list[object], parameters: SimpleNamespace) -> None:
-        self.sent.append(name)
-        ids = [i for i in prompt if i != PAD]
-        self.requests[name] = SimpleNamespace(ids=ids, wrote=0, parameters=parameters)
-
-    def cancel(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.requests.pop(name, None)
-
-    def step(self) -> list[StepOutput]:
-        self.steps += 1
-        steps = []
-        for name, request in list(self.requests.items()):
-            chances = self.model(text_of(request.ids))
-            by_id = {id_of(piece): math.log(chance) for piece, chance in chances.items() if chance > 0}
-            token = max(by_id, key=lambda i: by_id[i])
-            logprobs = np.array([[by_id.get(i, -100.0) for i in [token, *SYMBOL_IDS]]], np.float32)
-            request.ids.append(token)
-            request.wrote += 1
-            ended = token == STOP or request.wrote == request.parameters.max_tokens
-            reason = ("stop" if token == STOP else "length") if ended else None
-            if ended:
-                del self.requests[name]
-            steps.append(StepOutput(name, [token], logprobs, reason))
-        return steps
-
-
-class ScriptedEngine(ReadoutEngine):
-    def __init__(self, core: ScriptedCore) -> None:
-        self._core = core  # type: ignore[assignment]
-        self.version = 0
-        self._tokens = AnswerTokens(SYMBOL_IDS, (1000, 1002, 1003))
-        self._token_texts, self._requests = {}, {}
-        self._max_length = 200
-        self._node_parameters = SimpleNamespace(max_tokens=1, seed=0)
-
-        def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-            return {"input_ids": [id_of(piece) for piece in PIECE.findall(text)]}
-
-        self.processor = SimpleNamespace(decode=text_of, tokenizer=tokenizer, image_token_id=PAD)  # type: ignore[assignment]
-
-    def _parameters(self, sampling: SamplingSpec, seed: int, **overrides: object) -> SimpleNamespace:
-        return SimpleNamespace(**({"max_tokens": sampling.max_tokens, "seed": seed} | overrides))
+from rapo.inference.types import ReadoutRequest, ReadoutResult, SamplingSpec
 
 
 @pytest.fixture(autouse=True)
@@ -104,56 +29,6 @@ def no_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rapo.inference.readout_engine.features_of", lambda *_: [])
 
 
-def model(answers: dict[str, dict[str, float]], opening: tuple[str, ...] = ("<answer>",)) -> Model:
-    """Writes the rationale, opens the answer, goes on as `answers` says (0.05 for each digit where
-    it says nothing) and stops."""
-    script = ["<think>", "calm", "</think>", *opening]
-
-    def following(text: str) -> dict[str, float]:
-        written = ""
-        for piece in script:
-            if text == written:
-                return {piece: 1.0}
-            written += piece
-        answer = text[text.index("<answer>") + len("<answer>") :]
-        if "</answer>" in text:
-            return {"": 1.0}
-        if len(answer) >= 4:
-            return {"</answer>": 1.0}
-        return answers.get(answer, {**dict.fromkeys("0123456789", 0.05), ".": 0.3, "</answer>": 0.2})
-
-    return following
-
-
-def image_of(tokens: int) -> EncodedImage:
-    return EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * tokens, "key")
-
-
-def expected(script: Model, before: str = BEFORE) -> np.ndarray:
-    def chance(pieces: Sequence[str]) -> float:
-        return math.prod(script(before + "".join(pieces[:i])).get(piece, 0.0) for i, piece in enumerate(pieces))
-
-    mass = np.array([chance(text) for text in TEXTS])
-    for number in NUMBERS:
-        mass[round(100 * float(number))] += chance([*number, "</answer>"])
-    return mass
-
-
-def read(
-    core: ScriptedCore, *, limit: int = 32, rationale: bool = True, force: bool = False, prompt: int = 2
-) -> ReadoutResult:
-    engine = ScriptedEngine(core)
-    greedy = SamplingSpec(1, 0.0, limit, logprobs=False)
-    engine.add("a", image_of(prompt), ReadoutRequest(greedy, tree=True, rationale=rationale, force=force), 0)
-    found: list[tuple[str, ReadoutResult]] = []
-    while engine.busy:
-        found += engine.step()
-        assert core.steps < 50
-    assert not core.requests, "something is left in the core"
-    return found[0][1]
-
-
-USUAL = {"": {"0": 0.9, "1": 0.06, "x": 0.04}, "0": {".": 1.0}, "0.": {"5": 0.6, "6": 0.4}, "1.": {"0": 1.0}}
 SCRIPTS = {
     "usual": USUAL,
     "nothing likely": {},
@@ -165,56 +40,70 @@ SCRIPTS = {
 }
 
 
+@WAYS
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_the_tree_is_complete_whatever_the_greedy_answer_is(name: str) -> None:
+def test_the_tree_is_complete_whatever_the_answer_is(name: str, most: int | None) -> None:
     script = model(SCRIPTS[name])
-    result = read(ScriptedCore(script))
+    result = read(ScriptedCore(script), most=most)
     assert result.tree is not None
     wanted = expectation(expected(script))
     found = result.tree.expectation()
     assert (found.mean, found.std, found.outside) == pytest.approx((wanted.mean, wanted.std, wanted.outside), abs=1e-7)
 
 
-def test_without_a_rationale_it_starts_at_the_answer() -> None:
+@WAYS
+def test_without_a_rationale_it_starts_at_the_answer(most: int | None) -> None:
     script = model(USUAL)
 
     def hurried(text: str) -> dict[str, float]:
         return script(BEFORE + text.removeprefix("<think></think><answer>"))
 
-    result = read(ScriptedCore(hurried), rationale=False)
+    result = read(ScriptedCore(hurried), rationale=False, most=most)
     assert result.tree is not None
     assert result.tree.expectation().mean == pytest.approx(expectation(expected(script)).mean, abs=1e-7)
 
 
-def test_the_result_is_complete_with_the_last_digit() -> None:
+def test_a_pass_needs_no_request_and_no_token_of_the_answer() -> None:
     core = ScriptedCore(model(USUAL))
     result = read(core)
-    assert core.steps == 4 + 4
-    assert text_of(result.completions[0].token_ids)[:-1] == BEFORE + "0.5"
-    # Besides the main request: the nodes after a 1, step by step, and the one other digit that can
-    # follow.
-    assert core.sent == ["a/", "a/=1", "a/=1.", "a/=1.0", "a/=0.6"] or sorted(core.sent[-2:]) == [
-        "a/=0.6",
-        "a/=1.0",
-    ]
+    assert (core.sent, core.steps, result.nodes) == (["a/"], 4, 0)
+    assert text_of(result.completions[0].token_ids) == BEFORE
 
 
-def test_only_reachable_nodes_are_requested() -> None:
+def test_without_a_pass_only_reachable_nodes_are_requested() -> None:
     core = ScriptedCore(model(SCRIPTS["certain"]))
-    read(core)
-    assert core.sent == ["a/"]
+    result = read(core, most=None)
+    assert core.sent == ["a/", *(f"a/={node}" for node in ("", "0", "0.", "0.7"))]
+    assert result.nodes == 4
 
 
-def test_a_token_that_spans_the_end_of_the_tag_is_tokenized_again() -> None:
+def test_trees_that_are_ready_together_are_read_together() -> None:
+    core = ScriptedCore(model(USUAL))
+    read_trees = ScriptedPass(core, most=2)
+    engine = ScriptedEngine(core, read_trees)
+    for name in "abc":
+        engine.add(name, image_of(PROMPT), ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
+    found: list[tuple[str, ReadoutResult]] = []
+    while engine.busy:
+        found += engine.step()
+    # The third one did not fit, and had to compute its prefix again.
+    assert [query.name for query in read_trees.queries] == ["a/", "b/", "c/="]
+    assert [(name, result.nodes) for name, result in found] == [("a", 0), ("b", 0), ("c", 1)]
+    means = [result.tree.expectation().mean for _, result in found if result.tree is not None]
+    assert means == pytest.approx([expectation(expected(model(USUAL))).mean] * 3, abs=1e-7)
+
+
+@WAYS
+def test_a_token_that_spans_the_end_of_the_tag_is_tokenized_again(most: int | None) -> None:
     script = model(USUAL, opening=("<answer", ">0"))
     whole = model(USUAL)
-    result = read(ScriptedCore(lambda text: whole(text) if text.startswith(BEFORE) else script(text)))
+    result = read(ScriptedCore(lambda text: whole(text) if text.startswith(BEFORE) else script(text)), most=most)
     assert result.tree is not None
     assert result.tree.expectation().mean == pytest.approx(expectation(expected(whole)).mean, abs=1e-7)
 
 
-def test_a_token_limit_within_the_answer_leaves_no_node_out() -> None:
-    for limit in (5, 6, 7):
+def test_a_token_limit_behind_the_tag_leaves_no_node_out() -> None:
+    for limit in (4, 5, 6):
         result = read(ScriptedCore(model(USUAL)), limit=limit)
         assert result.tree is not None
         assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
@@ -225,65 +114,6 @@ def test_without_an_answer_there_is_no_tree() -> None:
     assert result.tree is None
     assert result.completions[0].finish_reason == "length"
     assert text_of(result.completions[0].token_ids) == "<think>calm</think>"
-
-
-def rambling(written: Sequence[str], closed: str) -> Model:
-    """Writes `written`; after `closed` and the tags of an answer it goes on as usual."""
-    usual = model(USUAL)
-    before = f"<think>{closed}</think><answer>"
-
-    def following(text: str) -> dict[str, float]:
-        if text.startswith(before):
-            return usual(BEFORE + text.removeprefix(before))
-        so_far = ""
-        for piece in written:
-            if text == so_far:
-                return {piece: 1.0}
-            so_far += piece
-        return {"": 1.0}
-
-    return following
-
-
-@pytest.mark.parametrize(
-    ("written", "limit", "closed"),
-    [
-        (["<think>", "calm", ";", "calm"], 32, "calm;"),
-        (["<think>", "calm", ";", "calm", "calm"], 5, "calm;"),
-        (["<think>", "calm", "calm"], 3, "calmcalm"),
-        (["<think>", "calm", "</think>"], 32, "calm"),
-        (["calm", "</think>", "<answer>", "0"], 32, "calm"),
-        (["<think>", "calm", "<think>", "calm", "</think>", "<answer>", "0"], 32, "calm"),
-        (["<think>", "calm", "</think>", "x", "<answer>", "0"], 32, "calm"),
-        (["<think>", "calm", ".", "6", "5", "</answer>"], 32, "calm."),
-    ],
-)
-def test_a_rationale_without_its_form_is_closed_and_read(written: list[str], limit: int, closed: str) -> None:
-    script = rambling(written, closed)
-    core = ScriptedCore(script)
-    result = read(core, limit=limit, force=True)
-    assert (result.forced, result.closed) == (True, closed)
-    assert result.tree is not None
-    assert result.tree.expectation().mean == pytest.approx(expectation(expected(model(USUAL))).mean, abs=1e-7)
-    unforced = read(ScriptedCore(script), limit=limit)
-    assert not unforced.forced
-
-
-def test_an_answer_in_its_form_is_not_forced() -> None:
-    script = model(USUAL)
-    result, plain = read(ScriptedCore(script), force=True), read(ScriptedCore(script))
-    assert not result.forced
-    assert result.tree is not None
-    assert plain.tree is not None
-    assert result.tree.expectation() == plain.tree.expectation()
-
-
-def test_a_forced_answer_without_room_loses_clauses() -> None:
-    script = rambling(["<think>", "calm", ";", "calm", ";", "calm"], "calm;")
-    # Prompt, five tokens of the closed rationale, four of the answer.
-    result = read(ScriptedCore(script), force=True, prompt=200 - 5 - 4)
-    assert result.closed == "calm;"
-    assert read(ScriptedCore(script), force=True, prompt=200 - 4).tree is None
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
@@ -297,12 +127,12 @@ def test_a_prompt_that_is_too_long_is_refused() -> None:
 def test_cancelling_removes_the_node_requests_too() -> None:
     core = ScriptedCore(model({}))
     engine = ScriptedEngine(core)
-    image = image_of(1)
+    image = image_of(PROMPT)
     for name in ("a", "b"):
         engine.add(name, image, ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
     for _ in range(5):
         engine.step()
-    assert len(core.requests) > 2
+    assert set(core.requests) == {f"{name}/={node}" for name in "ab" for node in "01"}
     engine.cancel("a")
     engine.cancel("unknown")
     assert {name.partition("/")[0] for name in core.requests} == {"b"}

@@ -35,6 +35,7 @@ class ScriptedEngine(ReadoutEngine):
     def __init__(self, core: ScriptedCore) -> None:
         self._core = core  # type: ignore[assignment]
         self._requests, self._max_length, self.version = {}, 8, 3
+        self._trees = None
         self.processor = SimpleNamespace(image_token_id=7)  # type: ignore[assignment]
 
     def _parameters(self, sampling: SamplingSpec, seed: int, **overrides: object) -> SimpleNamespace:
