@@ -12,6 +12,9 @@ import uuid
 #: Metadata key of the secret, on the way from the gateway to the deployment.
 SECRET_KEY = "x-rapo-gateway"
 
+#: Metadata key of the caller's name, on the same way: callers take turns at the decoders.
+CALLER_KEY = "x-rapo-caller"
+
 #: Trailing metadata key of the request's field at fault, in an INVALID_ARGUMENT of the deployment.
 FIELD_KEY = "rapo-field"
 
