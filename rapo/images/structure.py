@@ -8,8 +8,8 @@ take microseconds on a real image. They count:
 - JPEG: the number of segments, of scans, and scans times pixels: each scan is a pass over the whole
   image;
 - BMP: the bytes of run-length code, which Pillow decodes in Python, byte for byte;
-- TIFF: the number of values in its tags, the size of a tile, the bytes of its strips or tiles
-  (which may overlap), JPEG scans in them, and the chain of its pages;
+- TIFF: the number of values in its tags, the size of a tile, the scans of the JPEGs in it, and the
+  chain of its pages;
 - frames, in every format that has them, although only the first is decoded.
 """
 
@@ -30,8 +30,9 @@ MAX_CHUNKS = 20_000
 MAX_TAG_VALUES = 1 << 20
 # Each may unpack to a megabyte. Real files have one profile and a few texts.
 MAX_PACKED_CHUNKS = 64
-# Scans times pixels, in images of `image.max_pixels`.
-MAX_FULL_SCANS = 16
+# Scans times pixels, in images of `image.max_pixels`. libjpeg writes 10 scans for colour, 18 for
+# CMYK.
+MAX_FULL_SCANS = 20
 # Pillow takes a second for so much.
 MAX_RUN_LENGTH_BYTES = 4 * 2**20
 
@@ -55,7 +56,6 @@ _WIDTH, _LENGTH, _COMPRESSION = 256, 257, 259
 _STRIP_BYTES, _TILE_BYTES = 279, 325
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _TIFF_JPEG = (6, 7)
-_SLACK = 1 << 20  # some programs write the size of the whole file, or none
 _TIFF_SIZES = {3: "H", 4: "I", 16: "Q"}
 _TIFF_TEXT = frozenset((1, 2, 6, 7))  # bytes and text stay bytes in memory, whatever their number
 
@@ -218,35 +218,32 @@ def _check_tags(data: bytes, entries: list[tuple[int, _Tag]], order: str, limits
         _refuse(f"{values:,} values in its tags")
     tags = dict(reversed(entries))  # of two entries for one tag the first counts
 
-    def numbers(tag: int) -> tuple[int, ...]:
-        return _numbers(data, tags[tag], order) if tag in tags else ()
-
     def number(tag: int) -> int:
-        return next(iter(numbers(tag)), 0)
+        return _number(data, tags[tag], order) if tag in tags else 0
 
     tile = number(_TILE_WIDTH) * number(_TILE_LENGTH)
     if tile > limits.max_pixels:
         _refuse("tiles larger than any image may be")
     pixels = number(_WIDTH) * number(_LENGTH)
-    parts = [*numbers(_STRIP_BYTES), *numbers(_TILE_BYTES)]
-    if sum(parts) > 2 * len(data) + _SLACK:
-        _refuse("strips that overlap")
     work = _WORK_PER_PIXEL * pixels or UNKNOWN_WORK
     if number(_COMPRESSION) in _TIFF_JPEG:
         # In the coded data of a JPEG an FF is never followed by a marker's number.
         scans = data.count(bytes((0xFF, _SOS)))
-        per_part = max(tile, pixels // max(len(parts), 1))
-        _check_scans(scans // max(len(parts), 1), scans * per_part, limits)
+        parts = max(sum(tags[tag].count for tag in (_STRIP_BYTES, _TILE_BYTES) if tag in tags), 1)
+        per_part = max(tile, pixels // parts)
+        _check_scans(scans // parts, scans * per_part, limits)
         work += scans * per_part // _SCANS_PER_PIXEL_WORK
     return work
 
 
-def _numbers(data: bytes, tag: _Tag, order: str) -> tuple[int, ...]:
-    """The numbers of an entry, from its own field if they fit, else from where it points."""
+def _number(data: bytes, tag: _Tag, order: str) -> int:
+    """The first number of an entry, from its own field if all fit there, else from where it
+    points. 0 for an entry without numbers."""
     letter = _TIFF_SIZES.get(tag.kind)
-    if letter is None:
-        return ()
-    layout = f"{order}{tag.count}{letter}"
-    if struct.calcsize(layout) <= len(tag.field):
-        return struct.unpack_from(layout, tag.field)
-    return struct.unpack_from(layout, data, int.from_bytes(tag.field, "little" if order == "<" else "big"))
+    if letter is None or not tag.count:
+        return 0
+    layout = order + letter
+    if tag.count * struct.calcsize(layout) <= len(tag.field):
+        return int(struct.unpack_from(layout, tag.field)[0])
+    at = int.from_bytes(tag.field, "little" if order == "<" else "big")
+    return int(struct.unpack_from(layout, data, at)[0])
