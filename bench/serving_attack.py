@@ -1,7 +1,7 @@
 """A running service under callers that send the dearest images that they can.
 
-    python -m bench.serving_attack --server HOST:PORT --replica PID [--seconds 20] [--image NAME ...]
-        [--tokens VICTIM ATTACKER]
+    python -m bench.serving_attack --server HOST:PORT --replica PID [--seconds 20]
+        [--image NAME ...] [--tokens VICTIM ATTACKER]
 
 One caller (the victim) scores an image of 84 x 84 after the other: first alone, then while another
 one has two calls with a deadline of 2 s in flight, always, with one of `bench.attack_images`, by
