@@ -4,9 +4,9 @@
         [--image NAME ...] [--tokens VICTIM ATTACKER]
 
 One caller (the victim) scores an image of 84 x 84 after the other: first alone, then while another
-one has two calls with a deadline of 2 s in flight, always, with one of `bench.attack_images`, by
-name. For each image: the victim's latencies, the attacker's statuses, the memory of the replica and
-its decoders, and their CPU time in the second after the last deadline. Writes
+one begins two calls with a deadline of 2 s every 2 s, with one of `bench.attack_images`, by name.
+For each image: the victim's latencies, the attacker's statuses, the memory of the replica and its
+decoders, and their CPU time in the second after the last deadline. Writes
 `bench/results/serving_attack.json`.
 """
 
@@ -122,13 +122,15 @@ def victim(address: str, token: str | None, seconds: float) -> dict[str, Any]:
 
 
 def attacked(arguments: argparse.Namespace, image: bytes) -> dict[str, Any]:
-    """The victim while two calls with this image are always in flight."""
+    """The victim while two calls with this image begin every two seconds."""
     codes, stop = Counter[str](), threading.Event()
 
     def attack() -> None:
         with grpc.insecure_channel(arguments.server, _OPTIONS) as channel:
             while not stop.is_set():
+                end = time.monotonic() + _DEADLINE_S
                 codes[score(channel, image, arguments.tokens[1], _DEADLINE_S)] += 1
+                stop.wait(end - time.monotonic())
 
     threads = [threading.Thread(target=attack) for _ in range(2)]
     with Watch(arguments.replica) as watch:

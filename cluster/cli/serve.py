@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.cli.served_models import ServedModels, roll_out, watch_models
 from cluster.cli.ui import check_ui_allowed, ui_beside
+from cluster.files.private_folder import private_folder
 from cluster.remote.exit_watchdog import exit_watchdog
 from cluster.remote.ray_session import logical_cpus, ray_session
 from cluster.terminal.console import Console
@@ -48,7 +48,7 @@ def serve_until_interrupted(
     check_address(config.serve)
     config = _with_room(config, len(wanted.folders))
     stop = threading.Event()
-    log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
+    log = private_folder() / f"serve-{os.getpid()}.log"
     words = (
         "error: the service ended without a word: its process was killed, or the Ray node that it ran on is gone. "
         f"Library output is in {log}."
@@ -58,7 +58,7 @@ def serve_until_interrupted(
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:
             with console.stage("start"):
-                stack.enter_context(ray_session(config))
+                stack.enter_context(ray_session(config, serving=True))
                 server = stack.enter_context(ScorerServer(config, wanted.folders[wanted.default], wanted.default))
                 roll_out(server, wanted)
                 page = stack.enter_context(ui_beside(config, server)) if ui else None
