@@ -1,9 +1,9 @@
 """A running service under callers that send the dearest images that they can.
 
-    python -m bench.serving_attack --server HOST:PORT --replica PID [--seconds 20]
+    python -m bench.serving_attack --server HOST:PORT --replica PID [--seconds 10] [--rounds 3]
         [--image NAME ...] [--tokens VICTIM ATTACKER]
 
-One caller (the victim) scores an image of 84 x 84 after the other: first alone, then while another
+One caller (the victim) scores an image of 84 x 84 after the other, in turns alone and while another
 one begins two calls with a deadline of 2 s every 2 s, with one of `bench.attack_images`, by name.
 For each image: the victim's latencies, the attacker's statuses, the memory of the replica and its
 decoders, and their CPU time in the second after the last deadline. Writes
@@ -20,6 +20,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,25 +107,36 @@ def score(channel: grpc.Channel, image: bytes, token: str | None, timeout_s: flo
     return "OK"
 
 
-def victim(address: str, token: str | None, seconds: float) -> dict[str, Any]:
-    """Latencies of one caller, a new image each time."""
-    rng, times, codes = np.random.default_rng(os.getpid()), [], Counter[str]()
+class Latencies:
+    """Of one caller's calls, in milliseconds, and their statuses."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.codes = Counter[str]()
+
+    def summary(self) -> dict[str, Any]:
+        """Their number and quantiles."""
+        p50, p99 = (round(float(value), 1) for value in np.percentile(self.times or [0.0], (50, 99)))
+        return {"calls": len(self.times), "p50_ms": p50, "p99_ms": p99, "codes": dict(self.codes)}
+
+
+def victim(address: str, token: str | None, seconds: float, seen: Latencies) -> None:
+    """Calls of one caller, one after the other, a new image each time."""
+    rng = np.random.default_rng(time.monotonic_ns())
     end = time.monotonic() + seconds
     with grpc.insecure_channel(address, _OPTIONS) as channel:
-        while (began := time.monotonic()) < end:
+        while time.monotonic() < end:
             out = io.BytesIO()
             Image.fromarray(rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8)).save(out, "JPEG")
             began = time.monotonic()
-            codes[score(channel, out.getvalue(), token, 60.0)] += 1
-            times.append(1000 * (time.monotonic() - began))
-    p50, p99 = np.percentile(times, (50, 99))
-    return {"calls": len(times), "p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "max_ms": round(max(times), 1),
-            "codes": dict(codes)}  # fmt: skip
+            seen.codes[score(channel, out.getvalue(), token, 60.0)] += 1
+            seen.times.append(1000 * (time.monotonic() - began))
 
 
-def attacked(arguments: argparse.Namespace, image: bytes) -> dict[str, Any]:
-    """The victim while two calls with this image begin every two seconds."""
-    codes, stop = Counter[str](), threading.Event()
+@contextmanager
+def attacking(arguments: argparse.Namespace, image: bytes, codes: Counter[str]) -> Iterator[None]:
+    """Two calls with this image begin every two seconds inside the block."""
+    stop = threading.Event()
 
     def attack() -> None:
         with grpc.insecure_channel(arguments.server, _OPTIONS) as channel:
@@ -133,20 +146,33 @@ def attacked(arguments: argparse.Namespace, image: bytes) -> dict[str, Any]:
                 stop.wait(end - time.monotonic())
 
     threads = [threading.Thread(target=attack) for _ in range(2)]
-    with Watch(arguments.replica) as watch:
-        for thread in threads:
-            thread.start()
-        result = victim(arguments.server, arguments.tokens[0], arguments.seconds)
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
         stop.set()
         for thread in threads:
             thread.join()
-        before = watch.cpu_s()
-        time.sleep(1.0)
-        after = watch.cpu_s() - before
+
+
+def compared(arguments: argparse.Namespace, image: bytes) -> dict[str, Any]:
+    """The victim alone and under attack, in turns: no machine is equally fast in every minute."""
+    quiet, attacked, codes = Latencies(), Latencies(), Counter[str]()
+    after = []
+    with Watch(arguments.replica) as watch:
+        for _ in range(arguments.rounds):
+            victim(arguments.server, arguments.tokens[0], arguments.seconds, quiet)
+            with attacking(arguments, image, codes):
+                victim(arguments.server, arguments.tokens[0], arguments.seconds, attacked)
+            before = watch.cpu_s()
+            time.sleep(1.0)
+            after.append(watch.cpu_s() - before)
     return {
-        **result,
+        "quiet": quiet.summary(),
+        "attacked": attacked.summary(),
         "attack": dict(codes),
-        "cpu_s_after_deadline": round(after, 2),
+        "cpu_s_after_deadline": round(max(after), 2),
         "peak_mib": round(watch.peak),
         "settled_mib": round(watch.mib()),
     }
@@ -157,26 +183,22 @@ def main() -> int:
     images = {**attack_images.REFUSED, **attack_images.ACCEPTED}
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
     parser.add_argument("--replica", required=True, type=int, metavar="PID")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--image", action="append", choices=list(images))
     parser.add_argument("--tokens", nargs=2, default=[None, None], metavar=("VICTIM", "ATTACKER"))
     arguments = parser.parse_args()
-    watch = Watch(arguments.replica)
-    victim(arguments.server, arguments.tokens[0], 3.0)
+    victim(arguments.server, arguments.tokens[0], 3.0, Latencies())
     result: dict[str, Any] = {
         "machine": record.machine(),
         "versions": record.versions(["pillow", "grpcio", "ray"]),
-        "mib_before": round(watch.mib()),
-        "quiet": victim(arguments.server, arguments.tokens[0], arguments.seconds),
-        "attacks": {},
+        "mib_before": round(Watch(arguments.replica).mib()),
     }
     for name in arguments.image or images:
-        result["attacks"][name] = attacked(arguments, images[name]())
-        sys.stdout.write(f"{name}: {json.dumps(result['attacks'][name])}\n")
+        result[name] = compared(arguments, images[name]())
+        sys.stdout.write(f"{name}: {json.dumps(result[name])}\n")
         sys.stdout.flush()
-    result["quiet_again"] = victim(arguments.server, arguments.tokens[0], arguments.seconds)
     record.write_json("serving_attack", result)
-    sys.stdout.write(json.dumps({key: result[key] for key in ("mib_before", "quiet", "quiet_again")}) + "\n")
     return 0
 
 

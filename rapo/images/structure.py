@@ -78,7 +78,7 @@ def check_structure(data: bytes, limits: ImageConfig) -> int:
             return _check_bmp(data)
         if data[:2] in (b"II", b"MM"):
             return _check_tiff(data, limits)
-    except struct.error:
+    except (struct.error, OverflowError):  # cut off, or a place that no file has
         return UNKNOWN_WORK
     return 0
 

@@ -334,6 +334,9 @@ def test_the_work_is_told_before_decoding(format: str, mode: str, options: dict[
     assert check_structure(data, ImageConfig()) == per_pixel * 3200
 
 
-@pytest.mark.parametrize("magic", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"BM", b"II*\0"])
+@pytest.mark.parametrize(
+    "magic",
+    [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"BM", b"II*\0", b"II+\0" + b"\xff" * 12],
+)
 def test_the_work_of_a_damaged_file_is_not_known(magic: bytes) -> None:
     assert check_structure(magic, ImageConfig()) >= UNKNOWN_WORK

@@ -4,7 +4,9 @@ its caller."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +18,14 @@ from PIL import Image
 from scripted_scorer import Context, FakeEngine, ScorerWithoutVllm
 
 from rapo.config import Config, ImageConfig
+from rapo.errors import ImageError
+from rapo.images.decoder import DecodeJob, Decoder, DecoderLimits
 from rapo.v1 import scorer_pb2
 from services.names import CALLER_KEY
-from services.replica.decoding import FairDecoding, ImageInspector
+from services.replica.decoding import FairDecoding, ImageInspector, memory_of
 from services.replica.fair_places import FairPlaces
 from services.room import Room
+from tests.listening import family
 
 
 def png(side: int = 32) -> bytes:
@@ -156,6 +161,38 @@ def test_work_ends_with_its_caller(decoding: FairDecoding, heavy: bytes) -> None
         assert await decoding.decode(png(), "a", size_of, heavy=True) == (32, 32)
 
     asyncio.run(main())
+
+
+def mib(decoding: FairDecoding) -> float:
+    """Memory of this process and of all decoders; what they share counts once."""
+    total = 0
+    for process in family(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def test_memory_returns_after_the_largest_images(decoding: FairDecoding, heavy: bytes) -> None:
+    async def main() -> tuple[float, float]:
+        await decoding.decode(heavy, "a", size_of, heavy=True)
+        before = mib(decoding)
+        await asyncio.gather(*(decoding.decode(heavy, caller, size_of, heavy=True) for caller in "ab"))
+        return before, mib(decoding)
+
+    before, after = asyncio.run(main())
+    assert after - before < 32
+
+
+def test_no_accepted_image_needs_more_memory_than_its_decoder_may_take(decoding: FairDecoding, heavy: bytes) -> None:
+    """WebP needs most for a pixel; without its share the image is refused."""
+    pixels = 49_000_000
+    assert memory_of(pixels) > 16 * pixels
+    decoder = Decoder(decoding._host, DecoderLimits(15, 12 * pixels, 60.0, 1))
+    with pytest.raises(ImageError):
+        decoder.decode(DecodeJob(heavy))
+    decoder = Decoder(decoding._host, DecoderLimits(15, memory_of(pixels), 60.0, 1))
+    assert decoder.decode(DecodeJob(heavy)).size == (7000, 7000)
 
 
 def test_the_deployment_decodes_in_processes_and_gives_the_caller(decoding: FairDecoding) -> None:
