@@ -45,11 +45,13 @@ def mutate_message(data: bytes, rng: Random) -> bytes:
         kind = rng.randrange(4)
         if kind == 0:
             _shuffle(parts, rng)
-        elif kind == 1:  # a field that is not in the schema, or of another kind
-            parts.insert(rng.randint(0, len(parts)), _varint(rng.choice((8, 13, 17, 1 << 29)) << 3 | rng.randrange(6)))
+        elif kind == 1:  # a number, in a field that may be of another kind or not in the schema
+            field = _varint(rng.choice((1, 2, 8, 13, 17, 1 << 28)) << 3)
+            parts.insert(rng.randint(0, len(parts)), field + _varint(rng.choice(_EDGES)))
         elif kind == 2:
-            number = rng.randint(1, 12) << 3 | 2
-            parts.append(_varint(number) + _varint(rng.choice(_EDGES)) + rng.randbytes(rng.choice((0, 3, 40))))
+            body = rng.randbytes(rng.choice((0, 3, 40)))
+            length = len(body) if rng.random() < 0.7 else rng.choice(_EDGES)
+            parts.append(_varint(rng.randint(1, 12) << 3 | 2) + _varint(length) + body)
         else:
             at = rng.randrange(len(parts) + 1)
             parts[at : at + 1] = [changed_bytes(b"".join(parts[at : at + 1]), rng)]
