@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -134,7 +135,12 @@ def test_a_file_that_does_not_answer_is_told_once_and_holds_no_other(
     path.write_text("new")
     assert until(lambda: other.value == "new")
     found: list[str] = []
-    assert until(lambda: bool(found.extend(follower.stuck()) or found))
+
+    def stuck() -> bool:
+        found.extend(follower.stuck())
+        return bool(found)
+
+    assert until(stuck)
     time.sleep(0.1)
     assert (found, follower.stuck()) == (["a"], [])
     assert "hanging.toml cannot be read" in caplog.text
@@ -150,8 +156,12 @@ def test_a_gateway_serves_on_whatever_comes_in_the_place_of_its_files(
     with gateway_on(FakeDeployment(), tokens=str(path)) as gateway, grpc.insecure_channel(gateway.address) as channel:
         score = scorer_pb2_grpc.AestheticScorerStub(channel).Score
         failures = gateway.metrics.reload_failures.labels("tokens")._value
+
+        def more_than(count: float) -> bool:
+            return float(failures.get()) > count
+
         for make in ODD:
-            before = failures.get()
+            seen = failures.get()
             aside = path.with_name("aside")
             make(aside)
             if path.is_dir() and not path.is_symlink():
@@ -161,7 +171,7 @@ def test_a_gateway_serves_on_whatever_comes_in_the_place_of_its_files(
             aside.rename(path) if make is not circle else make(path)
             if make is circle:
                 aside.unlink()
-            assert until(lambda before=before: failures.get() > before), make.__name__
+            assert until(partial(more_than, seen)), make.__name__
             assert score(request, timeout=5, metadata=known).score == 0.5
         path.unlink()
         path.write_text(token_line("web", "other"))

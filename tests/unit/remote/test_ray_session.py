@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import services
+from ray.job_config import JobConfig
 
 from cluster.remote.loopback import listen_on_loopback
 from cluster.remote.ray_session import prepare_environment, ray_session
@@ -38,22 +39,21 @@ def test_a_joined_clusters_workers_look_for_themselves(monkeypatch):
 
 
 def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given: list[dict[str, object]] = []
+    given: list[tuple[JobConfig, str, Path]] = []
 
-    def init(**options: object) -> None:
-        given.append({**options, "node": services.resolve_ip_for_localhost(options["_node_ip_address"])})
+    def init(job_config: JobConfig, _node_ip_address: str, _temp_dir: str, **_: object) -> None:
+        given.append((job_config, services.resolve_ip_for_localhost(_node_ip_address), Path(_temp_dir)))
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     for serving in (False, True):
         with ray_session(load_config(None, [f"ray.temp_dir={tmp_path}"]), serving=serving):
             pass
-    hooks = [options["job_config"].runtime_env.get("worker_process_setup_hook") for options in given]
-    assert hooks[0] is None
+    hooks = [str(job.runtime_env.get("worker_process_setup_hook")) for job, _, _ in given]
+    assert hooks[0] == "None"
     assert pkgutil.resolve_name(hooks[1]) is listen_on_loopback
-    for options in given:
-        assert options["node"] == "127.0.0.1"
-        folder = Path(options["_temp_dir"])
+    for _, node, folder in given:
+        assert node == "127.0.0.1"
         assert folder.is_relative_to(tmp_path)
         assert folder.parent.stat().st_mode & 0o777 == 0o700
 

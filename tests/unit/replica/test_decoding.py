@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -26,6 +27,8 @@ from services.replica.decoding import FairDecoding, ImageInspector, memory_of
 from services.replica.fair_places import FairPlaces
 from services.room import Room
 from tests.listening import family
+
+T = TypeVar("T")
 
 
 def png(side: int = 32) -> bytes:
@@ -197,15 +200,16 @@ def test_no_accepted_image_needs_more_memory_than_its_decoder_may_take(decoding:
 
 def test_the_deployment_decodes_in_processes_and_gives_the_caller(decoding: FairDecoding) -> None:
     callers = []
-    decode = decoding.decode
 
-    async def spy(data: bytes, caller: str, then: Callable[[Image.Image], object], *, heavy: bool) -> object:
-        callers.append((caller, heavy))
-        return await decode(data, caller, then, heavy=heavy)
+    class Spy:
+        async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
+            callers.append((caller, heavy))
+            return await decoding.decode(data, caller, then, heavy=heavy)
 
-    decoding.decode = spy
+        def close(self) -> None: ...
+
     engine = FakeEngine()
-    scorer = ScorerWithoutVllm(engine, Config(), decoding)
+    scorer = ScorerWithoutVllm(engine, Config(), Spy())
 
     async def main() -> None:
         context = Context()
