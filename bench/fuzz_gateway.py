@@ -1,11 +1,13 @@
 """Malformed and fuzzed requests against a gateway: no crash, no hang, no growth of memory, always
 the right status.
 
-`python -m bench.fuzz_gateway [--cases 12000] [--seed 0]` starts a gateway in a process of its own,
-and behind it, in another, an upstream that decodes images with `rapo.images.decode` as the
-deployment does but has no model. `--server HOST:PORT` takes a running service instead; `--watch
-PID`, as often as wanted, notes the memory of its processes. Writes
-`bench/results/fuzz_gateway.json`; exit code 1 where anything was wrong.
+    python -m bench.fuzz_gateway [--cases 12000 | --minutes 60] [--seed 0] [--corpus DIR]
+
+starts a gateway in a process of its own, and behind it, in another, an upstream that decodes images
+with `rapo.images.decode` as the deployment does but has no model. `--server HOST:PORT` takes a
+running service instead; `--watch PID`, as often as wanted, notes the memory and the CPU time of its
+processes. `--corpus` keeps images that are worth it in a folder, from which the next run starts.
+Writes `bench/results/fuzz_gateway.json`; exit code 1 where anything was wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import socket
@@ -30,6 +33,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.corpus import Corpus
 from bench.malformed import LIMITS, Case, cases
 from bench.support import record
 from rapo.errors import ImageError
@@ -47,6 +51,8 @@ _HANG_S = 30.0
 # are full.
 _WARM_UP = 0.25
 _GROWTH_MIB = 48.0
+# One image of these sizes takes milliseconds to decode.
+_CPU_S = 1.0
 
 
 class Decoding(scorer_pb2_grpc.AestheticScorerServicer):
@@ -67,6 +73,14 @@ class Decoding(scorer_pb2_grpc.AestheticScorerServicer):
 
     def GetModel(self, request: Any, context: grpc.ServicerContext) -> Any:
         return scorer_pb2.GetModelResponse(model_version="fuzz")
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When enough cases were sent: after so many, or at a time of the monotonic clock."""
+
+    cases: float
+    time: float = math.inf
 
 
 @dataclass
@@ -105,20 +119,21 @@ def _gateway(pipe: Connection, upstream: int) -> None:
 
 
 async def attack(
-    address: str, limit: int, seed: int, tally: Tally, *, lenient: bool = False, measure: Any = None
-) -> None:
-    """Send `limit` cases to `address`, several at a time, and note what was not right in `tally`.
+    address: str, until: Until, seed: int, tally: Tally, *, lenient: bool = False, measure: Any = None,
+    corpus: Corpus | None = None,
+) -> None:  # fmt: skip
+    """Send cases to `address`, several at a time, and note what was not right in `tally`.
 
     `lenient` allows for a model behind it: an answer without a score, a full queue, an image too
     large for its context.
     """
-    stream = cases(seed, _MAX_MESSAGE_BYTES)
+    stream = cases(seed, _MAX_MESSAGE_BYTES, corpus)
     rng = Random(seed)
     started = 0
 
     async def worker(channel: grpc.aio.Channel, blocking: grpc.Channel) -> None:
         nonlocal started
-        while started < limit:
+        while started < until.cases and monotonic() < until.time:
             started += 1
             case = next(stream)
             if lenient and case.kind == "oversized":
@@ -241,14 +256,24 @@ def _rss_mib(pid: int) -> float:
     return 0.0
 
 
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=12_000)
+    parser.add_argument("--cases", type=int, help="default: 12,000, or without end with --minutes")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--corpus", type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--server", help="host:port of a running service, in place of one started here")
     parser.add_argument("--watch", type=int, action="append", default=[], metavar="PID", help="with --server")
     arguments = parser.parse_args()
     tally, began = Tally(), monotonic()
+    corpus = Corpus(arguments.corpus, LIMITS)
+    minutes = math.inf if arguments.minutes is None else arguments.minutes
+    until = Until(arguments.cases or (12_000 if math.isinf(minutes) else math.inf), began + 60 * minutes)
     if arguments.server:
         memory: dict[str, list[float]] = {str(pid): [] for pid in arguments.watch}
 
@@ -256,9 +281,15 @@ def main() -> int:
             for pid in arguments.watch:
                 memory[str(pid)].append(round(_rss_mib(pid), 1))
 
-        asyncio.run(attack(arguments.server, arguments.cases, arguments.seed, tally, lenient=True, measure=measure))
+        before = [_cpu_s(pid) for pid in arguments.watch]
+        asyncio.run(
+            attack(arguments.server, until, arguments.seed, tally, lenient=True, measure=measure, corpus=corpus)
+        )
+        spent = [_cpu_s(pid) - cpu_s for pid, cpu_s in zip(arguments.watch, before, strict=True)]
     else:
-        memory = _against_own(arguments.cases, arguments.seed, tally)
+        memory, spent = _against_own(until, arguments.seed, tally, corpus)
+    if corpus.cpu_s[0] > _CPU_S:
+        tally.wrong.append(f"an image of the corpus took {corpus.cpu_s[0]} s of CPU time: {corpus.cpu_s[1]}")
     result = {
         "machine": record.machine(),
         "versions": record.versions(["grpcio", "pillow", "protobuf"]),
@@ -270,6 +301,9 @@ def main() -> int:
         "codes": dict(tally.codes.most_common()),
         "slowest": tally.slowest,
         "rss_mib": memory,
+        "cpu_ms_per_call": [round(1000 * cpu_s / max(tally.done, 1), 2) for cpu_s in spent],
+        "dearest_image": corpus.cpu_s,
+        "corpus": len(corpus.images),
         "wrong": len(tally.wrong),
         "examples": tally.wrong[:20],
     }
@@ -279,7 +313,7 @@ def main() -> int:
     return 1 if tally.wrong else 0
 
 
-def _against_own(limit: int, seed: int, tally: Tally) -> dict[str, list[float]]:
+def _against_own(until: Until, seed: int, tally: Tally, corpus: Corpus) -> tuple[dict[str, list[float]], list[float]]:
     context = multiprocessing.get_context("spawn")
     memory: dict[str, list[float]] = {"gateway": [], "upstream": []}
     pipes, processes = [], []
@@ -299,8 +333,9 @@ def _against_own(limit: int, seed: int, tally: Tally) -> dict[str, list[float]]:
             memory[name].append(round(_rss_mib(process.pid or os.getpid()), 1))
 
     try:
-        asyncio.run(attack(f"127.0.0.1:{port}", limit, seed, tally, measure=measure))
+        asyncio.run(attack(f"127.0.0.1:{port}", until, seed, tally, measure=measure, corpus=corpus))
         measure(tally.done)
+        spent = [_cpu_s(process.pid or os.getpid()) for process in processes]
         for name, process in zip(("upstream", "gateway"), processes, strict=True):
             if not process.is_alive():
                 tally.wrong.append(f"the {name} died with exit code {process.exitcode}")
@@ -312,7 +347,7 @@ def _against_own(limit: int, seed: int, tally: Tally) -> dict[str, list[float]]:
             if process.is_alive():
                 pipe.send(None)
             process.join(30)
-    return memory
+    return memory, spent
 
 
 if __name__ == "__main__":

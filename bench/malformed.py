@@ -19,6 +19,8 @@ import numpy as np
 from google.protobuf.message import Message
 from PIL import Image
 
+from bench.corpus import Corpus
+from bench.mutation import mutate, mutate_message
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import FORMATS, decode_image
@@ -50,8 +52,8 @@ class Case:
     cancel_after_s: float | None = None
 
 
-def cases(seed: int, max_message_bytes: int) -> Iterator[Case]:
-    """Cases without end, a function of the seed."""
+def cases(seed: int, max_message_bytes: int, corpus: Corpus | None = None) -> Iterator[Case]:
+    """Cases without end, a function of the seed and of the corpus, which grows with them."""
     rng = Random(seed)
     makers = (
         (_image, 40), (_garbage, 12), (_mutated, 10), (_batch, 10), (_rank, 6), (_stream, 8), (_fields, 8),
@@ -60,7 +62,10 @@ def cases(seed: int, max_message_bytes: int) -> Iterator[Case]:
     kinds, weights = zip(*makers, strict=True)
     while True:
         maker = rng.choices(kinds, weights)[0]
-        yield _oversized(rng, max_message_bytes) if maker is _oversized else maker(rng)
+        if maker is _oversized:
+            yield _oversized(rng, max_message_bytes)
+        else:
+            yield _image(rng, corpus) if maker is _image else maker(rng)
 
 
 def verdict(image: bytes) -> str | bool:
@@ -72,10 +77,13 @@ def verdict(image: bytes) -> str | bool:
     return True
 
 
-def make_image(rng: Random) -> bytes:
+def make_image(rng: Random, corpus: Corpus | None = None) -> bytes:
     """An image, or what claims to be one."""
     data = bytearray(_clean(rng.randrange(len(_CLEAN))))
-    kind = rng.randrange(10)
+    kind = rng.randrange(15)
+    if kind >= 10:
+        kept = corpus.pick(rng) if corpus is not None and rng.random() < 0.7 else None
+        return mutate(kept or bytes(data), rng)
     if kind == 0:
         return bytes(data)
     if kind == 1:
@@ -103,10 +111,10 @@ def make_image(rng: Random) -> bytes:
     return bytes(data)
 
 
-def _image(rng: Random) -> Case:
-    image, method = make_image(rng), rng.choice(("Score", "Score", "Score", "Explain"))
+def _image(rng: Random, corpus: Corpus | None = None) -> Case:
+    image, method = make_image(rng, corpus), rng.choice(("Score", "Score", "Score", "Explain"))
     request = scorer_pb2.ScoreRequest(image=image, request_id=f"p{rng.getrandbits(40)}")
-    right = verdict(image)
+    right = verdict(image) if corpus is None else corpus.verdict(image)
     codes = frozenset({Code.OK if right is True else Code.INVALID_ARGUMENT})
     return Case("image", method, (request.SerializeToString(),), codes, {"": right})
 
@@ -129,6 +137,8 @@ def _mutated(rng: Random) -> Case:
         "Rank": scorer_pb2.RankRequest(images=images, request_id="m"),
     }.get(method, singles[0])
     data = bytearray(message.SerializeToString())
+    if rng.random() < 0.5:
+        return Case("mutated-fields", method, (mutate_message(bytes(data), rng),), _UNREADABLE | {Code.OK})
     for _ in range(rng.randint(1, 3)):
         data[rng.randrange(min(len(data), rng.choice((16, 10**9))))] = rng.randrange(256)
     return Case("mutated", method, (bytes(data),), _UNREADABLE | {Code.OK})

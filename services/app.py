@@ -33,7 +33,8 @@ from rapo.util.ports import port_problem
 from services.gateway.exposure import check_access
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
-from services.replica.deployment import PREFIX, build_app, delete, message_limit, start, wait_until_ready
+from services.names import message_limit
+from services.replica.deployment import PREFIX, build_app, delete, start, wait_until_ready
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _POLL_S = 0.2
@@ -191,7 +192,7 @@ class ScorerServer:
             upstream=f"127.0.0.1:{self.inner_port}",
             secret=self.secret,
             routes=Routes(self._default, self._applications),
-            max_message_bytes=message_limit(self.config),
+            max_message_bytes=message_limit(self.config.image),
             request_timeout_s=settings.request_timeout_s,
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,

@@ -1,5 +1,5 @@
-"""Service names: metadata keys between the gateway and the deployment, and the form of request
-ids.
+"""Service names: metadata keys between the gateway and the deployment, the form of request ids, and
+the size of a message.
 
 - What clients must spell alike as well is in `rapo.wire`.
 """
@@ -9,8 +9,13 @@ from __future__ import annotations
 import re
 import uuid
 
+from rapo.config import ImageConfig
+
 #: Metadata key of the secret, on the way from the gateway to the deployment.
 SECRET_KEY = "x-rapo-gateway"
+
+#: Metadata key of the caller's name, on the same way: callers take turns at the decoders.
+CALLER_KEY = "x-rapo-caller"
 
 #: Trailing metadata key of the request's field at fault, in an INVALID_ARGUMENT of the deployment.
 FIELD_KEY = "rapo-field"
@@ -22,3 +27,9 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 def request_id_or_new(request_id: str) -> str:
     """The caller's request id if it has the right form, else a new one."""
     return request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
+
+
+def message_limit(limits: ImageConfig) -> int:
+    """Bytes of the largest message that is accepted: an image somewhat over its limit gets an error
+    that says so, rather than gRPC's."""
+    return 2 * limits.max_bytes + 2**16

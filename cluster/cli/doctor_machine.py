@@ -20,8 +20,9 @@ _MEMORY_GIB = (4.0, 8.0)
 #: A run of the embedded default writes well under 1 GiB; models of billions of parameters write far
 #: more.
 _DISK_GIB = (1.0, 10.0)
-#: Ray puts sockets under the temporary folder, and Linux takes socket paths of at most 107 bytes.
-_SOCKET_PATH = 107 - len("/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store.0")
+#: Ray's sockets are in a folder under the temporary one, and Linux takes socket paths of at most
+#: 107 bytes.
+_SOCKET_PATH = 107 - len("/rapo-0000000000/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store.0")
 _SHM = Path("/dev/shm")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
 
     loaded = load_config(config, [*overrides, "serve.host=127.0.0.1", "serve.port=0"])
     prepare_environment(loaded)
+    from cluster.files.private_folder import private_folder
     from cluster.remote.ray_session import ray_session
     from cluster.terminal.console import Console
     from cluster.terminal.stdio_redirect import redirect_output
@@ -43,9 +43,9 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
 
     check_model_folder(model)
     version = read_card(model).version
-    log = Path(tempfile.gettempdir()) / f"rapo-score-{os.getpid()}.log"
+    log = private_folder() / f"score-{os.getpid()}.log"
     with redirect_output(log) as (out, err), ExitStack() as stack:
         with Console(stdout=out, stderr=err).stage("start"):
-            stack.enter_context(ray_session(loaded))
+            stack.enter_context(ray_session(loaded, serving=True))
             server = stack.enter_context(ScorerServer(loaded, model, version))
         yield server.address, out, err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from cluster.cli.served_models import ServedModels, roll_out, watch_models
 from cluster.cli.ui import check_ui_allowed, ui_beside
+from cluster.files.private_folder import private_folder
 from cluster.remote.exit_watchdog import exit_watchdog
 from cluster.remote.ray_session import logical_cpus, ray_session
 from cluster.terminal.console import Console
 from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config
-from rapo.errors import RapoError
 from rapo.models.card import read_card
 from rapo.models.folder import check_model_folder
+from services.gateway.reloading import FileFollower
 
 if TYPE_CHECKING:
     from services.app import ScorerServer
@@ -48,7 +48,7 @@ def serve_until_interrupted(
     check_address(config.serve)
     config = _with_room(config, len(wanted.folders))
     stop = threading.Event()
-    log = Path(tempfile.gettempdir()) / f"rapo-serve-{os.getpid()}.log"
+    log = private_folder() / f"serve-{os.getpid()}.log"
     words = (
         "error: the service ended without a word: its process was killed, or the Ray node that it ran on is gone. "
         f"Library output is in {log}."
@@ -58,7 +58,7 @@ def serve_until_interrupted(
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:
             with console.stage("start"):
-                stack.enter_context(ray_session(config))
+                stack.enter_context(ray_session(config, serving=True))
                 server = stack.enter_context(ScorerServer(config, wanted.folders[wanted.default], wanted.default))
                 roll_out(server, wanted)
                 page = stack.enter_context(ui_beside(config, server)) if ui else None
@@ -69,9 +69,13 @@ def serve_until_interrupted(
             console.note(f"model {_named(wanted)} answers at {server.address}; Ctrl-C stops it. Library output: {log}")
             if page is not None:
                 console.note(f"the web page is {page.address}")
+            follower = FileFollower({} if file is None else {"models": file})
+            stack.callback(follower.close)
             while not stop.wait(timeout=_POLL_S):
-                if file is not None and file.refresh():
-                    _follow(server, file.value, console)
+                follower.stuck()
+                if file is not None and file.value is not wanted:
+                    wanted = file.value
+                    _follow(server, wanted, console)
             console.note("stopping")
 
 
@@ -94,8 +98,8 @@ def _follow(server: ScorerServer, wanted: ServedModels, console: Console) -> Non
     console.note(f"rolling out {_named(wanted)}")
     try:
         roll_out(server, wanted)
-    except RapoError as error:
-        logger.error("the roll-out failed: %s", error)
+    except Exception as error:  # whatever it is, the versions that are served stay
+        logger.exception("the roll-out failed")
         console.note(f"the roll-out failed; the versions before it are still served: {error}")
     else:
         console.note(f"now serving {_named(wanted)}")

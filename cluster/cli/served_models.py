@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rapo.errors import ConfigError, ModelError, RapoError
+from rapo.errors import ConfigError, ModelError
 from rapo.models.folder import check_model_folder
-from services.gateway.reloading import ReloadingFile, read_small
+from services.gateway.reloading import ReloadingFile, read_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,7 @@ class VersionedServer(Protocol):
 def read_models(path: Path) -> ServedModels:
     """Read the file. Raises `ConfigError` where it cannot be read, has another form, or names a
     folder that holds no model."""
-    try:
-        content = tomllib.loads(read_small(path, "--models").decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    content = read_toml(path, "--models")
     if unknown := sorted(content.keys() - {"default", "models"}):
         raise ConfigError(f"{path}: unknown key '{unknown[0]}'; the keys are default and [models]")
     models, default = content.get("models"), content.get("default")
@@ -57,13 +53,19 @@ def read_models(path: Path) -> ServedModels:
         raise ConfigError(f'{path} needs a table [models] with lines such as v1 = "DIR/export"')
     if not isinstance(default, str) or default not in models:
         raise ConfigError(f"{path}: default = {default!r} is not among its models: {', '.join(models)}")
-    folders = {version: (path.parent / folder).resolve() for version, folder in models.items()}
-    for version, folder in folders.items():
-        try:
-            check_model_folder(folder)
-        except ModelError as error:
-            raise ConfigError(f"{path}: model {version!r}: {error}") from error
-    return ServedModels(default, folders)
+    return ServedModels(default, {version: _folder(path, version, folder) for version, folder in models.items()})
+
+
+def _folder(path: Path, version: str, name: str) -> Path:
+    try:
+        folder = (path.parent / name).resolve()
+        check_model_folder(folder)
+    except ModelError as error:
+        raise ConfigError(f"{path}: model {version!r}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: model {version!r}: its folder cannot be read ({why})") from error
+    return folder
 
 
 def watch_models(path: Path) -> ReloadingFile[ServedModels]:
@@ -88,7 +90,7 @@ def roll_out(server: VersionedServer, wanted: ServedModels) -> None:
             server.add(wanted.folders[version], version)
             if version not in served:
                 started.append(version)
-    except RapoError:
+    except Exception:
         for version in started:
             server.remove(version)
         raise

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
+from cluster.files.private_folder import private_folder
 from rapo.config import Config
 from rapo.errors import ResourceError
 from rapo.system_folder import python_path
+from services.names import message_limit
 
 _SHM = Path("/dev/shm")
 
@@ -42,6 +45,11 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+
+_LOOPBACK = "127.0.0.1"
+_LOOPBACK_HOOK = "cluster.remote.loopback.listen_on_loopback"
+# What a message may grow on its way from the gateway: its request id is filled in.
+_MESSAGE_ROOM = 2**16
 
 
 def logical_cpus(config: Config) -> int:
@@ -73,9 +81,13 @@ def check_object_store(config: Config) -> None:
 
 
 @contextmanager
-def ray_session(config: Config) -> Iterator[None]:
+def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use
-    joins the outer one."""
+    joins the outer one.
+
+    A local Ray listens on loopback only. With `serving` Ray Serve does so, too; its workers then
+    start more slowly.
+    """
     prepare_environment(config)
     import ray
     from ray.job_config import JobConfig
@@ -92,17 +104,22 @@ def ray_session(config: Config) -> Iterator[None]:
         return
     if config.ray.address is None:
         check_object_store(config)
-        ray.init(
-            job_config=Job(),
-            address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
-            num_cpus=config.ray.cpus or logical_cpus(config),
-            object_store_memory=config.ray.object_store_mib * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(config.ray.temp_dir) if config.ray.temp_dir else None,
-        )
+        from ray._private import services
+
+        # Ray would put the machine's address in its place, and listen on all interfaces.
+        with mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host):
+            ray.init(
+                job_config=Job(runtime_env={"worker_process_setup_hook": _LOOPBACK_HOOK} if serving else None),
+                address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
+                num_cpus=config.ray.cpus or logical_cpus(config),
+                object_store_memory=config.ray.object_store_mib * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address=_LOOPBACK,
+                # Ray makes this folder, and all in it, writable for everybody.
+                _temp_dir=str(private_folder(config.ray.temp_dir) / "ray"),
+            )
     else:
         try:
             # Its nodes may have rapo in other places than this one: each looks for itself.
@@ -131,6 +148,8 @@ def prepare_environment(config: Config) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, value in SERVE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # Serve's proxy would take messages of 2 GiB before the deployment refuses their callers.
+        os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(message_limit(config.image) + _MESSAGE_ROOM)
 
 
 def log_folder() -> str:

@@ -62,7 +62,7 @@ def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Imag
     are not applied. Bytes behind the image are ignored; with bytes before it the file has an
     unknown format. Raises `ImageError` with one of `REASONS`.
     """
-    _check_size(len(data), limits)
+    check_size(len(data), limits)
     check_structure(data, limits)
     with _open(io.BytesIO(data), limits) as image:
         return _decode(image)
@@ -75,7 +75,7 @@ def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -
     or too_many_bytes.
     """
     if record.data is not None:
-        _check_size(len(record.data), limits)
+        check_size(len(record.data), limits)
         return record.data
     if record.path is None:
         raise ImageError(f"image {record.uid!r} has neither a path nor data", reason="missing")
@@ -114,10 +114,11 @@ def _check_file(path: Path, limits: ImageConfig) -> None:
         raise ImageError(f"image file not found: {path}", reason="missing") from error
     if not path.is_file():
         raise ImageError(f"not an image file: {path}", reason="missing")
-    _check_size(size, limits)
+    check_size(size, limits)
 
 
-def _check_size(size: int, limits: ImageConfig) -> None:
+def check_size(size: int, limits: ImageConfig) -> None:
+    """Raise `ImageError` (empty, too_many_bytes) for a file of so many bytes."""
     if size == 0:
         raise ImageError("the image has no bytes", reason="empty")
     if size > limits.max_bytes:

@@ -193,7 +193,7 @@ class BulkCalls:
         pause = _FIRST_PAUSE_S
         for attempt in range(1, attempts + 1):
             try:
-                response = await self._upstream.score(request, deadline, application)
+                response = await self._upstream.score(request, deadline, call.client, application)
             except Refused as error:
                 refusal = error.refusal
             else:

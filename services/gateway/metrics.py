@@ -6,12 +6,22 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 from rapo.errors import ResourceError
 from rapo.v1 import scorer_pb2
 from services.statuses import Refusal
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+_HOSTS = ("127.0.0.1", "localhost")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TWENTIETHS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 _STAGES = ("decode", "queue", "generate", "outside")
@@ -86,21 +96,46 @@ class Metrics:
 
 
 class MetricsPage:
-    """The metrics over HTTP on 127.0.0.1. Raises `ResourceError` if the port is taken; `port` 0
-    takes a free one."""
+    """The metrics over HTTP on 127.0.0.1, for callers that ask for this address or localhost.
+
+    A foreign name may resolve to loopback, and a browser would then show the page to its site.
+    Raises `ResourceError` if the port is taken; `port` 0 takes a free one.
+    """
 
     def __init__(self, metrics: Metrics, port: int) -> None:
+        page = make_wsgi_app(metrics.registry)
+
+        def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            host, _, given_port = environ.get("HTTP_HOST", "").lower().partition(":")
+            if host in _HOSTS and given_port == str(self.port):
+                return page(environ, start_response)
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"only for callers of 127.0.0.1 or localhost"]
+
         try:
-            self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
+            self._server = make_server("127.0.0.1", port, answer, _Server, _Handler)
         except OSError as error:
             raise ResourceError(
                 f"port {port} on 127.0.0.1 is in use ({error.strerror}). Choose another with "
                 "--set serve.gateway.metrics_port=..."
             ) from error
-        self.port = int(self._server.server_address[1])
+        self.port = int(self._server.server_port)
+        self._thread = Thread(target=self._server.serve_forever, name="rapo-metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10.0  # for a request that does not come whole
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: a scraper asks every few seconds."""

@@ -54,22 +54,27 @@ class Call:
         """Send one message of a stream. Raises `TimeoutError` if the caller takes none for
         `limit_s` seconds."""
         async with self._writing:  # gRPC takes one message at a time
-            self._written = asyncio.ensure_future(self.context.write(message))
+            if self._written is not None and not self._written.done():
+                raise TimeoutError  # the one before was given up on, and still occupies the call
+            self._written = asyncio.ensure_future(self._send(message, first=self._written is None))
             self._written.add_done_callback(_retrieve_exception)
             # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the
             # result.
             async with asyncio.timeout(limit_s):
                 await asyncio.shield(self._written)
 
-    async def settled(self) -> bool:
-        """Whether a status may follow.
+    async def _send(self, message: bytes, *, first: bool) -> None:
+        if first:
+            # If they went with the message, a status that meets it on its way would bring them
+            # again, and gRPC would refuse it.
+            await self.context.send_initial_metadata(())
+        await self.context.write(message)
 
-        A message that was given up on still occupies the call: gRPC would refuse the status, and
-        the caller would wait for it until its deadline.
-        """
+    async def settle(self) -> None:
+        """Give a message on its way some time to be sent, so that a status follows it rather than
+        waits behind it."""
         if self._written is not None and not self._written.done():
             await asyncio.wait({self._written}, timeout=_SETTLE_S)
-        return self._written is None or self._written.done()
 
     def parse(self, kind: type[M], message: bytes) -> M:
         """The parsed message. Raises `Refused` for the caller's mistake: Serve would answer
@@ -113,8 +118,7 @@ class Calls:
                     code = "DEADLINE_EXCEEDED"
                 self._done(call, code, reason)
             if refusal is not None:
-                if not await call.settled():
-                    raise asyncio.CancelledError
+                await call.settle()
                 await abort(context, refusal)
             return result
 

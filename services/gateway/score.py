@@ -30,12 +30,12 @@ class SingleCalls:
 
     async def score(self, call: Call, message: bytes) -> bytes:
         """The body of Score."""
-        response = await self._upstream.score(self._admit(call, message), call.deadline)
+        response = await self._upstream.score(self._admit(call, message), call.deadline, call.client)
         return response.SerializeToString()
 
     async def explain(self, call: Call, message: bytes) -> None:
         """The body of Explain."""
-        async with aclosing(self._upstream.explain(self._admit(call, message), call.deadline)) as parts:
+        async with aclosing(self._upstream.explain(self._admit(call, message), call.deadline, call.client)) as parts:
             async for part in parts:
                 await call.write(part.SerializeToString(), self._upstream.limit_s)
 

@@ -35,6 +35,7 @@ from services.gateway.bulk import BulkCalls
 from services.gateway.metrics import Metrics, MetricsPage
 from services.gateway.rank import RankCalls
 from services.gateway.rate_limit import RateLimit
+from services.gateway.reloading import FileFollower
 from services.gateway.routes import Routes
 from services.gateway.rpc import Calls
 from services.gateway.score import SingleCalls
@@ -90,6 +91,8 @@ class Gateway:
         self.metrics = Metrics()
         self._certificates: Certificates | None = certificates(settings.options)
         self._tokens = None if settings.options.tokens is None else Tokens(settings.options.tokens)
+        followed = (("tokens", self._tokens), ("certificates", self._certificates))
+        self._files = {name: content.file for name, content in followed if content is not None}
         self._tracing = Tracing(settings.options.otlp, settings.options.trace_share)
         self._page: MetricsPage | None = None
         self._upstream: Upstream | None = None
@@ -192,7 +195,13 @@ class Gateway:
             await _announce(servicer, serving=True)
             await server.start()
             self._upstream = upstream
-            tasks = [asyncio.create_task(self._probe(upstream, servicer)), asyncio.create_task(self._follow_files())]
+            # So that neither a renewal nor a revocation needs a restart.
+            follower = FileFollower(self._files, _FILES_PERIOD_S)
+            stack.callback(follower.close)
+            tasks = [
+                asyncio.create_task(self._probe(upstream, servicer)),
+                asyncio.create_task(self._count_failures(follower)),
+            ]
             self._ready.set()
             await self._stopping.wait()
             self._upstream = None
@@ -251,16 +260,17 @@ class Gateway:
             self.metrics.serving.set(int(serving))
             await _announce(servicer, serving=serving)
 
-    async def _follow_files(self) -> None:
-        """Apply changed tokens and certificates, so that neither a renewal nor a revocation needs a
-        restart."""
+    async def _count_failures(self, follower: FileFollower) -> None:
+        """Keep the count of changes that could not be used. The files themselves are read in the
+        follower's threads."""
+        counted = dict.fromkeys(self._files, 0)
         while True:
             await asyncio.sleep(_FILES_PERIOD_S)
-            for name, content in (("tokens", self._tokens), ("certificates", self._certificates)):
-                if content is not None:
-                    before = content.file.failures
-                    content.file.refresh()
-                    self.metrics.reload_failures.labels(name).inc(content.file.failures - before)
+            for name in follower.stuck():
+                self.metrics.reload_failures.labels(name).inc()
+            for name, file in self._files.items():
+                self.metrics.reload_failures.labels(name).inc(file.failures - counted[name])
+                counted[name] = file.failures
 
 
 def _address(host: str, port: int) -> str:

@@ -16,12 +16,11 @@ import hashlib
 import hmac
 import re
 import secrets
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 from rapo.errors import ConfigError
-from services.gateway.reloading import ReloadingFile, read_small
+from services.gateway.reloading import ReloadingFile, read_toml
 
 # Names of clients are in logs and metrics, and bare keys in TOML.
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -70,12 +69,8 @@ class Tokens:
 def read_tokens(path: Path) -> list[tuple[bytes, str]]:
     """The digests and their clients. Raises `ConfigError`, which names the entry, for a file that
     cannot be used."""
-    try:
-        tree = tomllib.loads(read_small(path, _SETTING).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{_SETTING} = {path}: not valid TOML: {error}") from error
     entries: dict[bytes, str] = {}
-    for client, value in tree.items():
+    for client, value in read_toml(path, _SETTING).items():
         _check_name(client, f"{_SETTING} = {path}: the client")
         for text in _texts(value):
             if not _DIGEST.fullmatch(text):

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 
 import grpc
@@ -20,7 +21,8 @@ from rapo.v1.scorer_pb2_grpc import AestheticScorerStub
 from services.gateway.metrics import Metrics
 from services.gateway.routes import Routes
 from services.gateway.tracing import Tracing
-from services.names import SECRET_KEY
+from services.names import CALLER_KEY, SECRET_KEY
+from services.room import Room
 from services.statuses import QUEUE_FULL, Refusal, Refused, outward
 
 _UNLIMITED = -1
@@ -59,8 +61,7 @@ class Upstream:
         self.tracing = tracing or Tracing()
         self.limit_s = limit_s
         self._secret = secret
-        self._max_in_flight = max_in_flight
-        self._in_flight: Counter[str] = Counter()
+        self._rooms = defaultdict[str, Room](lambda: Room(max_in_flight or sys.maxsize))
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = AestheticScorerStub(self._channel)
 
@@ -79,19 +80,13 @@ class Upstream:
 
     def in_flight(self, application: str) -> int:
         """How many calls this application has not answered yet. From any thread."""
-        return self._in_flight[application]
+        return self._rooms[application].total
 
-    def _check_room(self, application: str) -> None:
-        if 0 < self._max_in_flight <= self._in_flight[application]:
+    def _room(self, application: str, caller: str) -> AbstractContextManager[None]:
+        room = self._rooms[application]
+        if not room.has(caller):
             raise Refused(QUEUE_FULL)
-
-    @contextmanager
-    def _counted(self, application: str) -> Iterator[None]:
-        self._in_flight[application] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[application] -= 1
+        return room.taken(caller)
 
     @contextmanager
     def _counted_outcome(self) -> Iterator[Callable[[scorer_pb2.ScoreResponse], None]]:
@@ -112,37 +107,36 @@ class Upstream:
             self.metrics.images_in_flight.dec()
 
     async def score(
-        self, request: scorer_pb2.ScoreRequest, deadline: float, application: str | None = None
+        self, request: scorer_pb2.ScoreRequest, deadline: float, caller: str, application: str | None = None
     ) -> scorer_pb2.ScoreResponse:
-        """The score of one image, by `deadline` (monotonic clock) and the service's own limit.
-        Raises `Refused`.
+        """The score of one image of a caller, by `deadline` (monotonic clock) and the service's own
+        limit. Raises `Refused`.
 
         `application` overrides the request's version, so that several images go to the same one.
         """
         with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
-            self._check_room(target)
-            with self._counted(target), self.tracing.image_span(request.request_id) as span:
+            with self._room(target, caller), self.tracing.image_span(request.request_id) as span:
                 response = await self._stub.Score(
-                    request, metadata=self._metadata(target, request.request_id), timeout=self._left(deadline)
+                    request, metadata=self._metadata(target, request.request_id, caller), timeout=self._left(deadline)
                 )
                 span.scored(response)
             scored(response)
         return response
 
     async def explain(
-        self, request: scorer_pb2.ScoreRequest, deadline: float
+        self, request: scorer_pb2.ScoreRequest, deadline: float, caller: str
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
         """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the
         work."""
         with self._counted_outcome() as scored:
             application = self.application(request.model_version)
-            self._check_room(application)
+            room = self._room(application, caller)
             call = self._stub.Explain(
-                request, metadata=self._metadata(application, request.request_id), timeout=self._left(deadline)
+                request, metadata=self._metadata(application, request.request_id, caller), timeout=self._left(deadline)
             )
             try:
-                with self._counted(application), self.tracing.image_span(request.request_id) as span:
+                with room, self.tracing.image_span(request.request_id) as span:
                     async for part in call:
                         if part.HasField("response"):
                             span.scored(part.response)
@@ -160,7 +154,7 @@ class Upstream:
         application = self.application(version)
         try:
             return await self._stub.GetModel(
-                request, metadata=self._metadata(application, ""), timeout=self._left(deadline)
+                request, metadata=self._metadata(application), timeout=self._left(deadline)
             )
         except grpc.aio.AioRpcError as error:
             raise Refused(outward(error)) from error
@@ -173,8 +167,9 @@ class Upstream:
             return error.refusal.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
         return True
 
-    def _metadata(self, application: str, request_id: str) -> tuple[tuple[str, str], ...]:
-        named = (("request_id", request_id),) if request_id else ()  # Serve writes it to its own log
+    def _metadata(self, application: str, request_id: str = "", caller: str = "") -> tuple[tuple[str, str], ...]:
+        # Serve writes the id to its own log.
+        named = tuple((key, value) for key, value in (("request_id", request_id), (CALLER_KEY, caller)) if value)
         return (("application", application), (SECRET_KEY, self._secret), *named)
 
     def _left(self, deadline: float) -> float:

@@ -16,7 +16,7 @@ from rapo.errors import RoleError
 from rapo.models.card import Card, with_card
 from rapo.models.folder import check_model_folder
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from services.names import SECRET_KEY
+from services.names import SECRET_KEY, message_limit
 from services.replica.servicer import Scorer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _GRACE_S = 20.0
 # Calls that a replica takes beyond those in its engine and its queue: for GetModel, and to refuse
 # them.
 _SPARE = 64
-_LOGS = "logs/serve of the Ray session folder (/tmp/ray/session_latest unless ray.temp_dir says otherwise)"
+_LOGS = "logs/serve of the Ray session folder (ray/session_latest in the folder rapo-UID of the temporary folder)"
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
     settings = config.serve
     environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
     # The limit of gRPC between Serve's proxy and its replicas, which is 4 MiB by default.
-    environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config))
+    environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config.image))
     # vLLM would configure its own log when it is imported, and close all handlers of the process.
     # Serve's handler then writes nothing, and keeps every line in memory: 2.4 kB a call.
     environment["VLLM_CONFIGURE_LOGGING"] = "0"
@@ -71,12 +71,6 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) ->
         **_replicas(settings),
     )
     return deployment(Scorer).bind(config, str(model_dir), card, secret)
-
-
-def message_limit(config: Config) -> int:
-    """Bytes of the largest message that is accepted: an image somewhat over its limit gets an error
-    that says so, rather than gRPC's."""
-    return 2 * config.image.max_bytes + 2**16
 
 
 def start(app: serve.Application, name: str) -> None:

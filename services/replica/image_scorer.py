@@ -2,7 +2,9 @@
 result.
 
 - A score is never made up.
-- A caller that goes away, or whose deadline passes, cancels the engine's work.
+- A caller that goes away, or whose deadline passes, ends the decoding of its image and cancels the
+  engine's work.
+- Callers take turns: none can keep the others from the decoders, the engine or the queue.
 - The same bytes, readout and model give the same result, from the cache or not.
 """
 
@@ -10,10 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
@@ -26,18 +25,17 @@ from PIL import Image
 
 from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
-from rapo.errors import ImageError
-from rapo.images.decode import decode_image
+from rapo.errors import ImageError, RoleError
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.reading import NoScore, Reading, ReadoutPlan
 from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
+from services.replica.decoding import Decoding, FairDecoding, ImageInspector
+from services.replica.fair_places import FairPlaces
+from services.room import Room
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 
-_DECODERS = 2
-# Hashing more bytes than this in the event loop would keep other calls waiting.
-_SMALL = 2**18
 # What one kept result takes beside its text, in bytes; generous.
 _OVERHEAD = 1024
 
@@ -79,6 +77,14 @@ class ScoredImage(Reading):
     cached: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as the engine takes it, and the milliseconds that it took to make it so."""
+
+    encoded: EncodedImage
+    milliseconds: float
+
+
 class ImageEncoder(Protocol):
     """The part of `rapo.inference.readout_engine.ReadoutEngine` that may be called from any
     thread."""
@@ -91,66 +97,70 @@ class ImageScorer:
     """Scores images with one engine. It belongs to one event loop."""
 
     def __init__(
-        self, engine: EngineThread[ReadoutRequest, ReadoutResult], encoder: ImageEncoder, config: Config
+        self,
+        engine: EngineThread[ReadoutRequest, ReadoutResult],
+        encoder: ImageEncoder,
+        config: Config,
+        decoding: Decoding | None = None,
     ) -> None:
         self._engine = engine
         self._encoder = encoder
         self._config = config
-        self._slots = asyncio.Semaphore(config.serve.max_ongoing_requests)
-        self._waiting = 0
+        self._slots = FairPlaces(config.serve.max_ongoing_requests)
+        self._room = Room(config.serve.max_ongoing_requests + config.serve.max_queued_requests)
         #: Images whose callers went away, or ran out of time, before they were scored.
         self.cancelled = 0
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._inspector = ImageInspector(config.image)
+        self._decoding = decoding or FairDecoding(config.image, config.serve.request_timeout_s)
         self._kept: LRUCache[tuple[str, ReadoutSpec], ScoredImage] = LRUCache(
             config.serve.cache_mib * 2**20, lambda scored: len(scored.rationale.encode()) + _OVERHEAD
         )
 
-    async def score(self, data: bytes, spec: ReadoutSpec, on_tokens: OnTokens | None = None) -> ScoredImage:
-        """Score an encoded image.
+    async def score(
+        self, data: bytes, spec: ReadoutSpec, on_tokens: OnTokens | None = None, *, caller: str = ""
+    ) -> ScoredImage:
+        """Score an encoded image of a caller.
 
         Raises `Refused`: INVALID_ARGUMENT for an unusable image, FAILED_PRECONDITION if the model
         gives no score, UNAVAILABLE if the engine is gone, RESOURCE_EXHAUSTED if too many images
         wait already.
         """
-        running = asyncio.get_running_loop()
-        digest = _digest(data) if len(data) < _SMALL else await running.run_in_executor(self._decoders, _digest, data)
+        try:
+            digest, heavy = await self._inspector.inspect(data)
+        except ImageError as error:
+            raise invalid("image", str(error), error.reason) from error
         key = (digest, spec)
         if (kept := self._kept.get(key)) is not None:
             return replace(kept, cached=True, decode_ms=0.0, queue_ms=0.0, generate_ms=0.0, tokens=0, nodes=0)
-        async with self._slot() as queue_ms:
-            scored = await self._score_now(data, digest, spec, on_tokens)
-        scored = replace(scored, queue_ms=scored.queue_ms + queue_ms)
+        if not self._room.has(caller):
+            raise Refused(QUEUE_FULL)
+        with self._room.taken(caller):
+            # A heavy image does not hold a place at the engine while it is decoded.
+            try:
+                image = await self._decode(data, digest, caller, heavy=True) if heavy else data
+                scored = await self._score_at_place(image, digest, spec, on_tokens, caller)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
         keep(self._kept, key, scored)
         return scored
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[float]:
-        """A place among the images in flight; yields the milliseconds of waiting. Raises `Refused`
-        if too many wait.
+    async def _score_at_place(
+        self, image: bytes | DecodedImage, digest: str, spec: ReadoutSpec, on_tokens: OnTokens | None, caller: str
+    ) -> ScoredImage:
+        """Score an image at a place of the caller at the engine.
 
         Serve could queue as well, but it tries a full replica again only after a pause that grows
         to half a second, in which the engine runs dry. Behind its queue not even `GetModel` is
         answered.
         """
-        if self._slots.locked() and self._waiting >= self._config.serve.max_queued_requests:
-            raise Refused(QUEUE_FULL)
         started = perf_counter()
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield 1000 * (perf_counter() - started)
-        finally:
-            self._slots.release()
-
-    async def _score_now(self, data: bytes, digest: str, spec: ReadoutSpec, on_tokens: OnTokens | None) -> ScoredImage:
-        running, started = asyncio.get_running_loop(), perf_counter()
-        encoded = await running.run_in_executor(self._decoders, self._decode, data, digest)
-        decode_ms = 1000 * (perf_counter() - started)
         plan = self._plan(spec)
-        result = await self._run(encoded, plan.request(on_tokens), derive_seed("sampled", digest))
+        async with self._slots.place(caller):
+            queue_ms = 1000 * (perf_counter() - started)
+            if isinstance(image, bytes):
+                image = await self._decode(image, digest, caller, heavy=False)
+            result = await self._run(image.encoded, plan.request(on_tokens), derive_seed("sampled", digest))
         try:
             reading = plan.read(result, self._encoder.text)
         except NoScore as error:
@@ -159,8 +169,8 @@ class ImageScorer:
             **dataclasses.asdict(reading),
             tokens=sum(len(completion.token_ids) for completion in result.completions),
             nodes=result.nodes,
-            decode_ms=decode_ms,
-            queue_ms=1000 * result.waited_s,
+            decode_ms=image.milliseconds,
+            queue_ms=queue_ms + 1000 * result.waited_s,
             generate_ms=1000 * result.worked_s,
         )
 
@@ -169,15 +179,23 @@ class ImageScorer:
         return self._encoder.text(np.asarray(token_ids, np.int32))
 
     def close(self) -> None:
-        """Stop the engine."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        """Stop the engine and the decoders."""
+        self._inspector.close()
+        self._decoding.close()
         self._engine.close()
 
-    def _decode(self, data: bytes, digest: str) -> EncodedImage:
+    async def _decode(self, data: bytes, digest: str, caller: str, *, heavy: bool) -> DecodedImage:
+        started = perf_counter()
         try:
-            return self._encoder.encode(decode_image(data, self._config.image), digest)
+            encoded = await self._decoding.decode(
+                data, caller, lambda image: self._encoder.encode(image, digest), heavy=heavy
+            )
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
+        except RoleError as error:
+            words = "the image's decoder was lost; try again"
+            raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "decoder_lost")) from error
+        return DecodedImage(encoded, 1000 * (perf_counter() - started))
 
     def _plan(self, spec: ReadoutSpec) -> ReadoutPlan:
         config = self._config
@@ -194,7 +212,6 @@ class ImageScorer:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            self.cancelled += 1
             self._engine.cancel(future)
             raise
         except ValueError as error:
@@ -204,10 +221,6 @@ class ImageScorer:
                 raise
             words = "the engine is restarting; try again"
             raise Refused(Refusal(grpc.StatusCode.UNAVAILABLE, words, "engine_dead")) from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _no_score(reason: str) -> Refused:

@@ -26,7 +26,7 @@ from rapo.config import Config
 from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
-from services.names import FIELD_KEY, SECRET_KEY, request_id_or_new
+from services.names import CALLER_KEY, FIELD_KEY, SECRET_KEY, request_id_or_new
 from services.replica.convert import calibration_message, readout_of, response_of
 from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
@@ -83,7 +83,7 @@ class Scorer:
         request_id = request_id_or_new(request.request_id)
         try:
             spec = self._admit(request, grpc_context)
-            scored = await self._scorer.score(request.image, spec)
+            scored = await self._scorer.score(request.image, spec, caller=_value(grpc_context, CALLER_KEY))
             self._observe(scored)
             return self._response(request, scored, spec, request_id)
         except Exception as error:  # noqa: BLE001 - becomes the call's status
@@ -101,7 +101,7 @@ class Scorer:
         request_id = request_id_or_new(request.request_id)
         try:
             spec = self._admit(request, grpc_context)
-            async with aclosing(self._explain(request.image, spec)) as parts:
+            async with aclosing(self._explain(request.image, spec, _value(grpc_context, CALLER_KEY))) as parts:
                 async for part in parts:
                     if isinstance(part, str):
                         yield scorer_pb2.ExplainResponse(rationale_delta=part)
@@ -165,13 +165,11 @@ class Scorer:
         return response_of(request, scored, spec, request_id, self.model_version, self.scales, self.calibration)
 
     def _check_secret(self, context: CallContext) -> None:
-        value = next((value for key, value in context.invocation_metadata() if key == SECRET_KEY), "")
-        given: bytes = value if isinstance(value, bytes) else str(value).encode()
-        if not hmac.compare_digest(given, self._secret):
+        if not hmac.compare_digest(_value(context, SECRET_KEY).encode(), self._secret):
             words = "calls must come through the gateway"
             raise Refused(Refusal(grpc.StatusCode.PERMISSION_DENIED, words, "not_gateway"))
 
-    async def _explain(self, data: bytes, spec: ReadoutSpec) -> AsyncGenerator[str | ScoredImage, None]:
+    async def _explain(self, data: bytes, spec: ReadoutSpec, caller: str) -> AsyncGenerator[str | ScoredImage, None]:
         """Pieces of the rationale while it is written, then the scored image. A rationale that
         comes whole is one piece."""
         loop = asyncio.get_running_loop()
@@ -180,7 +178,7 @@ class Scorer:
         def on_tokens(token_ids: list[int] | None) -> None:
             loop.call_soon_threadsafe(written.put_nowait, token_ids)
 
-        scoring = asyncio.create_task(self._scorer.score(data, spec, on_tokens))
+        scoring = asyncio.create_task(self._scorer.score(data, spec, on_tokens, caller=caller))
         scoring.add_done_callback(lambda _: on_tokens(None))
         try:
             stream, ids, sent = RationaleStream(), list[int](), ""
@@ -209,6 +207,11 @@ class Scorer:
             except Refused as error:
                 if error.refusal.code != grpc.StatusCode.FAILED_PRECONDITION:
                     raise
+
+
+def _value(context: CallContext, name: str) -> str:
+    value = next((value for key, value in context.invocation_metadata() if key == name), "")
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _observer() -> Callable[[ScoredImage], None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -64,7 +65,7 @@ class TooLarge(RapoError):
 def build_page(settings: PageSettings, port: int) -> Starlette:
     """The page's application, for a server on loopback at `port`."""
     client = settings.client()
-    room = asyncio.Semaphore(_AT_ONCE)
+    room, decoder = asyncio.Semaphore(_AT_ONCE), asyncio.Semaphore(1)
     limits = settings.limits
 
     async def index(request: Request) -> Response:
@@ -84,10 +85,10 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
     async def compare(request: Request) -> Response:
         async with room:
             body = await _body(request, 2 * limits.max_bytes)
-            first = request.query_params.get("first", "")
-            if not first.isdigit() or not 0 < int(first) < len(body):
+            first = _number(request.query_params.get("first", ""))
+            if not 0 < first < len(body):
                 raise ImageError("two images are needed: `first` is the size of the first one", reason="missing")
-            images = [body[: int(first)], body[int(first) :]]
+            images = [body[:first], body[first:]]
             ranking = await client.rank(images, readout=_options(request).get("readout"))
             outcomes: list[Outcome] = sorted(ranking.order, key=lambda outcome: outcome.index)
             for outcome in outcomes:
@@ -105,7 +106,8 @@ def build_page(settings: PageSettings, port: int) -> Starlette:
             return _problem(404, "the model's folder is not at hand here", "no_view")
         async with room:
             image = await _body(request, limits.max_bytes)
-            shown = await asyncio.to_thread(settings.view().render, image, limits)
+            async with decoder:  # each may take most of a gigabyte
+                shown = await asyncio.to_thread(settings.view().render, image, limits)
         sizes = {"X-Size": "x".join(map(str, shown.size)), "X-Original": "x".join(map(str, shown.original))}
         return Response(shown.png, media_type="image/png", headers=sizes)
 
@@ -213,14 +215,19 @@ async def _events(
         yield _event("error", {"error": str(error), "code": _code(error), "reason": _reason(error)})
 
 
+def _number(text: str) -> int:
+    """A size in bytes; 0 for what is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else 0
+
+
 def _event(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode()
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the image has {int(declared):,} bytes; {limit:,} are allowed")
+    declared = _number(request.headers.get("content-length", ""))
+    if declared > limit:
+        raise TooLarge(f"the image has {declared:,} bytes; {limit:,} are allowed")
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_LIMIT_S):

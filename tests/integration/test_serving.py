@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from ray import serve
 
-from bench.fuzz_gateway import Tally, attack
+from bench.fuzz_gateway import Tally, Until, attack
 from cluster.remote.ray_session import log_folder
 from rapo.client.sync import CallError, ScorerClient
 from rapo.config import Config, load_config
@@ -288,7 +288,7 @@ def grpc_name(number: int) -> str:
 
 def test_malformed_requests_get_their_status_from_the_real_thing(server: ScorerServer, client: ScorerClient) -> None:
     tally = Tally()
-    asyncio.run(attack(server.address, 150, seed=11, tally=tally, lenient=True))
+    asyncio.run(attack(server.address, Until(150), seed=11, tally=tally, lenient=True))
     assert tally.wrong == []
     assert {"OK", "INVALID_ARGUMENT"} <= tally.codes.keys()
     assert outcome(client, jpeg(20))[0] == pytest.approx(0.21, abs=0.02)

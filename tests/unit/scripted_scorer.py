@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import grpc
 import numpy as np
@@ -14,13 +14,17 @@ from PIL import Image
 
 from rapo.answers.readout import NODES, SYMBOLS, AnswerTree
 from rapo.config import Config
+from rapo.images.decode import decode_image
 from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
 from rapo.wire import REASON_KEY
 from services.names import FIELD_KEY, SECRET_KEY
+from services.replica.decoding import Decoding
 from services.replica.image_scorer import ImageScorer, ScoredImage
 from services.replica.servicer import Scorer
+
+T = TypeVar("T")
 
 GOOD = "<think>calm light</think><answer>0.61</answer>"
 
@@ -91,6 +95,16 @@ class FakeEncoder:
         return "".join(map(chr, token_ids))
 
 
+class DirectDecoding:
+    """Decodes in this process, at once."""
+
+    async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
+        return then(decode_image(data))
+
+    def close(self) -> None:
+        pass
+
+
 class Context:
     """The part of Serve's gRPC context that the deployment uses."""
 
@@ -118,7 +132,7 @@ class ScorerWithoutVllm(Scorer):
     """A replica whose constructor starts no vLLM. `observed` is what it reported to Ray's
     metrics."""
 
-    def __init__(self, engine: FakeEngine, config: Config) -> None:
+    def __init__(self, engine: FakeEngine, config: Config, decoding: Decoding | None = None) -> None:
         card = Card("v7", (Scale("ava", 1.0, 10.0),))
         self.config = config
         self.model_version, self.scales = card.version, {scale.name: scale for scale in card.scales}
@@ -126,7 +140,7 @@ class ScorerWithoutVllm(Scorer):
         self._secret = b"s3cret"
         stand_in: Any = engine
         self._engine = stand_in
-        self._scorer = ImageScorer(stand_in, FakeEncoder(), config)
+        self._scorer = ImageScorer(stand_in, FakeEncoder(), config, decoding or DirectDecoding())
         self.observed: list[ScoredImage] = []
         self._observe = self.observed.append
 

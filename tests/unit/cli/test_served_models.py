@@ -61,7 +61,7 @@ def test_folders_are_relative_to_the_file(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("default = 1 =", "not TOML"),
+        ("default = 1 =", "not valid TOML"),
         ('default = "one"', r"\[models\]"),
         ('default = "one"\n[models]', r"\[models\]"),
         ('default = "two"\n[models]\none = "one"', "'two' is not among"),
@@ -69,6 +69,10 @@ def test_folders_are_relative_to_the_file(folders: Path) -> None:
         ('default = "one"\nspeed = 3\n[models]\none = "one"', "unknown key 'speed'"),
         ('default = "one"\n[models]\none = 3', r"\[models\]"),
         ('default = "one"\n[models]\none = "elsewhere"', "'one'.*not found"),
+        ('default = "one"\n[models]\none = "a\\u0000b"', "'one'.*null"),
+        (f'default = "one"\n[models]\none = "{"x" * 6000}"', "'one'.*too long"),
+        ("default = " + 100_000 * "[", "TOML"),
+        (f"default = {'9' * 5000}", "TOML"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said(folders: Path, text: str, words: str) -> None:
@@ -92,6 +96,20 @@ def test_a_broken_change_changes_nothing(folders: Path) -> None:
     write(folders, "two", "one", "two")
     assert watched.refresh()
     assert watched.value.default == "two"
+
+
+def test_a_roll_out_that_fails_in_any_way_takes_the_others_back(folders: Path) -> None:
+    class Odd(Server):
+        def add(self, model_dir: Path, version: str) -> None:
+            super().add(model_dir, version)
+            if version == "three":
+                raise OSError("the disk is gone")
+
+    server = Odd("one", {"one": folders / "one"})
+    with pytest.raises(OSError, match="disk"):
+        roll_out(server, read_models(write(folders, "two", "two", "three")))
+    assert server.default == "one"
+    assert "two" not in server.versions
 
 
 def test_the_new_one_is_warm_before_the_old_one_goes(folders: Path) -> None:

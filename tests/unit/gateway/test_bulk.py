@@ -217,6 +217,25 @@ class TestStream:
                 list(stub.ScoreStream(iter(messages), timeout=5))
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
+    def test_a_client_that_reads_late_gets_what_there_was_and_a_status(self) -> None:
+        """More results than gRPC's flow control lets through: one stays on its way."""
+        with (
+            gateway_on(FakeDeployment(), **{**OPTIONS, "stream_idle_s": 0.5}) as gateway,
+            grpc.insecure_channel(gateway.address) as channel,
+        ):
+            call = scorer_pb2_grpc.AestheticScorerStub(channel).ScoreStream(
+                iter(requests(*[b"long:0.5"] * 400)), timeout=30
+            )
+            time.sleep(2.0)
+            results: list[scorer_pb2.ScoreResult] = []
+            with pytest.raises(grpc.RpcError) as caught:
+                results.extend(call)
+        assert 0 < len(results) < 400
+        assert (caught.value.code(), details_of(caught.value)["ErrorInfo"].reason) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "idle",
+        )
+
     def test_a_full_queue_holds_the_stream_up(self, stub: Stub, scorer: FakeDeployment) -> None:
         tries = {"r0": 8}
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import grpc
 import pytest
 from fake_scorer import serving
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import details_of, settings_for
 
-from bench.fuzz_gateway import Decoding, Tally, attack
-from bench.malformed import LIMITS, METHODS, Case, cases, make_image, verdict
+from bench.corpus import Corpus
+from bench.fuzz_gateway import Decoding, Tally, Until, attack
+from bench.malformed import LIMITS, METHODS, Case, _clean, cases, make_image, verdict
+from bench.mutation import mutate, mutate_message
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import REASONS, decode_image
@@ -43,7 +49,7 @@ def gateway() -> Iterator[Gateway]:
 
 def test_every_malformed_request_gets_the_right_status(gateway: Gateway) -> None:
     tally = Tally()
-    asyncio.run(attack(gateway.address, 300, seed=3, tally=tally))
+    asyncio.run(attack(gateway.address, Until(300), seed=3, tally=tally, corpus=Corpus(None, LIMITS)))
     assert tally.wrong == []
     assert tally.done == 300
     assert len(tally.kinds) > 10
@@ -110,5 +116,43 @@ def test_a_wrong_status_would_be_noticed(gateway: Gateway, monkeypatch: pytest.M
 
     monkeypatch.setattr(Decoding, "Score", accepting)
     tally = Tally()
-    asyncio.run(attack(gateway.address, 60, seed=3, tally=tally))
+    asyncio.run(attack(gateway.address, Until(200), seed=3, tally=tally))
     assert len(tally.wrong) > 5
+
+
+def test_mutations_keep_files_and_messages_readable_mostly() -> None:
+    """Bytes that are changed anywhere end at the first checksum; these reach the decoders."""
+    rng, verdicts = Random(0), []
+    for place in range(13):
+        clean = _clean(place)
+        changed = {mutate(clean, rng) for _ in range(40)}
+        assert len(changed) > 20
+        verdicts += [verdict(data) for data in changed]
+    assert sum(found != "unknown_format" for found in verdicts) > len(verdicts) / 2
+    assert sum(found is True for found in verdicts) > len(verdicts) / 20
+    message = scorer_pb2.ScoreRequest(image=b"x" * 50, request_id="mine").SerializeToString()
+    parsed = 0
+    for _ in range(100):
+        with contextlib.suppress(DecodeError):
+            scorer_pb2.ScoreRequest.FromString(mutate_message(message, rng))
+            parsed += 1
+    assert 20 < parsed < 100
+
+
+def test_the_corpus_grows_with_what_is_new_and_stays(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, LIMITS)
+    assert corpus.pick(Random(0)) is None
+    for _ in range(2):
+        assert corpus.verdict(_clean(0)) is True
+        assert corpus.verdict(_clean(0)[:200]) == "truncated"
+    assert len(corpus.images) == len(list(tmp_path.iterdir())) == 2
+    again = Corpus(tmp_path, LIMITS)
+    assert sorted(again.images) == sorted(corpus.images)
+    assert again.pick(Random(0)) in corpus.images
+
+
+def test_fuzzing_ends_at_its_time(gateway: Gateway) -> None:
+    tally, began = Tally(), time.monotonic()
+    asyncio.run(attack(gateway.address, Until(math.inf, began + 1.0), seed=5, tally=tally))
+    assert tally.done > 0
+    assert time.monotonic() - began < 40

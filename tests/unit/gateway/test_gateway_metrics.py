@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import socket
 import urllib.request
 
@@ -102,6 +104,11 @@ def test_the_page_is_on_loopback_only_and_a_taken_port_is_named() -> None:
             assert gateway._page is not None
             assert gateway._page._server.server_address[0] == "127.0.0.1"
             page = gateway.metrics_port
+            for host, status in ((f"localhost:{page}", 200), (f"evil.example:{page}", 403), ("127.0.0.1:1", 403)):
+                with contextlib.closing(http.client.HTTPConnection("127.0.0.1", page, timeout=5)) as connection:
+                    connection.request("GET", "/metrics", headers={"Host": host})
+                    answer = connection.getresponse()
+                    assert (answer.status, b"rapo_calls" in answer.read()) == (status, status == 200)
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind(("127.0.0.1", page))

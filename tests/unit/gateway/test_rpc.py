@@ -16,12 +16,15 @@ VIOLATION = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no", "repeated_id", "requ
 
 
 class Context:
-    """One message takes `seconds`; a status in the middle of it is an error, as it is in gRPC."""
+    """One message takes `seconds`, and may not meet another one. `overtaken` is whether a status
+    was sent while one was on its way."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.writing = False
         self.aborted: grpc.StatusCode | None = None
+        self.overtaken = False
+        self.begun = 0
 
     def time_remaining(self) -> None:
         return None
@@ -29,15 +32,18 @@ class Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {}
 
+    async def send_initial_metadata(self, metadata: tuple[()]) -> None:
+        self.begun += 1
+
     async def write(self, message: bytes) -> None:
-        assert not self.writing
+        assert not self.writing, "gRPC takes one message at a time"
+        assert self.begun == 1, "gRPC would send the headers with the message, and again with a status"
         self.writing = True
         await asyncio.sleep(self.seconds)
         self.writing = False
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: object) -> None:
-        assert not self.writing, "a status overtook a message"
-        self.aborted = code
+        self.aborted, self.overtaken = code, self.writing
 
 
 async def violating(call: Call, _: object) -> None:
@@ -56,15 +62,24 @@ async def handled(context: Context) -> None:
 def test_a_status_waits_for_the_message_on_its_way() -> None:
     context = Context(0.1)
     asyncio.run(handled(context))
-    assert context.aborted == grpc.StatusCode.INVALID_ARGUMENT
+    assert (context.aborted, context.overtaken) == (grpc.StatusCode.INVALID_ARGUMENT, False)
 
 
-def test_a_caller_that_takes_nothing_gets_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_takes_nothing_gets_a_status_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SETTLE_S", 0.05)
     context = Context(30)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(handled(context))
-    assert context.aborted is None
+    asyncio.run(handled(context))
+    assert (context.aborted, context.overtaken) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+def test_after_a_message_that_was_given_up_on_no_other_is_begun() -> None:
+    """Two tasks write. The one that waits for its turn gets it a moment before it is cancelled."""
+
+    async def main() -> list[object]:
+        call = Call("ScoreStream", Context(30), "web", 0.0)
+        return await asyncio.gather(*(call.write(b"x", limit_s=0.02) for _ in range(3)), return_exceptions=True)
+
+    assert [type(result) for result in asyncio.run(main())] == [TimeoutError] * 3
 
 
 def test_a_message_has_a_time_limit() -> None:

@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -15,10 +16,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from bench import attack_images
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import FORMATS, decode_image
-from rapo.images.structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, MAX_TAG_VALUES
+from rapo.images.structure import (
+    MAX_CHUNKS,
+    MAX_PACKED_CHUNKS,
+    MAX_RUN_LENGTH_BYTES,
+    MAX_SCANS,
+    MAX_SEGMENTS,
+    MAX_TAG_VALUES,
+    UNKNOWN_WORK,
+    check_structure,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -76,7 +87,7 @@ class TestBombs:
     def test_png_with_much_text_is_bounded_in_memory(self) -> None:
         text = chunk(b"zTXt", b"k\0\0" + zlib.compress(b"a" * 1_000_000, 9))
         tracemalloc.start()
-        assert reason_of(png(*[text] * 300)) == "truncated"
+        assert decode_image(png(*[text] * MAX_PACKED_CHUNKS)).size == (32, 32)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 200 * 2**20
@@ -106,6 +117,45 @@ class TestBombs:
         data = encode(photo(), "JPEG")
         exif = b"\xff\xe1" + struct.pack(">H", 9) + b"Exif\0\0x"
         assert reason_of(data[:2] + exif * MAX_SEGMENTS + data[2:]) == "too_complex"
+
+    def test_scans_are_weighed_with_the_pixels(self) -> None:
+        """What 60 scans may be for a small image they may not be for a large one."""
+        data = encode(photo((400, 400), "L"), "JPEG", progressive=True)
+        last = data.rindex(b"\xff\xda")
+        many = data[:-2] + data[last:-2] * 60 + b"\xff\xd9"
+        assert decode_image(many, ImageConfig(max_pixels=1_000_000)).size == (400, 400)
+        assert reason_of(many, ImageConfig(max_pixels=200_000)) == "too_complex"
+
+    def test_every_ordinary_jpeg_passes_at_the_largest_size(self) -> None:
+        for mode in ("L", "RGB", "CMYK"):
+            data = encode(photo((400, 400), mode), "JPEG", progressive=True)
+            assert decode_image(data, ImageConfig(max_pixels=160_000)).size == (400, 400)
+
+    def test_tiff_with_a_jpeg_of_many_scans(self) -> None:
+        assert reason_of(attack_images.REFUSED["tiff_2000_scans"]()) == "too_complex"
+        data = encode(photo((400, 400)), "TIFF", compression="jpeg", strip_size=400 * 3 * 8)
+        assert data.count(b"\xff\xda") == 50
+        assert decode_image(data, ImageConfig(max_pixels=160_000)).size == (400, 400)
+
+    @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+    def test_png_of_many_packed_chunks(self, kind: bytes) -> None:
+        body = b"k\0\0" + (b"\0\0" if kind == b"iTXt" else b"") + zlib.compress(bytes(1000))
+        assert decode_image(png(*[chunk(kind, body)] * MAX_PACKED_CHUNKS)).size == (32, 32)
+        assert reason_of(png(*[chunk(kind, body)] * (MAX_PACKED_CHUNKS + 1))) == "too_complex"
+
+    def test_bmp_of_much_run_length_code(self) -> None:
+        data = attack_images.REFUSED["bmp_runs"]()
+        assert reason_of(data) == "too_complex"
+        plain = encode(photo((1200, 1200)), "BMP")
+        assert len(plain) > MAX_RUN_LENGTH_BYTES
+        assert decode_image(plain).size == (1200, 1200)
+
+    @pytest.mark.parametrize("name", attack_images.REFUSED)
+    def test_attack_images_are_refused_at_once(self, name: str) -> None:
+        data = attack_images.REFUSED[name]()
+        began = time.process_time()
+        assert reason_of(data) == "too_complex"
+        assert time.process_time() - began < 0.2
 
     def test_scans_in_a_thumbnail_are_not_counted(self) -> None:
         data = encode(photo(), "JPEG")
@@ -263,3 +313,30 @@ class TestKinds:
         ramp = np.linspace(0, 65535, 20 * 700).reshape(700, 20).astype(np.uint16)
         image = decode_image(encode(Image.fromarray(ramp)))
         np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rint(ramp / 257.0))
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "options", "per_pixel"),
+    [
+        ("JPEG", "RGB", {}, 1.125),
+        ("JPEG", "RGB", {"progressive": True}, 2.25),
+        ("PNG", "RGBA", {}, 4),
+        ("WEBP", "RGB", {}, 4),
+        ("WEBP", "RGB", {"lossless": True}, 4),
+        ("BMP", "RGB", {}, 1),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}, 4),
+        ("TIFF", "RGB", {"big_tiff": True}, 4),
+        ("GIF", "P", {}, 0),
+    ],
+)
+def test_the_work_is_told_before_decoding(format: str, mode: str, options: dict[str, object], per_pixel: float) -> None:
+    data = encode(photo((80, 40), mode), format, **options)
+    assert check_structure(data, ImageConfig()) == per_pixel * 3200
+
+
+@pytest.mark.parametrize(
+    "magic",
+    [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8 ", b"BM", b"II*\0", b"II+\0" + b"\xff" * 12],
+)
+def test_the_work_of_a_damaged_file_is_not_known(magic: bytes) -> None:
+    assert check_structure(magic, ImageConfig()) >= UNKNOWN_WORK

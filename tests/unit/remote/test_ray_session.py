@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private import services
+from ray.job_config import JobConfig
 
+from cluster.remote.loopback import listen_on_loopback
 from cluster.remote.ray_session import prepare_environment, ray_session
 from rapo.config import load_config
 from rapo.system_folder import add_to_path
+from services.names import message_limit
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -32,3 +36,29 @@ def test_a_joined_clusters_workers_look_for_themselves(monkeypatch):
     with ray_session(load_config(None, ["ray.address=head:6379"])):
         assert pkgutil.resolve_name(given["job_config"].runtime_env["worker_process_setup_hook"]) is add_to_path
     assert os.environ["PYTHONPATH"] == "mine"
+
+
+def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[tuple[JobConfig, str, Path]] = []
+
+    def init(job_config: JobConfig, _node_ip_address: str, _temp_dir: str, **_: object) -> None:
+        given.append((job_config, services.resolve_ip_for_localhost(_node_ip_address), Path(_temp_dir)))
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for serving in (False, True):
+        with ray_session(load_config(None, [f"ray.temp_dir={tmp_path}"]), serving=serving):
+            pass
+    hooks = [str(job.runtime_env.get("worker_process_setup_hook")) for job, _, _ in given]
+    assert hooks[0] == "None"
+    assert pkgutil.resolve_name(hooks[1]) is listen_on_loopback
+    for _, node, folder in given:
+        assert node == "127.0.0.1"
+        assert folder.is_relative_to(tmp_path)
+        assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_messages_to_serve_are_bounded() -> None:
+    config = load_config(None, ["image.max_bytes=1000"])
+    prepare_environment(config)
+    assert message_limit(config.image) < int(os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"]) < 200_000

@@ -107,7 +107,7 @@ def test_two_are_compared(page: TestClient) -> None:
     assert answer["scores"] == [0.8, 0.2]
     assert answer["preference"] > 0.9
     assert page.post("/api/compare?first=2", content=b"80bad").status_code == 422
-    for first in ("", "0", "4", "-1", "x"):
+    for first in ("", "0", "4", "-1", "x", "%C2%B2", "%D9%A2", "9" * 5000):
         assert page.post(f"/api/compare?first={first}", content=b"8020").status_code == 422
 
 
