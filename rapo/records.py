@@ -27,7 +27,9 @@ class ImageRecord:
 
     `score` and `std` are on the normalised scale [0, 1]; `native_score` is on `native_range`.
     Exactly one of `path` and `data` (encoded bytes) is set. `votes[i]` counts the votes for the
-    i-th value of the scale.
+    i-th value of the scale. `attributes` are the image's true values in [0, 1], in the order of
+    `DIMENSIONS`, where the data set knows them. They are for measuring explanations, never for
+    training.
     """
 
     uid: str
@@ -40,6 +42,7 @@ class ImageRecord:
     data: bytes | None = None
     std: float | None = None
     votes: tuple[int, ...] | None = None
+    attributes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ def describe(config: Config) -> list[str]:
     scenes, rapo = config.data.scenes, config.rapo
     source = (
         f"the embedded scenes ({scenes.train} train, {scenes.validation} validation, {scenes.test} test)"
-        if config.data.path is None
-        else str(config.data.path)
+        if config.data.embedded
+        else ", ".join(str(source.path or source.hub) for source in config.data.all_sources)
     )
     model = "the embedded policy, from random weights" if config.policy.model == "embedded" else config.policy.model
     where = (
@@ -87,7 +87,7 @@ def warnings(config: Config) -> list[str]:
 def _data(config: Config) -> None:
     from rapo.datasets.load import check_labels
 
-    if config.data.path is not None:
+    if not config.data.embedded:
         check_labels(config.data)
 
 

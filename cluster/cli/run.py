@@ -13,7 +13,7 @@ import typer
 
 from cluster.cli.check import problems, warnings
 from cluster.remote.ray_session import prepare_environment
-from rapo.config import Config, load_config
+from rapo.config import Config, SourceConfig, load_config
 from rapo.errors import RapoError
 
 
@@ -53,8 +53,9 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with absolute paths, so that a run can be continued from another folder."""
-    data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
-    changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
+    data = config.data
+    sources = tuple(source.model_copy(update=_absolute(source)) for source in data.sources)
+    changes: dict[str, object] = {"data": data.model_copy(update={**_absolute(data), "sources": sources})}
     teacher = config.aescot.teacher
     if teacher.model is not None:
         resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
@@ -62,3 +63,7 @@ def with_absolute_paths(config: Config) -> Config:
     if config.policy.model != "embedded":
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
+
+
+def _absolute(source: SourceConfig) -> dict[str, Path]:
+    return {key: value.resolve() for key in ("path", "images") if (value := getattr(source, key)) is not None}

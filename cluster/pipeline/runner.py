@@ -157,7 +157,7 @@ class Pipeline:
         if stage == "aescot":
             return min(settings.aescot.images, len(self._records().split("train")))
         totals = {
-            "data": scenes.train + scenes.validation + scenes.test if settings.data.path is None else None,
+            "data": scenes.train + scenes.validation + scenes.test if settings.data.embedded else None,
             "coldstart": settings.coldstart.steps,
             "rapo": settings.rapo.steps,
             "serve": settings.serve.demo_images or None,

@@ -6,7 +6,7 @@ Adding or removing images never moves the others between training and test.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import get_args
 
 from rapo.errors import DataError
@@ -20,7 +20,7 @@ def hash_fraction(seed: int, uid: str, purpose: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, test_fraction: float) -> list[Split]:
+def hash_splits(uids: Iterable[str], *, seed: int, validation_fraction: float, test_fraction: float) -> list[Split]:
     """A split for each uid. With three images or more no split is empty.
 
     Raises `DataError` if the fractions leave nothing for training.
@@ -35,23 +35,23 @@ def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, t
         "test" if value < test_fraction else "validation" if value < test_fraction + validation_fraction else "train"
         for value in fractions
     ]
-    if len(uids) >= 3:
+    if len(splits) >= 3:
         for split in ("test", "validation", "train"):
             if split not in splits:
                 _fill_split(splits, fractions, split)
     return splits
 
 
-def carve_validation(uids: Sequence[str], *, seed: int, fraction: float) -> list[bool]:
+def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> list[bool]:
     """Whether each training uid goes to validation: about `fraction` of them, at least one of two
     or more. Raises `DataError` if `fraction` leaves nothing for training."""
     if fraction >= 1.0:
         raise DataError(f"data.validation_fraction {fraction} leaves nothing to train on: it must be below 1")
     fractions = [hash_fraction(seed, uid, "validation") for uid in uids]
     chosen = [value < fraction for value in fractions]
-    if len(uids) >= 2 and not any(chosen):
+    if len(chosen) >= 2 and not any(chosen):
         chosen[min(range(len(uids)), key=fractions.__getitem__)] = True
-    if len(uids) >= 2 and all(chosen):
+    if len(chosen) >= 2 and all(chosen):
         chosen[max(range(len(uids)), key=fractions.__getitem__)] = False
     return chosen
 

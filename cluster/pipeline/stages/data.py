@@ -19,7 +19,7 @@ SUMMARY = "summary.json"
 def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """The data set of a run; writes `DIR/data/summary.json`."""
     scenes: Path | None = None
-    if config.data.path is None:
+    if config.data.embedded:
         scenes = folder / "data" / "scenes"
         write_scenes(scenes, config.data.scenes, config.run.seed, progress)
     dataset = load_dataset(config.data, config.image, config.run.seed, default_path=scenes)

@@ -1,0 +1,153 @@
+"""Contamination: images that are in training and in validation or test as well.
+
+- The same content: files of one size whose bytes have one hash (xxh3-128). Only files whose size
+  occurs on both sides are read, and of large ones first the ends.
+- The same id: one uid, or one number in collections that number their images alike.
+- The same file name in two sets that say nothing of each other counts where the images look alike,
+  because names such as 1.jpg mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rapo.datasets.labels import SPLITS
+from rapo.datasets.record_table import RecordTable
+from rapo.errors import ImageError
+from rapo.images.decode import decode_image, read_image_file
+
+_ENDS = 1 << 14
+_LOOK = 16  # the side of the small images that are compared
+_ALIKE = 12.0  # mean difference of grey levels; re-encoding changes 1 or 2, another image 40
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Record `train` shows the same image as record `held`, of validation or test. `kind` is
+    "content", "id" or "name"."""
+
+    train: int
+    held: int
+    kind: str
+
+
+def find_leaks(records: RecordTable) -> list[Leak]:
+    """A leak for each training record whose image validation or test hold too, in order."""
+    train = np.flatnonzero(records.splits == SPLITS.index("train"))
+    held = np.flatnonzero(records.splits != SPLITS.index("train"))
+    if not len(train) or not len(held):
+        return []
+    found = _same_id(records, train, held)
+    rest = train[~np.isin(train, np.array([leak.train for leak in found], np.int64))]
+    found += _same_content(records, rest, held)
+    return sorted(found, key=lambda leak: leak.train)
+
+
+def _same_content(records: RecordTable, train: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
+    pairs = (train, held)
+    for step in (_size, partial(_hash, ends=True), _hash):
+        keys = [_keys(records, side, step) for side in pairs]
+        both = keys[0].keys() & keys[1].keys()
+        if not both:
+            return []
+        pairs = tuple(np.array(sorted(row for key in both for row in side[key]), np.int64) for side in keys)
+    return [Leak(row, keys[1][key][0], "content") for key in both for row in keys[0][key]]
+
+
+def _keys(records: RecordTable, rows: NDArray[np.int64], key: Callable[[Path], Key | None]) -> dict[Key, list[int]]:
+    found: dict[Key, list[int]] = {}
+    for row in map(int, rows):
+        if (value := key(records.path(row))) is not None:
+            found.setdefault(value, []).append(row)
+    return found
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _hash(path: Path, *, ends: bool = False) -> bytes | None:
+    """The hash of a file, or of its two ends."""
+    try:
+        with path.open("rb") as file:
+            if ends:
+                head = file.read(_ENDS)
+                file.seek(max(len(head), os.fstat(file.fileno()).st_size - _ENDS))
+                return xxhash.xxh3_128_digest(head + file.read())
+            digest = xxhash.xxh3_128()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.digest()
+    except OSError:
+        return None
+
+
+def _same_id(records: RecordTable, train: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
+    """Records with one id or name. Ids are compared between sources only: within one, names are
+    unique."""
+    if len(records.parts) == 1:
+        return []
+    stems = [
+        np.fromiter((hash(_stem(records, row)) for row in map(int, side)), np.int64, len(side))
+        for side in (train, held)
+    ]
+    by_stem: dict[str, list[int]] = {}
+    for row in map(int, held[np.isin(stems[1], stems[0])]):
+        by_stem.setdefault(_stem(records, row), []).append(row)
+    found = []
+    for row in map(int, train[np.isin(stems[0], stems[1])]):
+        for other in by_stem.get(_stem(records, row), ()):
+            if records.part[row] != records.part[other] and (kind := _relation(records, row, other)):
+                found.append(Leak(row, other, kind))
+                break
+    return found
+
+
+def _stem(records: RecordTable, index: int) -> str:
+    name = records.parts[records.part[index]].labels.name(int(records.row[index]))
+    base = name.rpartition("/")[2]
+    return base.rpartition(".")[0] or base
+
+
+def _relation(records: RecordTable, train: int, held: int) -> str:
+    a, b = records.parts[records.part[train]], records.parts[records.part[held]]
+    if a.ids is not None and a.ids == b.ids:
+        return "id"
+    one, other = records[train], records[held]
+    if one.uid == other.uid:
+        return "id"
+    return "name" if _look_alike(records.path(train), records.path(held)) else ""
+
+
+def _look_alike(a: Path, b: Path) -> bool:
+    small = [image for image in map(_small, (a, b)) if image is not None]
+    return len(small) == 2 and float(np.abs(small[0] - small[1]).mean()) < _ALIKE
+
+
+def _small(path: Path) -> NDArray[np.float64] | None:
+    try:
+        image = decode_image(read_image_file(path))
+    except ImageError:
+        return None
+    return np.asarray(image.convert("L").resize((_LOOK, _LOOK)), np.float64)
+
+
+def describe(records: RecordTable, leaks: list[Leak]) -> Iterator[dict[str, str]]:
+    """Each leak in words, for the run's summary."""
+    for leak in leaks:
+        train, held = records[leak.train], records[leak.held]
+        yield {"image": train.uid, "kind": leak.kind, "also": held.uid, "split": held.split}

@@ -1,0 +1,236 @@
+"""Labels: the label rows of one source as columns, so that millions of rows stay small.
+
+- Strings lie in Arrow arrays and numbers in NumPy arrays; row i is entry i of each.
+- `files` are relative to `root`, or absolute.
+- An unknown spread is NaN, an unknown split -1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rapo.arrays import Floats
+from rapo.datasets.files.raw_table import RawTable
+from rapo.datasets.rows import LabelRow
+from rapo.records import Split
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+NO_SPLIT = -1
+
+#: Rows that are turned into Python objects at a time.
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImages:
+    """Images that lie in a column of the table itself, as {bytes, path}."""
+
+    table: RawTable
+    column: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """`sets` names each row's data set where the source itself says it. `parts` are the files that
+    the rows come from: what a place is called ("line", "b.csv line"), and its first row."""
+
+    root: Path
+    names: pa.ChunkedArray
+    files: pa.ChunkedArray
+    scores: Floats
+    places: NDArray[np.int64]
+    stds: Floats | None = None
+    votes: NDArray[np.int32] | None = None
+    splits: NDArray[np.int8] | None = None
+    sets: pa.ChunkedArray | None = None
+    attributes: Floats | None = None
+    parts: tuple[tuple[str, int], ...] = (("line", 0),)
+    embedded: EmbeddedImages | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def name(self, row: int) -> str:
+        """The image's name within its data set."""
+        return self.names[row].as_py()
+
+    def path(self, row: int) -> Path:
+        """The image's file."""
+        return self.root / self.files[row].as_py()
+
+    def place(self, row: int) -> str:
+        """The row's place in its file, such as "line 7"."""
+        word = next(word for word, first in reversed(self.parts) if first <= row)
+        return f"{word} {self.places[row]}"
+
+    def set_name(self, row: int) -> str | None:
+        """The row's data set, where the source says it."""
+        return None if self.sets is None else self.sets[row].as_py()
+
+    def known_stds(self) -> Floats:
+        """The spreads that are known."""
+        return np.empty(0) if self.stds is None else self.stds[~np.isnan(self.stds)]
+
+    def split_at(self, row: int) -> Split | None:
+        """The split that the source gives the row."""
+        code = NO_SPLIT if self.splits is None else int(self.splits[row])
+        return None if code == NO_SPLIT else SPLITS[code]
+
+    def with_splits(self, split: Split | None) -> Labels:
+        """The same rows, all in one split (None: in none)."""
+        code = NO_SPLIT if split is None else SPLITS.index(split)
+        return replace(self, splits=np.full(len(self), code, np.int8))
+
+    def with_images(self, names: pa.ChunkedArray, images: EmbeddedImages) -> Labels:
+        """The same rows under other names, with their images in the table itself."""
+        return replace(self, names=names, files=names, embedded=images)
+
+    def take(self, rows: NDArray[np.int64]) -> Labels:
+        """Some of the rows, in the order of `rows`. Places of a source of several files become
+        those of the whole."""
+        taken = {
+            name: None if (column := getattr(self, name)) is None else column[rows]
+            for name in ("scores", "places", "stds", "votes", "splits", "attributes")
+        }
+        indices = pa.array(rows)
+        taken |= {
+            name: None if (column := getattr(self, name)) is None else column.take(indices)
+            for name in ("names", "files", "sets")
+        }
+        parts = self.parts if len(self.parts) == 1 else (("row", 0),)
+        return replace(self, **taken, parts=parts)
+
+    def duplicates(self) -> Iterator[tuple[int, int]]:
+        """Pairs of rows with the same name (and data set): the first one, and a later one."""
+        hashes = np.fromiter(map(hash, self.keys()), np.int64, len(self))
+        order = np.argsort(hashes, kind="stable")
+        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
+        first: dict[tuple[str | None, str], int] = {}
+        suspects = sorted({int(order[i]) for i in again} | {int(order[i - 1]) for i in again})
+        for row in suspects:
+            earlier = first.setdefault((self.set_name(row), self.name(row)), row)
+            if earlier != row:
+                yield earlier, row
+
+    def keys(self) -> Iterator[object]:
+        """What tells the rows apart, made in pieces so that memory stays flat."""
+        if self.sets is None:
+            return strings(self.names)
+        return zip(strings(self.sets), strings(self.names), strict=True)
+
+
+def strings(column: pa.ChunkedArray) -> Iterator[str]:
+    """The column's strings; few at a time exist."""
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), CHUNK):
+            yield from chunk.slice(start, CHUNK).to_pylist()
+
+
+def string_column(values: Sequence[str]) -> pa.ChunkedArray:
+    """Strings as a column."""
+    return pa.chunked_array([pa.array(values, pa.large_string())])
+
+
+@dataclass(slots=True)
+class LabelBuilder:
+    """Collects `LabelRow`s into `Labels`; for readers that go row by row. `word` is what a row's
+    place is called; a row's own `place` must be that word and a number."""
+
+    root: Path
+    names: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    stds: list[float] = field(default_factory=list)
+    votes: list[tuple[int, ...] | None] = field(default_factory=list)
+    splits: list[int] = field(default_factory=list)
+    attributes: list[tuple[float, ...] | None] = field(default_factory=list)
+    word: str = "line"
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def append(self, row: LabelRow) -> None:
+        self.names.append(row.name)
+        path = row.path
+        self.files.append(str(path.relative_to(self.root) if path.is_relative_to(self.root) else path))
+        self.scores.append(row.score)
+        word, _, number = row.place.rpartition(" ")
+        self.word = word
+        self.places.append(int(number))
+        self.stds.append(math.nan if row.std is None else row.std)
+        self.votes.append(row.votes)
+        self.splits.append(NO_SPLIT if row.split is None else SPLITS.index(row.split))
+        self.attributes.append(row.attributes)
+
+    def build(self) -> Labels:
+        votes = None
+        if self.votes and all(item is not None for item in self.votes):
+            votes = np.array(self.votes, np.int32)
+        attributes = None
+        if width := max((len(item) for item in self.attributes if item is not None), default=0):
+            blank = (math.nan,) * width
+            attributes = np.array([blank if item is None else item for item in self.attributes], np.float64)
+        stds = np.array(self.stds, np.float64)
+        splits = np.array(self.splits, np.int8)
+        return Labels(
+            root=self.root,
+            names=string_column(self.names),
+            files=string_column(self.files),
+            scores=np.array(self.scores, np.float64),
+            places=np.array(self.places, np.int64),
+            stds=None if np.isnan(stds).all() else stds,
+            votes=votes,
+            splits=None if (splits == NO_SPLIT).all() else splits,
+            attributes=attributes,
+            parts=((self.word, 0),),
+        )
+
+
+def joined(sources: Sequence[tuple[str, Labels]]) -> Labels:
+    """The rows of several files of one collection, which lie under one root. Each comes with its
+    file's name, which its places then begin with."""
+    if len(sources) == 1:
+        return sources[0][1]
+    parts, first = [], 0
+    for name, labels in sources:
+        parts.append((f"{name} {labels.parts[0][0]}", first))
+        first += len(labels)
+    every = [labels for _, labels in sources]
+    votes = [labels.votes for labels in every if labels.votes is not None]
+    return Labels(
+        root=every[0].root,
+        names=_chained([labels.names for labels in every]),
+        files=_chained([labels.files for labels in every]),
+        scores=np.concatenate([labels.scores for labels in every]),
+        places=np.concatenate([labels.places for labels in every]),
+        stds=_stacked([labels.stds for labels in every], every, math.nan),
+        splits=_stacked([labels.splits for labels in every], every, NO_SPLIT),
+        votes=np.concatenate(votes) if len(votes) == len(every) else None,
+        parts=tuple(parts),
+    )
+
+
+def _chained(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.large_string())
+
+
+def _stacked(columns: list[NDArray | None], every: Sequence[Labels], blank: float) -> NDArray | None:
+    """The column over all files, `blank` for those without it; None if no file has it."""
+    present = [column for column in columns if column is not None]
+    if not present:
+        return None
+    kind = present[0].dtype
+    filled = [
+        np.full(len(labels), blank, kind) if column is None else column
+        for column, labels in zip(columns, every, strict=True)
+    ]
+    return np.concatenate(filled)
