@@ -43,7 +43,7 @@ def frame_labels(
     names, files = _names_and_files(frame.names, root)
     if suffix:
         bare = pc.invert(pc.match_substring_regex(files, r"\.[A-Za-z]{3,4}$"))
-        files = pc.if_else(bare, pc.binary_join_element_wise(files, suffix, ""), files)
+        files = pc.if_else(bare, pc.binary_join_element_wise(files, *map(_scalar, (suffix, ""))), files)
     return Labels(
         root=root,
         names=names,
@@ -56,6 +56,10 @@ def frame_labels(
         sets=None if sets is None else frame.words[sets],
         parts=((word, 0),),
     )
+
+
+def _scalar(text: str) -> pa.Scalar:
+    return pa.scalar(text, pa.large_string())
 
 
 def _names_and_files(names: pa.ChunkedArray, root: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

@@ -55,6 +55,8 @@ def find_layout(found: Found, name: str = "auto") -> Layout:
     for layout in layouts():
         if layout.recognises(found):
             return layout
+    if found.path.is_file() and found.files[0].problem:
+        raise DataError(found.files[0].problem)
     raise DataError(f"{_why(found)}. {accepted()}")
 
 
@@ -68,7 +70,7 @@ def _named(name: str) -> Layout:
 def _why(found: Found) -> str:
     """Why no layout fits."""
     if found.path.is_file():
-        return found.files[0].problem or f"{found.path} is of no known layout"
+        return f"{found.path} is of no known layout"
     if not any(found.path.iterdir()):
         return f"data.path {found.path} is empty"
     tables = [file for file in found.files if file.table is not None]

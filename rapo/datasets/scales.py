@@ -97,7 +97,7 @@ def _check_spreads(source: LabelSource, low: float, high: float) -> list[str]:
     )
     if known.max() < _NARROW * (high - low):
         return [
-            f"{source.path}: all spreads are below {known.max():.3g} on [{low:g}, {high:g}], which raters hardly reach; if they "
+            f"{source.path}: no spread on [{low:g}, {high:g}] exceeds {known.max():.3g}, which raters hardly reach; if they "
             "are on another scale, declare data.std_range"
         ]
     return []

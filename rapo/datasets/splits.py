@@ -50,9 +50,9 @@ def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> list
     fractions = [hash_fraction(seed, uid, "validation") for uid in uids]
     chosen = [value < fraction for value in fractions]
     if len(chosen) >= 2 and not any(chosen):
-        chosen[min(range(len(uids)), key=fractions.__getitem__)] = True
+        chosen[min(range(len(chosen)), key=fractions.__getitem__)] = True
     if len(chosen) >= 2 and all(chosen):
-        chosen[max(range(len(uids)), key=fractions.__getitem__)] = False
+        chosen[max(range(len(chosen)), key=fractions.__getitem__)] = False
     return chosen
 
 

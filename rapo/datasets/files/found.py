@@ -21,7 +21,7 @@ from rapo.records import Split
 
 #: Endings of files that hold no labels.
 _NO_LABELS = re.compile(
-    r"\.(jpe?g?|png|webp|bmp|tiff?|gif|hei[cf]|jxl|jp2|cr2|zip|tar|gz|md|py|pdf|pth?|safetensors|ya?ml|toml|lock|mp4|html|ipynb|npy)$",
+    r"\.(jpe?g?|png|webp|bmp|tiff?|gif|hei[cf]|jxl|jp2|cr2|zip|tar|md|py|pdf|pth?|safetensors|ya?ml|toml|lock|mp4|html|ipynb|npy)$",
     re.IGNORECASE,
 )
 _DEPTH, _MOST = 4, 500
