@@ -11,49 +11,41 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-
-from rapo.datasets.labels import EmbeddedImages
+from rapo.datasets.labels import EmbeddedImages, embedded_file, strings
 from rapo.datasets.sources import Part
 from rapo.errors import DataError
-
-_PER_FOLDER = 1000
 
 
 def unpack(part: Part, work: Path | None) -> Part:
     """The same part with its images in files below `work`. A file that is there already is kept."""
     labels = part.records.labels
-    if labels.embedded is None:
+    if not labels.embedded:
         return part
     root = (work or _temporary()) / part.records.name
-    files = _write_all(labels.embedded, root, list(labels.places), labels.root)
-    column = pa.chunked_array([pa.array(files, pa.large_string())])
-    unpacked = replace(labels, root=root, files=column, embedded=None)
+    wanted = set(strings(labels.files))
+    for number, images in enumerate(labels.embedded):
+        _write_all(number, images, root, wanted)
+    unpacked = replace(labels, root=root, embedded=())
     return replace(part, records=replace(part.records, labels=unpacked))
 
 
-def _write_all(images: EmbeddedImages, root: Path, wanted: list[int], beside: Path) -> list[str]:
-    """Write the images of the rows `wanted` (ascending); the file of each, relative to `root`. An
-    image that the table only names lies `beside` it."""
-    files: list[str] = []
-    at = 0
+def _write_all(number: int, images: EmbeddedImages, root: Path, wanted: set[str]) -> None:
+    """Write the `wanted` images of one table. One that the table only names becomes a link; one
+    that it does not even name is missing afterwards, and is reported as such."""
     for batch in images.table.rows([images.column]):
         cells = batch.cells[images.column]
         if isinstance(cells, list):
             raise DataError(f"{images.table.path}: {images.column} holds no images")
         for place, cell in zip(batch.places, cells, strict=True):
-            if at == len(wanted) or place != wanted[at]:
+            content, name = (cell["bytes"].as_py(), cell["path"].as_py()) if cell.is_valid else (None, None)
+            file = embedded_file(number, int(place), name or "")
+            if file not in wanted:
                 continue
-            at += 1
-            content = cell["bytes"].as_py() if cell.is_valid else None
-            name = cell["path"].as_py() if cell.is_valid else None
-            if content is None:
-                files.append(str(beside.absolute() / name) if name else f"row-{place}")
-                continue
-            file = Path(f"{place // _PER_FOLDER:06d}", f"{place:09d}{Path(name or '').suffix}")
-            _write(root / file, content)
-            files.append(str(file))
-    return files
+            if content is not None:
+                _write(root / file, content)
+            elif name and not (root / file).exists():
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (root / file).symlink_to((images.table.path.parent / name).absolute())
 
 
 def _write(path: Path, content: bytes) -> None:

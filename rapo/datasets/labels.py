@@ -15,6 +15,7 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rapo.arrays import Floats
@@ -31,10 +32,16 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImages:
-    """Images that lie in a column of the table itself, as {bytes, path}."""
+    """Images that lie in a column of the table itself, as {bytes, path}. The file of a row is then
+    `NUMBER/THOUSANDS/PLACE.jpg`, where the table of that number has the image in that place."""
 
     table: RawTable
     column: str
+
+
+def embedded_file(number: int, place: int, name: str) -> str:
+    """The file of an embedded image; `name` gives the ending."""
+    return f"{number}/{place // 1000:06d}/{place:09d}{Path(name).suffix}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +60,7 @@ class Labels:
     sets: pa.ChunkedArray | None = None
     attributes: Floats | None = None
     parts: tuple[tuple[str, int], ...] = (("line", 0),)
-    embedded: EmbeddedImages | None = None
+    embedded: tuple[EmbeddedImages, ...] = ()
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -89,9 +96,10 @@ class Labels:
         code = NO_SPLIT if split is None else SPLITS.index(split)
         return replace(self, splits=np.full(len(self), code, np.int8))
 
-    def with_images(self, names: pa.ChunkedArray, images: EmbeddedImages) -> Labels:
+    def with_images(self, names: Sequence[str], images: EmbeddedImages) -> Labels:
         """The same rows under other names, with their images in the table itself."""
-        return replace(self, names=names, files=names, embedded=images)
+        files = [embedded_file(0, place, name) for place, name in zip(self.places, names, strict=True)]
+        return replace(self, names=string_column(names), files=string_column(files), embedded=(images,))
 
     def take(self, rows: NDArray[np.int64]) -> Labels:
         """Some of the rows, in the order of `rows`. Places of a source of several files become
@@ -206,15 +214,22 @@ def joined(sources: Sequence[tuple[str, Labels]]) -> Labels:
         first += len(labels)
     every = [labels for _, labels in sources]
     votes = [labels.votes for labels in every if labels.votes is not None]
+    sets = [labels.sets for labels in every if labels.sets is not None]
+    files = [labels.files for labels in every]
+    embedded = tuple(images for labels in every for images in labels.embedded)
+    if embedded:
+        files = [pc.replace_substring_regex(column, "^0/", f"{number}/") for number, column in enumerate(files)]
     return Labels(
         root=every[0].root,
         names=_chained([labels.names for labels in every]),
-        files=_chained([labels.files for labels in every]),
+        files=_chained(files),
         scores=np.concatenate([labels.scores for labels in every]),
         places=np.concatenate([labels.places for labels in every]),
         stds=_stacked([labels.stds for labels in every], every, math.nan),
         splits=_stacked([labels.splits for labels in every], every, NO_SPLIT),
         votes=np.concatenate(votes) if len(votes) == len(every) else None,
+        sets=_chained(sets) if len(sets) == len(every) else None,
+        embedded=embedded,
         parts=tuple(parts),
     )
 

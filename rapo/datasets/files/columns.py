@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rapo.config import ColumnsConfig
+from rapo.datasets.files.cells import is_number
 from rapo.datasets.files.raw_table import RawTable
 from rapo.errors import DataError
 
@@ -17,7 +18,7 @@ from rapo.errors import DataError
 ALIASES: dict[str, tuple[str, ...]] = {
     "image": ("image", "image_name", "imagename", "image name", "image_id", "imageid", "image_path", "img", "img_name",
               "img_path", "images", "filename", "file_name", "file name", "file", "path", "filepath"),
-    "score": ("score", "gt_score", "mos", "mean_score", "mean", "aesthetic_score", "aesthetic", "rating", "label"),
+    "score": ("score", "gt_score", "mos", "mean_score", "mean", "aesthetic_score", "aesthetic", "rating"),
     "std": ("std", "sd", "stddev", "std_dev", "mos_std", "score_std"),
     "split": ("split", "set", "subset"),
     "dataset": ("dataset", "dataset_name"),
@@ -103,5 +104,11 @@ def _without_header(table: RawTable, given: ColumnsConfig) -> Columns:
         raise DataError(
             f"{table.path} has {width} columns and no header; write a header with image and score, or name the columns by "
             'their numbers, for example data.columns = {image = "1", score = "2"}'
+        )
+    rows = table.head()
+    if not any(is_number(str(row["2"]).strip(), comma=True) for row in rows):
+        raise DataError(
+            f"{table.path} holds no scores: it has no header, and its second column is {rows[0]['2']!r} and the like. Give the "
+            "file with the scores"
         )
     return Columns("1", "2", "3" if width == 3 else None)

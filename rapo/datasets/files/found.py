@@ -73,23 +73,22 @@ class Found:
 
     def image_folder(self, names: Collection[str]) -> Path:
         """The folder of the images: as configured, or else the first of `names` in the folder, in
-        one below it or in one of the three above it, or else the folder itself."""
+        one below it or in one of the two above it, or else the folder itself."""
         if self.images is not None:
             return self.images
-        folders = (self.folder, *self.folder.parents[:3])
+        folders = (self.folder, *self.folder.parents[:2])
         if self.path.is_dir():
             folders = (self.path, *(item for item in sorted(self.path.iterdir()) if item.is_dir()))
         return next((folder / name for folder in folders for name in names if (folder / name).is_dir()), self.folder)
 
 
 def split_of_name(path: Path, *, above: int = 0) -> Split | None:
-    """The split that a file's name says ("PARA-GiaaTrain.csv"), or that of one of the `above`
-    folders above it."""
-    for part in (path.stem, *(parent.name for parent in list(path.parents)[:above])):
-        for piece in _PIECES.findall(part):
-            if (split := _WORDS.get(piece.lower())) is not None:
-                return split
-    return None
+    """The split that a file's name says ("PARA-GiaaTrain.csv"), or one of the `above` folders
+    above it that is called like a split."""
+    for piece in _PIECES.findall(path.stem):
+        if (split := _WORDS.get(piece.lower())) is not None:
+            return split
+    return next((split for parent in list(path.parents)[:above] if (split := split_word(parent.name))), None)
 
 
 def split_word(word: str) -> Split | None:

@@ -8,8 +8,6 @@ whitespace), JSON, JSON Lines, Parquet, Arrow or Excel.
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from rapo.config import SourceConfig
 from rapo.datasets.files.columns import find_columns
 from rapo.datasets.files.found import Found, split_of_name
@@ -86,8 +84,8 @@ def _only_for(table: RawTable) -> tuple[Split | None, str]:
     """The split that a table without a split column is for, and why."""
     if table.kind == "json" and set(table.columns) == {"image", "gt_score"}:
         return "test", "a list of {image, gt_score} is for testing"
-    split = split_of_name(table.path)
-    return (None, "") if split in (None, "train") else (split, f"the name {table.path.name} says {split}")
+    split = split_of_name(table.path, above=1)
+    return (None, "") if split in (None, "train") else (split, f"its path says {split}")
 
 
 def _embedded(labels: Labels, table: RawTable, column: str) -> Labels:
@@ -97,8 +95,7 @@ def _embedded(labels: Labels, table: RawTable, column: str) -> Labels:
         names = [
             f"row-{place:08d}" + (f"/{name}" if name else "") for place, name in zip(labels.places, names, strict=True)
         ]
-    column_of_names = pa.chunked_array([pa.array(names, pa.large_string())])
-    return labels.with_images(column_of_names, EmbeddedImages(table, column))
+    return labels.with_images(names, EmbeddedImages(table, column))
 
 
 register(

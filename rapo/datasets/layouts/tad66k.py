@@ -111,6 +111,8 @@ def _without_merged_test(labels: Labels, found: Found) -> tuple[Labels, list[str
         [name not in tested or SPLITS[code] == "test" for name, code in zip(strings(labels.names), splits, strict=True)]
     )
     left_out = int((~keep).sum())
+    if not left_out:
+        return labels, []
     return labels.take(np.flatnonzero(keep)), [f"{left_out} training images are left out: merge/test.csv holds them"]
 
 
