@@ -79,7 +79,7 @@ class Found:
         folders = (self.folder, *self.folder.parents[:2])
         if self.path.is_dir():
             folders = (self.path, *(item for item in sorted(self.path.iterdir()) if item.is_dir()))
-        return next((folder / name for folder in folders for name in names if (folder / name).is_dir()), self.folder)
+        return next((folder / name for name in names for folder in folders if (folder / name).is_dir()), self.folder)
 
 
 def split_of_name(path: Path, *, above: int = 0) -> Split | None:

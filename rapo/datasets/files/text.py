@@ -77,7 +77,7 @@ def _delimiter(lines: list[str]) -> str:
 def _split(lines: Iterator[str], delimiter: str, columns: int) -> Iterator[list[str]]:
     if delimiter != _SPACES:
         return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    return (line.rsplit(None, columns - 1) if line.strip() else [] for line in lines)
+    return (line.strip().rsplit(None, columns - 1) if line.strip() else [] for line in lines)
 
 
 def _is_header(head: list[str], known: frozenset[str]) -> bool:

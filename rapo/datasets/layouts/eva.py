@@ -23,7 +23,7 @@ from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError
 
 _COLUMNS = ("image_id", "user_id", "score")
-_IMAGES = ("EVA_together", "images", "image")
+_IMAGES = ("images/EVA_together", "EVA_together", "images", "image")
 _NO_SCORES = {
     ("image_id", "sort"): "the categories of EVA's images",
     ("id", "age", "region"): "EVA's raters",

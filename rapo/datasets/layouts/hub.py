@@ -9,6 +9,7 @@ the hub.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +84,11 @@ def _load(source: SourceConfig, found: Found) -> dict[str, datasets.Dataset]:
     except ModuleNotFoundError as error:
         raise ResourceError("data sets of Hugging Face need the package datasets; install rapo[system]") from error
     try:
-        if source.hub is None:
-            loaded = datasets.load_from_disk(str(found.path))
-        else:
-            local = datasets.DownloadConfig(local_files_only=not source.online)
-            loaded = datasets.load_dataset(source.hub, download_config=local)
+        with _offline(source.hub is not None and source.online):
+            if source.hub is None:
+                loaded = datasets.load_from_disk(str(found.path))
+            else:
+                loaded = datasets.load_dataset(source.hub)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         hint = (
             ""
@@ -96,6 +97,24 @@ def _load(source: SourceConfig, found: Found) -> dict[str, datasets.Dataset]:
         )
         raise DataError(f"cannot read the data set {source.hub or found.path}: {error}{hint}") from error
     return dict(loaded) if isinstance(loaded, dict) else {str(getattr(loaded, "split", None) or "rows"): loaded}
+
+
+@contextmanager
+def _offline(online: bool) -> Iterator[None]:
+    """Without the network, unless `online`. The environment variables for it are read once, when
+    the libraries are imported, which may be long ago."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    modules = (datasets.config, huggingface_hub.constants)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    try:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value or not online
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def _tables(splits: dict[str, datasets.Dataset], path: Path) -> dict[str, RawTable]:

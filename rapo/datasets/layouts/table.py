@@ -90,7 +90,7 @@ def _only_for(table: RawTable) -> tuple[Split | None, str]:
 
 def _embedded(labels: Labels, table: RawTable, column: str) -> Labels:
     """Labels whose images lie in the table itself. A row without a telling name gets its number."""
-    names = labels.names.to_pylist()
+    names = [name.rpartition("/")[2] if name.startswith("/") else name for name in labels.files.to_pylist()]
     if len(set(names)) < len(names) or "" in names:
         names = [
             f"row-{place:08d}" + (f"/{name}" if name else "") for place, name in zip(labels.places, names, strict=True)

@@ -5,7 +5,7 @@
 - merge and unmerge are split differently: 478 images of merge's test list are trained on by
   unmerge. Where both are there, merge is read; unmerge alone leaves out what merge tests.
 - There is no spread. The scores are the only number that the files have, so that a file alone
-  reads as a table; the layout is the pair of folders.
+  reads as a table; the layout is the folders called merge and unmerge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ _IMAGES = ("TAD66K", "images", "image")
 
 
 def _tables(found: Found) -> list[LabelFile]:
-    return [file for file in found.with_columns(*_COLUMNS) if file.table is not None and len(file.table.columns) == 2]
+    return [
+        file
+        for file in found.with_columns(*_COLUMNS)
+        if file.table is not None and file.table.kind == "text" and len(file.table.columns) == 2
+    ]
 
 
 def _merged(tables: list[LabelFile]) -> list[LabelFile]:
@@ -54,7 +58,7 @@ def _recognises(found: Found) -> bool:
     tables = _tables(found)
     if _merged(tables):
         return found.path.name == "merge" or any(file.path.parent.name == "merge" for file in _merged(tables))
-    themes = _by_theme(tables)
+    themes = [file for file in _by_theme(tables) if "unmerge" in file.path.parts]
     return {split_of_name(Path(file.path.parent.name)) for file in themes} == {"train", "test"}
 
 
