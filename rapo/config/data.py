@@ -74,7 +74,7 @@ class DataConfig(SourceConfig):
     max_validation: Positive | None = None
     max_test: Positive | None = None
     contamination: Literal["drop", "report"] = Field(
-        "drop", description="training images that validation or test hold too: left out, or only reported"
+        "drop", description="images that a later split (validation, test) holds too: left out, or only reported"
     )
     scenes: ScenesConfig = ScenesConfig()
 

@@ -1,4 +1,5 @@
-"""Contamination: images that are in training and in validation or test as well.
+"""Contamination: images that are in training and in validation or test as well, or in validation
+and test.
 
 - The same content: files of one size whose bytes have one hash (xxh3-128). Only files whose size
   occurs on both sides are read, and of large ones first the ends.
@@ -34,28 +35,28 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Record `train` shows the same image as record `held`, of validation or test. `kind` is
-    "content", "id" or "name"."""
+    """Record `row` shows the same image as record `held`, of a split that is kept for later: test,
+    or for a training image validation. `kind` is "content", "id" or "name"."""
 
-    train: int
+    row: int
     held: int
     kind: str
 
 
 def find_leaks(records: RecordTable) -> list[Leak]:
-    """A leak for each training record whose image validation or test hold too, in order."""
-    train = np.flatnonzero(records.splits == SPLITS.index("train"))
-    held = np.flatnonzero(records.splits != SPLITS.index("train"))
-    if not len(train) or not len(held):
-        return []
-    found = _same_id(records, train, held)
-    rest = train[~np.isin(train, np.array([leak.train for leak in found], np.int64))]
-    found += _same_content(records, rest, held)
-    return sorted(found, key=lambda leak: leak.train)
+    """A leak for each record whose image a later split holds too, in the order of records."""
+    train, validation, test = (np.flatnonzero(records.splits == SPLITS.index(split)) for split in SPLITS)
+    found: list[Leak] = []
+    for rows, held in ((np.concatenate([train, validation]), test), (train, validation)):
+        for search in (_same_id, _same_content):
+            rest = rows[~np.isin(rows, np.array([leak.row for leak in found], np.int64))]
+            if len(rest) and len(held):
+                found += search(records, rest, held)
+    return sorted(found, key=lambda leak: leak.row)
 
 
-def _same_content(records: RecordTable, train: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
-    pairs = (train, held)
+def _same_content(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
+    pairs = (rows, held)
     for step in (_size, partial(_hash, ends=True), _hash):
         keys = [_keys(records, side, step) for side in pairs]
         both = keys[0].keys() & keys[1].keys()
@@ -96,20 +97,19 @@ def _hash(path: Path, *, ends: bool = False) -> bytes | None:
         return None
 
 
-def _same_id(records: RecordTable, train: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
+def _same_id(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
     """Records with one id or name. Ids are compared between sources only: within one, names are
     unique."""
     if len(records.parts) == 1:
         return []
     stems = [
-        np.fromiter((hash(_stem(records, row)) for row in map(int, side)), np.int64, len(side))
-        for side in (train, held)
+        np.fromiter((hash(_stem(records, row)) for row in map(int, side)), np.int64, len(side)) for side in (rows, held)
     ]
     by_stem: dict[str, list[int]] = {}
     for row in map(int, held[np.isin(stems[1], stems[0])]):
         by_stem.setdefault(_stem(records, row), []).append(row)
     found = []
-    for row in map(int, train[np.isin(stems[0], stems[1])]):
+    for row in map(int, rows[np.isin(stems[0], stems[1])]):
         for other in by_stem.get(_stem(records, row), ()):
             if records.part[row] != records.part[other] and (kind := _relation(records, row, other)):
                 found.append(Leak(row, other, kind))
@@ -123,14 +123,14 @@ def _stem(records: RecordTable, index: int) -> str:
     return base.rpartition(".")[0] or base
 
 
-def _relation(records: RecordTable, train: int, held: int) -> str:
-    a, b = records.parts[records.part[train]], records.parts[records.part[held]]
+def _relation(records: RecordTable, row: int, held: int) -> str:
+    a, b = records.parts[records.part[row]], records.parts[records.part[held]]
     if a.ids is not None and a.ids == b.ids:
         return "id"
-    one, other = records[train], records[held]
+    one, other = records[row], records[held]
     if one.uid == other.uid:
         return "id"
-    return "name" if _look_alike(records.path(train), records.path(held)) else ""
+    return "name" if _look_alike(records.path(row), records.path(held)) else ""
 
 
 def _look_alike(a: Path, b: Path) -> bool:
@@ -149,5 +149,5 @@ def _small(path: Path) -> NDArray[np.float64] | None:
 def describe(records: RecordTable, leaks: list[Leak]) -> Iterator[dict[str, str]]:
     """Each leak in words, for the run's summary."""
     for leak in leaks:
-        train, held = records[leak.train], records[leak.held]
-        yield {"image": train.uid, "kind": leak.kind, "also": held.uid, "split": held.split}
+        one, held = records[leak.row], records[leak.held]
+        yield {"image": one.uid, "split": one.split, "kind": leak.kind, "also": held.uid, "also_in": held.split}

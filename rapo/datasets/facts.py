@@ -32,8 +32,8 @@ class DatasetInfo(TypedDict):
 
     `verify` is "decode" or "header". `counts` are the images of each split, `skipped` those of each
     reason. `label_mean` and `label_sd` are of the normalised scores. `native_range` and
-    `normalizer` are None where the sets differ in them. `leaks` counts training images that
-    validation or test hold too, by kind. `listed_without_votes` counts images that AVA's split
+    `normalizer` are None where the sets differ in them. `leaks` counts images that a
+    later split holds too, by kind. `listed_without_votes` counts images that AVA's split
     lists name and its label file does not rate.
     """
 

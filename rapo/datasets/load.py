@@ -3,7 +3,8 @@ checks every image.
 
 - An unusable image is skipped, counted and listed. Wrong labels are an error.
 - Several sources make one data set; each keeps its own scale, normaliser and names.
-- A training image that validation or test hold too is left out of training, and listed.
+- A training image that validation or test hold too is left out of training, and listed; so is an
+  image of validation that test holds.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Dataset:
     """Records in the order of the sources and their label files, each with `path` set, and the
     skipped images.
 
-    `skipped` rows hold image, reason and detail. `leaks` rows hold the training image, the kind of
-    match, and the image of validation or test that it is.
+    `skipped` rows hold image, reason and detail. `leaks` rows hold an image, its split, the kind of
+    match, and which image of which later split it is.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Dataset:
     skipped: tuple[dict[str, str], ...]
     info: DatasetInfo
     leaks: tuple[dict[str, str], ...] = ()
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The data sets' shares of the training batches; None where no source has a weight."""
+        sets = self.info["sets"]
+        return {name: one["weight"] for name, one in sets.items() if "weight" in one} or None
 
     def split(self, split: Split) -> RecordTable:
         """The records of one split."""
@@ -84,14 +91,14 @@ def load_dataset(
         kept[usable.pick(np.flatnonzero(members), limits[split])] = True
         if split != "validation" and not (kept & members).any():
             raise DataError(_why_empty(parts, split, members, usable.bad, every))
-    kept &= ~_repeated(every, kept, usable)
+    kept &= ~_repeated(every, kept, usable, drops_leaks=config.contamination == "drop")
 
     records = every.take(kept)
     leaks = find_leaks(records)
     described = tuple(describe(records, leaks))
     if leaks and config.contamination == "drop":
         clean = np.ones(len(records), bool)
-        clean[[leak.train for leak in leaks]] = False
+        clean[[leak.row for leak in leaks]] = False
         records = records.take(clean)
         if not (records.splits == SPLITS.index("train")).any():
             raise DataError(
@@ -117,7 +124,7 @@ def _within_quotas(
     return members
 
 
-def _repeated(every: RecordTable, kept: NDArray[np.bool_], usable: Usable) -> NDArray[np.bool_]:
+def _repeated(every: RecordTable, kept: NDArray[np.bool_], usable: Usable, *, drops_leaks: bool) -> NDArray[np.bool_]:
     """Kept rows whose uid an earlier kept row of another source has, or one of validation or test;
     they are listed as skipped. A uid must be unique."""
     again = np.zeros(len(every), bool)
@@ -132,7 +139,7 @@ def _repeated(every: RecordTable, kept: NDArray[np.bool_], usable: Usable) -> ND
         earlier = first.setdefault(int(hashes[row]), row)
         if earlier != row and every[earlier].uid == every[row].uid:
             record, other = every[row], every[earlier]
-            if record.split == "train" and other.split != "train":
+            if record.split != other.split and drops_leaks:
                 continue  # contamination, which is reported as such
             again[row] = True
             usable.skip(record, "repeated", f"{other.uid} is in the {other.split} split of another source too")

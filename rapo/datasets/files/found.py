@@ -65,7 +65,7 @@ class Found:
     @cached_property
     def files(self) -> tuple[LabelFile, ...]:
         """The label files, in the order of their names; not opened are images and archives."""
-        return tuple(map(_look, [self.path] if self.path.is_file() else _candidates(self.path)))
+        return tuple(map(_look, label_paths(self.path)))
 
     def with_columns(self, *columns: str) -> list[LabelFile]:
         """The files with all of these columns (in lower case)."""
@@ -94,6 +94,14 @@ def split_of_name(path: Path, *, above: int = 0) -> Split | None:
 def split_word(word: str) -> Split | None:
     """The split that a word of a column means."""
     return _WORDS.get(word.lower())
+
+
+def label_paths(path: Path) -> Iterator[Path]:
+    """The files at a path that may hold labels: the file itself, or those in the folder."""
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from _candidates(path)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
