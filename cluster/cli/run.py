@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from cluster.cli.check import problems, warnings
+from cluster.cli.check_data import DataCheck, check_data
 from cluster.remote.ray_session import prepare_environment
 from rapo.config import Config, SourceConfig, load_config
 from rapo.errors import RapoError
@@ -29,7 +30,9 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
 
     folder = RunFolder(out.resolve())
     to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
-    wrong = problems(config, to_do)
+    # A finished data stage has left its own record of the data.
+    data = check_data(config) if "data" in to_do else DataCheck()
+    wrong = problems(config, to_do, data)
     if wrong:
         raise RapoError("; ".join(wrong))
     log = folder / "driver.log"
@@ -39,7 +42,7 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
     )
     with folder.open(config), redirect_output(log) as (stdout, stderr), exit_watchdog(words, stderr):
         console = Console(stdout=stdout, stderr=stderr)
-        for line in warnings(config):
+        for line in warnings(config, data):
             console.warn(line)
         try:
             report = Pipeline(config, folder, console).run(stages or STAGES)

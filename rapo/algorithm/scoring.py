@@ -31,8 +31,9 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         np.array([g.target for g in groups]),
         settings=settings,
         dataset_ids=[g.dataset for g in groups],
-        # NaN marks an image without a known spread, which a soft tie takes as 0.
-        target_std=None if all(s is None for s in stds) else np.array([np.nan if s is None else s for s in stds]),
+        # NaN marks an image without a known spread, which a soft tie takes as 0: the images of a
+        # set without spreads, which may be all of a batch, tie at half.
+        target_std=np.array([np.nan if s is None else s for s in stds]),
     )
     reasons = Counter(a.reason for row in answers for a in row if a.reason is not None)
     metrics = dict(rewards.metrics)

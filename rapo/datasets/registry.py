@@ -52,9 +52,14 @@ def find_layout(found: Found, name: str = "auto") -> Layout:
     """The layout called `name`, or the one that the path is recognised as."""
     if name != "auto":
         return _named(name)
-    for layout in layouts():
-        if layout.recognises(found):
-            return layout
+    fitting = [layout for layout in layouts() if layout.recognises(found)]
+    if len(fitting) > 1 and fitting[1].rank == fitting[0].rank:
+        names = ", ".join(layout.name for layout in fitting)
+        raise DataError(
+            f"data.path {found.path} holds several collections ({names}); give the folder of one, or data.format"
+        )
+    if fitting:
+        return fitting[0]
     if found.path.is_file() and found.files[0].problem:
         raise DataError(found.files[0].problem)
     raise DataError(f"{_why(found)}. {accepted()}")
