@@ -11,11 +11,9 @@ and test.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -26,11 +24,10 @@ from rapo.datasets.record_table import RecordTable
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image, read_image_file
 
-_ENDS = 1 << 14
+_END_BYTES = 1 << 14
+_UNREADABLE = -1
 _LOOK = 16  # the side of the small images that are compared
 _ALIKE = 12.0  # mean difference of grey levels; re-encoding changes 1 or 2, another image 40
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,45 +53,49 @@ def find_leaks(records: RecordTable) -> list[Leak]:
 
 
 def _same_content(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
-    pairs = (rows, held)
-    for step in (_size, partial(_hash, ends=True), _hash):
-        keys = [_keys(records, side, step) for side in pairs]
-        both = keys[0].keys() & keys[1].keys()
-        if not both:
+    for step in (_size, _ends):
+        one, other = (np.fromiter((step(records.file(int(row))) for row in side), np.int64) for side in (rows, held))
+        rows, held = (
+            rows[np.isin(one, other) & (one != _UNREADABLE)],
+            held[np.isin(other, one) & (other != _UNREADABLE)],
+        )
+        if not len(rows):
             return []
-        pairs = tuple(np.array(sorted(row for key in both for row in side[key]), np.int64) for side in keys)
-    return [Leak(row, keys[1][key][0], "content") for key in both for row in keys[0][key]]
+    first: dict[bytes, int] = {}
+    for row in map(int, held[::-1]):
+        first[_whole(records.file(row))] = row
+    digests = ((int(row), _whole(records.file(int(row)))) for row in rows)
+    return [Leak(row, first[digest], "content") for row, digest in digests if digest in first]
 
 
-def _keys(records: RecordTable, rows: NDArray[np.int64], key: Callable[[Path], Key | None]) -> dict[Key, list[int]]:
-    found: dict[Key, list[int]] = {}
-    for row in map(int, rows):
-        if (value := key(records.path(row))) is not None:
-            found.setdefault(value, []).append(row)
-    return found
-
-
-def _size(path: Path) -> int | None:
+def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return None
+        return _UNREADABLE
 
 
-def _hash(path: Path, *, ends: bool = False) -> bytes | None:
-    """The hash of a file, or of its two ends."""
+def _ends(path: str) -> int:
+    """A hash of the first and the last bytes."""
     try:
-        with path.open("rb") as file:
-            if ends:
-                head = file.read(_ENDS)
-                file.seek(max(len(head), os.fstat(file.fileno()).st_size - _ENDS))
-                return xxhash.xxh3_128_digest(head + file.read())
-            digest = xxhash.xxh3_128()
+        with open(path, "rb") as file:
+            head = file.read(_END_BYTES)
+            file.seek(max(len(head), os.fstat(file.fileno()).st_size - _END_BYTES))
+            return xxhash.xxh3_64_intdigest(head + file.read()) >> 1
+    except OSError:
+        return _UNREADABLE
+
+
+def _whole(path: str) -> bytes:
+    """The hash of a file; of one that cannot be read any more, one that no other has."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-            return digest.digest()
     except OSError:
-        return None
+        return path.encode("utf-8", "surrogateescape")
+    return digest.digest()
 
 
 def _same_id(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:

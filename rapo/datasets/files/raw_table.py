@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Cells: TypeAlias = pa.Array | list[object]
 
 #: Rows of a batch.
-BATCH = 1 << 16
+BATCH = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ def open_text_table(path: Path, known: frozenset[str]) -> RawTable:
         declared, skip = match[1], 1
     full = [line for line in lines[skip:] if line.strip()]
     delimiter = declared or _delimiter(full)
-    head = next(_split(iter(full), delimiter, len(full[0].split())), []) if full else []
+    head = next(_split(full, delimiter, len(full[0].split())), []) if full else []
     header = _is_header(head, known)
     columns = tuple(name.strip() for name in head) if header else tuple(str(i + 1) for i in range(len(head)))
 
@@ -74,10 +74,38 @@ def _delimiter(lines: list[str]) -> str:
     return best
 
 
-def _split(lines: Iterator[str], delimiter: str, columns: int) -> Iterator[list[str]]:
-    if delimiter != _SPACES:
-        return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    return (line.strip().rsplit(None, columns - 1) if line.strip() else [] for line in lines)
+class _Rows(Protocol):
+    """Rows of cells; `line_num` counts the lines that were read."""
+
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+    def __next__(self) -> list[str]: ...
+
+
+class _SpacedRows:
+    """Rows whose cells are separated by whitespace; the first cell may hold some."""
+
+    def __init__(self, lines: Iterable[str], width: int) -> None:
+        self._lines = iter(lines)
+        self._splits = width - 1
+        self.line_num = 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self._lines).strip()
+        self.line_num += 1
+        return line.rsplit(None, self._splits) if line else []
+
+
+def _split(lines: Iterable[str], delimiter: str, width: int) -> _Rows:
+    if delimiter == _SPACES:
+        return _SpacedRows(lines, width)
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
 
 
 def _is_header(head: list[str], known: frozenset[str]) -> bool:
@@ -91,86 +119,77 @@ def _is_header(head: list[str], known: frozenset[str]) -> bool:
 def _rows(
     path: Path, delimiter: str, columns: tuple[str, ...], wanted: Sequence[str], *, skip: int, header: bool
 ) -> Iterator[Batch]:
-    places = [columns.index(name) for name in wanted]
+    at = [(name, columns.index(name)) for name in wanted]
     with open_text(path) as file:
         try:
-            for numbers, rows in _batches(path, _numbered(path, file, delimiter, len(columns), skip), header):
-                cells = list(zip(*rows, strict=True))
-                yield Batch(
-                    np.array(numbers, np.int64),
-                    {name: pa.array(cells[at], pa.large_string()) for name, at in zip(wanted, places, strict=True)},
-                )
+            reader = _Reader(path, file, delimiter, len(columns), skip)
+            while header and (first := reader.read(1)) is not None and not first:
+                continue
+            while (rows := reader.read(BATCH)) is not None:
+                if rows:
+                    cells = {name: pa.array([row[i] for row in rows], pa.large_string()) for name, i in at}
+                    yield Batch(np.array(reader.numbers, np.int64), cells)
         except UnicodeDecodeError as error:
             raise not_utf8(path, error) from error
 
 
-def _batches(
-    path: Path, rows: Iterator[tuple[int, list[str]]], header: bool
-) -> Iterator[tuple[list[int], list[list[str]]]]:
-    if header:
-        next(rows, None)
-    numbers: list[int] = []
-    cells: list[list[str]] = []
-    for number, row in rows:
-        numbers.append(number)
-        cells.append(row)
-        if len(numbers) == BATCH:
-            yield numbers, cells
-            numbers, cells = [], []
-    if numbers:
-        yield numbers, cells
+class _Reader:
+    """The rows of a file that are not blank, each of `width` cells; `numbers` are the lines that
+    the rows of the last `read` begin in."""
 
+    def __init__(self, path: Path, file: IO[str], delimiter: str, width: int, skip: int) -> None:
+        for _ in range(skip):
+            next(file)
+        self._path = path
+        self._delimiter = delimiter
+        self._width = width
+        self._skip = skip
+        self._rows = _split(file, delimiter, width)
+        self.numbers: Sequence[int] = ()
 
-def _numbered(path: Path, file: IO[str], delimiter: str, width: int, skip: int) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank with its first line, padded or cut to `width` cells."""
-    for _ in range(skip):
-        next(file)
-    lines = _Remembering(file) if delimiter != _SPACES else file
-    reader = _split(iter(lines), delimiter, width)
-    last = skip
-    try:
-        for number, row in enumerate(reader, start=skip + 1):
-            if isinstance(lines, _Remembering):
-                number, last = last + 1, lines.count + skip
-                if last != number:
-                    _check_cell_of_lines(path, number, last, row, delimiter, width)
-            if len(row) != width:
-                if not row:
-                    continue
-                if any(cell.strip() for cell in row[width:]):
-                    raise DataError(
-                        f"{path}: line {number} has {len(row)} cells where the header has {width}; quote cells that hold "
-                        "the delimiter"
-                    )
-                row = [*row[:width], *[""] * (width - len(row))]
-            if not any(row) or not any(map(str.strip, row)):
-                continue
-            yield number, row
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: line {last + 1} opens a quotation mark that is not closed where its cell ends ({error}). Remove the "
-            "mark, or double it inside a quoted cell"
-        ) from error
+    def read(self, most: int) -> list[list[str]] | None:
+        """Up to `most` rows without the blank ones among them; None at the end."""
+        rows: list[list[str]] = []
+        ends = [self._rows.line_num]
+        try:
+            for row in islice(self._rows, most):
+                rows.append(row)
+                ends.append(self._rows.line_num)
+        except csv.Error as error:
+            raise DataError(
+                f"{self._path}: line {ends[-1] + 1 + self._skip} opens a quotation mark that is not closed where its cell ends "
+                f"({error}). Remove the mark, or double it inside a quoted cell"
+            ) from error
+        if not rows:
+            return None
+        first, last = ends[0] + self._skip, ends[-1] + self._skip
+        if last - first == len(rows) and set(map(len, rows)) == {self._width} and all(map(any, rows)):
+            self.numbers = range(first + 1, last + 1)
+            return rows
+        return self._checked(rows, [end + self._skip for end in ends])
 
+    def _checked(self, rows: list[list[str]], ends: list[int]) -> list[list[str]]:
+        """The rows that are not blank, where some span lines or have more or fewer cells."""
+        kept, numbers = [], []
+        for row, before, end in zip(rows, ends[:-1], ends[1:], strict=True):
+            if end - before > 1:
+                self._check_cell_of_lines(before + 1, end, row)
+            if any(cell.strip() for cell in row[self._width :]):
+                raise DataError(
+                    f"{self._path}: line {before + 1} has {len(row)} cells where the header has {self._width}; quote cells that "
+                    "hold the delimiter"
+                )
+            if any(map(str.strip, row)):
+                kept.append([*row[: self._width], *[""] * (self._width - len(row))])
+                numbers.append(before + 1)
+        self.numbers = numbers
+        return kept
 
-class _Remembering:
-    """The lines of a file, counted."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self.count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._file:
-            self.count += 1
-            yield line
-
-
-def _check_cell_of_lines(path: Path, first: int, last: int, row: list[str], delimiter: str, width: int) -> None:
-    """A cell may span lines, such as a caption; but not where rows were swallowed."""
-    inner = chain.from_iterable(cell.splitlines()[1:] for cell in row if "\n" in cell)
-    if any(line.count(delimiter) >= width - 1 for line in inner):
-        raise DataError(
-            f"{path}: a cell reaches from line {first} to line {last} and holds whole rows: a quotation mark in line {first} "
-            "is left open. Remove it"
-        )
+    def _check_cell_of_lines(self, first: int, last: int, row: list[str]) -> None:
+        """A cell may span lines, such as a caption; but not where rows were swallowed."""
+        inner = chain.from_iterable(cell.splitlines()[1:] for cell in row if "\n" in cell)
+        if any(line.count(self._delimiter) >= self._width - 1 for line in inner):
+            raise DataError(
+                f"{self._path}: a cell reaches from line {first} to line {last} and holds whole rows: a quotation mark in line "
+                f"{first} is left open. Remove it"
+            )
