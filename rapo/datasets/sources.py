@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,18 +88,14 @@ def _splits(config: DataConfig, part: RecordPart, seed: int, *, carve: bool) -> 
     given = part.labels.splits
     if given is None or (given == NO_SPLIT).all():
         fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
-        return _codes(map(SPLITS.index, hash_splits(part.uids(), seed=seed, **fractions)), len(part.labels))
+        return hash_splits(part.uids(), seed=seed, **fractions)
     splits = np.where(given == NO_SPLIT, _TRAIN, given).astype(np.int8)
     train = splits == _TRAIN
     if carve and train.any() and not (splits == _VALIDATION).any():
         uids = (uid for uid, chosen in zip(part.uids(), train, strict=True) if chosen)
-        carved = np.array(carve_validation(uids, seed=seed, fraction=config.validation_fraction), bool)
+        carved = carve_validation(uids, seed=seed, fraction=config.validation_fraction)
         splits[np.flatnonzero(train)[carved]] = _VALIDATION
     return splits
-
-
-def _codes(codes: Iterator[int], count: int) -> NDArray[np.int8]:
-    return np.fromiter(codes, np.int8, count)
 
 
 def _raise_clashes(parts: list[Part]) -> None:
