@@ -114,13 +114,14 @@ def set_weights(parts: Sequence[Part], records: RecordTable) -> dict[str, float]
     of several sets divides its weight by their training images."""
     names, codes = records.datasets
     train = records.splits == SPLITS.index("train")
-    weights: Counter[str] = Counter()
+    weights: dict[str, float] = {}
     for number, part in enumerate(parts):
         mine = codes[train & (records.part == number)]
         if part.config.weight is not None and len(mine):
             for code, count in zip(*np.unique(mine, return_counts=True), strict=True):
-                weights[names[code]] += part.config.weight * float(count) / len(mine)
-    return dict(weights)
+                share = part.config.weight * float(count) / len(mine)
+                weights[names[code]] = weights.get(names[code], 0.0) + share
+    return weights
 
 
 def _counts(splits: np.ndarray) -> dict[Split, int]:

@@ -108,7 +108,7 @@ def is_collection(path: Path, name: str) -> bool:
 def _splits(labels: Labels) -> dict[str, int]:
     if labels.splits is None:
         return {}
-    counts = {split: int((labels.splits == code).sum()) for code, split in enumerate(SPLITS)}
+    counts: dict[str, int] = {split: int((labels.splits == code).sum()) for code, split in enumerate(SPLITS)}
     counts[""] = int((labels.splits == NO_SPLIT).sum())
     return {split: count for split, count in counts.items() if count}
 

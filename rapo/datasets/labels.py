@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,8 @@ from rapo.arrays import Floats
 from rapo.datasets.files.raw_table import RawTable
 from rapo.datasets.rows import LabelRow
 from rapo.records import Split
+
+Column = TypeVar("Column", bound=NDArray)
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NO_SPLIT = -1
@@ -104,17 +106,20 @@ class Labels:
     def take(self, rows: NDArray[np.int64]) -> Labels:
         """Some of the rows, in the order of `rows`. Places of a source of several files become
         those of the whole."""
-        taken = {
-            name: None if (column := getattr(self, name)) is None else column[rows]
-            for name in ("scores", "places", "stds", "votes", "splits", "attributes")
-        }
         indices = pa.array(rows)
-        taken |= {
-            name: None if (column := getattr(self, name)) is None else column.take(indices)
-            for name in ("names", "files", "sets")
-        }
-        parts = self.parts if len(self.parts) == 1 else (("row", 0),)
-        return replace(self, **taken, parts=parts)
+        return replace(
+            self,
+            names=self.names.take(indices),
+            files=self.files.take(indices),
+            scores=self.scores[rows],
+            places=self.places[rows],
+            stds=_taken(self.stds, rows),
+            votes=_taken(self.votes, rows),
+            splits=_taken(self.splits, rows),
+            sets=None if self.sets is None else self.sets.take(indices),
+            attributes=_taken(self.attributes, rows),
+            parts=self.parts if len(self.parts) == 1 else (("row", 0),),
+        )
 
     def duplicates(self) -> Iterator[tuple[int, int]]:
         """Pairs of rows with the same name (and data set): the first one, and a later one."""
@@ -133,6 +138,10 @@ class Labels:
         if self.sets is None:
             return strings(self.names)
         return zip(strings(self.sets), strings(self.names), strict=True)
+
+
+def _taken(column: Column | None, rows: NDArray[np.int64]) -> Column | None:
+    return None if column is None else column[rows]
 
 
 def strings(column: pa.ChunkedArray) -> Iterator[str]:

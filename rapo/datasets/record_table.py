@@ -159,7 +159,7 @@ class RecordTable(Sequence[ImageRecord]):
 
     def _column(self, columns: list[NDArray], kind: type) -> NDArray:
         """A column over the parts, for the rows of this table."""
-        result = np.empty(len(self), kind)
+        result: NDArray = np.empty(len(self), kind)
         for number, column in enumerate(columns):
             mine = self.part == number
             result[mine] = column[self.row[mine]]

@@ -114,8 +114,8 @@ def eva(folder: Path) -> Path:
 
 
 def spaq(folder: Path) -> Path:
-    rows = [[f"{index + 1:05d}.jpg", *scores(6, 5.0, 95.0, seed=index)] for index in range(20)]
-    head = ["Image name", "MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"]
+    rows: list[list[object]] = [[f"{index + 1:05d}.jpg", *scores(6, 5.0, 95.0, seed=index)] for index in range(20)]
+    head: list[object] = ["Image name", "MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"]
     xlsx(folder / "Annotations" / "MOS and Image attribute scores.xlsx", [head, *rows])
     for row in rows:
         make_image(folder / "TestImage" / str(row[0]))

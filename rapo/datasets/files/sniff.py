@@ -62,7 +62,7 @@ def sniff(path: Path) -> Kind:
     return "json" if start[:1] in (b"[", b"{") else "text"
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
     """The file's bytes, unpacked where they are gzip's."""
     file = path.open("rb")
     if file.read(2) == b"\x1f\x8b":

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -44,7 +45,7 @@ def open_text_table(path: Path, known: frozenset[str]) -> RawTable:
         declared, skip = match[1], 1
     full = [line for line in lines[skip:] if line.strip()]
     delimiter = declared or _delimiter(full)
-    head = next(_split(full, delimiter, len(full[0].split())), []) if full else []
+    head = next(_split(full, delimiter, _spaced_width(full, known)), []) if full else []
     header = _is_header(head, known)
     columns = tuple(name.strip() for name in head) if header else tuple(str(i + 1) for i in range(len(head)))
 
@@ -72,6 +73,19 @@ def _delimiter(lines: list[str]) -> str:
     if not most and max(map(lines[0].count, _DELIMITERS)):
         return max(_DELIMITERS, key=lines[0].count)
     return best
+
+
+def _spaced_width(lines: list[str], known: frozenset[str]) -> int:
+    """The number of cells that whitespace separates: those of a header, or else the numbers at a
+    line's end and the name before them, as most lines have them."""
+    if known & {piece.lower() for piece in lines[0].split()}:
+        return len(lines[0].split())
+    widths: Counter[int] = Counter()
+    for line in lines:
+        pieces = line.split()
+        numbers = sum(1 for _ in takewhile(is_number, reversed(pieces)))
+        widths[min(numbers + 1, len(pieces))] += 1
+    return max(widths, key=lambda width: (widths[width], width))
 
 
 class _Rows(Protocol):
@@ -113,7 +127,7 @@ def _is_header(head: list[str], known: frozenset[str]) -> bool:
     cells = [cell.strip() for cell in head]
     if any(cell.lower() in known for cell in cells):
         return True
-    return not any(is_number(cell, comma=True) or _IMAGE.search(cell) for cell in cells)
+    return len(cells) > 1 and not any(is_number(cell, comma=True) or _IMAGE.search(cell) for cell in cells)
 
 
 def _rows(

@@ -27,15 +27,14 @@ from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found
 from rapo.datasets.labels import SPLITS, strings
 from rapo.datasets.registry import find_layout, read_source
-from rapo.datasets.rows import LabelSource
 from rapo.errors import ConfigError, DataError
 
 
-def read(path, **config) -> LabelSource:
+def read(path, **config):
     return read_source(SourceConfig(path=path, **config))
 
 
-def splits(source: LabelSource) -> dict[str, int]:
+def splits(source):
     codes = source.labels.splits
     assert codes is not None
     return {split: int((codes == code).sum()) for code, split in enumerate(SPLITS) if (codes == code).any()}
@@ -159,7 +158,6 @@ def test_koniq_has_two_meanings_of_mos(tmp_path):
     sets, zscore = read(koniq(tmp_path / "a")), read(koniq(tmp_path / "b", zscore=True))
     assert (sets.native_range, zscore.native_range) == ((0, 100), (1, 5))
     assert sets.std_range == zscore.std_range == (1, 5)
-    assert sets.labels.votes is not None
     assert sets.labels.votes.tolist() == zscore.labels.votes.tolist()
     assert splits(sets) == {"train": 10, "validation": 5, "test": 5}
     assert zscore.labels.splits is None

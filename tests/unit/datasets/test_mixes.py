@@ -13,15 +13,15 @@ from PIL import Image
 
 from rapo.config import DataConfig, ImageConfig, SourceConfig
 from rapo.datasets.index import read_index, write_index
-from rapo.datasets.load import Dataset, load_dataset
+from rapo.datasets.load import load_dataset
 from rapo.errors import ConfigError, DataError, RunFolderError
 
 
-def source(path: Path, **config) -> SourceConfig:
+def source(path, **config):
     return SourceConfig(path=path, **config)
 
 
-def load(*sources: SourceConfig, seed: int = 0, **config) -> Dataset:
+def load(*sources, seed=0, **config):
     return load_dataset(DataConfig(sources=sources, **config), ImageConfig(), seed)
 
 
@@ -238,20 +238,21 @@ def test_images_inside_of_a_table_are_unpacked_once(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    rows = []
+    rows, contents = [], []
     for index in range(9):
         make_image(tmp_path / "one.png", index)
         name = "same.png" if index < 2 else None
-        rows.append({"image": {"bytes": (tmp_path / "one.png").read_bytes(), "path": name}, "score": index / 10})
+        contents.append((tmp_path / "one.png").read_bytes())
+        rows.append({"image": {"bytes": contents[-1], "path": name}, "score": index / 10})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
     config = DataConfig(path=tmp_path / "t.parquet")
     dataset = load_dataset(config, ImageConfig(), 0, work=tmp_path / "work")
     assert len(dataset.records) == 9
     assert dataset.records[0].uid == "t/row-00000001/same.png"
-    assert dataset.records[3].path.read_bytes() == rows[3]["image"]["bytes"]
-    stamp = dataset.records[3].path.stat().st_mtime_ns
+    assert dataset.records.path(3).read_bytes() == contents[3]
+    stamp = dataset.records.path(3).stat().st_mtime_ns
     again = load_dataset(config, ImageConfig(), 0, work=tmp_path / "work")
-    assert again.records[3].path.stat().st_mtime_ns == stamp
+    assert again.records.path(3).stat().st_mtime_ns == stamp
     write_index(tmp_path / "index", again, config, None)
     known = read_index(tmp_path / "index", config, None)
     assert known is not None
