@@ -6,9 +6,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from cluster.cli.check_data import DataCheck, check_data
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
+from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
 from rapo.util.ports import port_problem

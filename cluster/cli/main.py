@@ -252,10 +252,10 @@ def check(
 ) -> None:
     """Check a configuration: what it would run, and what is wrong with it. Nothing is started."""
     from cluster.cli.check import describe, problems, warnings
-    from cluster.cli.check_data import check_data
     from cluster.cli.run import with_absolute_paths
     from cluster.pipeline.runner import STAGES
     from rapo.config import dump_config, load_config
+    from rapo.datasets.check import check_data
 
     loaded = with_absolute_paths(load_config(config, set_ or ()))
     data = check_data(loaded)

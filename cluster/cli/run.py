@@ -12,9 +12,9 @@ from pathlib import Path
 import typer
 
 from cluster.cli.check import problems, warnings
-from cluster.cli.check_data import DataCheck, check_data
 from cluster.remote.ray_session import prepare_environment
 from rapo.config import Config, SourceConfig, load_config
+from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,6 @@ from rapo.arrays import Floats
 from rapo.datasets.files.raw_table import RawTable
 from rapo.datasets.rows import LabelRow
 from rapo.records import Split
-
-Column = TypeVar("Column", bound=NDArray)
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NO_SPLIT = -1
@@ -140,7 +138,7 @@ class Labels:
         return zip(strings(self.sets), strings(self.names), strict=True)
 
 
-def _taken(column: Column | None, rows: NDArray[np.int64]) -> Column | None:
+def _taken(column: NDArray | None, rows: NDArray[np.int64]) -> NDArray | None:
     return None if column is None else column[rows]
 
 

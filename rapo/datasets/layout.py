@@ -13,14 +13,14 @@ from rapo.datasets.rows import LabelSource
 @dataclass(frozen=True, slots=True)
 class Layout:
     """`recognises` looks at the label files of a path. `read` reads labels only and raises
-    `DataError` for what does not fit. `holds` says in words what the layout consists of. Layouts of
-    a lower `rank` are tried first."""
+    `DataError` for what does not fit. `holds` says in words what the layout consists of. A
+    `fallback` is taken where no other layout fits."""
 
     name: str
     holds: str
     recognises: Callable[[Found], bool]
     read: Callable[[Found, SourceConfig], LabelSource]
-    rank: int = 0
+    fallback: bool = False
 
 
 registered: dict[str, Layout] = {}

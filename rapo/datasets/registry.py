@@ -1,7 +1,7 @@
 """Registry: finds the layout of a source among the files of `rapo/datasets/layouts/`.
 
-- A layout is recognised by what its label files hold, in the order of ranks.
-- The table comes last: it takes any file with an image and a score in each row.
+- A layout is recognised by what its label files hold. Where two fit, the path is not one source.
+- The table is what is left: any file with an image and a score in each row.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rapo.errors import ConfigError, DataError
 
 @cache
 def layouts() -> tuple[Layout, ...]:
-    """All layouts, in the order in which they are tried."""
+    """All layouts, the table last."""
     package = rapo.datasets.layouts
     for module in pkgutil.iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")
-    return tuple(sorted(registered.values(), key=lambda layout: (layout.rank, layout.name)))
+    return tuple(sorted(registered.values(), key=lambda layout: (layout.fallback, layout.name)))
 
 
 def accepted() -> str:
@@ -53,8 +53,9 @@ def find_layout(found: Found, name: str = "auto") -> Layout:
     if name != "auto":
         return _named(name)
     fitting = [layout for layout in layouts() if layout.recognises(found)]
-    if len(fitting) > 1 and fitting[1].rank == fitting[0].rank:
-        names = ", ".join(layout.name for layout in fitting)
+    special = [layout.name for layout in fitting if not layout.fallback]
+    if len(special) > 1:
+        names = ", ".join(special)
         raise DataError(
             f"data.path {found.path} holds several collections ({names}); give the folder of one, or data.format"
         )

@@ -19,7 +19,7 @@ from scipy.io.matlab import MatReadError
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile, split_of_name
 from rapo.datasets.files.frame import read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.labels import Labels, joined, string_column
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates

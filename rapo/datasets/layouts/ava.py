@@ -112,6 +112,11 @@ def _votes_file(found: Found) -> Path | None:
     return next((file.path for file in found.files if _holds_votes(file)), None)
 
 
+def holds_ava(found: Found) -> bool:
+    """Whether AVA's file of votes is there."""
+    return _votes_file(found) is not None
+
+
 def _holds_votes(file: LabelFile) -> bool:
     """Whether a file's first lines are those of AVA.txt: numbers without a header, and votes."""
     table = file.table
@@ -130,7 +135,7 @@ register(
     Layout(
         name="ava",
         holds="AVA's folder (AVA.txt, images/<id>.jpg, aesthetics_image_lists/generic_test.jpgl)",
-        recognises=lambda found: _votes_file(found) is not None,
+        recognises=holds_ava,
         read=_read,
     )
 )

@@ -2,7 +2,7 @@
 TANet ships them.
 
 The rows are a selection of AVA. Which of them are in AVA's official test list the file does not
-say, and its own split is another one.
+say; its own split, by the names of files, is another one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from rapo.config import SourceConfig
-from rapo.datasets.files.found import Found
+from rapo.datasets.files.found import Found, split_of_name
 from rapo.datasets.files.frame import read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.labels import joined
 from rapo.datasets.layout import Layout, register
+from rapo.datasets.layouts.ava import holds_ava
 from rapo.datasets.rows import LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
 
@@ -45,7 +46,8 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         means = votes @ values / total
         stds = np.sqrt((votes * np.square(values - means[:, None])).sum(axis=1) / total)
         labels = frame_labels(frame, root, means, stds=stds, votes=votes.astype(np.int32), suffix=".jpg")
-        parts.append((file.path.name, labels))
+        split = split_of_name(file.path)
+        parts.append((file.path.name, labels if split is None else labels.with_splits(split)))
     labels = joined(parts)
     raise_duplicates(found.path, labels)
     return LabelSource(
@@ -53,7 +55,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         format="ava-votes",
         path=found.path,
         labels=labels,
-        split_source="hash",
+        split_source="hash" if labels.splits is None else ", ".join(name for name, _ in parts),
         native_range=(1.0, 10.0),
         notes=("These rows of AVA are not split as AVA is: its official test list may be among them",),
         ids="ava",
@@ -64,8 +66,8 @@ register(
     Layout(
         name="ava-votes",
         holds="AVA's votes as CSV (image_id, score2, ..., score11)",
-        recognises=lambda found: bool(found.with_columns(*_COLUMNS)),
+        # A copy beside AVA.txt is left aside.
+        recognises=lambda found: bool(found.with_columns(*_COLUMNS)) and not holds_ava(found),
         read=_read,
-        rank=1,
     )
 )

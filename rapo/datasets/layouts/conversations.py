@@ -19,8 +19,8 @@ from rapo.config import SourceConfig
 from rapo.datasets.files.cells import image_names, is_number, texts
 from rapo.datasets.files.found import Found
 from rapo.datasets.files.frame import Frame
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.files.raw_table import RawTable
-from rapo.datasets.frame_labels import frame_labels
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
@@ -105,6 +105,5 @@ register(
         holds="rows of messages and images (Aes-R1, LLaMA-Factory), or of conversations and image (VisualQuality-R1)",
         recognises=_recognises,
         read=_read,
-        rank=2,
     )
 )

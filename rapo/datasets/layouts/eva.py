@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
+from rapo.datasets.files.ratings import rating_statistics
 from rapo.datasets.layout import Layout, register
-from rapo.datasets.ratings import rating_statistics
 from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError
 

@@ -19,10 +19,10 @@ from rapo.arrays import Floats
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile
 from rapo.datasets.files.frame import Frame, read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
+from rapo.datasets.files.ratings import RatingStatistics, rating_statistics
 from rapo.datasets.labels import strings
 from rapo.datasets.layout import Layout, register
-from rapo.datasets.ratings import RatingStatistics, rating_statistics
 from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError
 

@@ -138,6 +138,5 @@ register(
         holds="a data set of Hugging Face (data.hub, or a folder that `datasets` saved, or of Parquet files)",
         recognises=lambda found: _saved(found) or bool(_shards(found)),
         read=_read,
-        rank=3,
     )
 )

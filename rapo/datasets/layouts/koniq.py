@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile
 from rapo.datasets.files.frame import Frame, read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, split_of_name
 from rapo.datasets.files.frame import read_frame
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.files.raw_table import RawTable
-from rapo.datasets.frame_labels import frame_labels
 from rapo.datasets.labels import Labels, joined
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates

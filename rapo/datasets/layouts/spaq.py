@@ -13,7 +13,7 @@ import numpy as np
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, split_of_name
 from rapo.datasets.files.frame import Frame, read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.labels import joined
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates

@@ -12,8 +12,8 @@ from rapo.config import SourceConfig
 from rapo.datasets.files.columns import find_columns
 from rapo.datasets.files.found import Found, split_of_name
 from rapo.datasets.files.frame import read_frame
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.files.raw_table import RawTable
-from rapo.datasets.frame_labels import frame_labels
 from rapo.datasets.labels import EmbeddedImages, Labels
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_bad_rows, raise_duplicates
@@ -105,6 +105,6 @@ register(
         "(.parquet) or Excel",
         recognises=_recognises,
         read=_read,
-        rank=9,
+        fallback=True,
     )
 )

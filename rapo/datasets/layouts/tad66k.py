@@ -17,7 +17,7 @@ import numpy as np
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile, split_of_name
 from rapo.datasets.files.frame import read_frame
-from rapo.datasets.frame_labels import frame_labels
+from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.labels import SPLITS, Labels, joined, strings
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates
@@ -126,6 +126,5 @@ register(
         holds="TAD66K's folder (merge/train.csv, merge/test.csv, or unmerge/{train,test}/<theme>.csv)",
         recognises=_recognises,
         read=_read,
-        rank=1,
     )
 )

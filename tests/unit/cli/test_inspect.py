@@ -9,10 +9,10 @@ from collection_files import COLLECTIONS, koniq, tad66k, write
 from label_files import ava, make_image, rated, table
 from typer.testing import CliRunner
 
-from cluster.cli.check_data import DataCheck, check_data
 from cluster.cli.inspect import inspect_lines
 from cluster.cli.main import app
 from rapo.config import load_config
+from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import DataError
 
 
