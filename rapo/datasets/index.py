@@ -3,6 +3,7 @@
 - It is made once, by the data stage. Its columns are mapped into memory, not read.
 - It knows the label files that it was made from. Where one has changed since, reading fails: the
   stages of one run must see the same labels.
+- What lies in the folder of the index is found again where the folder is moved.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from rapo.config import DataConfig
-from rapo.datasets.files.found import label_paths
 from rapo.datasets.labels import CHUNK, Labels
 from rapo.datasets.load import Dataset
 from rapo.datasets.record_table import RecordPart, RecordTable
@@ -27,7 +26,7 @@ _INDEX = "index.json"
 _REVISION = 1  # raise it when an older index must be made again
 
 
-def write_index(folder: Path, dataset: Dataset, config: DataConfig, default_path: Path | None) -> None:
+def write_index(folder: Path, dataset: Dataset) -> None:
     """Write the index of a data set into `folder`. It is complete or not there at all."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -36,10 +35,18 @@ def write_index(folder: Path, dataset: Dataset, config: DataConfig, default_path
         file = f"index-{number}.arrow"
         _write_rows(folder / file, part, table.row[table.part == number])
         scale = asdict(part.scale)
-        parts.append({"file": file, "name": part.name, "root": str(part.labels.root), "ids": part.ids, "scale": scale})
+        parts.append(
+            {
+                "file": file,
+                "name": part.name,
+                "root": _stored(part.labels.root, folder),
+                "ids": part.ids,
+                "scale": scale,
+            }
+        )
     content = {
         "revision": _REVISION,
-        "labels": _fingerprints(config, default_path),
+        "labels": {_stored(path, folder): _hash(path) for path in dataset.files},
         "name": dataset.name,
         "parts": parts,
         "info": dataset.info,
@@ -51,7 +58,7 @@ def write_index(folder: Path, dataset: Dataset, config: DataConfig, default_path
     temporary.replace(folder / _INDEX)
 
 
-def read_index(folder: Path, config: DataConfig, default_path: Path | None) -> Dataset | None:
+def read_index(folder: Path) -> Dataset | None:
     """The data set of the index in `folder`; None where there is none of this version. Raises
     `RunFolderError` where the labels are not those that it was made from."""
     path = folder / _INDEX
@@ -61,13 +68,14 @@ def read_index(folder: Path, config: DataConfig, default_path: Path | None) -> D
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["revision"] != _REVISION:
             return None
-        _raise_changed(content["labels"], _fingerprints(config, default_path), folder)
+        _raise_changed(content["labels"], folder)
         parts = [_read_part(folder, part) for part in content["parts"]]
         name, info = content["name"], content["info"]
         skipped, leaks = content["skipped"], content["leaks"]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise RunFolderError(f"{path} is damaged ({error!r}); remove it, and it is made again") from error
-    return Dataset(name, RecordTable.of(parts), tuple(skipped), info, tuple(leaks))
+    files = tuple(folder / path for path in content["labels"])
+    return Dataset(name, RecordTable.of(parts), tuple(skipped), info, tuple(leaks), files)
 
 
 def _write_rows(path: Path, part: RecordPart, rows: np.ndarray) -> None:
@@ -85,11 +93,12 @@ def _write_rows(path: Path, part: RecordPart, rows: np.ndarray) -> None:
 def _batch(labels: Labels, splits: np.ndarray) -> pa.Table:
     columns = {
         "name": labels.names,
-        "file": labels.files,
         "place": labels.places,
         "score": labels.scores,
         "split": splits,
     }
+    if labels.files is not labels.names:
+        columns["file"] = labels.files
     if labels.stds is not None:
         columns["std"] = labels.stds
     if labels.sets is not None:
@@ -112,10 +121,11 @@ def _read_part(folder: Path, part: dict) -> RecordPart:
         rows = table[name].combine_chunks()
         return rows.flatten().to_numpy().reshape(len(rows), -1)
 
+    names = table["name"]
     labels = Labels(
-        root=Path(part["root"]),
-        names=table["name"],
-        files=table["file"],
+        root=folder / part["root"],
+        names=names,
+        files=names if "file" not in table.column_names else table["file"],
         scores=table["score"].to_numpy(),
         places=table["place"].to_numpy(),
         stds=column("std"),
@@ -128,10 +138,9 @@ def _read_part(folder: Path, part: dict) -> RecordPart:
     return RecordPart(part["name"], labels, scale, table["split"].to_numpy(), part["ids"])
 
 
-def _fingerprints(config: DataConfig, default_path: Path | None) -> dict[str, str]:
-    """The hash of every label file. A data set of the hub has none: its cache is versioned."""
-    paths = [source.path for source in config.all_sources] or [default_path]
-    return {str(file): _hash(file) for path in paths if path is not None for file in sorted(label_paths(path))}
+def _stored(path: Path, folder: Path) -> str:
+    """A path as the index has it: relative where it lies in its folder, which may be moved."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _hash(path: Path) -> str:
@@ -142,11 +151,12 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _raise_changed(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
-    for path in sorted(before.keys() | now.keys()):
-        if before.get(path) != now.get(path):
-            what = "was added" if path not in before else "is gone" if path not in now else "has changed"
+def _raise_changed(labels: dict[str, str], folder: Path) -> None:
+    for stored, digest in labels.items():
+        path = folder / stored
+        what = "is gone" if not path.is_file() else "has changed" if _hash(path) != digest else ""
+        if what:
             raise RunFolderError(
                 f"{path} {what} since the data stage of this run, whose stages must see the same labels. Put it back as it was, "
-                f"or start a new run with another --out. (The run's own record of its data is in {folder}.)"
+                f"or start a new run with another --out"
             )

@@ -105,10 +105,11 @@ class Labels:
         """Some of the rows, in the order of `rows`. Places of a source of several files become
         those of the whole."""
         indices = pa.array(rows)
+        names = self.names.take(indices)
         return replace(
             self,
-            names=self.names.take(indices),
-            files=self.files.take(indices),
+            names=names,
+            files=names if self.files is self.names else self.files.take(indices),
             scores=self.scores[rows],
             places=self.places[rows],
             stds=_taken(self.stds, rows),

@@ -41,7 +41,7 @@ class Dataset:
     skipped images.
 
     `skipped` rows hold image, reason and detail. `leaks` rows hold an image, its split, the kind of
-    match, and which image of which later split it is.
+    match, and which image of which later split it is. `files` are the label files.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Dataset:
     skipped: tuple[dict[str, str], ...]
     info: DatasetInfo
     leaks: tuple[dict[str, str], ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def weights(self) -> dict[str, float] | None:
@@ -108,7 +109,8 @@ def load_dataset(
     skipped = (*(item for part in parts for item in part.source.skipped), *usable.bad)
     info = facts(parts, records, skipped, described, verify="decode" if decode else "header")
     name = parts[0].records.name if len(parts) == 1 else ", ".join(info["sets"])
-    return Dataset(name, records, skipped, info, described)
+    files = (file for part in parts for file in part.source.files or (part.source.path,) if file.is_file())
+    return Dataset(name, records, skipped, info, described, tuple(files))
 
 
 def _within_quotas(

@@ -37,7 +37,8 @@ class LabelRow:
 class LabelSource:
     """All rows of one source.
 
-    `name` is the data set's default name. `split_source` says where its splits come from.
+    `name` is the data set's default name. `files` are the label files that were read; without any
+    it is `path`. `split_source` says where its splits come from.
     `native_range` is the scale of the scores, None where the configuration must declare it;
     `std_range` that of the spreads, None where it is the scores'. `skipped` lists images without a
     label, as in `rapo.datasets.load.Dataset`. `notes` are sentences that a user should read.
@@ -55,6 +56,7 @@ class LabelSource:
     listed_without_votes: int | None = None
     notes: tuple[str, ...] = ()
     ids: str | None = None
+    files: tuple[Path, ...] = ()
 
 
 def raise_bad_rows(path: Path, problems: Iterable[str], fix: str) -> None:

@@ -25,10 +25,10 @@ def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], 
         scenes = folder / "data" / "scenes"
         write_scenes(scenes, config.data.scenes, config.run.seed, progress)
     data = folder / "data"
-    if (known := read_index(data, config.data, scenes)) is not None:
+    if (known := read_index(data)) is not None:
         return known
     dataset = load_dataset(config.data, config.image, config.run.seed, default_path=scenes, work=data / "images")
-    write_index(data, dataset, config.data, scenes)
+    write_index(data, dataset)
     write_json(
         folder / "data" / SUMMARY,
         {

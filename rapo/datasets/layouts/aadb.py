@@ -77,6 +77,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         split_source="hash" if labels.splits is None else split_source,
         native_range=(0.0, 1.0),
         ids="aadb",
+        files=tuple(file.path for file in lists),
     )
 
 

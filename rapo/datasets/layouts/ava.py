@@ -80,6 +80,7 @@ def read_ava(labels: Path, images: Path | None = None) -> LabelSource:
         skipped=tuple(skipped),
         listed_without_votes=len((test | validation) - known),
         ids="ava",
+        files=(labels, *(path for name in (_TEST_LIST, _VALIDATION_LIST) if (path := folder / name).is_file())),
     )
 
 

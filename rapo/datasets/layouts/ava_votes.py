@@ -59,6 +59,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         native_range=(1.0, 10.0),
         notes=("These rows of AVA are not split as AVA is: its official test list may be among them",),
         ids="ava",
+        files=tuple(file.path for file in files),
     )
 
 

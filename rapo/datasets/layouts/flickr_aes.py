@@ -64,6 +64,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         split_source="hash",
         native_range=(1 / _TOP, 1.0),
         ids="flickr-aes",
+        files=tuple(file.path for file in (scores, workers) if file is not None),
     )
 
 

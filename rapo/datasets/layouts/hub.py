@@ -75,6 +75,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         path=found.path,
         labels=labels,
         split_source="hash" if labels.splits is None else f"splits {', '.join(tables)}",
+        files=tuple(sorted(path for path in found.path.rglob("*") if path.suffix in _SHARD)),
     )
 
 

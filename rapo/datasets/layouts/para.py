@@ -52,6 +52,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         split_source="hash" if labels.splits is None else ", ".join(file.path.name for file in files),
         native_range=(1.0, 5.0),
         ids="para",
+        files=tuple(file.path for file in files),
     )
 
 

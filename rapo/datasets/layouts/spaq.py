@@ -56,6 +56,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         native_range=(0.0, 100.0) if largest > 10 else (0.0, 10.0) if largest > 5 else None,
         notes=() if labels.splits is None else (f"SPAQ has no official split; this one is that of {split_source}",),
         ids="spaq",
+        files=tuple(file.path for file in files),
     )
 
 

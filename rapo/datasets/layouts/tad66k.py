@@ -89,6 +89,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         native_range=(1.0, 10.0),
         notes=tuple(notes),
         ids="tad66k",
+        files=tuple(file.path for file in files),
     )
 
 

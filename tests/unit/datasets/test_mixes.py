@@ -198,8 +198,8 @@ def test_an_image_is_listed_once_where_two_sources_hold_it(tmp_path):
 def test_the_index_gives_the_same_records(three, tmp_path):
     config = DataConfig(sources=three)
     dataset = load_dataset(config, ImageConfig(), 0)
-    write_index(tmp_path / "index", dataset, config, None)
-    known = read_index(tmp_path / "index", config, None)
+    write_index(tmp_path / "index", dataset)
+    known = read_index(tmp_path / "index")
     assert known is not None
     assert list(known.records) == list(dataset.records)
     assert (known.info, known.skipped, known.leaks, known.name) == (
@@ -214,24 +214,33 @@ def test_the_index_gives_the_same_records(three, tmp_path):
 
 def test_labels_that_changed_are_refused(three, tmp_path):
     config = DataConfig(sources=three)
-    write_index(tmp_path / "index", load_dataset(config, ImageConfig(), 0), config, None)
+    write_index(tmp_path / "index", load_dataset(config, ImageConfig(), 0))
     labels = three[0].path / "AVA.txt"
     text = labels.read_text()
     labels.write_text(text.replace(" 1 ", " 2 ", 1))
     with pytest.raises(RunFolderError, match=r"AVA\.txt has changed since the data stage"):
-        read_index(tmp_path / "index", config, None)
+        read_index(tmp_path / "index")
     labels.write_text(text)
-    assert read_index(tmp_path / "index", config, None) is not None
+    assert read_index(tmp_path / "index") is not None
     shutil.rmtree(three[1].path / "merge")
     with pytest.raises(RunFolderError, match=r"merge/test\.csv is gone"):
-        read_index(tmp_path / "index", config, None)
+        read_index(tmp_path / "index")
+
+
+def test_a_folder_that_is_moved_with_its_data(tmp_path):
+    dataset = load(source(ava(tmp_path / "run" / "scenes")))
+    write_index(tmp_path / "run", dataset)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    known = read_index(tmp_path / "moved")
+    assert known is not None
+    assert known.records.path(3).is_file()
 
 
 def test_without_an_index_there_is_none(tmp_path):
-    assert read_index(tmp_path, DataConfig(), None) is None
+    assert read_index(tmp_path) is None
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(RunFolderError, match="remove it"):
-        read_index(tmp_path, DataConfig(), None)
+        read_index(tmp_path)
 
 
 def test_images_inside_of_a_table_are_unpacked_once(tmp_path):
@@ -253,7 +262,7 @@ def test_images_inside_of_a_table_are_unpacked_once(tmp_path):
     stamp = dataset.records.path(3).stat().st_mtime_ns
     again = load_dataset(config, ImageConfig(), 0, work=tmp_path / "work")
     assert again.records.path(3).stat().st_mtime_ns == stamp
-    write_index(tmp_path / "index", again, config, None)
-    known = read_index(tmp_path / "index", config, None)
+    write_index(tmp_path / "index", again)
+    known = read_index(tmp_path / "index")
     assert known is not None
     assert list(known.records) == list(dataset.records)
