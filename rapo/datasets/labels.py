@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -155,59 +156,54 @@ def string_column(values: Sequence[str]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values, pa.large_string())])
 
 
-@dataclass(slots=True)
 class LabelBuilder:
-    """Collects `LabelRow`s into `Labels`; for readers that go row by row. `word` is what a row's
-    place is called; a row's own `place` must be that word and a number."""
+    """Collects `LabelRow`s into `Labels`; for readers that go row by row. All rows have votes, or
+    none; a row's `place` must be a word and a number."""
 
-    root: Path
-    names: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    stds: list[float] = field(default_factory=list)
-    votes: list[tuple[int, ...] | None] = field(default_factory=list)
-    splits: list[int] = field(default_factory=list)
-    attributes: list[tuple[float, ...] | None] = field(default_factory=list)
-    word: str = "line"
+    def __init__(self, root: Path) -> None:
+        self.names: list[str] = []
+        self._root = root
+        self._prefix = f"{root}/"
+        self._files: list[str] = []
+        self._scores = array("d")
+        self._places = array("q")
+        self._stds = array("d")
+        self._votes = array("i")
+        self._splits = array("b")
+        self._attributes: list[tuple[float, ...] | None] = []
+        self._word = "line"
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.names)
 
     def append(self, row: LabelRow) -> None:
         self.names.append(row.name)
-        path = row.path
-        self.files.append(str(path.relative_to(self.root) if path.is_relative_to(self.root) else path))
-        self.scores.append(row.score)
-        word, _, number = row.place.rpartition(" ")
-        self.word = word
-        self.places.append(int(number))
-        self.stds.append(math.nan if row.std is None else row.std)
-        self.votes.append(row.votes)
-        self.splits.append(NO_SPLIT if row.split is None else SPLITS.index(row.split))
-        self.attributes.append(row.attributes)
+        self._files.append(str(row.path).removeprefix(self._prefix))
+        self._scores.append(row.score)
+        self._word, _, number = row.place.rpartition(" ")
+        self._places.append(int(number))
+        self._stds.append(math.nan if row.std is None else row.std)
+        self._votes.extend(row.votes or ())
+        self._splits.append(NO_SPLIT if row.split is None else SPLITS.index(row.split))
+        self._attributes.append(row.attributes)
 
     def build(self) -> Labels:
-        votes = None
-        if self.votes and all(item is not None for item in self.votes):
-            votes = np.array(self.votes, np.int32)
         attributes = None
-        if width := max((len(item) for item in self.attributes if item is not None), default=0):
+        if width := max((len(item) for item in self._attributes if item is not None), default=0):
             blank = (math.nan,) * width
-            attributes = np.array([blank if item is None else item for item in self.attributes], np.float64)
-        stds = np.array(self.stds, np.float64)
-        splits = np.array(self.splits, np.int8)
+            attributes = np.array([blank if item is None else item for item in self._attributes], np.float64)
+        stds, splits = np.array(self._stds), np.array(self._splits)
         return Labels(
-            root=self.root,
+            root=self._root,
             names=string_column(self.names),
-            files=string_column(self.files),
-            scores=np.array(self.scores, np.float64),
-            places=np.array(self.places, np.int64),
+            files=string_column(self._files),
+            scores=np.array(self._scores),
+            places=np.array(self._places),
             stds=None if np.isnan(stds).all() else stds,
-            votes=votes,
+            votes=np.array(self._votes).reshape(len(self), -1) if self._votes else None,
             splits=None if (splits == NO_SPLIT).all() else splits,
             attributes=attributes,
-            parts=((self.word, 0),),
+            parts=((self._word, 0),),
         )
 
 
