@@ -8,19 +8,17 @@ from collections.abc import Sequence
 
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.config import Config
+from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
 from rapo.util.ports import port_problem
 
 
-def describe(config: Config) -> list[str]:
-    """What would run, a line per stage."""
+def describe(config: Config, data: DataCheck) -> list[str]:
+    """What would run, a line per stage and source."""
     scenes, rapo = config.data.scenes, config.rapo
-    source = (
-        f"the embedded scenes ({scenes.train} train, {scenes.validation} validation, {scenes.test} test)"
-        if config.data.path is None
-        else str(config.data.path)
-    )
+    embedded = f"the embedded scenes ({scenes.train} train, {scenes.validation} validation, {scenes.test} test)"
+    sources = [embedded] if config.data.embedded else data.lines
     model = "the embedded policy, from random weights" if config.policy.model == "embedded" else config.policy.model
     where = (
         f"the cluster at {config.ray.address}"
@@ -29,7 +27,7 @@ def describe(config: Config) -> list[str]:
     )
     lora = f", LoRA of rank {config.learner.lora.rank}" if config.learner.lora.rank else ""
     return [
-        f"data       {source}",
+        *(f"{'' if number else 'data':<10} {line}" for number, line in enumerate(sources)),
         f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, filtered by the judge",
         f"coldstart  {config.coldstart.steps} steps of {config.coldstart.batch_size} on {config.coldstart.workers} "
         f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
@@ -43,12 +41,13 @@ def describe(config: Config) -> list[str]:
     ]
 
 
-def problems(config: Config, stages: Sequence[str]) -> list[str]:
-    """Everything that would stop the stages, each with what to do."""
-    found: list[str] = []
+def problems(config: Config, stages: Sequence[str], data: DataCheck | None = None) -> list[str]:
+    """Everything that would stop the stages, each with what to do. `data` is what was found about
+    the data, where that is known already."""
     if not stages:
         return []
-    for check in (_data, _model, _batch, _lengths, _wandb, check_object_store):
+    found = list((data or check_data(config)).problems)
+    for check in (_model, _batch, _lengths, _wandb, check_object_store):
         try:
             check(config)
         except RapoError as error:
@@ -74,21 +73,15 @@ def _serving(config: Config) -> list[str]:
     return []
 
 
-def warnings(config: Config) -> list[str]:
+def warnings(config: Config, data: DataCheck) -> list[str]:
     """What would run, but is probably not intended."""
+    found = list(data.warnings)
     if config.policy.model != "embedded" and max(config.coldstart.learning_rate, config.rapo.learning_rate) > 1e-4:
-        return [
+        found.append(
             f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "
             f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model needs about 1e-5 and 1e-6"
-        ]
-    return []
-
-
-def _data(config: Config) -> None:
-    from rapo.datasets.load import check_labels
-
-    if config.data.path is not None:
-        check_labels(config.data)
+        )
+    return found
 
 
 def _wandb(config: Config) -> None:

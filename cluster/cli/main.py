@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a vision-language model to judge the beauty of images and to explain why, and serve it.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Make and inspect data sets.")
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.")]
@@ -255,15 +255,17 @@ def check(
     from cluster.cli.run import with_absolute_paths
     from cluster.pipeline.runner import STAGES
     from rapo.config import dump_config, load_config
+    from rapo.datasets.check import check_data
 
     loaded = with_absolute_paths(load_config(config, set_ or ()))
-    for line in describe(loaded):
+    data = check_data(loaded)
+    for line in describe(loaded, data):
         typer.echo(line)
     if show:
         typer.echo(dump_config(loaded))
-    for line in warnings(loaded):
+    for line in warnings(loaded, data):
         typer.echo(f"warning: {line}")
-    wrong = problems(loaded, STAGES)
+    wrong = problems(loaded, STAGES, data)
     for line in wrong:
         typer.echo(f"wrong: {line}", err=True)
     if wrong:
@@ -292,3 +294,20 @@ def scenes(
     config = load_config(None, set_ or ())
     write_scenes(folder, config.data.scenes, seed)
     typer.echo(f"{folder}: AVA.txt, images/, aesthetics_image_lists/")
+
+
+@data_app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder of a collection, or a label file.")],
+    images: Annotated[Path | None, typer.Option(help="Folder that relative image names are looked up in.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="Layout; default: recognised by content.")] = "auto",
+    set_: Set = None,
+) -> None:
+    """Show what a data set holds: layout, splits, scores, and broken and missing images."""
+    from cluster.cli.inspect import inspect_lines
+    from rapo.config import load_config
+
+    config = load_config(None, set_ or ())
+    data = config.data.model_copy(update={"images": images or config.data.images, "format": format_})
+    for line in inspect_lines(path, config.model_copy(update={"data": data})):
+        typer.echo(line)

@@ -13,7 +13,8 @@ import typer
 
 from cluster.cli.check import problems, warnings
 from cluster.remote.ray_session import prepare_environment
-from rapo.config import Config, load_config
+from rapo.config import Config, SourceConfig, load_config
+from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
 
 
@@ -29,7 +30,9 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
 
     folder = RunFolder(out.resolve())
     to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
-    wrong = problems(config, to_do)
+    # A finished data stage has left its own record of the data.
+    data = check_data(config) if "data" in to_do else DataCheck()
+    wrong = problems(config, to_do, data)
     if wrong:
         raise RapoError("; ".join(wrong))
     log = folder / "driver.log"
@@ -39,7 +42,7 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
     )
     with folder.open(config), redirect_output(log) as (stdout, stderr), exit_watchdog(words, stderr):
         console = Console(stdout=stdout, stderr=stderr)
-        for line in warnings(config):
+        for line in warnings(config, data):
             console.warn(line)
         try:
             report = Pipeline(config, folder, console).run(stages or STAGES)
@@ -53,8 +56,9 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with absolute paths, so that a run can be continued from another folder."""
-    data = {key: value.resolve() for key in ("path", "images") if (value := getattr(config.data, key)) is not None}
-    changes: dict[str, object] = {"data": config.data.model_copy(update=data)}
+    data = config.data
+    sources = tuple(source.model_copy(update=_absolute(source)) for source in data.sources)
+    changes: dict[str, object] = {"data": data.model_copy(update={**_absolute(data), "sources": sources})}
     teacher = config.aescot.teacher
     if teacher.model is not None:
         resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
@@ -62,3 +66,7 @@ def with_absolute_paths(config: Config) -> Config:
     if config.policy.model != "embedded":
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
+
+
+def _absolute(source: SourceConfig) -> dict[str, Path]:
+    return {key: value.resolve() for key in ("path", "images") if (value := getattr(source, key)) is not None}

@@ -29,14 +29,25 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True)
+class SetFacts:
+    """The scale of one data set, and its images by split."""
+
+    native_range: list[float]
+    normalizer: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class DataFacts:
-    """The data set. `counts` are images by split, `skipped` unusable ones by reason."""
+    """The data. `counts` are images by split, `skipped` unusable ones by reason. `native_range` and
+    `normalizer` are None where the `sets` differ in them."""
 
     name: str
     counts: dict[str, int]
-    native_range: list[float]
+    native_range: list[float] | None
     skipped: dict[str, int]
-    normalizer: str
+    normalizer: str | None
+    sets: dict[str, SetFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

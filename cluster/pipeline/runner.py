@@ -157,7 +157,7 @@ class Pipeline:
         if stage == "aescot":
             return min(settings.aescot.images, len(self._records().split("train")))
         totals = {
-            "data": scenes.train + scenes.validation + scenes.test if settings.data.path is None else None,
+            "data": scenes.train + scenes.validation + scenes.test if settings.data.embedded else None,
             "coldstart": settings.coldstart.steps,
             "rapo": settings.rapo.steps,
             "serve": settings.serve.demo_images or None,
@@ -172,6 +172,15 @@ class Pipeline:
             handle.note(f"skipped {skipped['image']}: {skipped['detail']}")
         if len(self._dataset.skipped) > 5:
             handle.note(f"and {len(self._dataset.skipped) - 5} more; all are in data/{SUMMARY}")
+        for note in self._dataset.info["notes"]:
+            handle.note(note)
+        if leaks := self._dataset.leaks:
+            done = "left out" if self._config.data.contamination == "drop" else "kept"
+            one = leaks[0]
+            handle.note(
+                f"{len(leaks)} images are in a later split too, and were {done}; for example {one['image']} of {one['split']} "
+                f"is {one['also']} of {one['also_in']}; all are in data/{SUMMARY}"
+            )
         counts = self._data_facts().counts
         handle.update(**counts)
         return DataResult(counts=counts, skipped=len(self._dataset.skipped))
@@ -229,7 +238,7 @@ class Pipeline:
             handle.note(f"{there} training images: every step takes all of them, not rapo.images_per_step = {wanted}")
         out = self._folder / "rapo"
         recorder = RunRecorder(self._config, out, handle.note, lambda step, figures: handle.update(step, **figures))
-        data = TrainingData(dataset.split("train"), dataset.split("validation"))
+        data = TrainingData(dataset.split("train"), dataset.split("validation"), dataset.weights)
         fleet = self._new_fleet(recorder)
         result = RapoStage(self._config, data, start, out, fleet, recorder, handle.note).train()
         busier = min(result.idle, key=lambda side: result.idle[side])
@@ -278,6 +287,7 @@ class Pipeline:
             "dataset": data.name,
             "native_range": data.native_range,
             "normalizer": data.normalizer,
+            **({"sets": data.sets} if len(data.sets) > 1 else {}),
             "step": trained.step,
             "test": {
                 "srcc": result["srcc"],

@@ -104,9 +104,12 @@ def data_line(report: Report) -> str:
     data = report.data
     if data is None:
         return ""
-    low, high = data.native_range
     parts = [f"{', '.join(f'{count(n)} {split}' for split, n in data.counts.items())} images"]
-    parts.append(f"scores from {low:g} to {high:g}")
+    if data.native_range is None:
+        scales = (f"{name} from {one.native_range[0]:g} to {one.native_range[1]:g}" for name, one in data.sets.items())
+        parts.append(f"scores of {', '.join(scales)}")
+    else:
+        parts.append(f"scores from {data.native_range[0]:g} to {data.native_range[1]:g}")
     if skipped := sum(data.skipped.values()):
         parts.append(f"{count(skipped)} unusable rows skipped")
     return "; ".join(parts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -75,10 +75,12 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The images that a run trains on, and those that it is validated on."""
+    """The images that a run trains on, and those that it is validated on. `weights` are the data
+    sets' shares of the training batches; without any, sizes are."""
 
     train: Sequence[ImageRecord]
     validation: Sequence[ImageRecord]
+    weights: Mapping[str, float] | None = None
 
 
 class Controller:
@@ -114,7 +116,11 @@ class Controller:
         self._stopped = False  # by a fatal alert
         self._images = ImageStore(config)
         self._batches = BatchSampler(
-            data.train, settings.images_per_step, seed=config.run.seed, mix_datasets=settings.mix_datasets
+            data.train,
+            settings.images_per_step,
+            seed=config.run.seed,
+            mix_datasets=settings.mix_datasets,
+            weights=data.weights,
         )
         self._window = StalenessWindow(self._batches.size, settings.max_staleness, settings.steps)
         self._results: dict[int, RolloutResult] = {}

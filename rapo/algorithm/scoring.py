@@ -34,8 +34,9 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         np.array([g.target for g in groups]),
         settings=settings,
         dataset_ids=[g.dataset for g in groups],
-        # NaN marks an image without a known spread, which a soft tie takes as 0.
-        target_std=None if all(s is None for s in stds) else np.array([np.nan if s is None else s for s in stds]),
+        # NaN marks an image without a known spread, which a soft tie takes as 0: the images of a
+        # set without spreads, which may be all of a batch, tie at half.
+        target_std=np.array([np.nan if s is None else s for s in stds]),
         within=within,
         grounded=_grounded(groups, answers) if settings.weight_grounded else 0.0,
     )

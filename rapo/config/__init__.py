@@ -4,17 +4,16 @@
 - Neither torch nor Ray nor vLLM is imported.
 """
 
+from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SourceConfig
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
     Config,
-    DataConfig,
     EngineConfig,
     ImageConfig,
     LoRAConfig,
     RayConfig,
     RolloutAutoscaleConfig,
     RolloutConfig,
-    ScenesConfig,
     TeacherConfig,
     TinyModelConfig,
 )
@@ -22,6 +21,7 @@ from rapo.config.serving import GatewayConfig, ServeConfig
 from rapo.config.training import LossConfig, RewardSettings, WatchConfig
 
 __all__ = [
+    "ColumnsConfig",
     "Config",
     "DataConfig",
     "EngineConfig",
@@ -35,6 +35,7 @@ __all__ = [
     "RolloutConfig",
     "ScenesConfig",
     "ServeConfig",
+    "SourceConfig",
     "TeacherConfig",
     "TinyModelConfig",
     "WatchConfig",

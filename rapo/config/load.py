@@ -7,6 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import tomli_w
 from pydantic import ValidationError
@@ -106,15 +107,25 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     """The keys of the section at `loc`; none where there is no section."""
     section: type[Section] = Config
     for part in loc:
-        field = section.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+        if isinstance(part, int):  # an item of a list of sections
+            continue
+        field = section.model_fields.get(part)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        if not below:
             return []
-        section = field.annotation
+        section = below[0]
     return list(section.model_fields)
 
 
 def _without_none(tree: dict[str, object]) -> dict[str, object]:
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
+    return {k: _clean(v) for k, v in tree.items() if v is not None}
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, dict):
+        return _without_none(value)
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:

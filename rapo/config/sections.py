@@ -1,5 +1,5 @@
-"""Configuration sections: fields and defaults of all but `rapo` and `serve`, which have files of
-their own."""
+"""Configuration sections: fields and defaults of all but `data`, `rapo` and `serve`, which have
+files of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rapo.answers.readout_names import ReadoutName
+from rapo.config.data import DataConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
 from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
@@ -18,35 +19,6 @@ class RunConfig(Section):
     """The run as a whole. Every random choice derives from `seed`."""
 
     seed: int = 0
-
-
-class ScenesConfig(Section):
-    """The embedded data set: rendered scenes, rated by simulated raters, on disk in AVA's
-    layout."""
-
-    train: Positive = 2000
-    validation: Positive = 128
-    test: Positive = 256
-    size: Annotated[int, Field(ge=56, le=1024)] = 84
-    raters: Annotated[int, Field(ge=2)] = 40
-
-
-class DataConfig(Section):
-    """Images with human scores. Without `path` the embedded scenes are rendered into the run
-    folder."""
-
-    path: Path | None = None
-    format: Literal["auto", "ava", "table"] = "auto"
-    images: Path | None = Field(None, description="folder that relative image names are looked up in")
-    name: str | None = Field(None, description="data set name; pairs are compared within one data set only")
-    score_range: tuple[float, float] | None = Field(None, description="native scale of the scores of a table")
-    normalizer: Literal["minmax", "max"] = "minmax"
-    validation_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.2
-    max_train: Positive | None = None
-    max_validation: Positive | None = None
-    max_test: Positive | None = None
-    scenes: ScenesConfig = ScenesConfig()
 
 
 class ImageConfig(Section):

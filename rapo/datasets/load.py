@@ -1,263 +1,175 @@
-"""Dataset loading: reads labels, normalises them to [0, 1], assigns splits and checks every image.
+"""Dataset loading: reads the labels of every source, normalises them to [0, 1], assigns splits and
+checks every image.
 
-An unusable image is skipped, counted and listed. Wrong labels are an error.
+- An unusable image is skipped, counted and listed. Wrong labels are an error.
+- Several sources make one data set; each keeps its own scale, normaliser and names.
+- A training image that validation or test hold too is left out of training, and listed; so is an
+  image of validation that test holds.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import statistics
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rapo.config import DataConfig, ImageConfig
-from rapo.datasets.ava import read_ava
-from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows
-from rapo.datasets.splits import carve_validation, hash_fraction, hash_splits
-from rapo.datasets.table import READERS, read_table
-from rapo.errors import ConfigError, DataError, ImageError
-from rapo.images.decode import check_image_file
-from rapo.records import ImageRecord, Split
+from rapo.datasets.contamination import describe, find_leaks
+from rapo.datasets.embedded_images import unpack
+from rapo.datasets.facts import DatasetInfo, SetInfo, facts
+from rapo.datasets.labels import SPLITS
+from rapo.datasets.record_table import RecordTable
+from rapo.datasets.sources import Part, read_parts
+from rapo.datasets.usable import Usable
+from rapo.errors import DataError
+from rapo.records import Split
+
+__all__ = ["Dataset", "DatasetInfo", "SetInfo", "check_labels", "load_dataset"]
 
 #: Up to this many images, each image is fully decoded at load. In larger sets only the headers are
 #: read.
 DECODE_UP_TO = 20_000
 
-ACCEPTED = (
-    "data.path takes a folder in AVA's layout (AVA.txt, images/<id>.jpg, aesthetics_image_lists/generic_test.jpgl), "
-    f"or a table with the columns image, score[, std, split] as one of {', '.join(READERS)}"
-)
-
-_SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-class DatasetInfo(TypedDict):
-    """The facts about a data set that the run folder keeps.
-
-    `verify` is "decode" or "header". `counts` are the images of each split, `skipped` those of each
-    reason. `label_mean` and `label_sd` are of the normalised scores. `listed_without_votes` counts
-    images that AVA's split lists name and its label file does not rate.
-    """
-
-    format: str
-    path: str
-    normalizer: str
-    native_range: list[float]
-    split_source: str
-    verify: str
-    counts: dict[Split, int]
-    skipped: dict[str, int]
-    label_mean: float
-    label_sd: float
-    listed_without_votes: NotRequired[int]
-
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Records in the order of the label file, each with `path` set, and the skipped images.
+    """Records in the order of the sources and their label files, each with `path` set, and the
+    skipped images.
 
-    `skipped` rows hold image, reason and detail.
+    `skipped` rows hold image, reason and detail. `leaks` rows hold an image, its split, the kind of
+    match, and which image of which later split it is. `files` are the label files.
     """
 
     name: str
-    records: tuple[ImageRecord, ...]
+    records: RecordTable
     skipped: tuple[dict[str, str], ...]
     info: DatasetInfo
+    leaks: tuple[dict[str, str], ...] = ()
+    files: tuple[Path, ...] = ()
 
-    def split(self, split: Split) -> tuple[ImageRecord, ...]:
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The data sets' shares of the training batches; None where no source has a weight."""
+        sets = self.info["sets"]
+        return {name: one["weight"] for name, one in sets.items() if "weight" in one} or None
+
+    def split(self, split: Split) -> RecordTable:
         """The records of one split."""
-        return tuple(record for record in self.records if record.split == split)
+        return self.records.of_split(split)
 
 
-def load_dataset(config: DataConfig, image: ImageConfig, seed: int, *, default_path: Path | None = None) -> Dataset:
-    """Load the data set at `config.path` (or `default_path`).
+def load_dataset(
+    config: DataConfig,
+    image: ImageConfig,
+    seed: int,
+    *,
+    default_path: Path | None = None,
+    work: Path | None = None,
+) -> Dataset:
+    """Load all sources of `config` (or the one at `default_path`).
 
-    Splits come from the data set. A split that it lacks is sampled by a stable hash of (seed, uid),
-    as are the subsamples of `config.max_*`. Raises `DataError` for missing or wrong labels, and for
-    a train or test split without a usable image.
+    Splits come from the data sets. A split that one lacks is sampled by a stable hash of (seed,
+    uid), as are quotas and the subsamples of `config.max_*`. Images that lie inside of a table are
+    unpacked into `work` (default: a folder that the process removes). Raises `DataError` for
+    missing or wrong labels, and for a train or test split without a usable image.
     """
-    source = _read(config, default_path)
-    low, high = _native_range(config, source)
-    name = config.name or source.name
-    records = _records(config, source, name, seed, low, high)
-    wanted = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}
-    decode = len(records) <= DECODE_UP_TO
+    parts = [unpack(part, work) for part in read_parts(config, seed, default_path)]
+    every = RecordTable.of([part.records for part in parts])
+    decode = len(every) <= DECODE_UP_TO
+    limits = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}
+    quotas = {number: part.config.quota for number, part in enumerate(parts) if part.config.quota is not None}
 
-    kept: set[str] = set()
-    skipped = list(source.skipped)
-    for split in _SPLITS:
-        members = [record for record in records if record.split == split]
-        good, bad = _usable(members, wanted[split], image, seed, decode=decode)
-        if split != "validation" and not good:
-            raise DataError(_why_empty(source, split, members, bad))
-        kept |= good
-        skipped += bad
-    records = [record for record in records if record.uid in kept]
+    usable = Usable(every, image, seed, decode=decode)
+    kept = np.zeros(len(every), bool)
+    for split in SPLITS:
+        members = every.splits == SPLITS.index(split)
+        if split == "train":
+            members = _within_quotas(usable, members, every, quotas)
+        kept[usable.pick(np.flatnonzero(members), limits[split])] = True
+        if split != "validation" and not (kept & members).any():
+            raise DataError(_why_empty(parts, split, members, usable.bad, every))
+    kept &= ~_repeated(every, kept, usable, drops_leaks=config.contamination == "drop")
 
-    scores = [record.score for record in records]
-    info: DatasetInfo = {
-        "format": source.format,
-        "path": str(source.path),
-        "normalizer": config.normalizer,
-        "native_range": [low, high],
-        "split_source": source.split_source,
-        "verify": "decode" if decode else "header",
-        "counts": {split: sum(record.split == split for record in records) for split in _SPLITS},
-        "skipped": dict(sorted(Counter(item["reason"] for item in skipped).items())),
-        "label_mean": statistics.fmean(scores),
-        "label_sd": statistics.pstdev(scores),
-    }
-    if source.listed_without_votes is not None:
-        info["listed_without_votes"] = source.listed_without_votes
-    return Dataset(name, tuple(records), tuple(skipped), info)
-
-
-def _read(config: DataConfig, default_path: Path | None) -> LabelSource:
-    path = config.path or default_path
-    if path is None:
-        raise DataError(f"no data set is given: {ACCEPTED}")
-    if not path.exists():
-        raise DataError(f"data.path {path} does not exist. {ACCEPTED}")
-    if config.images is not None and not config.images.is_dir():
-        raise DataError(f"data.images {config.images} is not a folder")
-    if path.is_dir() or path.name == "AVA.txt":
-        folder = path if path.is_dir() else path.parent
-        if config.format == "table":
-            raise DataError(f"data.path {path} is not a table file, but data.format is 'table'. {ACCEPTED}")
-        if not (folder / "AVA.txt").is_file():
-            raise DataError(f"data.path {folder} holds no AVA.txt{_tables_in(folder)}. {ACCEPTED}")
-        return read_ava(folder, config.images)
-    if config.format == "ava" or path.suffix.lower() not in READERS:
-        raise DataError(f"data.path {path} is not of the format {config.format!r}. {ACCEPTED}")
-    return read_table(path, config.images)
-
-
-def _tables_in(folder: Path) -> str:
-    tables = sorted(item.name for item in folder.iterdir() if item.suffix.lower() in READERS)
-    if tables:
-        return f", but {tables[0]}: give that file as data.path to use it as a table"
-    return "" if any(folder.iterdir()) else " and is empty"
-
-
-def _native_range(config: DataConfig, source: LabelSource) -> tuple[float, float]:
-    declared = config.score_range
-    if declared is not None and declared[0] >= declared[1]:
-        raise ConfigError(f"data.score_range {list(declared)} must be [lowest, highest]")
-    if source.native_range is not None:
-        if declared not in (None, source.native_range):
-            raise ConfigError(f"data.score_range must be left out: the scale of {source.format} is 1 to 10")
-        return source.native_range
-    scores = [row.score for row in source.rows]
-    if declared is None:
-        if min(scores) < 0.0 or max(scores) > 1.0:
+    records = every.take(kept)
+    leaks = find_leaks(records)
+    described = tuple(describe(records, leaks))
+    if leaks and config.contamination == "drop":
+        clean = np.ones(len(records), bool)
+        clean[[leak.row for leak in leaks]] = False
+        records = records.take(clean)
+        if not (records.splits == SPLITS.index("train")).any():
             raise DataError(
-                f"{source.path}: scores reach from {min(scores):g} to {max(scores):g}; declare their native scale, for "
-                "example data.score_range = [1, 10]"
+                f"every image of the train split is in validation or test too, for example {described[0]['image']!r} is "
+                f"{described[0]['also']!r}; set data.contamination = 'report' to train on them all the same"
             )
-        return (0.0, 1.0)
-    low, high = declared
-    if config.normalizer == "max" and low < 0.0:
-        raise ConfigError(f"data.normalizer 'max' divides by the top of the scale; it does not suit {list(declared)}")
-    raise_bad_rows(
-        source.path,
-        [f"{row.place}: score {row.score:g} of {row.name!r}" for row in source.rows if not low <= row.score <= high],
-        f"That is outside data.score_range [{low:g}, {high:g}]: correct the range or the rows.",
-    )
-    return declared
+    skipped = (*(item for part in parts for item in part.source.skipped), *usable.bad)
+    info = facts(parts, records, skipped, described, verify="decode" if decode else "header")
+    name = parts[0].records.name if len(parts) == 1 else ", ".join(info["sets"])
+    files = (file for part in parts for file in part.source.files or (part.source.path,) if file.is_file())
+    return Dataset(name, records, skipped, info, described, tuple(files))
 
 
-def _records(
-    config: DataConfig, source: LabelSource, name: str, seed: int, low: float, high: float
-) -> list[ImageRecord]:
-    if config.normalizer == "minmax":
-        offset, scale = low, high - low
-    else:
-        offset, scale = 0.0, high
-    uids = [f"{name}/{row.name}" for row in source.rows]
-    return [
-        ImageRecord(
-            uid=uid,
-            dataset=name,
-            split=split,
-            score=(row.score - offset) / scale,
-            native_score=row.score,
-            native_range=(low, high),
-            path=row.path,
-            std=None if row.std is None else row.std / scale,
-            votes=row.votes,
-            attributes=row.attributes,
+def _within_quotas(
+    usable: Usable, members: NDArray[np.bool_], every: RecordTable, quotas: dict[int, int]
+) -> NDArray[np.bool_]:
+    """The training rows without those beyond a source's quota."""
+    members = members.copy()
+    for number, quota in quotas.items():
+        mine = np.flatnonzero(members & (every.part == number))
+        picked = usable.pick(mine, quota)
+        members[mine] = False
+        members[picked] = True
+    return members
+
+
+def _repeated(every: RecordTable, kept: NDArray[np.bool_], usable: Usable, *, drops_leaks: bool) -> NDArray[np.bool_]:
+    """Kept rows whose uid an earlier kept row of another source has, or one of validation or test;
+    they are listed as skipped. A uid must be unique."""
+    again = np.zeros(len(every), bool)
+    if len(every.parts) == 1:
+        return again
+    first: dict[int, int] = {}
+    hashes = np.fromiter(map(hash, every.uids()), np.int64, len(every))
+    values, counts = np.unique(hashes, return_counts=True)
+    suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]) & kept)
+    # Test comes first, so that a repeated image stays there.
+    for row in sorted(map(int, suspects), key=lambda row: (-int(every.splits[row]), row)):
+        earlier = first.setdefault(int(hashes[row]), row)
+        if earlier != row and every[earlier].uid == every[row].uid:
+            record, other = every[row], every[earlier]
+            if record.split != other.split and drops_leaks:
+                continue  # contamination, which is reported as such
+            again[row] = True
+            usable.skip(record, "repeated", f"{other.uid} is in the {other.split} split of another source too")
+    return again
+
+
+def _why_empty(
+    parts: Sequence[Part], split: Split, members: NDArray[np.bool_], bad: list[dict[str, str]], every: RecordTable
+) -> str:
+    where = parts[0].source.path if len(parts) == 1 else f"{len(parts)} sources"
+    if not members.any():
+        hints = {"column": "the split column", "hash": "three images or more"}
+        sources = "; ".join(
+            f"{part.source.path}: {hints.get(part.source.split_source, part.source.split_source)}" for part in parts
         )
-        for uid, row, split in zip(uids, source.rows, _splits(config, source.rows, uids, seed), strict=True)
-    ]
-
-
-def _splits(config: DataConfig, rows: tuple[LabelRow, ...], uids: list[str], seed: int) -> list[Split]:
-    """The split of each row: as given, or by hash where no row has one. A missing validation split
-    is carved from the training rows."""
-    given = [row.split for row in rows]
-    if not any(given):
-        fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
-        return hash_splits(uids, seed=seed, **fractions)
-    splits: list[Split] = [split or "train" for split in given]
-    if "validation" not in splits:
-        train = [index for index, split in enumerate(splits) if split == "train"]
-        carved = carve_validation([uids[i] for i in train], seed=seed, fraction=config.validation_fraction)
-        for index, chosen in zip(train, carved, strict=True):
-            if chosen:
-                splits[index] = "validation"
-    return splits
-
-
-def _usable(
-    members: list[ImageRecord], limit: int | None, image: ImageConfig, seed: int, *, decode: bool
-) -> tuple[set[str], list[dict[str, str]]]:
-    """The uids of up to `limit` usable images, taken in hash order, and the unusable images among
-    those checked."""
-    if limit is not None and limit < len(members):
-        members = sorted(members, key=lambda record: hash_fraction(seed, record.uid, "subsample"))
-    limit = len(members) if limit is None else limit
-    good: set[str] = set()
-    bad: list[dict[str, str]] = []
-
-    def check(record: ImageRecord) -> ImageError | None:
-        assert record.path is not None
-        try:
-            check_image_file(record.path, image, decode=decode)
-        except ImageError as error:
-            return error
-        return None
-
-    # Decoding happens outside the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        queue = iter(members)
-        # Images are checked only until enough are found, so that a small subsample of a large set
-        # is ready at once.
-        while chunk := list(itertools.islice(queue, min(limit - len(good), 4096))):
-            for record, error in zip(chunk, pool.map(check, chunk), strict=True):
-                if error is None:
-                    good.add(record.uid)
-                else:
-                    name = record.uid.removeprefix(record.dataset + "/")
-                    bad.append({"image": name, "reason": error.reason, "detail": str(error)})
-    return good, bad
-
-
-def _why_empty(source: LabelSource, split: Split, members: list[ImageRecord], bad: list[dict[str, str]]) -> str:
-    if not members:
-        hint = {"column": "the split column", "hash": "three images or more"}.get(source.split_source, "the list files")
-        return f"{source.path}: no image falls into the {split} split; check {hint}"
+        return (
+            f"{where}: no image falls into the {split} split; check {sources}. A source's role (data.role) says what it is "
+            "for: train, validation, test, or split to divide it"
+        )
+    mine = {every[int(row)].uid for row in np.flatnonzero(members)}
+    bad = [item for item in bad if item["uid"] in mine]
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(item["reason"] for item in bad).most_common())
-    first = bad[0]
     return (
-        f"{source.path}: none of the {len(members)} images of the {split} split is usable ({reasons}); "
-        f"for example {first['image']!r}: {first['detail']}"
+        f"{where}: none of the {len(mine)} images of the {split} split is usable ({reasons}); for example "
+        f"{bad[0]['image']!r}: {bad[0]['detail']}"
     )
 
 
-def check_labels(config: DataConfig) -> None:
+def check_labels(config: DataConfig) -> list[Part]:
     """Read the labels only: the cheap half of `load_dataset`, with the same errors for labels."""
-    _native_range(config, _read(config, None))
+    return read_parts(config, 0, None)

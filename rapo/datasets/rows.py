@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rapo.errors import DataError
 from rapo.records import Split
+
+if TYPE_CHECKING:
+    from rapo.datasets.labels import Labels
 
 #: The number of bad rows that an error names.
 NAMED_ROWS = 5
@@ -29,38 +35,44 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelSource:
-    """All rows of one data set.
+    """All rows of one source.
 
-    `name` is the data set's default name. `split_source` says where its splits come from.
-    `native_range` is the scale of the scores, None where the configuration must declare it.
-    `skipped` lists images without a label, as in `rapo.datasets.load.Dataset`.
+    `name` is the data set's default name. `files` are the label files that were read; without any
+    it is `path`. `split_source` says where its splits come from.
+    `native_range` is the scale of the scores, None where the configuration must declare it;
+    `std_range` that of the spreads, None where it is the scores'. `skipped` lists images without a
+    label, as in `rapo.datasets.load.Dataset`. `notes` are sentences that a user should read.
+    Collections with the same `ids` number their images alike, so that equal names are equal images.
     """
 
     name: str
     format: str
     path: Path
-    rows: tuple[LabelRow, ...]
+    labels: Labels
     split_source: str
     native_range: tuple[float, float] | None = None
+    std_range: tuple[float, float] | None = None
     skipped: tuple[dict[str, str], ...] = ()
     listed_without_votes: int | None = None
+    notes: tuple[str, ...] = ()
+    ids: str | None = None
+    files: tuple[Path, ...] = ()
 
 
-def raise_bad_rows(path: Path, problems: list[str], fix: str) -> None:
+def raise_bad_rows(path: Path, problems: Iterable[str], fix: str) -> None:
     """Raise `DataError` where there are problems, naming the first, each "line 7: the problem", and
     the `fix`."""
-    if problems:
-        more = len(problems) - NAMED_ROWS
-        tail = f"; and {more:,} more" if more > 0 else ""
-        raise DataError(f"{path}: " + "; ".join(problems[:NAMED_ROWS]) + f"{tail}. {fix}")
+    problems = iter(problems)
+    if named := list(islice(problems, NAMED_ROWS)):
+        more = sum(1 for _ in problems)
+        tail = f"; and {more:,} more" if more else ""
+        raise DataError(f"{path}: " + "; ".join(named) + f"{tail}. {fix}")
 
 
-def raise_duplicates(path: Path, rows: list[LabelRow]) -> None:
+def raise_duplicates(path: Path, labels: Labels) -> None:
     """Raise `DataError` where an image has two scores."""
-    first: dict[str, LabelRow] = {}
-    problems = []
-    for row in rows:
-        seen = first.setdefault(row.name, row)
-        if seen is not row:
-            problems.append(f"{row.place}: image {row.name!r} is already in {seen.place}")
+    problems = (
+        f"{labels.place(second)}: image {labels.name(second)!r} is already in {labels.place(first)}"
+        for first, second in labels.duplicates()
+    )
     raise_bad_rows(path, problems, "Keep one row per image.")

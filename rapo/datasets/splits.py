@@ -6,11 +6,16 @@ Adding or removing images never moves the others between training and test.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rapo.arrays import Floats
+from rapo.datasets.labels import SPLITS
 from rapo.errors import DataError
-from rapo.records import Split
+
+_TRAIN, _VALIDATION, _TEST = (SPLITS.index(split) for split in ("train", "validation", "test"))
 
 
 def hash_fraction(seed: int, uid: str, purpose: str) -> float:
@@ -20,8 +25,10 @@ def hash_fraction(seed: int, uid: str, purpose: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, test_fraction: float) -> list[Split]:
-    """A split for each uid. With three images or more no split is empty.
+def hash_splits(
+    uids: Iterable[str], *, seed: int, validation_fraction: float, test_fraction: float
+) -> NDArray[np.int8]:
+    """A split for each uid, as an index of `SPLITS`. With three images or more no split is empty.
 
     Raises `DataError` if the fractions leave nothing for training.
     """
@@ -30,36 +37,38 @@ def hash_splits(uids: Sequence[str], *, seed: int, validation_fraction: float, t
             f"data.validation_fraction {validation_fraction} and data.test_fraction {test_fraction} leave nothing to "
             "train on: their sum must be below 1"
         )
-    fractions = [hash_fraction(seed, uid, "split") for uid in uids]
-    splits: list[Split] = [
-        "test" if value < test_fraction else "validation" if value < test_fraction + validation_fraction else "train"
-        for value in fractions
-    ]
-    if len(uids) >= 3:
-        for split in ("test", "validation", "train"):
-            if split not in splits:
+    fractions = _fractions(uids, seed, "split")
+    splits = np.full(len(fractions), _TRAIN, np.int8)
+    splits[fractions < test_fraction + validation_fraction] = _VALIDATION
+    splits[fractions < test_fraction] = _TEST
+    if len(splits) >= 3:
+        for split in (_TEST, _VALIDATION, _TRAIN):
+            if not (splits == split).any():
                 _fill_split(splits, fractions, split)
     return splits
 
 
-def carve_validation(uids: Sequence[str], *, seed: int, fraction: float) -> list[bool]:
+def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> NDArray[np.bool_]:
     """Whether each training uid goes to validation: about `fraction` of them, at least one of two
     or more. Raises `DataError` if `fraction` leaves nothing for training."""
     if fraction >= 1.0:
         raise DataError(f"data.validation_fraction {fraction} leaves nothing to train on: it must be below 1")
-    fractions = [hash_fraction(seed, uid, "validation") for uid in uids]
-    chosen = [value < fraction for value in fractions]
-    if len(uids) >= 2 and not any(chosen):
-        chosen[min(range(len(uids)), key=fractions.__getitem__)] = True
-    if len(uids) >= 2 and all(chosen):
-        chosen[max(range(len(uids)), key=fractions.__getitem__)] = False
+    fractions = _fractions(uids, seed, "validation")
+    chosen = fractions < fraction
+    if len(chosen) >= 2 and not chosen.any():
+        chosen[fractions.argmin()] = True
+    if len(chosen) >= 2 and chosen.all():
+        chosen[fractions.argmax()] = False
     return chosen
 
 
-def _fill_split(splits: list[Split], fractions: list[float], split: Split) -> None:
+def _fractions(uids: Iterable[str], seed: int, purpose: str) -> Floats:
+    return np.fromiter((hash_fraction(seed, uid, purpose) for uid in uids), np.float64)
+
+
+def _fill_split(splits: NDArray[np.int8], fractions: Floats, split: int) -> None:
     """Move one image of the fullest split to the empty `split`: the one with the highest fraction
     to train, the lowest to the others."""
-    fullest = max(get_args(Split), key=splits.count)
-    members = [index for index, value in enumerate(splits) if value == fullest]
-    pick = max if split == "train" else min
-    splits[pick(members, key=fractions.__getitem__)] = split
+    members = np.flatnonzero(splits == np.bincount(splits, minlength=len(SPLITS)).argmax())
+    pick = fractions[members].argmax() if split == _TRAIN else fractions[members].argmin()
+    splits[members[pick]] = split

@@ -54,11 +54,17 @@ class _IntervalFile(TypedDict):
     bins: list[_BinFile]
 
 
+class _SetFacts(TypedDict):
+    native_range: tuple[float, float]
+    normalizer: str
+
+
 class _CardFile(TypedDict, total=False):
     version: str
     dataset: str
     native_range: tuple[float, float] | None
-    normalizer: str
+    normalizer: str | None
+    sets: dict[str, _SetFacts]
     engine: dict[str, object]
     interval: _IntervalFile | None
 
@@ -101,13 +107,19 @@ def weights_version(folder: Path) -> str:
 
 
 def _scales(content: _CardFile) -> tuple[Scale, ...]:
+    if sets := content.get("sets"):
+        return tuple(_scale(name, one["native_range"], one["normalizer"]) for name, one in sets.items())
     native = content.get("native_range")
     if native is None:
         return ()
+    return (_scale(str(content.get("dataset", "native")), native, content.get("normalizer")),)
+
+
+def _scale(name: str, native: tuple[float, float], normalizer: str | None) -> Scale:
     low, high = (float(end) for end in native)
     # The normalizer "max" divides by the top of the scale, so that a score of 0 is 0 on both
     # scales.
-    return (Scale(str(content.get("dataset", "native")), 0.0 if content.get("normalizer") == "max" else low, high),)
+    return Scale(name, 0.0 if normalizer == "max" else low, high)
 
 
 def _interval(content: _CardFile) -> Calibration | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from rapo.config import DataConfig, ImageConfig
 from rapo.datasets.load import load_dataset
@@ -15,9 +17,18 @@ from rapo.datasets.load import load_dataset
 SPLITS = ("train", "validation", "test")
 
 
-def make_image(path: Path, shade: int = 0, size: int = 20) -> None:
+def make_image(path: Path, shade: int | None = None, size: int = 20) -> None:
+    """An image whose bytes differ from those of another shade (default: by its name)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (size, size), (shade % 256, 80, 160)).save(path)
+    shade = zlib.crc32(path.name.encode()) if shade is None else shade
+    color = (shade % 256, 80, 160)
+    Image.new("RGB", (size, size), color).save(path, comment=str(shade), pnginfo=_comment(str(shade)))
+
+
+def _comment(text: str) -> PngInfo:
+    info = PngInfo()
+    info.add_text("shade", text)
+    return info
 
 
 def ava(folder: Path, images: int = 30, test: int = 5, validation: int = 0, where: str = "images") -> Path:

@@ -68,9 +68,45 @@ def test_mixed_batches_hold_several_sets():
     assert {r.dataset for r in sampler.batch(0)} == {"a", "b"}
 
 
-def test_a_batch_is_never_larger_than_the_smallest_set():
-    assert BatchSampler(records(a=100, b=3), 32, seed=0, mix_datasets=False).size == 3
-    assert BatchSampler(records(a=100, b=3), 32, seed=0, mix_datasets=True).size == 32
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_small_set_shrinks_no_batch(mix):
+    sampler = BatchSampler(records(a=100, b=3), 32, seed=0, mix_datasets=mix)
+    batches = sample(sampler, range(200))
+    assert {len(set(batch)) for batch in batches} == {32}
+    # It waits for its turn until it lacks half a batch, and keeps up from then on.
+    assert Counter(uid[0] for batch in batches for uid in batch)["b"] == pytest.approx(200 * 32 * 3 / 103, abs=17)
+    assert BatchSampler(records(a=5, b=3), 32, seed=0, mix_datasets=mix).size == 8
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_weights_give_the_shares_of_the_images(mix):
+    sets = records(ava=300, tad=40, flickr=90)
+    sampler = BatchSampler(sets, 10, seed=0, mix_datasets=mix, weights={"ava": 2.0, "tad": 2.0, "flickr": 1.0})
+    batches = sample(sampler, range(50))
+    assert all(len(set(batch)) == 10 for batch in batches)
+    assert Counter(uid[:3] for batch in batches for uid in batch) == {"ava": 200, "tad": 200, "fli": 100}
+    counts = [Counter(uid[:3] for uid in batch) for batch in batches]
+    if mix:
+        assert all(count == {"ava": 4, "tad": 4, "fli": 2} for count in counts)
+    else:
+        assert all(len(count) == 1 for count in counts)
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_weighted_batches_depend_on_seed_and_step_alone(mix):
+    sets, weights = records(a=23, b=5, c=11), {"a": 1.0, "b": 3.0, "c": 2.0}
+    straight = sample(BatchSampler(sets, 7, seed=3, mix_datasets=mix, weights=weights), range(60))
+    resumed = BatchSampler(sets, 7, seed=3, mix_datasets=mix, weights=weights)
+    for step in (37, 59, 5, 5, 0, 21):
+        assert sample(resumed, [step]) == [straight[step]]
+    sampled = [uid for batch in straight for uid in batch if uid[0] == "c"]
+    for start in range(0, len(sampled) - 11 + 1, 11):
+        assert len(set(sampled[start : start + 11])) == 11, "an epoch of each set samples each image once"
+
+
+def test_a_set_without_a_weight_is_an_error():
+    with pytest.raises(DataError, match="'b' has no weight"):
+        BatchSampler(records(a=3, b=3), 2, seed=0, mix_datasets=False, weights={"a": 1.0})
 
 
 def test_no_images_are_an_error():

@@ -32,6 +32,13 @@ GROUPS = [
 ]
 
 
+def test_soft_ties_without_spreads_are_decided_by_the_labels():
+    """A batch of a data set without spreads, in a mix with others that have them."""
+    soft, half = (score_groups(GROUPS, RewardSettings(ties=ties))[0] for ties in ("soft", "half"))
+    for one, other in zip(soft, half, strict=True):
+        np.testing.assert_allclose(one.rewards, other.rewards)
+
+
 def test_scores_are_parsed_and_invalid_completions_are_left_out():
     scored, metrics = score_groups(GROUPS, RewardSettings())
     assert [s.group for s in scored] == GROUPS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from label_files import SPLITS, ava, load, uids
 
-from rapo.datasets.ava import vote_statistics
+from rapo.datasets.layouts.ava import vote_statistics
 from rapo.errors import ConfigError, DataError
 
 

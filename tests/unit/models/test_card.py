@@ -33,6 +33,16 @@ def test_a_scale_that_was_divided_by_its_top_starts_at_zero(tmp_path: Path) -> N
     assert read_card(tmp_path).scales == (Scale("tad66k", 0.0, 10.0),)
 
 
+def test_each_data_set_of_a_mix_has_its_scale(tmp_path: Path) -> None:
+    sets = {
+        "ava": {"native_range": [1, 10], "normalizer": "max"},
+        "para": {"native_range": [1, 5], "normalizer": "minmax"},
+    }
+    content = {"version": "abc", "dataset": "ava, para", "native_range": None, "normalizer": None, "sets": sets}
+    (tmp_path / CARD).write_text(json.dumps(content), encoding="utf-8")
+    assert read_card(tmp_path).scales == (Scale("ava", 0.0, 10.0), Scale("para", 1.0, 5.0))
+
+
 def test_without_a_card_the_version_is_a_hash_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     card = read_card(tmp_path)

@@ -12,7 +12,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from rapo.config import SourceConfig
 from rapo.datasets.attribute_file import ATTRIBUTES, read_attributes
+from rapo.datasets.files.found import Found, LabelFile
+from rapo.datasets.labels import LabelBuilder
+from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
 from rapo.records import Split
@@ -24,20 +28,20 @@ _TEST_LIST = Path("aesthetics_image_lists", "generic_test.jpgl")
 _VALIDATION_LIST = Path("aesthetics_image_lists", "validation.jpgl")
 
 
-def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
-    """Read a folder in AVA's layout.
+def read_ava(labels: Path, images: Path | None = None) -> LabelSource:
+    """Read AVA's file of votes, `labels`, and the list files in its folder.
 
     Images lie in `images`, or else in the folder's images/ or image/, or in the folder itself. Only
     the ids of the list files have a split. Raises `DataError` for lines that do not fit.
     """
-    labels = folder / "AVA.txt"
+    folder = labels.parent
     image_folder = images if images is not None else _image_folder(folder)
     test, validation = _read_list(folder / _TEST_LIST), _read_list(folder / _VALIDATION_LIST)
     if both := sorted(test & validation):
         raise DataError(f"{folder / _VALIDATION_LIST}: image {both[0]!r} is in the test list too; remove it from one")
 
     attributes = read_attributes(folder / ATTRIBUTES)
-    rows: list[LabelRow] = []
+    rows = LabelBuilder(image_folder)
     skipped: list[dict[str, str]] = []
     problems: list[str] = []
     for number, line in enumerate(_read_lines(labels), start=1):
@@ -65,19 +69,22 @@ def read_ava(folder: Path, images: Path | None = None) -> LabelSource:
     raise_bad_rows(labels, problems, "A line holds index, image id, ten counts of votes, two tags, challenge.")
     if not rows:
         raise DataError(f"{labels} holds no rated image")
-    raise_duplicates(labels, rows)
+    built = rows.build()
+    raise_duplicates(labels, built)
 
     used = [str(path) for path, ids in ((_TEST_LIST, test), (_VALIDATION_LIST, validation)) if ids]
-    known = {row.name for row in rows}
+    known = set(rows.names)
     return LabelSource(
         name="ava",
         format="ava",
         path=folder,
-        rows=tuple(rows),
+        labels=built,
         split_source=" and ".join(used) or "hash",
         native_range=SCALE,
         skipped=tuple(skipped),
         listed_without_votes=len((test | validation) - known),
+        ids="ava",
+        files=(labels, *(path for name in (_TEST_LIST, _VALIDATION_LIST) if (path := folder / name).is_file())),
     )
 
 
@@ -104,3 +111,36 @@ def _read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
+
+
+def _votes_file(found: Found) -> Path | None:
+    return next((file.path for file in found.files if _holds_votes(file)), None)
+
+
+def holds_ava(found: Found) -> bool:
+    """Whether AVA's file of votes is there."""
+    return _votes_file(found) is not None
+
+
+def _holds_votes(file: LabelFile) -> bool:
+    """Whether a file's first lines are those of AVA.txt: numbers without a header, and votes."""
+    table = file.table
+    if table is None or table.kind != "text" or not table.without_header or len(table.columns) not in (14, 15):
+        return False
+    rows = [list(row.values()) for row in table.head(20)]
+    return all(str(cell).lstrip("-").isdecimal() for row in rows for cell in row[:_COLUMNS])
+
+
+def _read(found: Found, source: SourceConfig) -> LabelSource:
+    labels = _votes_file(found) or (found.path if found.path.is_file() else found.path / "AVA.txt")
+    return read_ava(labels, source.images)
+
+
+register(
+    Layout(
+        name="ava",
+        holds="AVA's folder (AVA.txt, images/<id>.jpg, aesthetics_image_lists/generic_test.jpgl)",
+        recognises=holds_ava,
+        read=_read,
+    )
+)

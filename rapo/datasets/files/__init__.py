@@ -1,0 +1,1 @@
+"""Label files: reads tables of every kind, batch by batch."""
