@@ -94,7 +94,7 @@ class Laboratory:
         engine, encoded = self._engine, self._engine.encode(_open(data), "trees")
         features = features_of(encoded, engine.processor.image_token_id)
         words = engine._tokenized("<think>good light, clear shadow; " + "rich color; " * 40)
-        trees, found = engine._trees, dict[str, Any]()
+        trees, found = engine._trees or engine._new_trees(), dict[str, Any]()
         read, trees._read = trees._read, trees._read if in_passes else None
         for length in lengths:
             trees.add(f"{length}", [*encoded.prompt_ids, *words[:length]], features)

@@ -34,7 +34,7 @@ def answer(tree: dict[str, np.ndarray], text: str) -> AnswerNodes:
     return AnswerNodes(5, text, np.stack([tree[node] for node in path_nodes(text)]))
 
 
-def test_its_mean_over_the_sampled_answers_is_the_exact_expectation():
+def test_its_mean_over_the_sampled_answers_is_the_exact_expectation() -> None:
     tree = tree_of(np.random.default_rng(0))
     exact = AnswerTree()
     for node, row in tree.items():
@@ -49,7 +49,7 @@ def test_its_mean_over_the_sampled_answers_is_the_exact_expectation():
     assert below @ variances == pytest.approx(exact.expectation().std ** 2, rel=0.1)
 
 
-def test_an_answer_of_one_is_itself():
+def test_an_answer_of_one_is_itself() -> None:
     tree = tree_of(np.random.default_rng(1))
     mean, variance = path_moments([answer(tree, "1.00")])
     assert (mean[0], variance[0]) == (1.0, 0.0)
@@ -57,15 +57,15 @@ def test_an_answer_of_one_is_itself():
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_answer_has_a_path(text: str):
+def test_every_answer_has_a_path(text: str) -> None:
     assert path_nodes(text) == tuple(text[:n] for n in range(4))
     assert path_nodes(text + "</answer>") == path_nodes(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.5", "0.5/", "1.01", "1.5", "2.00", ".50", "00.5", "0.5a", "0.5."])
-def test_other_texts_have_none(text: str):
+def test_other_texts_have_none(text: str) -> None:
     assert path_nodes(text) == ()
 
 
-def test_answers_stand_for_numbers():
+def test_answers_stand_for_numbers() -> None:
     assert [float(text) for text in TEXTS] == pytest.approx(list(ANSWERS))

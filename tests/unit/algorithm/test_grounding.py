@@ -17,11 +17,11 @@ TRUE = (
 )
 
 
-def test_true_statements_earn_all():
+def test_true_statements_earn_all() -> None:
     assert grounding(TRUE, MEASURED) == pytest.approx(1.0)
 
 
-def test_it_falls_with_the_distance_and_ends_at_two_levels():
+def test_it_falls_with_the_distance_and_ends_at_two_levels() -> None:
     one_off = TRUE.replace("poor light, flat", "weak light, faint shadow")
     far_off = TRUE.replace("poor light, flat", "superb light, deep shadow")
     assert grounding(one_off, MEASURED) == pytest.approx(0.9)
@@ -42,11 +42,11 @@ def test_it_falls_with_the_distance_and_ends_at_two_levels():
     ],
     ids=["nothing", "the prompt", "other words", "one dimension", "repetition", "both ends"],
 )
-def test_saying_little_repeating_and_contradicting_earn_little(rationale: str, most: float):
+def test_saying_little_repeating_and_contradicting_earn_little(rationale: str, most: float) -> None:
     assert grounding(rationale, MEASURED) <= most
 
 
-def test_a_level_that_never_changes_earns_less_than_looking():
+def test_a_level_that_never_changes_earns_less_than_looking() -> None:
     """Over images: "superb exposure" for all of them, as without the term, against the truth."""
     rng = np.random.default_rng(0)
     constant, looking = [], []

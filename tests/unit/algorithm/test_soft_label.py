@@ -10,7 +10,7 @@ from rapo.answers.readout import ANSWERS, NODES, SYMBOLS, AnswerTree
 
 
 @pytest.mark.parametrize("target", [0.0, 0.031, 0.5, 0.87, 1.0])
-def test_a_model_that_equals_the_label_answers_with_its_density(target: float):
+def test_a_model_that_equals_the_label_answers_with_its_density(target: float) -> None:
     (label,) = soft_labels([target], 0.05)
     assert label.shape == (len(NODES), len(SYMBOLS))
     np.testing.assert_allclose(label.sum(axis=1), 1.0)
@@ -22,14 +22,14 @@ def test_a_model_that_equals_the_label_answers_with_its_density(target: float):
     np.testing.assert_allclose(tree.probabilities(), density / density.sum(), atol=1e-12)
 
 
-def test_a_node_far_from_the_score_points_towards_it():
+def test_a_node_far_from_the_score_points_towards_it() -> None:
     near, far = soft_labels([0.2, 0.2], 0.02)[0], NODES.index("0.9")
     assert near[far].argmax() == 0
     assert near[NODES.index("0.0")].argmax() == 9
     assert near[NODES.index("0.")].argmax() in (1, 2)
 
 
-def test_each_image_has_its_own():
+def test_each_image_has_its_own() -> None:
     low, high = soft_labels([0.1, 0.9], 0.05)
     assert low[NODES.index("0.")].argmax() in (0, 1)
     assert high[NODES.index("0.")].argmax() in (8, 9)
