@@ -32,6 +32,7 @@ Code = grpc.StatusCode
 #: messages.
 LIMITS = ImageConfig()
 
+_LARGEST = 2**20  # of a mutation of a mutation; more is a matter for `_oversized`
 METHODS = ("Score", "ScoreBatch", "Rank", "Explain", "GetModel", "ScoreStream")
 _UNREADABLE = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND})
 
@@ -83,7 +84,7 @@ def make_image(rng: Random, corpus: Corpus | None = None) -> bytes:
     kind = rng.randrange(15)
     if kind >= 10:
         kept = corpus.pick(rng) if corpus is not None and rng.random() < 0.7 else None
-        return mutate(kept or bytes(data), rng)
+        return mutate(kept or bytes(data), rng)[:_LARGEST]
     if kind == 0:
         return bytes(data)
     if kind == 1:

@@ -88,7 +88,9 @@ class DataConfig(SourceConfig):
                 raise ValueError(f"source {number} of data.sources needs a path (or hub)")
         weighted = [source.weight is not None for source in self.sources if source.role in ("auto", "split", "train")]
         if any(weighted) and not all(weighted):
-            raise ValueError("give each source of data.sources that trains a weight, or none")
+            raise ValueError(
+                "give each source of data.sources a weight, or none; those for validation or test (role) need none"
+            )
         return self
 
     @property

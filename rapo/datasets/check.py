@@ -34,7 +34,7 @@ class DataCheck:
 def check_data(config: Config) -> DataCheck:
     """Read the labels of a configuration and a sample of its images."""
     if config.data.embedded:
-        return DataCheck(problems=list(_sigma_problems(config, ["ava"])))
+        return DataCheck(problems=list(_sigma_problems(config, [config.data.name or "ava"])))
     try:
         parts = check_labels(config.data)
     except RapoError as error:

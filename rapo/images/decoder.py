@@ -106,7 +106,7 @@ class DecoderHost:
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "rapo.images.decoder_process", str(theirs.fileno()), self._limits],
+                [sys.executable, "-P", "-m", "rapo.images.decoder_process", str(theirs.fileno()), self._limits],
                 env={**kept, **_ONE_THREAD, "PYTHONPATH": python_path(os.environ)},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

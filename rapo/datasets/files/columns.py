@@ -1,7 +1,8 @@
 """Columns: finds a table's columns of image, score, spread, split and data set.
 
 - A name that the configuration gives is taken as it is.
-- Otherwise the usual names are known, in any case. Two candidates for one meaning are an error.
+- Otherwise the usual names are known, in any case. Two candidates for one meaning are an error,
+  except that a plain "image", "std", "split" or "dataset" goes before other names.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def _find(table: RawTable, meaning: str, given: str | None) -> str | None:
         found = [name for name in table.columns if name == given]
     else:
         found = [name for name in table.columns if name.lower() in ALIASES[meaning]]
+        if meaning != "score" and meaning in found:
+            found = [name for name in found if name == meaning]
     if len(found) > 1:
         if len(set(found)) == 1:
             at = " and ".join(str(i + 1) for i, name in enumerate(table.columns) if name == found[0])

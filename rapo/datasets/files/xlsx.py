@@ -88,7 +88,7 @@ def _cells(row: ElementTree.Element, strings: list[str]) -> list[str]:
                 column = column * 26 + ord(letter) - ord("A") + 1
             cells += [""] * (column - 1 - len(cells))
         value = "".join(part.text or "" for part in cell.iter() if _tag(part) in ("v", "t"))
-        cells.append(strings[int(value)] if cell.get("t") == "s" else value)
+        cells.append(strings[int(value)] if value and cell.get("t") == "s" else value)
     return cells
 
 

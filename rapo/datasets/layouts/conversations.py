@@ -76,7 +76,7 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
     labels = replace(labels, sets=words.get(_SET))
     raise_duplicates(table.path, labels)
     return LabelSource(
-        name=table.path.name.partition(".")[0],
+        name=table.path.stem,
         format="conversations",
         path=table.path,
         labels=labels,

@@ -71,7 +71,7 @@ def read_table(table: RawTable, found: Found, source: SourceConfig, name: str | 
         if only is not None:
             labels, split_source = labels.with_splits(only), why
     return LabelSource(
-        name=name or table.path.name.partition(".")[0],
+        name=name or table.path.stem,
         format="table",
         path=table.path,
         labels=labels,

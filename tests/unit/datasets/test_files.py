@@ -106,6 +106,12 @@ def test_usual_names_of_columns(tmp_path, header):
     assert scores(write(tmp_path / "t", f"{header}\na.jpg,1\nb.jpg,2\n")) == [1, 2]
 
 
+def test_a_plain_name_goes_before_others(tmp_path):
+    path = write(tmp_path / "t", "image_id,image,score,std,sd\n7,a.jpg,1,0.5,9\n")
+    assert rows(path) == {"a.jpg": 1}
+    assert read(path).labels.stds.tolist() == [0.5]
+
+
 def test_columns_by_a_map(tmp_path):
     path = write(tmp_path / "t", "photo,stars,spread,part\na.jpg,1,0.2,test\nb.jpg,2,0.3,train\n")
     columns = ColumnsConfig(image="photo", score="stars", std="spread", split="part")
