@@ -54,7 +54,7 @@ def find_leaks(records: RecordTable) -> list[Leak]:
 
 def _same_content(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
     for step in (_size, _ends):
-        one, other = (np.fromiter((step(records.file(int(row))) for row in side), np.int64) for side in (rows, held))
+        one, other = (np.fromiter(map(step, records.take(side).files()), np.int64) for side in (rows, held))
         rows, held = (
             rows[np.isin(one, other) & (one != _UNREADABLE)],
             held[np.isin(other, one) & (other != _UNREADABLE)],
@@ -62,9 +62,9 @@ def _same_content(records: RecordTable, rows: NDArray[np.int64], held: NDArray[n
         if not len(rows):
             return []
     first: dict[bytes, int] = {}
-    for row in map(int, held[::-1]):
-        first[_whole(records.file(row))] = row
-    digests = ((int(row), _whole(records.file(int(row)))) for row in rows)
+    for row, file in zip(map(int, held), records.take(held).files(), strict=True):
+        first.setdefault(_whole(file), row)
+    digests = zip(map(int, rows), map(_whole, records.take(rows).files()), strict=True)
     return [Leak(row, first[digest], "content") for row, digest in digests if digest in first]
 
 

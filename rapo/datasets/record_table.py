@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from rapo.arrays import Floats
-from rapo.datasets.labels import SPLITS, Labels, strings
+from rapo.datasets.labels import CHUNK, SPLITS, Labels, strings
 from rapo.datasets.scales import Scale
 from rapo.records import ImageRecord, Split
 
@@ -35,12 +36,14 @@ class RecordPart:
     splits: NDArray[np.int8]
     ids: str | None = None
 
-    def uids(self) -> Iterator[str]:
-        """The uid of each row."""
-        names = strings(self.labels.names)
-        if self.labels.sets is None:
-            return (f"{self.name}/{name}" for name in names)
-        return (f"{dataset}/{name}" for dataset, name in zip(strings(self.labels.sets), names, strict=True))
+    def uids(self, rows: pa.Array | None = None) -> Iterator[str]:
+        """The uid of each row, or of some rows."""
+        names, sets = self.labels.names, self.labels.sets
+        if rows is not None:
+            names, sets = names.take(rows), None if sets is None else sets.take(rows)
+        if sets is None:
+            return (f"{self.name}/{name}" for name in strings(names))
+        return (f"{dataset}/{name}" for dataset, name in zip(strings(sets), strings(names), strict=True))
 
     def dataset(self, row: int) -> str:
         """The data set of a row."""
@@ -110,14 +113,23 @@ class RecordTable(Sequence[ImageRecord]):
         """The image file of a record."""
         return self.parts[self.part[index]].path(int(self.row[index]))
 
-    def file(self, index: int) -> str:
-        """The image file of a record as a string, for the many that a `Path` each would be slow."""
-        labels = self.parts[self.part[index]].labels
-        return os.path.join(labels.root, labels.files[int(self.row[index])].as_py())
+    def files(self) -> Iterator[str]:
+        """The image file of each record as a string: a `Path` each would be slow for many."""
+        for part, rows in self._runs():
+            root = part.labels.root
+            yield from (os.path.join(root, file) for file in strings(part.labels.files.take(rows)))
 
     def uids(self) -> Iterator[str]:
-        """The uid of each record of a table that holds its parts whole."""
-        return (uid for part in self.parts for uid in part.uids())
+        """The uid of each record, without making the records."""
+        for part, rows in self._runs():
+            yield from part.uids(rows)
+
+    def _runs(self) -> Iterator[tuple[RecordPart, pa.Array]]:
+        """The records in order as rows of one part after the other, few at a time."""
+        edges = [0, *(np.flatnonzero(np.diff(self.part)) + 1).tolist(), len(self)]
+        for first, last in zip(edges, edges[1:], strict=False):
+            for start in range(first, last, CHUNK):
+                yield self.parts[self.part[start]], pa.array(self.row[start : min(start + CHUNK, last)])
 
     @cached_property
     def splits(self) -> NDArray[np.int8]:

@@ -41,7 +41,8 @@ class Usable:
         """Up to `limit` of `rows` with usable images, the first ones by hash; all of them without
         a limit."""
         if limit is not None and limit < len(rows):
-            order = [hash_fraction(self._seed, self._records[int(row)].uid, "subsample") for row in rows]
+            uids = self._records.take(rows).uids()
+            order = [hash_fraction(self._seed, uid, "subsample") for uid in uids]
             rows = rows[np.argsort(order, kind="stable")]
         limit = len(rows) if limit is None else limit
         good: list[NDArray[np.int64]] = []

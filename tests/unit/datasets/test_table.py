@@ -120,7 +120,7 @@ def test_bad_tables(tmp_path, text, message):
     ("name", "text", "message"),
     [
         ("t.json", '{"image": "a.png"}', "no column 'score'"),
-        ("t.json", '"image"', "no column 'image'"),
+        ("t.json", '"image"', "list of names without scores"),
         ("t.json", "[1, 2]", "item 1"),
         ("t.json", "[{", "not valid JSON"),
         ("t.json", '[{"image": "a.png", "score": true}]', "item 1: score True"),
