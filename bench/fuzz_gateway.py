@@ -33,9 +33,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from bench.corpus import Corpus
 from bench.malformed import LIMITS, Case, cases
 from bench.support import record
+from bench.support.corpus import Corpus
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc

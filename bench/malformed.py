@@ -19,8 +19,8 @@ import numpy as np
 from google.protobuf.message import Message
 from PIL import Image
 
-from bench.corpus import Corpus
-from bench.mutation import mutate, mutate_message
+from bench.support.corpus import Corpus
+from bench.support.mutation import mutate, mutate_message
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import FORMATS, decode_image

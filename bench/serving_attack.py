@@ -4,7 +4,8 @@
         [--image NAME ...] [--tokens VICTIM ATTACKER]
 
 One caller (the victim) scores an image of 84 x 84 after the other, in turns alone and while another
-one begins two calls with a deadline of 2 s every 2 s, with one of `bench.attack_images`, by name.
+one begins two calls with a deadline of 2 s every 2 s, with an image of
+`bench.support.attack_images`, by name.
 For each image: the victim's latencies, the attacker's statuses, the memory of the replica and its
 decoders, and their CPU time in the second after the last deadline. Writes
 `bench/results/serving_attack.json`.
@@ -29,7 +30,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from bench import attack_images
+from bench.support import attack_images
 from bench.support import record
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from rapo.wire import REASON_KEY

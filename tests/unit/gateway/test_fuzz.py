@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import details_of, settings_for
 
-from bench.corpus import Corpus
 from bench.fuzz_gateway import Decoding, Tally, Until, attack
 from bench.malformed import LIMITS, METHODS, Case, _clean, cases, make_image, verdict
-from bench.mutation import mutate, mutate_message
+from bench.support.corpus import Corpus
+from bench.support.mutation import mutate, mutate_message
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import REASONS, decode_image

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bench import attack_images
+from bench.support import attack_images
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import FORMATS, decode_image
