@@ -135,7 +135,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
                 self._advance(state, output)
             if not state.parts_in_flight and not state.reading:
                 finished.append(state)
-        for read in self._trees.finish():
+        for read in self._trees.finish(sum(state.request.tree for state in self._requests.values())):
             state = self._requests[read.name]
             state.tree, state.nodes = read.tree, read.requests
             self._stop(state)
