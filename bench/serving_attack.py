@@ -30,8 +30,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from bench.support import attack_images
-from bench.support import record
+from bench.support import attack_images, record
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from rapo.wire import REASON_KEY
 

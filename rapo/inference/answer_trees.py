@@ -6,6 +6,7 @@
   together, whole, without a request for each node. Elsewhere every node is a request of one token
   whose prompt lies in the prefix cache, level by level, and nodes that the model hardly ever
   reaches are left out.
+- Trees that are ready wait up to `_MOST_STEPS` steps for others, unless no other is in flight.
 - Both ways give the same log-probs. A tree depends on its own tokens only.
 """
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 ReadTrees = Callable[[Sequence[TreeQuery]], NDArray[np.float32]]
 
 _MARK = "/="
+# A pass costs nearly the same for one tree as for several, so that a few steps are waited for more
+# of them; meanwhile their requests write tokens that no one reads. Enough trees are read at once.
+_ENOUGH, _MOST_STEPS = 8, 2
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class AnswerTrees:
         self._read = read
         self._wanted: dict[str, _Wanted] = {}
         self._ready: dict[str, TreeQuery] = {}
+        # How many steps the oldest of them has waited.
+        self._steps = 0
 
     def add(
         self, name: str, ids: list[int], features: list[MultiModalFeatureSpec], *, running: str | None = None
@@ -97,28 +103,37 @@ class AnswerTrees:
         wanted = self._wanted.get(name)
         if wanted is None or node not in wanted.parts:
             return True
+        if output.reason is not None:
+            wanted.parts.discard(node)
+        if name in self._ready:  # a further token of a request that waits for its pass
+            return True
         assert output.logprobs is not None
         wanted.tree.learn(node, self._symbol_logprobs(output.logprobs[-1]))
         if self._carries(node):
             self._ready[name] = TreeQuery(output.name, len(wanted.ids), wanted.ids[-1])
         else:
-            wanted.parts.discard(node)
             self._request_nodes(name, wanted)
         return True
 
-    def finish(self) -> list[FinishedTree]:
-        """The trees that are complete. Call it after each step, once `take` had its outputs."""
-        if self._ready:
+    def finish(self, in_flight: int) -> list[FinishedTree]:
+        """The trees that are complete. Call it after each step, once `take` had its outputs;
+        `in_flight` is how many trees may come, those that are here included."""
+        self._steps = self._steps + 1 if self._ready else 0
+        few = len(self._ready) < min(_ENOUGH, in_flight)
+        if self._ready and not (few and self._steps <= _MOST_STEPS):
             self._read_ready()
-        names = [name for name, wanted in self._wanted.items() if not wanted.parts]
+            self._steps = 0
+        names = [name for name, wanted in self._wanted.items() if not wanted.parts and name not in self._ready]
         finished = [(name, self._wanted.pop(name)) for name in names]
         return [FinishedTree(name, wanted.tree, len(wanted.requested)) for name, wanted in finished]
 
     def _read_ready(self) -> None:
         assert self._read is not None
-        names, queries = list(self._ready), list(self._ready.values())
-        self._ready.clear()
-        read = self._read(queries).astype(np.float64)
+        ready, self._ready = self._ready, {}
+        # A request may have ended, or lost its blocks, while its tree waited.
+        held = [name for name, query in ready.items() if self._holds(query)]
+        names = [*held, *(ready.keys() - set(held))]
+        read = self._read([ready[name] for name in held]).astype(np.float64)
         for name, logprobs in zip(names, np.minimum(read, 0.0), strict=False):
             self._wanted[name].tree.learn_all(logprobs)
         for name in names:
@@ -126,6 +141,9 @@ class AnswerTrees:
             self._core.cancel(f"{name}{_MARK}{node}" for node in wanted.parts)
             wanted.parts.clear()
             self._request_nodes(name, wanted)
+
+    def _holds(self, query: TreeQuery) -> bool:
+        return self._core.computed_tokens(query.name) >= query.length - 1
 
     def _carries(self, node: str) -> bool:
         """Whether the request of `node` only computes the tokens before the tree for a pass. It
@@ -145,6 +163,6 @@ class AnswerTrees:
 
     def _send(self, name: str, wanted: _Wanted, node: str) -> None:
         ids, parameters = [*wanted.ids, *self._tokens.ids(node)], copy(self._parameters)
-        parameters.max_tokens = 2 if self._carries(node) else 1
+        parameters.max_tokens = 2 + _MOST_STEPS if self._carries(node) else 1
         self._core.add(f"{name}{_MARK}{node}", ids, wanted.features, parameters)
         wanted.parts.add(node)

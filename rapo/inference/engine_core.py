@@ -39,9 +39,12 @@ class Core:
 
     def __init__(self, llm: LLM) -> None:
         from vllm.v1.engine import EngineCoreRequest
+        from vllm.v1.request import RequestStatus
 
         self._client = llm.llm_engine.engine_core
+        self._scheduler = self._client.engine_core.scheduler
         self._request = EngineCoreRequest
+        self._runs = RequestStatus.RUNNING
 
     def add(
         self, name: str, prompt_ids: Sequence[int], features: list[MultiModalFeatureSpec], parameters: SamplingParams
@@ -65,6 +68,12 @@ class Core:
         """Remove requests; later steps return nothing of them. Names that have ended are ignored.
         Call it between two steps."""
         self._client.abort_requests(list(names))
+
+    def computed_tokens(self, name: str) -> int:
+        """Of how many tokens of the request `name` the KV cache holds what was computed; 0 while it
+        does not run, and after it has ended."""
+        request = self._scheduler.requests.get(name)
+        return request.num_computed_tokens if request is not None and request.status == self._runs else 0
 
     def step(self) -> list[StepOutput]:
         """Advance the running requests by a token, as far as there is room for them."""

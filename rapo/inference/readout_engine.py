@@ -150,7 +150,8 @@ class ReadoutEngine(Engine[_ReadoutState]):
                 self._advance(state, output)
             if not state.parts_in_flight and not state.reading:
                 finished.append(state)
-        for read in self._trees.finish() if self._trees is not None else ():
+        wanted = sum(state.request.tree for state in self._requests.values())
+        for read in self._trees.finish(wanted) if self._trees is not None else ():
             state = self._requests[read.name]
             state.tree, state.nodes = read.tree, read.requests
             self._stop(state)

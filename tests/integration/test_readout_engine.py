@@ -101,7 +101,7 @@ class Laboratory:
         while len(found) < len(lengths):
             for output in engine._core.step():
                 assert trees.take(output)
-            found |= {tree.name: tree for tree in trees.finish()}
+            found |= {tree.name: tree for tree in trees.finish(len(lengths))}
         trees._read = read
         ordered = [found[f"{length}"] for length in lengths]
         return [one.tree.probabilities().tolist() for one in ordered], sum(one.requests for one in ordered)

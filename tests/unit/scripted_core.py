@@ -67,6 +67,10 @@ class ScriptedCore:
         for name in names:
             self.requests.pop(name, None)
 
+    def computed_tokens(self, name: str) -> int:
+        request = self.requests.get(name)
+        return 0 if request is None else PROMPT + len(request.ids) - 1
+
     def step(self) -> list[StepOutput]:
         self.steps += 1
         steps = []

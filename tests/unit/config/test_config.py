@@ -101,7 +101,12 @@ def test_an_override_cannot_go_below_a_value_and_is_checked_like_the_file():
     [
         [],
         ["data.path=/x", "data.score_range=[1, 10]", "rapo.reward.sigma={ava = 0.2, 'a.b' = 0.3}"],
-        ["rapo.reward.preset=upstream", "rapo.reward.weight_grounded=0", "ray.temp_dir=/y", "learner.freeze_vision=true"],
+        [
+            "rapo.reward.preset=upstream",
+            "rapo.reward.weight_grounded=0",
+            "ray.temp_dir=/y",
+            "learner.freeze_vision=true",
+        ],
     ],
 )
 def test_what_is_written_reads_back_the_same(tmp_path, overrides):

@@ -116,6 +116,26 @@ def test_without_an_answer_there_is_no_tree() -> None:
     assert text_of(result.completions[0].token_ids) == "<think>calm</think>"
 
 
+@pytest.mark.parametrize("ends_at", [5, 32])
+def test_a_tree_waits_for_others_unless_its_request_ends(ends_at: int) -> None:
+    core = ScriptedCore(model(USUAL))
+    read_trees = ScriptedPass(core)
+    engine = ScriptedEngine(core, read_trees)
+    engine.add("a", image_of(PROMPT), ReadoutRequest(SamplingSpec(1, 0.0, ends_at), tree=True), 0)
+    engine.step()
+    engine.add("b", image_of(PROMPT), ReadoutRequest(SamplingSpec(1, 0.0, 32), tree=True), 0)
+    found: list[tuple[str, ReadoutResult]] = []
+    while engine.busy:
+        found += engine.step()
+    # Both are read in one pass. The first one's request may end in the step of the wait, and its
+    # tokens are then computed again.
+    ended = ends_at == 5
+    assert [query.name for query in read_trees.queries] == (["b/", "a/="] if ended else ["a/", "b/"])
+    assert core.steps == (6 if ended else 5)
+    means = [result.tree.expectation().mean for _, result in found if result.tree is not None]
+    assert means == pytest.approx([expectation(expected(model(USUAL))).mean] * 2, abs=1e-7)
+
+
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     engine = ScriptedEngine(ScriptedCore(model({})))
     image = image_of(198)
