@@ -108,7 +108,9 @@ def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(fin
         inputs = processor(text=[prompt], images=[Image.open(row["path"]).convert("RGB")], return_tensors="pt")
         ids = model.generate(**inputs, max_new_tokens=64, do_sample=False, suppress_tokens=banned)
         text = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :]).removesuffix("<|im_end|>")
-        assert text == row["text"]
+        # The readout `expected` ends with the tag that opens the answer.
+        assert text.startswith(row["text"])
+        assert row["text"].endswith("<answer>")
 
 
 def test_run_again_skips_finished_stages(finished: Path) -> None:

@@ -125,7 +125,8 @@ def test_an_explanation_without_a_score_says_so(stub: Any) -> None:
     told: list[str] = []
 
     def listen() -> None:
-        for part in stub.Explain(scorer_pb2.ScoreRequest(image=jpeg(128)), timeout=60):
+        request = scorer_pb2.ScoreRequest(image=jpeg(128), readout=scorer_pb2.READOUT_GREEDY)
+        for part in stub.Explain(request, timeout=60):
             told.append(part.rationale_delta)
 
     with pytest.raises(grpc.RpcError) as caught:
@@ -137,8 +138,18 @@ def test_an_explanation_without_a_score_says_so(stub: Any) -> None:
 
 def test_an_answer_without_a_number_is_no_score(client: ScorerClient) -> None:
     with pytest.raises(CallError, match="no score") as caught:
-        client.score(jpeg(128))
+        client.score(jpeg(128), readout="greedy")
     assert (caught.value.code, caught.value.reason) == ("FAILED_PRECONDITION", "no_answer")
+
+
+def test_the_expected_answer_is_read_where_none_was_begun(stub: Any, client: ScorerClient) -> None:
+    forced, usual = client.score(jpeg(128)), client.score(jpeg(20))
+    assert (forced.forced, usual.forced) == (True, False)
+    assert forced.rationale == "strong colors"
+    assert 0.0 < forced.score < 1.0
+    parts = list(stub.Explain(scorer_pb2.ScoreRequest(image=jpeg(128)), timeout=60))
+    assert "".join(part.rationale_delta for part in parts) == "strong colors"
+    assert parts[-1].response.score == forced.score
 
 
 def test_the_answer_does_not_depend_on_company(client: ScorerClient) -> None:
@@ -272,7 +283,7 @@ def test_the_bulk_calls_agree_with_the_single_one(stub: Any, client: ScorerClien
     streamed = {result.request_id: told(result) for result in stub.ScoreStream(iter(requests), timeout=60)}
     assert [told(result) for result in batch] == [streamed[request.request_id] for request in requests] == alone
     images = [jpeg(shade) for shade in (20, 128, 230)]
-    ranked = stub.Rank(scorer_pb2.RankRequest(images=images, readout=scorer_pb2.READOUT_EXPECTED), timeout=60)
+    ranked = stub.Rank(scorer_pb2.RankRequest(images=images, readout=scorer_pb2.READOUT_GREEDY), timeout=60)
     assert [place.index for place in ranked.ranking] == [2, 0, 1]
     assert ranked.preference[2 * 3 + 0] > 0.9
     assert ranked.preference[0 * 3 + 2] == pytest.approx(1 - ranked.preference[2 * 3 + 0])
