@@ -81,6 +81,16 @@ def warnings(config: Config, data: DataCheck) -> list[str]:
             f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "
             f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model needs about 1e-5 and 1e-6"
         )
+    if config.rapo.reward.weight_grounded and config.aescot.teacher.kind != "measured":
+        found.append(
+            "rapo.reward.weight_grounded reads the clauses of the rule-based teacher, and will be 0 for critiques in free "
+            "text; set it to 0"
+        )
+    if config.evaluate.readout != config.serve.readout:
+        found.append(
+            f"the model is chosen and measured by evaluate.readout = '{config.evaluate.readout}' and served by "
+            f"serve.readout = '{config.serve.readout}': its calibrated interval is for the first only; set both alike"
+        )
     return found
 
 

@@ -37,7 +37,7 @@ class AnswerTargets:
 
 def answer_targets(chunk: Sequence[ScoredGroup], std: float) -> AnswerTargets:
     """The answers of the valid completions of `chunk`, whose soft labels have the width `std`."""
-    labels = soft_labels([scored.group.target for scored in chunk], std) if chunk else np.zeros((0, 16, 11))
+    labels = soft_labels([scored.group.target for scored in chunk], std)
     places, rows, answers, owners = [], [], [], []
     begin = completion = 0
     for g, scored in enumerate(chunk):

@@ -73,11 +73,10 @@ def policy_loss(
     cap)` and `k3 = exp(d) - d - 1`, `d = log pi_ref - log pi`. The cap is truncated importance
     sampling; without it a negative advantage has no bound. With `answers` their tokens contribute
     nothing of this, and `answer_weight` times their cross-entropy is added, per completion.
-    `mismatch_kl` is the k3 estimate of
-    KL(behaviour || policy) on fresh tokens: the difference of sampler and learner on the same
-    weights. `drift_kl` is the estimate on all tokens, to which staleness and several updates on one
-    batch add. With `importance_correction` off the ratio is taken to the policy itself, as if every
-    token were fresh.
+    `mismatch_kl` is the k3 estimate of KL(behaviour || policy) on fresh tokens: the difference of
+    sampler and learner on the same weights. `drift_kl` is the estimate on all tokens, to which
+    staleness and several updates on one batch add. With `importance_correction` off the ratio is
+    taken to the policy itself, as if every token were fresh.
     """
     log_ratio = terms.log_probs - terms.behaviour
     corrected = log_ratio if settings.importance_correction else terms.log_probs - terms.log_probs.detach()

@@ -153,12 +153,6 @@ class PolicyTrainer:
         lengths = mask.sum(1)
         sequence = torch.arange(len(lengths), device=where).repeat_interleave(lengths)
         advantages = torch.tensor(np.concatenate([g.advantages for g in chunk]), dtype=torch.float32)
-        masked = np.zeros(len(advantages), dtype=bool)
-        if settings.mask_truncated:
-            masked |= [reason == "length" for g in chunk for reason in g.group.finish_reasons]
-        if settings.mask_invalid:
-            masked |= np.isnan(np.concatenate([g.scores for g in chunk]))
-        advantages[torch.from_numpy(masked)] = 0.0
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
         fresh = torch.from_numpy(np.concatenate([_fresh(g.group, self.version) for g in chunk]))
         answers = answer_targets(chunk, settings.answer_std) if self._config.rapo.reads_answers else None
@@ -168,6 +162,7 @@ class PolicyTrainer:
         weight = self._config.rapo.reward.weight_listener
         if weight and answers is not None and heard is not None:
             advantages += weight * torch.from_numpy(listener_advantages(chunk, answers, heard.cpu().numpy())).float()
+        advantages[torch.from_numpy(_masked(chunk, settings))] = 0.0
         log_probs, entropy, symbols = self.engine(batch)
         terms = TokenTerms(
             log_probs,
@@ -283,6 +278,16 @@ def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGr
     ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
     bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
     return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _masked(chunk: Sequence[ScoredGroup], settings: LossConfig) -> NDArray[np.bool_]:
+    """The completions `(completions,)` that the policy gradient leaves out."""
+    masked = np.zeros(sum(len(g.advantages) for g in chunk), dtype=bool)
+    if settings.mask_truncated:
+        masked |= [reason == "length" for g in chunk for reason in g.group.finish_reasons]
+    if settings.mask_invalid:
+        masked |= np.isnan(np.concatenate([g.scores for g in chunk]))
+    return masked
 
 
 def _fresh(group: Group, version: int) -> NDArray[np.bool_]:

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from cluster.cli.check import problems
+from cluster.cli.check import problems, warnings
 from rapo.config import load_config
+from rapo.datasets.check import DataCheck
 
 
 def found(*overrides: str, stages: tuple[str, ...] = ("rapo", "serve")) -> list[str]:
@@ -32,6 +33,21 @@ def test_nothing_is_wrong_with_the_defaults():
 def test_what_is_wrong_is_named(overrides, words):
     (line,) = found(*overrides)
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("serve.readout=greedy",), "evaluate.readout = 'expected' and served by serve.readout = 'greedy'"),
+        (("aescot.teacher.kind=vllm", "aescot.teacher.model=m"), "rapo.reward.weight_grounded"),
+        (("policy.model=m",), "suit the embedded policy"),
+    ],
+)
+def test_what_is_probably_not_intended_is_named(overrides, words):
+    config = load_config(None, overrides)
+    (line,) = warnings(config, DataCheck())
+    assert words in line
+    assert warnings(load_config(None), DataCheck()) == []
 
 
 def test_a_port_in_use_is_named():
