@@ -82,7 +82,7 @@ def test_without_a_service_the_scores_are_the_same(finished: Path, tmp_path: Pat
     served = pq.read_table(finished / "serve" / "scores.parquet").to_pylist()
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     images, table = [str(tmp_path / "broken.jpg"), *(row["image"] for row in served)], tmp_path / "scores.parquet"
-    done = rapo("score", *images, "--model", str(finished / "export"), "--readout", "greedy", "-o", str(table))
+    done = rapo("score", *images, "--model", str(finished / "export"), "-o", str(table))
     assert done.returncode == 1, done.stdout + done.stderr  # one image has no score
     broken, *rows = pq.read_table(table).to_pylist()
     assert broken["aesthetic_score"] is None
