@@ -32,8 +32,7 @@ from bench.fuzz_gateway import Tally, Until, attack
 from cluster.remote.ray_session import log_folder
 from rapo.client.sync import CallError, ScorerClient
 from rapo.config import Config, load_config
-from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
-from rapo.models.card import Card
+from rapo.errors import ConfigError, ResourceError, RoleError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
 from tests.integration.conftest import make_image
@@ -400,10 +399,3 @@ def test_addresses_are_checked_before_anything_starts(tmp_path: Path) -> None:
         port = holder.getsockname()[1]
         with pytest.raises(ResourceError, match=rf"port {port} .*serve\.port"):
             ScorerServer(load_config(overrides=[f"serve.port={port}"]), tmp_path, "v").__enter__()
-
-
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    from services.replica.deployment import build_app
-
-    with pytest.raises(ModelError, match=str(tmp_path)):
-        build_app(Config(), tmp_path, Card("v"), "secret")
