@@ -143,9 +143,8 @@ def test_an_answer_without_a_number_is_no_score(client: ScorerClient) -> None:
 
 def test_the_expected_answer_is_read_where_none_was_begun(stub: Any, client: ScorerClient) -> None:
     forced, usual = client.score(jpeg(128)), client.score(jpeg(20))
-    assert (forced.forced, usual.forced) == (True, False)
+    assert (forced.forced, usual.forced, 0.0 < forced.score < 1.0) == (True, False, True)
     assert forced.rationale == "strong colors"
-    assert 0.0 < forced.score < 1.0
     parts = list(stub.Explain(scorer_pb2.ScoreRequest(image=jpeg(128)), timeout=60))
     assert "".join(part.rationale_delta for part in parts) == "strong colors"
     assert parts[-1].response.score == forced.score
