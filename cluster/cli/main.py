@@ -15,6 +15,7 @@ import typer
 
 from rapo.client.types import READOUTS
 from rapo.errors import RapoError
+from rapo.util.storage_url import not_local
 
 if TYPE_CHECKING:
     from rapo.client.sync import ScoreOptions
@@ -28,14 +29,27 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Make and inspect data sets.")
 app.add_typer(data_app, name="data")
 
-ConfigPath = Annotated[Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run. An unfinished run in it is continued.")]
+
+def local(path: Path | None) -> Path | None:
+    """The path of a file or folder of this machine. Raises `typer.BadParameter` for a URL."""
+    problem = None if path is None else not_local(path)
+    if problem is not None:
+        raise typer.BadParameter(problem)
+    return path
+
+
+ConfigPath = Annotated[
+    Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.", callback=local)
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the run. An unfinished run in it is continued.", callback=local)
+]
 Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
-TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.", callback=local)]
 Tls = Annotated[bool, typer.Option("--tls", help="Use TLS and trust the system's CAs.")]
-Ca = Annotated[Path | None, typer.Option(help="Use TLS and trust this CA (PEM file).")]
-Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.")]
-Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")]
+Ca = Annotated[Path | None, typer.Option(help="Use TLS and trust this CA (PEM file).", callback=local)]
+Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.", callback=local)]
+Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.", callback=local)]
 ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if it is not HOST.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the file. Repeatable.")]
 
@@ -91,13 +105,19 @@ _stage_command("export", ("export",), "Write the trained model as a folder for t
 
 @app.command()
 def serve(
-    model: Annotated[Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="A model folder, such as DIR/export of a run.", callback=local)
+    ] = None,
     models: Annotated[
         Path | None,
-        typer.Option(help="Instead of MODEL: a TOML file of model versions. A change of the file is rolled out."),
+        typer.Option(
+            help="Instead of MODEL: a TOML file of model versions. A change of the file is rolled out.", callback=local
+        ),
     ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page as well, on loopback.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.", callback=local)
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Serve a model over gRPC until interrupted."""
@@ -128,7 +148,9 @@ def score(
     server: Server = "127.0.0.1:50051",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="*.csv, *.jsonl or *.parquet. An unfinished one is continued."),
+        typer.Option(
+            "--output", "-o", help="*.csv, *.jsonl or *.parquet. An unfinished one is continued.", callback=local
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what the output holds already.")] = False,
     readout: Annotated[str | None, typer.Option(help=f"How the score is taken: {', '.join(READOUTS)}.")] = None,
@@ -144,9 +166,12 @@ def score(
     in_flight: Annotated[int | None, typer.Option(min=1, max=4096, help="Images in flight at once.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the scorer may stay silent.")] = 120.0,
     model: Annotated[
-        Path | None, typer.Option(help="Start a scorer of this model folder for this call, instead of --server.")
+        Path | None,
+        typer.Option(help="Start a scorer of this model folder for this call, instead of --server.", callback=local),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="With --model: TOML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="With --model: TOML file.", callback=local)
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Score images: a row per image, with an error in place of a score where it fails."""
@@ -194,7 +219,8 @@ def ui(
     server: Server = "127.0.0.1:50051",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page, on loopback; 0: any free one.")] = 8501,
     model: Annotated[
-        Path | None, typer.Option(help="Model folder of the scorer, to show images as the model sees them.")
+        Path | None,
+        typer.Option(help="Model folder of the scorer, to show images as the model sees them.", callback=local),
     ] = None,
     token_file: TokenFile = None,
     tls: Tls = False,
@@ -218,7 +244,7 @@ def ui(
 
 @app.command()
 def scale(
-    out: Annotated[Path, typer.Argument(help="Folder of a run that is working.")],
+    out: Annotated[Path, typer.Argument(help="Folder of a run that is working.", callback=local)],
     rollouts: Annotated[int, typer.Option("--rollouts", "-n", min=1, help="How many rollout workers it should have.")],
 ) -> None:
     """Change the number of rollout workers of a run while it works."""
@@ -229,7 +255,7 @@ def scale(
 
 @app.command()
 def status(
-    out: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Argument(help="Folder of a run.", callback=local)],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until the run ends.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 2.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -283,7 +309,7 @@ def doctor() -> None:
 
 @data_app.command("scenes")
 def scenes(
-    folder: Annotated[Path, typer.Argument(help="A new folder; it gets AVA's layout.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder; it gets AVA's layout.", callback=local)],
     set_: Set = None,
     seed: Annotated[int, typer.Option(help="Seed of the images and the votes.")] = 0,
 ) -> None:
@@ -298,8 +324,10 @@ def scenes(
 
 @data_app.command("inspect")
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A folder of a collection, or a label file.")],
-    images: Annotated[Path | None, typer.Option(help="Folder that relative image names are looked up in.")] = None,
+    path: Annotated[Path, typer.Argument(help="A folder of a collection, or a label file.", callback=local)],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that relative image names are looked up in.", callback=local)
+    ] = None,
     format_: Annotated[str, typer.Option("--format", help="Layout; default: recognised by content.")] = "auto",
     set_: Set = None,
 ) -> None:

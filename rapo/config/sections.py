@@ -12,7 +12,7 @@ from rapo.answers.readout_names import ReadoutName
 from rapo.config.data import DataConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
-from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
+from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, Positive, Seconds, Section
 
 
 class RunConfig(Section):
@@ -46,7 +46,7 @@ class PolicyConfig(Section):
     """The model in training. `model` is "embedded", or a folder with a Qwen2.5-VL in the
     transformers format."""
 
-    model: str = "embedded"
+    model: ModelFolder = "embedded"
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_pixels: Positive | None = Field(None, description="overrides the processor's own limit")
     min_pixels: Positive | None = None
@@ -75,7 +75,7 @@ class TeacherConfig(Section):
     vision-language model from a local folder."""
 
     kind: Literal["measured", "vllm"] = "measured"
-    model: str | None = None
+    model: ModelFolder | None = None
     actors: Positive = 1
     cpus: Amount = 1.0
     gpus: Amount = 0.0

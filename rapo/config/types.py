@@ -3,14 +3,28 @@ that may change when a run is continued."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from rapo.util.storage_url import not_local
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+def _local(path: str) -> str:
+    problem = not_local(path)
+    if problem is not None:
+        raise ValueError(problem)
+    return path
+
+
+#: The folder of a model, where other words than a path may stand in its place.
+ModelFolder = Annotated[str, AfterValidator(_local)]
 
 
 class _MayChange:
@@ -27,6 +41,15 @@ MayChange: TypeAlias = Annotated[T, MAY_CHANGE]
 
 
 class Section(BaseModel):
-    """A table of the configuration: unknown keys are refused, values cannot be set."""
+    """A table of the configuration: unknown keys are refused, values cannot be set, and a path is
+    no URL."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_url_for_a_path(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, (str, Path)) and Path in (annotation, *get_args(annotation)):
+            _local(str(value))
+        return value
