@@ -1,8 +1,9 @@
 """Metrics: the agreement of predictions with human scores, with bootstrap intervals.
 
 - PLCC is taken on the scores as they are, without fitting a logistic curve first.
-- An undefined value (fewer than three valid predictions, or a constant side) is None, never NaN, so
-  that every result is valid JSON.
+- A pair with a NaN is left out, as SciPy does with `nan_policy="omit"`.
+- An undefined value (fewer than two pairs, or a constant side) is None, never NaN and never 0, so
+  that every result is valid JSON. `why_undefined` says why.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rapo.records import Prediction
 from rapo.resampling import ROUNDING, Ranker, percentile_interval, resampled_counts, weighted_correlation
 
 #: A correlation of fewer points is not defined.
-MIN_POINTS = 3
+MIN_POINTS = 2
 
 
 class Evaluation(TypedDict):
@@ -68,7 +69,7 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
     scores, targets = [], []
     invalid: Counter[str] = Counter()
     for item in predictions:
-        if item.target is None:
+        if item.target is None or not math.isfinite(item.target):
             raise DataError(f"{item.uid!r} has no human score to compare its prediction with")
         if item.score is None or not math.isfinite(item.score):
             invalid[item.reason or "not_a_number"] += 1
@@ -88,7 +89,7 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
         "bias": float(error.mean()) if n_valid else None,
         "predicted_sd": float(x.std()) if n_valid else None,
         "target_sd": float(y.std()) if n_valid else None,
-        "spread": float(x.std() / y.std()) if n_valid and np.ptp(y) > ROUNDING else None,
+        "spread": float(x.std() / y.std()) if n_valid and not _constant(y) else None,
         "distinct_scores": np.unique(x.round(2)).size,
         "parse_rate": n_valid / n if n else None,
         "n": n,
@@ -101,7 +102,7 @@ def evaluate_predictions(predictions: Sequence[Prediction], *, bootstrap: int = 
 
 def plcc(x: ArrayLike, y: ArrayLike) -> float | None:
     """Pearson's linear correlation of two `(n,)` arrays, or None where it is not defined."""
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a, b = _pairs(x, y)
     if not defined(a, b):
         return None
     a, b = a - a.mean(), b - b.mean()
@@ -111,13 +112,13 @@ def plcc(x: ArrayLike, y: ArrayLike) -> float | None:
 
 def srcc(x: ArrayLike, y: ArrayLike) -> float | None:
     """Spearman's rank correlation (ties take their mean rank), or None where it is not defined."""
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a, b = _pairs(x, y)
     return plcc(stats.rankdata(a), stats.rankdata(b)) if defined(a, b) else None
 
 
 def krcc(x: ArrayLike, y: ArrayLike) -> float | None:
     """Kendall's tau-b, or None where it is not defined."""
-    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a, b = _pairs(x, y)
     if not defined(a, b):
         return None
     value = float(stats.kendalltau(a, b).statistic)
@@ -126,7 +127,30 @@ def krcc(x: ArrayLike, y: ArrayLike) -> float | None:
 
 def defined(x: Floats, y: Floats) -> bool:
     """Whether two `(n,)` arrays have a correlation: enough points, and no side constant."""
-    return x.size >= MIN_POINTS and bool(np.ptp(x) > ROUNDING) and bool(np.ptp(y) > ROUNDING)
+    return why_undefined(x, y) is None
+
+
+def why_undefined(x: Floats, y: Floats) -> str | None:
+    """Why predictions `x` `(n,)` and human scores `y` `(n,)` have no correlation; None where they
+    have one."""
+    if x.size < MIN_POINTS:
+        return f"{x.size or 'no'} image{'' if x.size == 1 else 's'} with a score, where two are needed"
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return "a score is infinite"
+    if _constant(x):
+        return "all predictions are equal"
+    return "all human scores are equal" if _constant(y) else None
+
+
+def _constant(x: Floats) -> bool:
+    """Whether values differ by rounding only."""
+    return bool(np.ptp(x) <= ROUNDING * np.abs(x).max())
+
+
+def _pairs(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    known = ~(np.isnan(a) | np.isnan(b))
+    return a[known], b[known]
 
 
 def _intervals(

@@ -241,7 +241,7 @@ class EvaluateConfig(Section):
 
     readout: ReadoutName = Field("expected", description="how scores are taken; serve.readout should be the same")
     samples: Annotated[int, Field(ge=2)] = Field(8, description="of the readout `sampled`")
-    max_images: Positive | None = None
+    max_images: Positive | None = Field(None, description="of test and of validation images, sampled by the seed")
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     interval_coverage: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9, description="share of human scores that the interval of a score is calibrated to hold"

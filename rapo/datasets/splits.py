@@ -6,7 +6,7 @@ Adding or removing images never moves the others between training and test.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,13 @@ def hash_splits(
             if not (splits == split).any():
                 _fill_split(splits, fractions, split)
     return splits
+
+
+def subsample(uids: Sequence[str], limit: int | None, seed: int) -> NDArray[np.int64]:
+    """The indices, ascending, of up to `limit` uids, sampled by the hash; all without a limit."""
+    if limit is None or limit >= len(uids):
+        return np.arange(len(uids))
+    return np.sort(np.argsort(_fractions(uids, seed, "subsample"), kind="stable")[:limit])
 
 
 def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> NDArray[np.bool_]:

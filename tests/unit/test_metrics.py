@@ -10,7 +10,7 @@ from scipy import stats
 
 import rapo.resampling
 from rapo.errors import DataError
-from rapo.metrics import evaluate_predictions, krcc, plcc, srcc
+from rapo.metrics import evaluate_predictions, krcc, plcc, srcc, why_undefined
 from rapo.records import Prediction
 
 
@@ -39,6 +39,35 @@ def test_equal_scipy():
     assert found["predicted_sd"] == pytest.approx(np.std(x))
     assert found["target_sd"] == pytest.approx(np.std(y))
     assert found["srcc_interval"] is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equal_scipy_with_ties_and_nan(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 400))
+    x, y = rng.integers(0, 12, n) / 7 + 1e3 * (seed % 2), rng.normal(size=n).round(1)
+    x[rng.random(n) < 0.1], y[rng.random(n) < 0.1] = np.nan, np.nan
+    x[:2], y[:2] = (0.3, 0.9), (0.2, 0.1)
+    known = ~(np.isnan(x) | np.isnan(y))
+    assert srcc(x, y) == pytest.approx(stats.spearmanr(x, y, nan_policy="omit").statistic, abs=1e-12)
+    assert krcc(x, y) == pytest.approx(stats.kendalltau(x, y, nan_policy="omit").statistic, abs=1e-12)
+    assert plcc(x, y) == pytest.approx(stats.pearsonr(x[known], y[known]).statistic, abs=1e-12)
+
+
+def test_an_undefined_correlation_has_a_reason():
+    several = np.array([0.1, 0.2, 0.3])
+    same = np.full(3, 0.1 + 0.2)
+    same[1] = 0.3
+    assert why_undefined(several, several) is None
+    assert why_undefined(several[:0], several[:0]) == "no images with a score, where two are needed"
+    assert why_undefined(several[:1], several[:1]) == "1 image with a score, where two are needed"
+    assert why_undefined(same, several) == "all predictions are equal"
+    assert why_undefined(several, same) == "all human scores are equal"
+    assert why_undefined(np.array([0.1, np.inf, 0.2]), several) == "a score is infinite"
+    for metric in (plcc, srcc, krcc):
+        assert metric(same, several) is None
+        assert metric([np.nan] * 3, several) is None
+        assert metric([0.1, np.nan, np.nan], several) is None
 
 
 def test_resolution_is_spread_and_number_of_scores():
@@ -74,10 +103,10 @@ def test_invalid_predictions_are_counted_and_left_out():
     [
         ([], []),
         ([None, None, None], [0.1, 0.2, 0.3]),
-        ([0.1, 0.2], [0.1, 0.2]),
+        ([0.1], [0.1]),
         ([0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.3, 0.4]),
         ([0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5]),
-        ([0.5, float("nan"), 0.2], [0.1, 0.2, 0.3]),
+        ([0.5, float("nan"), float("nan")], [0.1, 0.2, 0.3]),
         ([0.3, 0.1 + 0.2, 0.3], [0.1, 0.2, 0.3]),
     ],
 )
@@ -89,8 +118,9 @@ def test_undefined_is_none_and_always_json(scores, targets):
 
 
 def test_a_prediction_without_a_target_is_an_error():
-    with pytest.raises(DataError, match="d/1"):
-        evaluate_predictions(predict([0.1, 0.2], [0.3, None]), bootstrap=0, seed=0)
+    for target in (None, float("nan")):
+        with pytest.raises(DataError, match="d/1"):
+            evaluate_predictions(predict([0.1, 0.2], [0.3, target]), bootstrap=0, seed=0)
 
 
 def test_intervals_are_seeded_and_cover_the_value():

@@ -12,6 +12,7 @@ from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.pipeline.stages.calibration import VALIDATION, measured_interval
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
+from rapo.datasets.splits import subsample
 from rapo.explanations.attributes import image_attributes
 from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
 from rapo.explanations.reader import fit_reader
@@ -29,7 +30,7 @@ class Evaluator:
     def __init__(self, config: Config, fleet: Fleet, records: Sequence[ImageRecord], aescot: Path, out: Path) -> None:
         self._config = config
         self._fleet = fleet
-        self._records = list(records)[: config.evaluate.max_images]
+        self._records = self._sampled(records)
         self._out = out
         critiques = [(row.critique, row.score) for row in kept_critiques(aescot) if row.critique is not None]
         self._standard = Standard(
@@ -41,8 +42,8 @@ class Evaluator:
         """Measure the model that the fleet holds; writes `out/<name>.json` and
         `out/<name>.parquet`.
 
-        With `validation`, intervals are calibrated on the first `evaluate.max_images` of these
-        images, whose predictions go to `out/validation.parquet`, and measured on the test images.
+        With `validation`, intervals are calibrated on these images, up to `evaluate.max_images` of
+        them, whose predictions go to `out/validation.parquet`, and measured on the test images.
         """
         predictions = self._predict(self._records, f"{name}.parquet")
         bootstrap, seed = self._config.evaluate.bootstrap, self._config.run.seed
@@ -51,10 +52,15 @@ class Evaluator:
             "explanations": evaluate_explanations(predictions, self._standard, bootstrap=bootstrap, seed=seed),
         }
         if validation is not None:
-            picked = list(validation)[: self._config.evaluate.max_images]
-            result["interval"] = measured_interval(self._config, self._predict(picked, VALIDATION), predictions)
+            picked = self._predict(self._sampled(validation), VALIDATION)
+            result["interval"] = measured_interval(self._config, picked, predictions)
         write_json(self._out / f"{name}.json", result)
         return result
+
+    def _sampled(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+        """Up to `evaluate.max_images` records, sampled by the seed, in their order."""
+        rows = subsample([record.uid for record in records], self._config.evaluate.max_images, self._config.run.seed)
+        return [records[int(row)] for row in rows]
 
     def _predict(self, records: Sequence[ImageRecord], file: str) -> list[Prediction]:
         """Predict `records`, and write that to a file."""

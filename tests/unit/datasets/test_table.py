@@ -8,7 +8,7 @@ from label_files import SPLITS, ava, load, make_image, rated, table, uids
 
 from rapo.config import DataConfig, ImageConfig
 from rapo.datasets.load import load_dataset
-from rapo.datasets.splits import hash_splits
+from rapo.datasets.splits import hash_splits, subsample
 from rapo.errors import ConfigError, DataError
 
 
@@ -187,6 +187,17 @@ def test_hash_splits_are_stable_and_proportional():
     assert (splits != hash_splits(names, seed=2, validation_fraction=0.1, test_fraction=0.2)).any()
     with pytest.raises(DataError, match="nothing to train"):
         hash_splits(names, seed=1, validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_some_uids_are_sampled_by_the_seed_not_taken_from_the_start():
+    uids = [f"d/{index}" for index in range(100)]
+    rows = subsample(uids, 10, 0).tolist()
+    assert rows == sorted(rows)
+    assert len(set(rows)) == 10
+    assert rows not in (subsample(uids, 10, 1).tolist(), list(range(10)))
+    # An image more or less moves no other: what was sampled of the whole is sampled of a part.
+    assert {uids[row] for row in rows if row >= 50} <= {uids[50 + row] for row in subsample(uids[50:], 10, 0)}
+    assert subsample(uids, None, 0).tolist() == subsample(uids, 100, 0).tolist() == list(range(100))
 
 
 def test_subsamples_are_seeded_and_stable(tmp_path):
