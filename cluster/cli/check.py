@@ -104,10 +104,17 @@ def _wandb(config: Config) -> None:
 def _model(config: Config) -> None:
     if config.policy.model != "embedded":
         check_model_folder(config.policy.model)
+        # Not at the top: it imports transformers, which nothing else here needs.
+        from rapo.models.completeness import check_parameters
+
+        check_parameters(config.policy.model)
     if config.aescot.teacher.kind == "vllm":
         from rapo.inference.teacher_engine import check_teacher_folder
 
         check_teacher_folder(config.aescot.teacher.model or "")
+        from rapo.models.completeness import check_teacher_parameters
+
+        check_teacher_parameters(config.aescot.teacher.model or "")
 
 
 def _batch(config: Config) -> None:

@@ -20,6 +20,7 @@ from rapo.config import EngineConfig
 from rapo.inference.engine_core import Core
 from rapo.inference.image_inputs import encode_image
 from rapo.inference.types import EncodedImage, SamplingSpec
+from rapo.models.completeness import check_parameters, refuse_not_finite
 from rapo.policy.processing import PolicyProcessor
 
 if TYPE_CHECKING:
@@ -65,13 +66,15 @@ class Engine(Generic[State]):
 
     A subclass says what a request is by `add`, `cancel` and `step` (see
     `rapo.inference.engine_thread.EngineLike`). `version` is None while no verified weights are
-    held. Not thread-safe: one thread uses it, except where a method says otherwise.
+    held. Not thread-safe: one thread uses it, except where a method says otherwise. Raises
+    `ModelError` unless the folder holds every parameter, and all are finite.
     """
 
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
         from vllm import LLM
 
         self.processor = PolicyProcessor(model_dir)
+        check_parameters(model_dir)
         self._llm = LLM(
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,
@@ -79,6 +82,8 @@ class Engine(Generic[State]):
             # (`rapo.inference.image_inputs`).
             mm_processor_cache_gb=0,
         )
+        damaged = {name for names in self._llm.collective_rpc("rapo_not_finite") for name in names}
+        refuse_not_finite(model_dir, sorted(damaged))
         self._engine = self._llm.llm_engine
         self._core = Core(self._llm)
         self._in_many_processes = settings.tensor_parallel_size > 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from rapo.models.folder import check_model_folder
+from rapo.models.weight_files import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ def folder_tensors(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises `ModelError` where the folder holds no model that rapo trains.
     """
     check_model_folder(folder)
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 yield name, tensors.get_tensor(name)

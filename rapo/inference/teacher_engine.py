@@ -20,6 +20,7 @@ from PIL import Image
 from rapo.answers.prompts import TEACHER_PROMPT, chat
 from rapo.config import TeacherConfig
 from rapo.errors import ModelError
+from rapo.models.weight_files import INDEX, SINGLE, stored_tensors
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -101,6 +102,8 @@ def check_teacher_folder(folder: str | Path) -> None:
         raise ModelError(f"{path / 'config.json'} names no architecture. {key}.")
     if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
         raise ModelError(f"{folder} holds no weights ({', '.join(_WEIGHTS)}).")
+    if (path / SINGLE).is_file() or (path / INDEX).is_file():
+        stored_tensors(path)
 
 
 class TeacherEngine:

@@ -16,6 +16,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from rapo.errors import WeightError
+from rapo.models.completeness import not_finite
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -103,6 +104,10 @@ class WeightLoader:
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()
         return assigned
+
+    def rapo_not_finite(self) -> list[str]:
+        """The names of the model's parameters that hold NaN or infinity."""
+        return not_finite(self.model_runner.get_model().named_parameters())
 
     def rapo_keep_images(self, features: dict[str, list[MultiModalFeatureSpec]]) -> None:
         """Set the multimodal features, pixels included, of the requests that this worker knows."""

@@ -1,5 +1,8 @@
-"""Model folders: checks that a folder is a model that rapo trains, without torch or
-transformers."""
+"""Model folders: checks that a folder is a model that rapo trains, without torch or transformers.
+
+It takes milliseconds. `rapo.models.completeness` compares the tensors with the architecture, which
+needs transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import json
 from pathlib import Path
 
 from rapo.errors import ModelError
+from rapo.models.weight_files import stored_tensors
 
 MODEL_TYPE = "qwen2_5_vl"
 
 
 def check_model_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless the folder looks like a Qwen2.5-VL in the transformers format."""
+    """Raise `ModelError` unless the folder looks like a Qwen2.5-VL in the transformers format, with
+    whole files of weights."""
     path = Path(folder)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
@@ -27,8 +32,9 @@ def check_model_folder(folder: str | Path) -> None:
     kind = config.get("model_type")
     if kind != MODEL_TYPE:
         raise ModelError(f"{folder} holds a {kind!r} model; rapo trains {MODEL_TYPE!r} (Qwen2.5-VL).")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"{folder} holds no *.safetensors file: the weights are missing.")
+    if "quantization_config" in config:
+        raise ModelError(f"{folder} holds quantised weights, which cannot be trained; take the model in bfloat16.")
+    stored_tensors(path)
     if not (path / "tokenizer_config.json").is_file():
         raise ModelError(f"{folder} holds no tokenizer_config.json: copy the tokenizer beside the weights.")
     if not any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):

@@ -19,6 +19,7 @@ from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
 from rapo.images.decode import decode_image
+from rapo.models.completeness import check_finite, quiet_loading, refuse_incomplete
 from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
@@ -36,10 +37,19 @@ _CACHE_BYTES = 512 * 2**20
 
 
 def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
-    """The model of a local folder in `dtype`, without a key-value cache."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=torch_dtype(dtype), attn_implementation="sdpa", local_files_only=True
-    )
+    """The model of a local folder in `dtype`, without a key-value cache. Raises `ModelError` unless
+    every parameter came from the folder, and is finite."""
+    with quiet_loading():
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=torch_dtype(dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    refuse_incomplete(folder, info)
+    check_finite(folder, model.named_parameters())
     model.config.use_cache = False
     return model
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save
 
 from rapo.records import Group, ImageRecord, ScoredGroup
 
@@ -28,6 +29,11 @@ def png(width: int = 84, height: int = 84, seed: int = 0) -> bytes:
     stream = io.BytesIO()
     make_image(width, height, seed).save(stream, "PNG")
     return stream.getvalue()
+
+
+def safetensors_bytes(*names: str) -> bytes:
+    """A file of weights with a tensor `(2, 3)` under each name."""
+    return save({name: np.ones((2, 3), np.float32) for name in names or ("weight",)})
 
 
 def gathered(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import safetensors_bytes
 
 from cluster.cli.served_models import ServedModels, read_models, roll_out, watch_models
 from rapo.errors import ConfigError, RoleError
@@ -17,8 +18,9 @@ def folders(tmp_path: Path) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}), encoding="utf-8")
-        for file in ("model.safetensors", "tokenizer_config.json", "processor_config.json"):
+        for file in ("tokenizer_config.json", "processor_config.json"):
             (folder / file).write_text("{}", encoding="utf-8")
+        (folder / "model.safetensors").write_bytes(safetensors_bytes())
     return tmp_path
 
 

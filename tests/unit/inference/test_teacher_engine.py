@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from builders import safetensors_bytes
 from PIL import Image
 
 from actors.teacher import RuleBasedTeacher
@@ -122,7 +123,11 @@ def test_any_architecture_is_accepted_and_a_folder_without_a_model_is_named(tmp_
     config.write_text(json.dumps({"architectures": ["SomeOtherVLM"]}), encoding="utf-8")
     with pytest.raises(ModelError, match="no weights"):
         check_teacher_folder(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(safetensors_bytes()[:-1])
+    with pytest.raises(ModelError, match="cut or damaged"):
+        check_teacher_folder(tmp_path)
+    weights.write_bytes(safetensors_bytes())
     check_teacher_folder(tmp_path)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from builders import safetensors_bytes
 
 from rapo.errors import ModelError
 from rapo.models.folder import check_model_folder
 
 FILES = {
     "config.json": json.dumps({"model_type": "qwen2_5_vl"}),
-    "model.safetensors": "",
+    "model.safetensors": safetensors_bytes(),
     "tokenizer_config.json": "{}",
     "preprocessor_config.json": "{}",
 }
@@ -19,11 +20,11 @@ FILES = {
 
 def make(folder, **changed):
     """A folder that passes, with `changed` files. None leaves a file out; a double underscore in a
-    name stands for a dot."""
-    files = FILES | {name.replace("__", "."): text for name, text in changed.items()}
+    name stands for its first dot."""
+    files = FILES | {name.replace("__", ".", 1): text for name, text in changed.items()}
     for name, text in files.items():
         if text is not None:
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder
 
 
@@ -32,7 +33,11 @@ def make(folder, **changed):
     [
         {},
         {"preprocessor_config__json": None, "processor_config__json": "{}"},
-        {"model__safetensors": None, "model-00001-of-00002__safetensors": ""},
+        {
+            "model__safetensors": None,
+            "model__safetensors.index.json": json.dumps({"weight_map": {"weight": "model-1-of-1.safetensors"}}),
+            "model-1-of-1__safetensors": safetensors_bytes(),
+        },
     ],
     ids=["complete", "other name of the image processor", "sharded weights"],
 )
@@ -41,11 +46,11 @@ def test_a_complete_folder_passes(tmp_path, changed):
     check_model_folder(folder)
     check_model_folder(str(folder))
     for path in sorted(folder.iterdir()):  # each of its files is needed
-        content = path.read_text()
+        content = path.read_bytes()
         path.unlink()
         with pytest.raises(ModelError):
             check_model_folder(folder)
-        path.write_text(content)
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,10 @@ def test_a_complete_folder_passes(tmp_path, changed):
         ({"config__json": "{}"}, "holds a None model"),
         ({"config__json": '{"model_type": "llama"}'}, "holds a 'llama' model; rapo trains 'qwen2_5_vl'"),
         ({"model__safetensors": None}, "the weights are missing"),
+        (
+            {"config__json": '{"model_type": "qwen2_5_vl", "quantization_config": {}}'},
+            "holds quantised weights, which cannot be trained",
+        ),
         ({"tokenizer_config__json": None}, "copy the tokenizer"),
         ({"preprocessor_config__json": None}, "no image processor"),
     ],
