@@ -10,7 +10,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test test-all quick long unit integration chaos browser lint format proto bench bench-runs clean
+.PHONY: setup demo test test-all quick long unit integration chaos browser lint resolve format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
+
+# Seconds: whether the extra for GPUs can be installed, for Linux on x86-64. It asks the package index and installs nothing.
+resolve: setup
+	$(BIN)/python -m tools.resolve_gpu
 
 unit: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -n auto --maxprocesses 8 --dist loadfile

@@ -23,6 +23,8 @@ _DISK_GIB = (1.0, 10.0)
 #: Ray's sockets are in a folder under the temporary one, and Linux takes socket paths of at most
 #: 107 bytes.
 _SOCKET_PATH = 107 - len("/rapo-0000000000/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store.0")
+#: The oldest driver branch on Linux for each major version of CUDA.
+_DRIVERS = {12: 525, 13: 580}
 _SHM = Path("/dev/shm")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -36,6 +38,8 @@ def check_machine(torch: ImportedPackage | None) -> Iterator[CheckResult]:
     yield _disk("disk, this folder", Path.cwd())
     yield from _temporary_folder()
     yield _devices([] if torch is None else torch.devices)
+    if torch is not None and torch.build.startswith("CUDA "):
+        yield _driver(torch.build)
     yield _port()
     yield _ray_address()
 
@@ -129,16 +133,37 @@ def _devices(usable: list[str]) -> CheckResult:
     return CheckResult("GPU", "none, everything runs on the CPU")
 
 
+def _driver(build: str) -> CheckResult:
+    """NVIDIA's driver against the CUDA that torch was built for (NVIDIA, "CUDA Toolkit Release
+    Notes", table of minimum driver versions)."""
+    cuda = int(build.split()[1].partition(".")[0])
+    wanted = _DRIVERS.get(cuda, max(_DRIVERS.values()))
+    lines = _ask_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
+    version = lines[0].strip() if lines else ""
+    if not version.partition(".")[0].isdigit():
+        advice = f"Install NVIDIA's driver {wanted} or newer, because this torch is a {build}."
+        return CheckResult("NVIDIA driver", "none", "wrong", advice)
+    if int(version.partition(".")[0]) < wanted:
+        advice = f"Update it to {wanted} or newer, because this torch is a {build}."
+        return CheckResult("NVIDIA driver", version, "wrong", advice)
+    return CheckResult("NVIDIA driver", f"{version}, for a {build}")
+
+
 def _nvidia_smi() -> list[str]:
     """The GPUs that the driver names; empty without a driver."""
+    return [line.partition(" (UUID")[0] for line in _ask_nvidia_smi("-L") if line.startswith("GPU ")]
+
+
+def _ask_nvidia_smi(*arguments: str) -> list[str]:
+    """The lines that nvidia-smi prints; none without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.partition(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return done.stdout.splitlines()
 
 
 def _port() -> CheckResult:

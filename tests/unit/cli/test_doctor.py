@@ -212,6 +212,7 @@ def test_the_temporary_folder_must_be_writable_and_short(machine, monkeypatch, t
 def test_devices(machine, monkeypatch):
     assert machine.rows()["GPU"].found == "none, everything runs on the CPU"
     monkeypatch.setattr(doctor_machine, "_nvidia_smi", lambda: ["GPU 0: NVIDIA H200"])
+    monkeypatch.setattr(doctor_machine, "_ask_nvidia_smi", lambda *arguments: ["580.65.06"])
     assert machine.bad() == {"GPU": "warn"}
     machine.packages["torch"] = ImportedPackage("2.13.0", "CUDA 13.0 build", ["NVIDIA H200, 140 GiB"])
     assert machine.bad() == {}
@@ -280,6 +281,18 @@ def test_the_probes_code_tells_of_each_package(tmp_path, monkeypatch):
     }
     (platforms / "__init__.py").write_text("class current_platform: device_type = ''\n")
     assert "no device" in import_packages().packages["vllm"].error
+
+
+@pytest.mark.parametrize(
+    ("driver", "state", "words"),
+    [(["570.86.10"], "wrong", "580 or newer"), (["580.65.06"], "ok", ""), ([], "wrong", "580 or newer")],
+)
+def test_the_driver_must_fit_the_cuda_of_torch(machine, monkeypatch, driver, state, words):
+    machine.packages["torch"] = ImportedPackage("2.13.0", "CUDA 13.0 build", ["NVIDIA H200, 140 GiB"])
+    monkeypatch.setattr(doctor_machine, "_ask_nvidia_smi", lambda *arguments: driver)
+    row = machine.rows()["NVIDIA driver"]
+    assert row.state == state
+    assert words in row.advice
 
 
 def test_nvidia_smi_is_read_and_its_failure_is_no_gpu(tmp_path, monkeypatch):
