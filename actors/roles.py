@@ -8,7 +8,7 @@ with the same methods.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,9 @@ from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
 from rapo.util.file_manifest import Entries
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from ray import ObjectRef
 
     from rapo.policy.state import StateFiles
-
-#: A batch of Ray Data: columns by name, and what a teacher or a judge makes of it.
-Batch = dict[str, np.ndarray]
-Columns = Mapping[str, "np.ndarray | pa.Array | Sequence[object]"]
 
 
 class RolloutRole(Protocol):
@@ -76,8 +71,45 @@ class LearnerRole(Protocol):
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None: ...
 
 
-class BatchRole(Protocol):
-    """A teacher or a judge: takes a batch of Ray Data and adds columns to it."""
+class ImageBatch(TypedDict):
+    """Images to write critiques of: encoded bytes, and the score in [0, 1] that people gave."""
+
+    uid: list[str]
+    dataset: list[str]
+    score: list[float]
+    image: list[bytes]
+
+
+class Critiques(TypedDict):
+    """An entry for each row of the batch. Where there is no critique, `problem` says why, and
+    `reason` is a word for counting (`rapo.aescot.rows`)."""
+
+    critique: list[str | None]
+    problem: list[str | None]
+    reason: list[str | None]
+
+
+class WrittenBatch(ImageBatch):
+    critique: list[str]
+
+
+class Verdicts(TypedDict):
+    """An entry for each row of the batch: whether it is kept, or why it is not."""
+
+    keep: list[bool]
+    reason: list[str | None]
+    detail: list[str]
+
+
+class TeacherRole(Protocol):
+    """Writes critiques. A row whose image is not usable has a problem and stops no other row."""
 
     def __init__(self, config: Config) -> None: ...
-    def __call__(self, batch: Batch) -> Columns: ...
+    def __call__(self, batch: ImageBatch) -> Critiques: ...
+
+
+class JudgeRole(Protocol):
+    """Keeps or rejects critiques."""
+
+    def __init__(self, config: Config) -> None: ...
+    def __call__(self, batch: WrittenBatch) -> Verdicts: ...

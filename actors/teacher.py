@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
 
-from actors.roles import Batch, Columns
+from actors.roles import Critiques, ImageBatch
 from rapo.aescot.measure import measure
+from rapo.aescot.rows import IMAGE
 from rapo.aescot.writer import write_critique
 from rapo.config import Config
 from rapo.errors import ImageError
-from rapo.images.decode import decode_image, read_image_file
+from rapo.images.decode import decode_image
 from rapo.util.seeds import derive_seed
 
 
 class RuleBasedTeacher:
-    """Adds `critique` (None where the image is unusable, with `problem`) to rows with `uid`, `path`
-    and `score`."""
+    """Writes a critique for each image that decodes."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def __call__(self, batch: Batch) -> Columns:
-        critiques: list[str | None] = []
-        problems: list[str | None] = []
-        for uid, path, score in zip(batch["uid"], batch["path"], batch["score"], strict=True):
+    def __call__(self, batch: ImageBatch) -> Critiques:
+        answers: Critiques = {"critique": [], "problem": [], "reason": []}
+        for uid, data, score in zip(batch["uid"], batch["image"], batch["score"], strict=True):
+            text, problem = None, None
             try:
-                image = decode_image(read_image_file(Path(path), self._config.image), self._config.image)
+                text = self._write(uid, data, score)
             except ImageError as error:
-                critiques.append(None)
-                problems.append(str(error))
-                continue
-            rng = np.random.default_rng(derive_seed(self._config.run.seed, "teacher", uid))
-            slip_rate = self._config.aescot.teacher.slip_rate
-            critique = write_critique(uid, measure(np.asarray(image)), float(score), rng, slip_rate)
-            critiques.append(critique.text)
-            problems.append(None)
-        # Typed, because a batch that holds nothing but None would reach the judge as a column of
-        # floating-point NaN.
-        return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}
+                problem = str(error)
+            answers["critique"].append(text)
+            answers["problem"].append(problem)
+            answers["reason"].append(IMAGE if problem else None)
+        return answers
+
+    def _write(self, uid: str, data: bytes, score: float) -> str:
+        image = decode_image(data, self._config.image)
+        rng = np.random.default_rng(derive_seed(self._config.run.seed, "teacher", uid))
+        slip_rate = self._config.aescot.teacher.slip_rate
+        return write_critique(uid, measure(np.asarray(image)), score, rng, slip_rate).text

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pyarrow as pa
 from PIL import Image
 
-from actors.roles import Batch, Columns
+from actors.roles import Critiques, ImageBatch
+from rapo.aescot.rows import IMAGE, TEACHER
 from rapo.config import Config
 from rapo.errors import ImageError
-from rapo.images.decode import decode_image, read_image_file
+from rapo.images.decode import decode_image
 from rapo.inference.environment import set_engine_environment
 from rapo.util.seeds import derive_seed
 
 
 class VllmTeacher:
-    """Adds `critique` (None where there is none, with `problem`) to rows with `uid`, `path` and
-    `score`.
+    """Has the model write a critique of each image that decodes.
 
     One process holds one teacher: its engine reads the environment that is set here, before vLLM is
     first imported.
@@ -31,22 +28,21 @@ class VllmTeacher:
         self._config = config
         self._engine = TeacherEngine(settings)
 
-    def __call__(self, batch: Batch) -> Columns:
+    def __call__(self, batch: ImageBatch) -> Critiques:
         limits, seed = self._config.image, self._config.run.seed
-        critiques: list[str | None] = [None] * len(batch["uid"])
-        problems: list[str | None] = [None] * len(critiques)
+        count = len(batch["uid"])
+        answers: Critiques = {"critique": [None] * count, "problem": [None] * count, "reason": [None] * count}
         images: list[Image.Image] = []
         places: list[int] = []
-        for place, path in enumerate(batch["path"]):
+        for place, data in enumerate(batch["image"]):
             try:
-                images.append(decode_image(read_image_file(Path(path), limits), limits))
+                images.append(decode_image(data, limits))
                 places.append(place)
             except ImageError as error:
-                problems[place] = str(error)
-        scores = [float(batch["score"][place]) for place in places]
+                answers["problem"][place], answers["reason"][place] = str(error), IMAGE
+        scores = [batch["score"][place] for place in places]
         seeds = [derive_seed(seed, "teacher", batch["uid"][place]) for place in places]
         for place, written in zip(places, self._engine.write(images, scores, seeds), strict=True):
-            critiques[place], problems[place] = written.text, written.problem
-        # Typed, because a batch that holds nothing but None would reach the judge as a column of
-        # floating-point NaN.
-        return {**batch, "critique": pa.array(critiques, pa.string()), "problem": pa.array(problems, pa.string())}
+            answers["critique"][place], answers["problem"][place] = written.text, written.problem
+            answers["reason"][place] = None if written.problem is None else TEACHER
+        return answers

@@ -10,12 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from PIL import Image
 
+from actors.guarded import GuardedJudge, GuardedTeacher
 from actors.judge import Judge
 from actors.vllm_teacher import VllmTeacher
+from rapo.aescot.read_images import ImageReader
+from rapo.aescot.rows import ASKED
 from rapo.config import Config, TinyModelConfig, load_config
 from rapo.datasets.scenes import render_scene
 
@@ -45,7 +49,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for i, scene in enumerate(scenes):
         path = folder / f"{i}.png"
         Image.fromarray(scene.image).save(path)
-        plain.append({"uid": f"scene-{i}", "path": str(path), "score": scene.score})
+        plain.append({"uid": f"scene-{i}", "dataset": "scenes", "path": str(path), "score": scene.score, "band": 0})
     first = plain[0]
     missing = [{**row, "path": f"{row['path']}.gone"} for row in plain]
     changed = [
@@ -61,12 +65,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def judged(config: Config, rows: list[dict[str, Any]], local_ray: None) -> list[dict[str, Any]]:
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=1)
-    for actor in (VllmTeacher, Judge):
+    table = ImageReader(config.image)(pa.Table.from_pylist(rows, schema=ASKED))
+    dataset: ray.data.Dataset = ray.data.from_arrow(table)
+    for guard, actor in ((GuardedTeacher, VllmTeacher), (GuardedJudge, Judge)):
         dataset = dataset.map_batches(
-            actor,
-            fn_constructor_args=(config,),
+            guard,
+            fn_constructor_args=(actor, config),
             batch_size=BATCH,
+            batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=1,
         )

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from actors.roles import TeacherRole
 from cluster.files.atomic import write_json
 from cluster.files.parquet import read_parquet, write_parquet
 from cluster.files.report import CritiqueCounts
 from cluster.remote.waiting import run_limited
+from rapo.aescot.read_images import ImageReader
 from rapo.aescot.select import balanced_sample
 from rapo.config import Config
 from rapo.errors import DataError
@@ -89,6 +91,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
     sorted by uid."""
     import ray
 
+    from actors.guarded import GuardedJudge, GuardedTeacher
     from actors.judge import Judge
 
     settings = config.aescot
@@ -96,15 +99,30 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     dataset: ray.data.Dataset = ray.data.from_items(
-        [{"uid": r.uid, "dataset": r.dataset, "path": str(r.path), "score": r.score} for r in records],
+        [
+            {"place": place, "uid": r.uid, "dataset": r.dataset, "path": str(r.path), "score": r.score, "band": 0}
+            for place, r in enumerate(records)
+        ],
         override_num_blocks=max(1, min(16, len(records) // settings.batch_size)),
     )
-    for role, actor in ((settings.teacher, _teacher(settings.teacher.kind)), (settings.judge, Judge)):
+    here = ray.get_runtime_context().get_node_id()
+    dataset = dataset.map_batches(
+        ImageReader(config.image),
+        batch_size=settings.batch_size,
+        batch_format="pyarrow",
+        num_cpus=0,
+        label_selector={"ray.io/node-id": here},
+    )
+    for role, guard, actor in (
+        (settings.teacher, GuardedTeacher, _teacher(settings.teacher.kind)),
+        (settings.judge, GuardedJudge, Judge),
+    ):
         gpus = getattr(role, "gpus", 0.0)
         dataset = dataset.map_batches(
-            actor,
-            fn_constructor_args=(config,),
+            guard,
+            fn_constructor_args=(actor, config),
             batch_size=settings.batch_size,
+            batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=role.actors),
             num_cpus=role.cpus,
             num_gpus=gpus or None,
@@ -116,13 +134,14 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
     def collect() -> None:
         for batch in dataset.iter_batches(batch_size=settings.batch_size, batch_format="pyarrow"):
             assert isinstance(batch, pa.Table)
-            rows.extend(CritiqueRow(**row) for row in batch.to_pylist())
+            columns = batch.select([field.name for field in fields(CritiqueRow)])
+            rows.extend(CritiqueRow(**row) for row in columns.to_pylist())
 
     run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))
     return sorted(rows, key=lambda row: row.uid)
 
 
-def _teacher(kind: str) -> type:
+def _teacher(kind: str) -> type[TeacherRole]:
     """The class that writes critiques for a teacher kind."""
     if kind == "vllm":
         from actors.vllm_teacher import VllmTeacher

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from builders import safetensors_bytes
 from PIL import Image
 
-from actors.teacher import RuleBasedTeacher
 from rapo.config import Config, dump_config, load_config
 from rapo.errors import ConfigError, ModelError
 from rapo.inference.teacher_engine import check_teacher_folder, read_answer, shrink, teacher_prompt, to_last_sentence
@@ -129,14 +126,3 @@ def test_any_architecture_is_accepted_and_a_folder_without_a_model_is_named(tmp_
         check_teacher_folder(tmp_path)
     weights.write_bytes(safetensors_bytes())
     check_teacher_folder(tmp_path)
-
-
-def test_a_batch_without_any_critique_is_still_a_column_of_text(tmp_path: Path) -> None:
-    batch = {"uid": np.array(["a"]), "path": np.array([str(tmp_path / "gone.png")]), "score": np.array([0.5])}
-    row = RuleBasedTeacher(Config())(batch)
-    critique, problem = row["critique"], row["problem"]
-    assert isinstance(critique, pa.Array)
-    assert isinstance(problem, pa.Array)
-    assert critique.type == problem.type == pa.string()
-    assert critique.to_pylist() == [None]
-    assert "gone.png" in problem.to_pylist()[0]

@@ -1,0 +1,109 @@
+"""GuardedRole: runs a teacher or a judge on the blocks of Ray Data, so that a row which fails
+becomes a row with a reason.
+
+- The role gets the rows without a problem, and of them only what its batch names.
+- Where the role raises, its rows are tried one by one, and those that fail get the error as their
+  problem. A `RapoError` concerns all rows and ends the run, unless it is an `ImageError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+import pyarrow as pa
+
+from actors.roles import Critiques, JudgeRole, TeacherRole, Verdicts, WrittenBatch
+from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, TEACHER, WRITTEN
+from rapo.config import Config
+from rapo.errors import ImageError, RapoError
+
+_PROBLEM_CHARACTERS = 500
+
+
+class _Row(TypedDict, total=False):
+    """A row on its way from the reader to the judged table."""
+
+    uid: str
+    dataset: str
+    score: float
+    image: bytes
+    problem: str | None
+    reason: str | None
+    critique: str | None
+    keep: bool
+    detail: str
+
+
+class GuardedTeacher:
+    """Takes tables of `rapo.aescot.rows.READ`, returns tables of `WRITTEN`."""
+
+    def __init__(self, role: type[TeacherRole], config: Config) -> None:
+        self._role = role(config)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        _guard(self._ask, [row for row in rows if row["problem"] is None], TEACHER)
+        return pa.Table.from_pylist(rows, schema=WRITTEN)
+
+    def _ask(self, rows: Sequence[_Row]) -> None:
+        answer: Critiques = self._role(_batch(rows))
+        columns = zip(rows, answer["critique"], answer["problem"], answer["reason"], strict=True)
+        for row, critique, problem, reason in columns:
+            if critique is None:
+                _fail(row, problem or "the teacher gave no reason", reason or TEACHER)
+            else:
+                row["critique"] = critique
+
+
+class GuardedJudge:
+    """Takes tables of `rapo.aescot.rows.WRITTEN`, returns tables of `JUDGED`."""
+
+    def __init__(self, role: type[JudgeRole], config: Config) -> None:
+        self._role = role(config)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in rows:
+            if row["problem"] is not None:
+                _fail(row, row["problem"], row["reason"])
+        _guard(self._ask, [row for row in rows if row["problem"] is None], JUDGE)
+        return pa.Table.from_pylist(rows, schema=JUDGED)
+
+    def _ask(self, rows: Sequence[_Row]) -> None:
+        verdicts: Verdicts = self._role(_batch(rows))
+        columns = zip(rows, verdicts["keep"], verdicts["reason"], verdicts["detail"], strict=True)
+        for row, keep, reason, detail in columns:
+            row["keep"], row["reason"], row["detail"] = keep, reason, detail
+
+
+def _batch(rows: Sequence[_Row]) -> WrittenBatch:
+    return {
+        "uid": [row["uid"] for row in rows],
+        "dataset": [row["dataset"] for row in rows],
+        "score": [row["score"] for row in rows],
+        "image": [row["image"] for row in rows],
+        "critique": [row.get("critique") or "" for row in rows],
+    }
+
+
+def _guard(ask: Callable[[Sequence[_Row]], None], rows: Sequence[_Row], reason: str) -> None:
+    """Ask for the rows together, or one by one where that fails."""
+    if not rows:
+        return
+    try:
+        ask(rows)
+    except Exception as error:
+        if isinstance(error, RapoError) and not isinstance(error, ImageError):
+            raise
+        if len(rows) > 1:
+            for row in rows:
+                _guard(ask, [row], reason)
+            return
+        image = isinstance(error, ImageError)
+        words = str(error) if image else f"{type(error).__name__}: {error}"
+        _fail(rows[0], words[:_PROBLEM_CHARACTERS], IMAGE if image else reason)
+
+
+def _fail(row: _Row, problem: str, reason: str | None) -> None:
+    row.update({"problem": problem, "reason": reason, "critique": None, "keep": False, "detail": problem})

@@ -1,0 +1,30 @@
+"""Rows: the columns of AesCoT's tables, from the image that is asked about to the judged critique.
+
+- `READ` is what the reader makes: an image's encoded bytes, or a `problem` and its `reason`.
+- `WRITTEN` has the teacher's critique as well, `JUDGED` the judge's verdict and no bytes.
+- A row with a `problem` has no critique and is never kept; `reason` is a word for counting.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+#: `place` is the row's place in the round that asks for it, `band` its score band.
+ASKED = pa.schema(
+    {
+        "place": pa.int64(),
+        "uid": pa.string(),
+        "dataset": pa.string(),
+        "path": pa.string(),
+        "score": pa.float64(),
+        "band": pa.int32(),
+    }
+)
+_FAILED = [("problem", pa.string()), ("reason", pa.string())]
+
+READ = pa.schema([*ASKED, ("image", pa.binary()), *_FAILED])
+WRITTEN = pa.schema([*READ, ("critique", pa.string())])
+JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, ("keep", pa.bool_()), ("detail", pa.string())])
+
+#: Why a row has no critique: its image is not usable, the teacher gave none, or the judge failed.
+IMAGE, TEACHER, JUDGE = "image", "teacher", "judge"
