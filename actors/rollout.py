@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from actors.chunk_fetch import fetched
 from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
+from rapo.errors import ImageError
 from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class RolloutWorker:
         sampler, engine = self._sampler, self._engine
         record = dataclasses.replace(record, data=data.tobytes(), path=None)
         image = await asyncio.get_running_loop().run_in_executor(self._decoder, sampler.prepare, record)
-        result = await asyncio.wrap_future(engine.add(image.encoded, sampler.training, sampler.seed(record, step)))
+        result = await _result(record, engine.add(image.encoded, sampler.training, sampler.seed(record, step)))
         group = sampler.group(record, step, image, result.completions)
         receipt = GroupReceipt(
             version=group.weight_version,
@@ -129,13 +130,22 @@ class RolloutWorker:
         sampler, engine, loop = self._sampler, self._engine, asyncio.get_running_loop()
         images = [await loop.run_in_executor(self._decoder, sampler.prepare, record) for record in records]
         answers = [
-            asyncio.wrap_future(engine.add(image.encoded, sampler.predicting, sampler.seed(record, 0)))
+            _result(record, engine.add(image.encoded, sampler.predicting, sampler.seed(record, 0)))
             for record, image in zip(records, images, strict=True)
         ]
         return [
             sampler.prediction(record, result)
             for record, result in zip(records, await asyncio.gather(*answers), strict=True)
         ]
+
+
+async def _result(record: ImageRecord, future: Future[ReadoutResult]) -> ReadoutResult:
+    """The result of a request. Raises `ImageError` where the engine refuses the image: the fault is
+    the request's, and the worker stays."""
+    try:
+        return await asyncio.wrap_future(future)
+    except ValueError as error:
+        raise ImageError(f"the engine refuses the image {record.uid}: {error}", reason="refused") from error
 
 
 def _started(part: T | None, name: str) -> T:
