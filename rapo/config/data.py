@@ -76,6 +76,12 @@ class DataConfig(SourceConfig):
     contamination: Literal["drop", "report"] = Field(
         "drop", description="images that a later split (validation, test) holds too: left out, or only reported"
     )
+    max_unusable: Fraction = Field(
+        0.2, description="share of a source's images that may be missing or unusable; with more the run stops"
+    )
+    long_prompts: Literal["skip", "refuse"] = Field(
+        "skip", description="images whose prompt does not fit the model's length: left out and listed, or an error"
+    )
     scenes: ScenesConfig = ScenesConfig()
 
     @model_validator(mode="after")

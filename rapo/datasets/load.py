@@ -24,7 +24,8 @@ from rapo.datasets.facts import DatasetInfo, SetInfo, facts
 from rapo.datasets.labels import SPLITS
 from rapo.datasets.record_table import RecordTable
 from rapo.datasets.sources import Part, read_parts
-from rapo.datasets.usable import Usable
+from rapo.datasets.unusable import advice, raise_unusable
+from rapo.datasets.usable import CheckSize, Usable
 from rapo.errors import DataError
 from rapo.records import Split
 
@@ -69,13 +70,16 @@ def load_dataset(
     *,
     default_path: Path | None = None,
     work: Path | None = None,
+    check_size: CheckSize | None = None,
 ) -> Dataset:
     """Load all sources of `config` (or the one at `default_path`).
 
     Splits come from the data sets. A split that one lacks is sampled by a stable hash of (seed,
     uid), as are quotas and the subsamples of `config.max_*`. Images that lie inside of a table are
-    unpacked into `work` (default: a folder that the process removes). Raises `DataError` for
-    missing or wrong labels, and for a train or test split without a usable image.
+    unpacked into `work` (default: a folder that the process removes). `check_size` says which
+    images do not fit the model. Raises `DataError` for missing or wrong labels, for a train or test
+    split without a usable image, and where more than `config.max_unusable` of a source's images
+    cannot be used.
     """
     parts = [unpack(part, work) for part in read_parts(config, seed, default_path)]
     every = RecordTable.of([part.records for part in parts])
@@ -83,7 +87,7 @@ def load_dataset(
     limits = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}
     quotas = {number: part.config.quota for number, part in enumerate(parts) if part.config.quota is not None}
 
-    usable = Usable(every, image, seed, decode=decode)
+    usable = Usable(every, image, seed, decode=decode, check_size=check_size)
     kept = np.zeros(len(every), bool)
     for split in SPLITS:
         members = every.splits == SPLITS.index(split)
@@ -92,6 +96,7 @@ def load_dataset(
         kept[usable.pick(np.flatnonzero(members), limits[split])] = True
         if split != "validation" and not (kept & members).any():
             raise DataError(_why_empty(parts, split, members, usable.bad, every))
+    raise_unusable(config, parts, every, usable)
     kept &= ~_repeated(every, kept, usable, drops_leaks=config.contamination == "drop")
 
     records = every.take(kept)
@@ -163,10 +168,11 @@ def _why_empty(
         )
     mine = {every[int(row)].uid for row in np.flatnonzero(members)}
     bad = [item for item in bad if item["uid"] in mine]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(item["reason"] for item in bad).most_common())
+    found = Counter(item["reason"] for item in bad)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.most_common())
     return (
         f"{where}: none of the {len(mine)} images of the {split} split is usable ({reasons}); for example "
-        f"{bad[0]['image']!r}: {bad[0]['detail']}"
+        f"{bad[0]['image']!r}: {bad[0]['detail'][:200]}. {advice(parts[0], found)}"
     )
 
 

@@ -3,7 +3,8 @@
     minmax: (score - low) / (high - low)        max: score / high
 
 A spread is divided by the width of its own range (by its top under `max`). No spread of ratings
-exceeds half the width: that is the case of two camps at the ends.
+exceeds half the width: that is the case of two camps at the ends. With the mean m on the same range
+[a, b] its square is at most (m - a) (b - m) (Bhatia and Davis 2000, Amer. Math. Monthly 107).
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from rapo.errors import ConfigError, DataError
 
 #: Spreads that are all below this share of their range are probably on another scale.
 _NARROW = 0.02
+
+#: By how much a spread may exceed its bound: the sample's instead of the population's, of two
+#: raters at worst, and what rounding adds, as a share of the range.
+_SAMPLE, _ROUNDING = 2**0.5, 0.01
 
 Range = tuple[float, float]
 
@@ -43,7 +48,8 @@ def scale_of(config: SourceConfig, source: LabelSource) -> tuple[Scale, list[str
             f"data.normalizer 'max' divides by the top of the scale; it does not suit [{low:g}, {high:g}]"
         )
     minmax = config.normalizer == "minmax"
-    notes = _check_spreads(source, std_low, std_high)
+    notes = _check_spreads(source, std_low, std_high, same=(std_low, std_high) == (low, high))
+    notes += _check_scores(source)
     scale = Scale(
         native=(low, high),
         normalizer=config.normalizer,
@@ -82,7 +88,17 @@ def _native_range(config: SourceConfig, source: LabelSource) -> Range:
     return low, high
 
 
-def _check_spreads(source: LabelSource, low: float, high: float) -> list[str]:
+def _check_scores(source: LabelSource) -> list[str]:
+    scores = source.labels.scores
+    if len(scores) > 1 and scores.min() == scores.max():
+        return [
+            f"{source.path}: all {len(scores):,} scores are {scores[0]:g}, so that there is nothing to learn; if they are in "
+            "another column, name it by data.columns.score"
+        ]
+    return []
+
+
+def _check_spreads(source: LabelSource, low: float, high: float, *, same: bool) -> list[str]:
     labels = source.labels
     known = labels.known_stds()
     if not known.size or labels.stds is None:
@@ -95,6 +111,18 @@ def _check_spreads(source: LabelSource, low: float, high: float) -> list[str]:
         f"No spread on [{low:g}, {high:g}] exceeds {most:g}: if it is on another scale, declare data.std_range, otherwise "
         'leave the column out by data.columns.std = ""; or correct the rows.',
     )
+    if same and source.native_range is None:  # a collection's scores need not be the mean of its ratings
+        bound = _SAMPLE * np.sqrt((labels.scores - low) * (high - labels.scores)) + _ROUNDING * (high - low)
+        impossible = np.flatnonzero(labels.stds > bound)
+        raise_bad_rows(
+            source.path,
+            (
+                f"{labels.place(row)}: std {labels.stds[row]:g} beside the score {labels.scores[row]:g}"
+                for row in map(int, impossible)
+            ),
+            f"No ratings on [{low:g}, {high:g}] have such a mean and such a spread: declare data.std_range, leave the column "
+            'out by data.columns.std = "", or correct the rows.',
+        )
     if known.max() < _NARROW * (high - low):
         return [
             f"{source.path}: no spread on [{low:g}, {high:g}] exceeds {known.max():.3g}, which raters hardly reach; if they "

@@ -7,7 +7,7 @@ once. No image is checked twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,15 +25,21 @@ _CHUNK, _TASK = 4096, 64
 
 _UNKNOWN, _GOOD, _BAD = 0, 1, 2
 
+#: Raises `ImageError` where an image of this width and height does not fit the model.
+CheckSize = Callable[[int, int], None]
+
 
 class Usable:
     """`bad` lists the unusable images among those checked: image, reason, detail and uid."""
 
-    def __init__(self, records: RecordTable, limits: ImageConfig, seed: int, *, decode: bool) -> None:
+    def __init__(
+        self, records: RecordTable, limits: ImageConfig, seed: int, *, decode: bool, check_size: CheckSize | None = None
+    ) -> None:
         self._records = records
         self._limits = limits
         self._seed = seed
         self._decode = decode
+        self._check_size = check_size
         self._state = np.zeros(len(records), np.int8)
         self.bad: list[dict[str, str]] = []
 
@@ -62,6 +68,14 @@ class Usable:
                 wanted -= len(fine)
         return np.concatenate(good) if good else rows[:0]
 
+    def looked_at(self) -> NDArray[np.bool_]:
+        """Which rows were checked."""
+        return self._state != _UNKNOWN
+
+    def unusable(self) -> NDArray[np.bool_]:
+        """Which rows were found to be unusable."""
+        return self._state == _BAD
+
     def skip(self, record: ImageRecord, reason: str, detail: str) -> None:
         """List an image that is left out."""
         name = record.uid.removeprefix(record.dataset + "/")
@@ -73,7 +87,9 @@ class Usable:
             if self._state[row] != _UNKNOWN:
                 continue
             try:
-                check_image_file(self._records.path(row), self._limits, decode=self._decode)
+                size = check_image_file(self._records.path(row), self._limits, decode=self._decode)
+                if self._check_size is not None:
+                    self._check_size(*size)
             except ImageError as error:
                 found.append((row, error))
         return found

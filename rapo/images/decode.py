@@ -92,19 +92,19 @@ def read_image_file(path: Path, limits: ImageConfig = ImageConfig()) -> bytes:
         raise ImageError(f"cannot read image file {path}: {error.strerror or error}", reason="missing") from error
 
 
-def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> None:
-    """Raise `ImageError` if the file is not usable. `decode=False` reads and checks only the
-    header."""
+def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> tuple[int, int]:
+    """The width and height of an image file. Raises `ImageError` if it is not usable. With
+    `decode=False` only the header is read, and the sides are those before the image is turned
+    upright."""
     if decode:
-        decode_image(read_image_file(path, limits), limits)
-        return
+        return decode_image(read_image_file(path, limits), limits).size
     _check_file(path, limits)
     try:
         stream = path.open("rb")
     except OSError as error:
         raise ImageError(f"cannot read image file {path}: {error.strerror or error}", reason="missing") from error
-    with stream, _open(stream, limits):
-        pass
+    with stream, _open(stream, limits) as image:
+        return image.size
 
 
 def _check_file(path: Path, limits: ImageConfig) -> None:

@@ -54,10 +54,11 @@ class ModelView:
         try:
             settings = json.loads((folder / name).read_text(encoding="utf-8"))
             settings = settings.get("image_processor", settings)
-            size = settings["size"]
+            # Folders of older versions of transformers have the names of its arguments.
+            size = settings.get("size") or {}
             return cls(
-                min_pixels=int(size["shortest_edge"]),
-                max_pixels=int(size["longest_edge"]),
+                min_pixels=int(size.get("shortest_edge") or settings["min_pixels"]),
+                max_pixels=int(size.get("longest_edge") or settings["max_pixels"]),
                 factor=int(settings["patch_size"]) * int(settings["merge_size"]),
                 resample=Image.Resampling(int(settings.get("resample", Image.Resampling.BICUBIC))),
             )

@@ -3,9 +3,6 @@ processor. The configuration calls it `embedded`.
 
 - It differs from a real Qwen2.5-VL in size only and is saved in the transformers format, so that
   nothing downstream treats it differently.
-- The tokenizer is a byte-level BPE that may merge across words, so that a clause of a critique
-  becomes one to three tokens. A model this small can then learn to write critiques in a minute of
-  CPU time.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -25,25 +22,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from rapo.answers.prompts import SCORE_PROMPT
 from rapo.config import TinyModelConfig
+from rapo.policy.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, SPECIAL_TOKENS, build_tokenizer
 
-#: Qwen2.5-VL's special tokens; their order fixes their ids.
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-                  "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
-                  "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")  # fmt: skip
-
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# Tags and digits are tokens of their own, so that every score is four tokens that it shares with
-# the other scores.
-_PIECES = Regex(r"</?think>|</?answer>|[0-9]|\.")
-_PATCH, _MERGE = 14, 2
 # Transformers' default of 0.02 suits widths in the thousands; at width 128 the first hundreds of
 # steps have little signal (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
 _INIT_STD = 0.05
@@ -79,7 +60,7 @@ def build_tiny_model(folder: Path, settings: TinyModelConfig, seed: int, clauses
     hidden = settings.hidden_size
     write_random_policy(
         folder,
-        _build_tokenizer(settings.vocabulary, list(clauses)),
+        build_tokenizer(settings.vocabulary, list(clauses)),
         text={
             "hidden_size": hidden,
             "intermediate_size": 2 * hidden,
@@ -123,13 +104,13 @@ def write_random_policy(
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )
     processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=(2 * _PATCH * _MERGE) ** 2, max_pixels=pixels),
+        image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=pixels),
         tokenizer=fast,
         video_processor=Qwen2VLVideoProcessor(),
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -138,36 +119,6 @@ def write_random_policy(
     model.generation_config.pad_token_id = fast.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def _build_tokenizer(vocabulary: int, clauses: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(_PIECES, behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tags = "<think></think><answer></answer>"
-    # The prompt is read once per image and a clause is written once per completion; the weights
-    # follow that. A clause is learned with its separator, never with the clause that follows.
-    corpus = [
-        *[f"{c}; " for c in clauses] * 8,
-        *clauses * 8,
-        *[tags] * 400,
-        *[SCORE_PROMPT] * 4,
-        "user\n",
-        "assistant\n",
-    ]
-    tokenizer.train_from_iterator(corpus, trainer)
-    return tokenizer
 
 
 def _model_config(
@@ -189,8 +140,8 @@ def _model_config(
         vision_config={
             "out_hidden_size": hidden,
             "window_size": 112,
-            "patch_size": _PATCH,
-            "spatial_merge_size": _MERGE,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
             **vision,
         },

@@ -12,6 +12,7 @@ from rapo.config import Config
 from rapo.datasets.index import read_index, write_index
 from rapo.datasets.load import Dataset, load_dataset
 from rapo.datasets.scenes import write_scenes
+from rapo.models.prompt_length import prompt_length
 
 #: What was read and what was skipped.
 SUMMARY = "summary.json"
@@ -27,7 +28,15 @@ def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], 
     data = folder / "data"
     if (known := read_index(data)) is not None:
         return known
-    dataset = load_dataset(config.data, config.image, config.run.seed, default_path=scenes, work=data / "images")
+    length = prompt_length(config)
+    dataset = load_dataset(
+        config.data,
+        config.image,
+        config.run.seed,
+        default_path=scenes,
+        work=data / "images",
+        check_size=None if length is None else length.check,
+    )
     write_index(data, dataset)
     write_json(
         folder / "data" / SUMMARY,

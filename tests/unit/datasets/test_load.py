@@ -17,7 +17,7 @@ def test_bad_images_are_skipped_and_listed(tmp_path, monkeypatch):
     (tmp_path / "img/5.png").write_bytes(b"no image")
     (tmp_path / "img/6.png").write_bytes((tmp_path / "img/7.png").read_bytes()[:60])
     make_image(tmp_path / "img/8.png", size=8)
-    dataset = load(path)
+    dataset = load(path, max_unusable=0.4)
     found = {item["image"]: item["reason"] for item in dataset.skipped}
     assert found == {
         "img/3.png": "missing",
@@ -30,7 +30,7 @@ def test_bad_images_are_skipped_and_listed(tmp_path, monkeypatch):
     assert len(dataset.records) == 10
     assert sum(dataset.info["skipped"].values()) == 5
     monkeypatch.setattr("rapo.datasets.load.DECODE_UP_TO", 10)
-    large = load(path)
+    large = load(path, max_unusable=0.4)
     assert large.info["verify"] == "header"
     assert "truncated" not in large.info["skipped"]
 

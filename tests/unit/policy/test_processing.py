@@ -15,7 +15,7 @@ from rapo.answers.prompts import SCORE_PROMPT
 from rapo.errors import ModelError
 from rapo.inference.image_inputs import encode_image
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.tiny_model import SPECIAL_TOKENS
+from rapo.policy.tiny_prompt import SPECIAL_TOKENS
 from rapo.policy.trainer import load_model
 
 SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
