@@ -107,7 +107,7 @@ def _gateway(pipe: Connection, upstream: int) -> None:
     settings = GatewaySettings(
         host="127.0.0.1",
         port=0,
-        upstream=f"127.0.0.1:{upstream}",
+        upstreams=(f"127.0.0.1:{upstream}",),
         secret="secret",
         routes=Routes("fuzz", {"fuzz": "app"}),
         max_message_bytes=_MAX_MESSAGE_BYTES,

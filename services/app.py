@@ -1,5 +1,5 @@
 """ScorerServer: the whole service, which is Serve, the gateway, and a Serve application for each
-model version.
+model version. `build` makes such an application alone.
 
 Versions come and go while it runs, and no request fails because of it:
 
@@ -15,6 +15,7 @@ import re
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +24,18 @@ from types import TracebackType
 from typing import Self
 
 import ray
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-from rapo.config import Config, ServeConfig
+from rapo.config import Config, ServeConfig, load_config
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
-from rapo.util.ports import port_problem
-from services.gateway.exposure import check_access
+from services.gateway.exposure import check_address
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
-from services.names import message_limit
+from services.names import message_limit, read_secret
 from services.replica.deployment import PREFIX, build_app, delete, start, wait_until_ready
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,9 +44,42 @@ _POLL_S = 0.2
 logger = logging.getLogger(__name__)
 
 
+class AppArguments(BaseModel):
+    """The arguments of `build`: a model folder and a file with the gateways' secret, both at the
+    same path on every node, and a configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    secret_file: Path
+    version: str | None = None
+    config: Path | None = None
+    set: tuple[str, ...] = ()
+
+
+def build(arguments: Mapping[str, object]) -> serve.Application:
+    """The application of one version for `import_path: services.app:build` in a Serve
+    configuration, such as that of a RayService; gateways run elsewhere (`rapo gateway`).
+
+    Raises `ConfigError` for other arguments than those of `AppArguments`, or a secret or a
+    configuration that cannot be used, and `ModelError` for a folder without a model.
+    """
+    try:
+        given = AppArguments.model_validate(dict(arguments))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(f"args of services.app:build: {wrong}") from error
+    read_secret(given.secret_file)  # an error here rather than in every replica
+    config = load_config(given.config, given.set)
+    card = read_card(Path(given.model))
+    if given.version is not None:
+        _check_version(given.version)
+        card = replace(card, version=given.version)
+    return build_app(config, given.model, card, given.secret_file)
+
+
 class ScorerServer:
-    """A running service; use it as a context manager. Ray must be initialised, on the cluster's
-    head node.
+    """A running service; use it as a context manager. Ray must be initialised, on any node.
 
     It starts with one version, the default. Entering takes as long as the engine takes to start, at
     most `serve.start_timeout_s` seconds. It raises `ConfigError` for an address that may not be
@@ -54,8 +89,9 @@ class ScorerServer:
 
     def __init__(self, config: Config, model_dir: str | Path, model_version: str) -> None:
         self.config = config
-        #: Port of Serve's own gRPC proxy.
+        #: Port of Serve's own gRPC proxy, and its address as `host:port`.
         self.inner_port = 0
+        self.inner_address = ""
         self._first = Path(model_dir), model_version
         #: Proves to the deployments that a call comes from the gateway; new for each server.
         self.secret = secrets.token_urlsafe(32)
@@ -97,6 +133,7 @@ class ScorerServer:
         if serve.status().proxies:
             raise ResourceError("this Ray cluster runs Ray Serve already. Stop that service, or use another cluster.")
         self.inner_port = _free_port()
+        self.inner_address = f"{head_address()}:{self.inner_port}"
         with ExitStack() as stack:
             stack.callback(serve.shutdown)
             _start_serve(settings, self.inner_port)
@@ -168,7 +205,7 @@ class ScorerServer:
         name = f"{PREFIX}-{version}-{next(self._numbers)}"
         try:
             start(app, name)
-            wait_until_ready(name, self.inner_port, self.secret, self.config.serve.start_timeout_s)
+            wait_until_ready(name, self.inner_address, self.secret, self.config.serve.start_timeout_s)
         except BaseException:
             delete(name)
             raise
@@ -189,7 +226,7 @@ class ScorerServer:
         return GatewaySettings(
             host=settings.host,
             port=settings.port,
-            upstream=f"127.0.0.1:{self.inner_port}",
+            upstreams=(self.inner_address,),
             secret=self.secret,
             routes=Routes(self._default, self._applications),
             max_message_bytes=message_limit(self.config.image),
@@ -197,19 +234,7 @@ class ScorerServer:
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,
             max_samples=settings.max_samples,
-            max_in_flight=settings.most_replicas * (settings.max_ongoing_requests + settings.max_queued_requests),
-        )
-
-
-def check_address(settings: ServeConfig) -> None:
-    """Raise `ConfigError` for an address that is not safe to serve, `ResourceError` for a port that
-    is taken."""
-    check_access(settings)
-    problem = port_problem(settings.host, settings.port)
-    if problem is not None:
-        raise ResourceError(
-            f"port {settings.port} on {settings.host} is in use ({problem}). Stop what listens there, or "
-            "choose another port with --set serve.port=..."
+            max_in_flight=settings.most_in_flight,
         )
 
 
@@ -218,6 +243,15 @@ def _check_version(version: str) -> None:
         raise ConfigError(
             f"{version!r} is no name for a model version: a name has up to 64 letters, digits, dots, hyphens and underscores"
         )
+
+
+def head_address() -> str:
+    """The address of the head node, where Serve's proxy runs; loopback on a local Ray."""
+    for node in ray.nodes():
+        if node["Alive"] and HEAD_NODE_RESOURCE_NAME in node["Resources"]:
+            address: str = node["NodeManagerAddress"]
+            return f"[{address}]" if ":" in address else address
+    raise ResourceError("Ray names no head node that is alive, so that Serve's proxy cannot be reached")
 
 
 def _free_port() -> int:

@@ -128,16 +128,37 @@ def serve(
 
     loaded = load_config(config, set_ or ())
     prepare_environment(loaded)
-    from cluster.cli.serve import serve_until_interrupted
+    from cluster.cli.serving.serve import serve_until_interrupted
 
     serve_until_interrupted(loaded, model, models, ui=ui)
+
+
+@app.command()
+def gateway(
+    upstream: Annotated[
+        list[str], typer.Option(help="HOST:PORT of a gRPC proxy of Ray Serve, or of a name for several. Repeatable.")
+    ],
+    secret_file: Annotated[
+        Path, typer.Option(help="File with the secret that the replicas know as well.", callback=local)
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.", callback=local)
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Run a gateway alone, in front of scorers that run elsewhere, until interrupted. Several may
+    share one address."""
+    from cluster.cli.serving.gateway import run_gateway
+    from rapo.config import load_config
+
+    run_gateway(load_config(config, set_ or ()), upstream, secret_file, typer.echo)
 
 
 @app.command()
 def token(client: Annotated[str, typer.Argument(help="Name of the client, for logs and limits.")]) -> None:
     """Make a bearer token for a client of `rapo serve`, and its line of the server's tokens
     file."""
-    from cluster.cli.token import token_for
+    from cluster.cli.serving.token import token_for
 
     typer.echo(token_for(client))
 
@@ -230,7 +251,7 @@ def ui(
     server_name: ServerName = None,
 ) -> None:
     """Serve the web page for a scorer that runs elsewhere, on loopback, until interrupted."""
-    from cluster.cli.ui import serve_ui_until_interrupted
+    from cluster.cli.serving.ui import serve_ui_until_interrupted
     from rapo.client.aio import AsyncScorerClient
 
     def client() -> AsyncScorerClient:

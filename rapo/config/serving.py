@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,17 @@ class GatewayConfig(Section):
     burst: Positive = Field(256, description="images that a client may send at once on top of `rate`")
     grace_s: Seconds = Field(20.0, description="how long calls in flight may take to finish when the server stops")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None, description="port of Prometheus metrics over HTTP on loopback; default: no metrics"
+        None, description="port of Prometheus metrics over HTTP, and of /livez and /readyz; default: none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="address of `metrics_port`; another than loopback is open to all"
+    )
+    tls_at: Literal["gateway", "mesh"] = Field(
+        "gateway",
+        description="mesh: a proxy before the gateway ends TLS, so that it may listen on a network without a certificate",
+    )
+    default_version: str | None = Field(
+        None, description="for `rapo gateway`: the version of calls that name none; default: the only one served"
     )
     otlp: Annotated[str, Field(pattern=r"^https?://(\[[0-9a-fA-F:.]+\]|[^/\s:\[\]]+):\d+$")] | None = Field(
         None,
@@ -93,6 +103,11 @@ class ServeConfig(Section):
     def most_replicas(self) -> int:
         """The largest number of replicas of one version."""
         return self.replicas if self.autoscale is None else self.autoscale.max_replicas
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many images the replicas of one version work on and queue at most."""
+        return self.most_replicas * (self.max_ongoing_requests + self.max_queued_requests)
 
     @model_validator(mode="after")
     def _samples_allowed(self) -> ServeConfig:

@@ -1,4 +1,4 @@
-"""Metrics: the gateway's Prometheus metrics, and their page on loopback.
+"""Metrics: the gateway's Prometheus metrics, and the HTTP page of metrics and probes.
 
 - Labels hold no text of a caller: methods, codes and reasons are from fixed sets, clients from the
   tokens file or certificates.
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -96,27 +96,38 @@ class Metrics:
 
 
 class MetricsPage:
-    """The metrics over HTTP on 127.0.0.1, for callers that ask for this address or localhost.
+    """The metrics over HTTP, and at /livez and /readyz whether the gateway's loop turns (`live`)
+    and the scorer answers (`ready`): 200 or 503.
 
-    A foreign name may resolve to loopback, and a browser would then show the page to its site.
-    Raises `ResourceError` if the port is taken; `port` 0 takes a free one.
+    On loopback the metrics are for callers that ask for this address or localhost: a foreign name
+    may resolve to loopback, and a browser would then show the page to its site. Raises
+    `ResourceError` if the port is taken; `port` 0 takes a free one.
     """
 
-    def __init__(self, metrics: Metrics, port: int) -> None:
+    def __init__(
+        self, metrics: Metrics, host: str, port: int, live: Callable[[], bool], ready: Callable[[], bool]
+    ) -> None:
         page = make_wsgi_app(metrics.registry)
+        probes = {"/livez": live, "/readyz": ready}
+        anybody = host not in _HOSTS
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            host, _, given_port = environ.get("HTTP_HOST", "").lower().partition(":")
-            if host in _HOSTS and given_port == str(self.port):
+            probe = probes.get(environ.get("PATH_INFO", ""))
+            if probe is not None:
+                well = probe()
+                start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "text/plain")])
+                return [b"ok" if well else b"not now"]
+            name, _, given_port = environ.get("HTTP_HOST", "").lower().partition(":")
+            if anybody or (name in _HOSTS and given_port == str(self.port)):
                 return page(environ, start_response)
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"only for callers of 127.0.0.1 or localhost"]
 
         try:
-            self._server = make_server("127.0.0.1", port, answer, _Server, _Handler)
+            self._server = make_server(host, port, answer, _Server, _Handler)
         except OSError as error:
             raise ResourceError(
-                f"port {port} on 127.0.0.1 is in use ({error.strerror}). Choose another with "
+                f"port {port} on {host} is in use ({error.strerror}). Choose another with "
                 "--set serve.gateway.metrics_port=..."
             ) from error
         self.port = int(self._server.server_port)

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,6 +33,7 @@ from rapo.v1 import scorer_pb2
 from rapo.wire import SERVICE
 from services.gateway.auth import AuthInterceptor
 from services.gateway.bulk import BulkCalls
+from services.gateway.discovery import Discovery
 from services.gateway.metrics import Metrics, MetricsPage
 from services.gateway.rank import RankCalls
 from services.gateway.rate_limit import RateLimit
@@ -45,7 +47,9 @@ from services.gateway.tracing import Tracing
 from services.gateway.upstream import Upstream
 
 _START_LIMIT_S = 30.0
-_PROBE_PERIOD_S = 5.0
+_ALIVE_LIMIT_S = 2.0
+# How often the scorer is asked while it answers, and while it does not.
+_PROBE_PERIOD_S, _SEARCH_PERIOD_S = 5.0, 1.0
 _FILES_PERIOD_S = 1.0
 
 # Per connection; a client that needs more waits or opens another one.
@@ -60,13 +64,15 @@ class GatewaySettings:
     """Where the gateway listens and what it forwards to. `port` 0 takes any free port; times are in
     seconds.
 
-    `gamma` is the reward's, for Rank; `max_samples` the deployment's, for GetModel. `max_in_flight`
-    is how many images one application works on and queues, 0 if that is not known.
+    `upstreams` are the addresses (host:port) of Serve's proxies. With `discover` the routes start
+    empty and follow what Serve runs. `gamma` is the reward's, for Rank; `max_samples` the
+    deployment's, for GetModel. `max_in_flight` is how many images one application works on and
+    queues, 0 if that is not known.
     """
 
     host: str
     port: int
-    upstream: str
+    upstreams: tuple[str, ...]
     secret: str
     routes: Routes
     max_message_bytes: int
@@ -75,6 +81,7 @@ class GatewaySettings:
     gamma: float = RewardSettings().gamma
     max_samples: int = 0
     max_in_flight: int = 0
+    discover: bool = False
 
 
 class Gateway:
@@ -89,6 +96,8 @@ class Gateway:
         self.settings = settings
         self.port = 0
         self.metrics = Metrics()
+        #: Whether the scorer behind the gateway answers, and the gateway takes calls.
+        self.serving = False
         self._certificates: Certificates | None = certificates(settings.options)
         self._tokens = None if settings.options.tokens is None else Tokens(settings.options.tokens)
         followed = (("tokens", self._tokens), ("certificates", self._certificates))
@@ -123,9 +132,10 @@ class Gateway:
 
     def start(self) -> None:
         """Bind and serve. Raises `ResourceError` if the address cannot be bound."""
-        port = self.settings.options.metrics_port
-        if port is not None:
-            self._page = MetricsPage(self.metrics, port)
+        options = self.settings.options
+        if options.metrics_port is not None:
+            host = options.metrics_host
+            self._page = MetricsPage(self.metrics, host, options.metrics_port, self._alive, lambda: self.serving)
         self._thread.start()
         if not self._ready.wait(_START_LIMIT_S):
             raise ResourceError(f"the gateway did not start within {_START_LIMIT_S:g} s; see the log")
@@ -155,6 +165,16 @@ class Gateway:
     ) -> None:
         self.stop()
 
+    def _alive(self) -> bool:
+        """Whether the event loop still turns."""
+        answer: Future[None] = Future()
+        try:
+            self._loop.call_soon_threadsafe(answer.set_result, None)
+            answer.result(_ALIVE_LIMIT_S)
+        except (RuntimeError, TimeoutError):  # RuntimeError: the loop is closed
+            return False
+        return True
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
@@ -171,7 +191,7 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.callback(self._tracing.close)  # runs last, so that the spans of the last calls are sent
             upstream = Upstream(
-                settings.upstream,
+                settings.upstreams,
                 settings.secret,
                 settings.routes,
                 self.metrics,
@@ -192,7 +212,8 @@ class Gateway:
                 names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
                 reflection.enable_server_reflection(names, server)
             self.port = self._bind(server)
-            await _announce(servicer, serving=True)
+            # What it does not know itself, it must find out first.
+            await self._announce(servicer, serving=not settings.discover)
             await server.start()
             self._upstream = upstream
             # So that neither a renewal nor a revocation needs a restart.
@@ -205,6 +226,7 @@ class Gateway:
             self._ready.set()
             await self._stopping.wait()
             self._upstream = None
+            self.serving = False
             await servicer.enter_graceful_shutdown()
             await server.stop(settings.options.grace_s)
             for task in tasks:
@@ -252,13 +274,21 @@ class Gateway:
         )
 
     async def _probe(self, upstream: Upstream, servicer: health.aio.HealthServicer) -> None:
-        """Keep the health status true."""
-        self.metrics.serving.set(1)
+        """Keep the health status true, and the routes of a gateway that discovers them."""
+        settings = self.settings
+        discovery = Discovery(upstream, settings.options.default_version) if settings.discover else None
         while True:
-            await asyncio.sleep(_PROBE_PERIOD_S)
-            serving = await upstream.healthy(_PROBE_PERIOD_S)
-            self.metrics.serving.set(int(serving))
-            await _announce(servicer, serving=serving)
+            await asyncio.sleep(_PROBE_PERIOD_S if self.serving else _SEARCH_PERIOD_S)
+            if discovery is not None:
+                await discovery.refresh()
+            await self._announce(servicer, serving=await upstream.healthy(_PROBE_PERIOD_S))
+
+    async def _announce(self, servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+        self.serving = serving
+        self.metrics.serving.set(int(serving))
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            await servicer.set(service, status)
 
     async def _count_failures(self, follower: FileFollower) -> None:
         """Keep the count of changes that could not be used. The files themselves are read in the
@@ -293,9 +323,3 @@ def _options(settings: GatewaySettings) -> Iterable[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),  # else a second server on the port starts and takes half of the calls
     )
-
-
-async def _announce(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for service in ("", SERVICE):
-        await servicer.set(service, status)

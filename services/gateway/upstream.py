@@ -1,7 +1,7 @@
 """Upstream: passes calls on to Serve, and turns Serve's answers into what callers may see.
 
-- Each image is passed on exactly once per call of `Upstream.score`: gRPC's own retries are off, and
-  its caller decides about retries.
+- Each image is passed on exactly once per call of `Upstream.score`, to one of Serve's proxies; its
+  caller decides about retries.
 - None of a caller's metadata is passed on, so that no caller can choose Serve's routing or forge
   the secret.
 """
@@ -10,32 +10,23 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 
 import grpc
 
 from rapo.v1 import scorer_pb2
-from rapo.v1.scorer_pb2_grpc import AestheticScorerStub
 from services.gateway.metrics import Metrics
+from services.gateway.proxies import Proxies
 from services.gateway.routes import Routes
 from services.gateway.tracing import Tracing
 from services.names import CALLER_KEY, SECRET_KEY
 from services.room import Room
 from services.statuses import QUEUE_FULL, Refusal, Refused, outward
 
-_UNLIMITED = -1
-_OPTIONS = [
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", _UNLIMITED),
-    ("grpc.max_send_message_length", _UNLIMITED),
-    # A Serve that came back is found within a second, not after gRPC's two minutes of growing
-    # pauses.
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.use_local_subchannel_pool", 1),
-]
+#: While no version is known yet, or the scorer behind the gateway is gone.
+_STARTING = Refusal(grpc.StatusCode.UNAVAILABLE, "the scorer is starting or restarting; try again", "restarting")
 
 
 class Upstream:
@@ -48,7 +39,7 @@ class Upstream:
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         secret: str,
         routes: Routes,
         metrics: Metrics,
@@ -62,18 +53,23 @@ class Upstream:
         self.limit_s = limit_s
         self._secret = secret
         self._rooms = defaultdict[str, Room](lambda: Room(max_in_flight or sys.maxsize))
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub = AestheticScorerStub(self._channel)
+        self.proxies = Proxies(addresses)
 
     async def close(self) -> None:
-        """Close the connection to Serve."""
-        await self._channel.close()
+        """Close the connections to Serve."""
+        await self.proxies.close()
 
     def application(self, version: str) -> str:
         """The application for a request's `model_version`. Raises `Refused` if no such version is
         served."""
         application = self.routes.resolve(version)
         if application is None:
+            served = self.routes.versions()
+            if not served:
+                raise Refused(_STARTING)
+            if not version:
+                words = f"several model versions are served ({', '.join(served)}), and none is the default: name one"
+                raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
             words = f"no model version {version[:64]!r} is served; GetModel says which are"
             raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
         return application
@@ -116,8 +112,12 @@ class Upstream:
         """
         with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
-            with self._room(target, caller), self.tracing.image_span(request.request_id) as span:
-                response = await self._stub.Score(
+            with (
+                self._room(target, caller),
+                self.tracing.image_span(request.request_id) as span,
+                self.proxies.stub() as stub,
+            ):
+                response = await stub.Score(
                     request, metadata=self._metadata(target, request.request_id, caller), timeout=self._left(deadline)
                 )
                 span.scored(response)
@@ -131,12 +131,14 @@ class Upstream:
         work."""
         with self._counted_outcome() as scored:
             application = self.application(request.model_version)
-            room = self._room(application, caller)
-            call = self._stub.Explain(
-                request, metadata=self._metadata(application, request.request_id, caller), timeout=self._left(deadline)
-            )
-            try:
-                with room, self.tracing.image_span(request.request_id) as span:
+            with (
+                self._room(application, caller),
+                self.tracing.image_span(request.request_id) as span,
+                self.proxies.stub() as stub,
+            ):
+                metadata = self._metadata(application, request.request_id, caller)
+                call = stub.Explain(request, metadata=metadata, timeout=self._left(deadline))
+                try:
                     async for part in call:
                         if part.HasField("response"):
                             span.scored(part.response)
@@ -145,24 +147,28 @@ class Upstream:
                         # status.
                         if part.WhichOneof("part") is not None:
                             yield part
-            finally:
-                call.cancel()  # does nothing to a call that has ended
+                finally:
+                    call.cancel()  # does nothing to a call that has ended
 
     async def model(self, version: str, deadline: float) -> scorer_pb2.GetModelResponse:
         """The description of the version by its own deployment. Raises `Refused`."""
-        request = scorer_pb2.GetModelRequest(model_version=version)
-        application = self.application(version)
+        return await self.describe(self.application(version), deadline)
+
+    async def describe(self, application: str, deadline: float) -> scorer_pb2.GetModelResponse:
+        """The description of an application's model by itself. Raises `Refused`."""
+        metadata = self._metadata(application)
         try:
-            return await self._stub.GetModel(
-                request, metadata=self._metadata(application), timeout=self._left(deadline)
-            )
+            with self.proxies.stub() as stub:
+                request = scorer_pb2.GetModelRequest()
+                return await stub.GetModel(request, metadata=metadata, timeout=self._left(deadline))
         except grpc.aio.AioRpcError as error:
             raise Refused(outward(error)) from error
 
     async def healthy(self, limit_s: float) -> bool:
-        """Whether the default version answers. One whose queue is full is healthy."""
+        """Whether the default version answers, or the first one where none is the default. One
+        whose queue is full is healthy."""
         try:
-            await self.model("", monotonic() + limit_s)
+            await self.model(next(iter(self.routes.versions()), ""), monotonic() + limit_s)
         except Refused as error:
             return error.refusal.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
         return True

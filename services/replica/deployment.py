@@ -36,8 +36,9 @@ _LOGS = "logs/serve of the Ray session folder (ray/session_latest in the folder 
 logger = logging.getLogger(__name__)
 
 
-def build_app(config: Config, model_dir: str | Path, card: Card, secret: str) -> serve.Application:
-    """The Serve application of one version: scorers that answer only calls with `secret`.
+def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | Path) -> serve.Application:
+    """The Serve application of one version: scorers that answer only calls with `secret`. A path is
+    read on each replica's own node, so that Ray does not keep the secret.
 
     Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or
     `serve.replicas`. Raises `ModelError` if `model_dir` is no model folder of a supported kind.
@@ -81,15 +82,15 @@ def start(app: serve.Application, name: str) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def wait_until_ready(name: str, port: int, secret: str, limit_s: float) -> None:
-    """Wait until every replica has warmed up and Serve's proxy at `port` finds the application.
+def wait_until_ready(name: str, address: str, secret: str, limit_s: float) -> None:
+    """Wait until every replica has warmed up and Serve's proxy at `address` finds the application.
 
     Raises `RoleError` if it does not start, or not within `limit_s` seconds.
     """
     deadline = monotonic() + limit_s
     _wait_until_running(name, deadline, limit_s)
     # The proxy learns of a running application a moment later; calls before that would fail.
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(address) as channel:
         get_model = scorer_pb2_grpc.AestheticScorerStub(channel).GetModel
         metadata = (("application", name), (SECRET_KEY, secret))
         while True:

@@ -15,6 +15,7 @@ import io
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -26,7 +27,7 @@ from rapo.config import Config
 from rapo.models.card import Card
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
-from services.names import CALLER_KEY, FIELD_KEY, SECRET_KEY, request_id_or_new
+from services.names import CALLER_KEY, FIELD_KEY, SECRET_KEY, read_secret, request_id_or_new
 from services.replica.convert import calibration_message, readout_of, response_of
 from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
 from services.statuses import Refusal, Refused
@@ -52,12 +53,12 @@ class Scorer:
     """One replica: one engine. Ready only after a warm-up of every readout."""
 
     # Serve awaits the constructor.
-    async def __init__(self, config: Config, model_dir: str, card: Card, secret: str) -> None:  # type: ignore[misc]
+    async def __init__(self, config: Config, model_dir: str, card: Card, secret: str | Path) -> None:  # type: ignore[misc]
         self.config = config
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
         self.calibration = card.interval
-        self._secret = secret.encode()
+        self._secret = (read_secret(secret) if isinstance(secret, Path) else secret).encode()
         # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its
         # CPU build warns once per request.
         logging.getLogger("vllm").setLevel(logging.ERROR)

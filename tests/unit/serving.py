@@ -120,7 +120,7 @@ def settings_for(upstream: str, *, max_in_flight: int = 0, **options: object) ->
     return GatewaySettings(
         host="127.0.0.1",
         port=0,
-        upstream=upstream,
+        upstreams=(upstream,),
         secret="the-secret",
         routes=Routes("v7", {"v7": "app-7", "v6": "app-6"}),
         max_message_bytes=100_000,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import safetensors_bytes
 
-from cluster.cli.served_models import ServedModels, read_models, roll_out, watch_models
+from cluster.cli.serving.served_models import ServedModels, read_models, roll_out, watch_models
 from rapo.errors import ConfigError, RoleError
 
 

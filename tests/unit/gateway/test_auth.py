@@ -276,6 +276,14 @@ class TestAddress:
         check_access(self.settings(host, **tls, tokens=tokens))
         check_access(self.settings(host, **tls, client_ca=authority.path))
 
+    def test_tls_ends_at_a_mesh_or_at_the_gateway(self, authority: Authority, tokens: Path) -> None:
+        certificate, key = authority.issue("server")
+        check_access(self.settings("0.0.0.0", tls_at="mesh", tokens=tokens))
+        with pytest.raises(ConfigError, match="without a token file"):
+            check_access(self.settings("0.0.0.0", tls_at="mesh"))
+        with pytest.raises(ConfigError, match="exclude each other"):
+            check_access(self.settings("0.0.0.0", tls_at="mesh", tokens=tokens, certificate=certificate, key=key))
+
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
     def test_loopback_needs_nothing_but_says_what_is_wrong(self, authority: Authority, tokens: Path, host: str) -> None:
         certificate, key = authority.issue("server")

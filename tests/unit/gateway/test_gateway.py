@@ -65,7 +65,7 @@ def settings(upstream: Upstream) -> Iterator[GatewaySettings]:
         yield GatewaySettings(
             host="127.0.0.1",
             port=0,
-            upstream=address,
+            upstreams=(address,),
             secret="the-secret",
             routes=Routes("v7", {"v7": "app"}),
             max_message_bytes=100_000,
@@ -212,7 +212,7 @@ def test_health_follows_the_upstream(
 
 def test_an_upstream_that_is_gone_is_unavailable_and_unnamed(settings: GatewaySettings) -> None:
     with (
-        Gateway(replace(settings, upstream="127.0.0.1:1")) as gateway,
+        Gateway(replace(settings, upstreams=("127.0.0.1:1",))) as gateway,
         ScorerClient(gateway.address, timeout=5, attempts=1) as client,
         pytest.raises(CallError) as caught,
     ):

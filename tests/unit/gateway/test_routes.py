@@ -22,6 +22,13 @@ def test_replacing_changes_all_at_once() -> None:
     assert routes.versions() == ["v2"]
 
 
+def test_without_a_default_every_call_names_its_version() -> None:
+    routes = Routes(None, {"v2": "app-2", "v1": "app-1"})
+    assert (routes.resolve(""), routes.resolve("v1")) == (None, "app-1")
+    assert routes.versions() == ["v1", "v2"]
+    assert Routes().versions() == []
+
+
 @pytest.mark.parametrize(("default", "applications"), [("v1", {}), ("v2", {"v1": "a"}), ("", {"": "a"})])
 def test_a_default_without_an_application_is_refused(default: str, applications: dict[str, str]) -> None:
     routes = Routes("v1", {"v1": "app-1"})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.token import token_for
+from cluster.cli.serving.token import token_for
 from rapo.errors import ConfigError
 from services.gateway.tokens import Tokens, new_token, read_tokens, token_line
 

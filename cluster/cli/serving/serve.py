@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cli.served_models import ServedModels, roll_out, watch_models
-from cluster.cli.ui import check_ui_allowed, ui_beside
+from cluster.cli.serving.served_models import ServedModels, roll_out, watch_models
+from cluster.cli.serving.ui import check_ui_allowed, ui_beside
 from cluster.files.private_folder import private_folder
 from cluster.remote.exit_watchdog import exit_watchdog
 from cluster.remote.ray_session import logical_cpus, ray_session
@@ -38,7 +38,8 @@ def serve_until_interrupted(
 
     `ui` adds the web page, on loopback at `serve.ui_port`.
     """
-    from services.app import ScorerServer, check_address
+    from services.app import ScorerServer
+    from services.gateway.exposure import check_address
 
     if ui:
         check_ui_allowed(config)

@@ -1,0 +1,1 @@
+"""Serving: the commands of the scorer, its gateway and its page."""
