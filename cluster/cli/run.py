@@ -40,8 +40,14 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
         "error: the run ended without a word: its process was killed, or the Ray node that it ran on is gone. "
         f"Library output is in {log}. The same command continues after what is finished."
     )
-    with folder.open(config), redirect_output(log) as (stdout, stderr), exit_watchdog(words, stderr):
+    with (
+        folder.open(config) as replaced,
+        redirect_output(log) as (stdout, stderr),
+        exit_watchdog(words, stderr),
+    ):
         console = Console(stdout=stdout, stderr=stderr)
+        if replaced:
+            console.note(f"{folder.path} starts over, because nothing was finished in it: {'; '.join(replaced)}")
         for line in warnings(config, data):
             console.warn(line)
         try:

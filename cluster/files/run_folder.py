@@ -1,7 +1,8 @@
 """RunFolder: the folder of one run.
 
 - DIR/config.toml is the resolved configuration. Another configuration is refused, except for the
-  keys that may change between two starts.
+  keys that may change between two starts. A folder in which no stage is finished binds nothing: it
+  starts over under the new configuration.
 - A lock keeps a second run out.
 - DIR/<stage>/done.json says that a stage is finished. A stage without it is run again from its
   start.
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from rapo.config import Config, diff_config, dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
 _CONFIG, _LOCK = "config.toml", ".lock"
+#: What unfinished stages leave, which is removed where a folder starts over.
+_STAGES = ("data", "policy", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
 
 Result = TypeVar("Result")
 
@@ -46,8 +50,9 @@ class RunFolder:
         return self.path / name
 
     @contextmanager
-    def open(self, config: Config) -> Iterator[None]:
-        """Create or join the folder and lock it.
+    def open(self, config: Config) -> Iterator[list[str]]:
+        """Create or join the folder and lock it. Yields the keys of a former configuration that
+        were given up because nothing was finished under it, as `key: old -> new`.
 
         Raises `RunFolderError` where another run is working in it, where it was made by another
         configuration, or where it is no run folder.
@@ -67,25 +72,30 @@ class RunFolder:
                 raise RunFolderError(
                     f"another run is working in {self.path}; wait for it or give another --out."
                 ) from error
+            if changes := self._check_config(config):  # the run that held the lock may have finished a stage
+                for name in _STAGES:
+                    shutil.rmtree(self.path / name, ignore_errors=True)
             write_atomic(self.path / _CONFIG, dump_config(config))
-            yield
+            yield changes
 
-    def _check_config(self, config: Config) -> None:
+    def _check_config(self, config: Config) -> list[str]:
+        """The keys that differ from the folder's configuration, where that may be replaced."""
         stored = self.path / _CONFIG
         if not stored.is_file():
             if any(p.name != _LOCK for p in self.path.iterdir()):
                 raise RunFolderError(f"{self.path} is not empty and is no run folder; give a new --out.")
-            return
+            return []
         try:
             old = load_config(stored)
         except ConfigError as error:
             raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
         changes = diff_config(old, config)
-        if changes:
+        if changes and any((self.path / name / "done.json").is_file() for name in _STAGES):
             raise RunFolderError(
                 f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
                 "Give another --out, or the same configuration to continue."
             )
+        return changes
 
     def busy(self) -> bool:
         """Whether a run is working in the folder right now."""

@@ -1,4 +1,8 @@
-"""Stage results: what each stage notes in its `done.json`, for later stages and the report."""
+"""Stage results: what each stage notes in its `done.json`, for later stages and the report.
+
+The fields `labels`, `images`, `teacher` and `model` are digests of what the stage read
+(`cluster.pipeline.inputs`); empty where it read none.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ from dataclasses import dataclass
 class DataResult:
     counts: dict[str, int]
     skipped: int
+    labels: str = ""
+    images: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AesCoTResult:
     generated: int
     kept: int
+    teacher: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStartResult:
     examples: int
     workers: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

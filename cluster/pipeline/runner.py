@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,7 @@ from cluster.files.report import MODELS, CritiqueCounts, DataFacts, Report, RunF
 from cluster.files.run_folder import Finished, RunFolder
 from cluster.files.typed_json import read_json_as
 from cluster.files.versions import versions
+from cluster.pipeline.inputs import keep_images, labels_digest, policy_digest, raise_changed, teacher_digest
 from cluster.pipeline.results import (
     AesCoTResult,
     ColdStartResult,
@@ -70,6 +72,8 @@ class Pipeline:
     def run(self, stages: tuple[str, ...] = STAGES) -> Report:
         """Run those of `stages` that are not finished. With all stages the report is written."""
         with self._cleanup:
+            if any(self._folder.finished(stage) is None for stage in stages):
+                raise_changed(self._config, self._folder)
             for stage in stages:
                 done = self._folder.finished(stage)
                 if done is not None:
@@ -183,7 +187,12 @@ class Pipeline:
             )
         counts = self._data_facts().counts
         handle.update(**counts)
-        return DataResult(counts=counts, skipped=len(self._dataset.skipped))
+        return DataResult(
+            counts=counts,
+            skipped=len(self._dataset.skipped),
+            labels=labels_digest(self._dataset.files),
+            images=keep_images(self._folder / "data", self._dataset.records),
+        )
 
     def _aescot(self, handle: StageHandle) -> AesCoTResult:
         from cluster.pipeline.stages.aescot import FEW, write_aescot
@@ -194,7 +203,7 @@ class Pipeline:
         handle.update(counts.generated, kept=counts.kept)
         if counts.kept < FEW:
             handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
-        return AesCoTResult(counts.generated, counts.kept)
+        return AesCoTResult(counts.generated, counts.kept, teacher_digest(self._config))
 
     def _coldstart(self, handle: StageHandle) -> ColdStartResult:
         from cluster.pipeline.stages.coldstart import train_coldstart
@@ -202,13 +211,15 @@ class Pipeline:
         self._need("aescot", Finished)
         base = self._base_model()
         self._ray()
-        return train_coldstart(
+        model = policy_digest(self._config)
+        result = train_coldstart(
             self._config,
             base,
             self._folder / "aescot",
             self._folder / "coldstart",
             lambda step, metrics: handle.update(step, **metrics),
         )
+        return replace(result, model=model)
 
     def _base_model(self) -> Path:
         """The model to start from; the embedded one is built into the run folder."""

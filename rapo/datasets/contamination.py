@@ -23,8 +23,8 @@ from rapo.datasets.labels import SPLITS
 from rapo.datasets.record_table import RecordTable
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image, read_image_file
+from rapo.util.file_digest import file_digest
 
-_END_BYTES = 1 << 14
 _UNREADABLE = -1
 _LOOK = 16  # the side of the small images that are compared
 _ALIKE = 12.0  # mean difference of grey levels; re-encoding changes 1 or 2, another image 40
@@ -77,13 +77,8 @@ def _size(path: str) -> int:
 
 def _ends(path: str) -> int:
     """A hash of the first and the last bytes."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_END_BYTES)
-            file.seek(max(len(head), os.fstat(file.fileno()).st_size - _END_BYTES))
-            return xxhash.xxh3_64_intdigest(head + file.read()) >> 1
-    except OSError:
-        return _UNREADABLE
+    digest = file_digest(path, blocks=2)
+    return _UNREADABLE if digest is None else digest >> 1
 
 
 def _whole(path: str) -> bytes:

@@ -46,10 +46,29 @@ def test_another_process_sees_the_lock(tmp_path):
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path):
     opened(tmp_path)
+    RunFolder(tmp_path).finish("data", 1.0)
     with pytest.raises(RunFolderError) as caught:
         opened(tmp_path, "rapo.steps=9", "run.seed=4", "serve.port=0")
     assert "Differing keys: rapo.steps: 150 -> 9; run.seed: 0 -> 4." in str(caught.value)
     assert load_config(tmp_path / "config.toml") == load_config(), "a refused run must not leave its own"
+
+
+def test_a_folder_in_which_nothing_was_finished_binds_nothing(tmp_path):
+    opened(tmp_path, "data.path=/mistyped.csv")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "index.json").write_text("of the mistyped path")
+    (tmp_path / "driver.log").write_text("kept")
+    with RunFolder(tmp_path).open(load_config(None, ["data.path=/typed.csv"])) as replaced:
+        assert replaced == ["data.path: '/mistyped.csv' -> '/typed.csv'"]
+        assert not (tmp_path / "data").exists(), "what the other configuration left must not be taken for its own"
+        assert (tmp_path / "driver.log").read_text() == "kept"
+        with (
+            pytest.raises(RunFolderError, match="another run is working"),
+            RunFolder(tmp_path).open(load_config(None, ["run.seed=4"])),
+        ):
+            pass
+    with RunFolder(tmp_path).open(load_config(None, ["data.path=/typed.csv"])) as replaced:
+        assert replaced == []
 
 
 @pytest.mark.parametrize(
