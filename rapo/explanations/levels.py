@@ -3,8 +3,8 @@
 - The scale is that of `rapo.aescot.writer.LEVELS`: 0 is the worst, 4 the best.
 - The rule-based teacher's clauses have exact levels. Other text is read by lists of English words:
   the first word of `LEVELS` that a dimension's clauses hold, unless their tone
-  (`rapo.aescot.judge.tone`) contradicts it, as in "not good"; or else the tone, from 0 for negative
-  to 4 for positive.
+  (`rapo.aescot.opinions.tone`) contradicts it, as in "not good"; or else the tone, from 0 for
+  negative to 4 for positive.
 - A dimension without any word of opinion has no level. Nothing is guessed from the other ones.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from rapo.aescot.judge import tone
+from rapo.aescot.opinions import tone
 from rapo.aescot.writer import LEVELS, parse_levels
 from rapo.answers.dimensions import split_dimensions
 

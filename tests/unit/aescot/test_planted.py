@@ -1,0 +1,79 @@
+"""The judge on planted faults: found for their reason, and sound critiques kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.judge.__main__ import AUTHORS, KEPT, cases, table
+from rapo.aescot.leaks import find_leak
+from rapo.aescot.plain_text import plain_text
+from rapo.aescot.structure import MAX_WORDS, STRUCTURE_REASONS, structure_fault
+
+
+@pytest.fixture(scope="module", params=AUTHORS)
+def rows(request):
+    return {row["reason"]: row for row in table(cases(request.param))}
+
+
+def test_leaks_and_structure_are_found_and_nothing_else(rows):
+    assert set(rows) == {*STRUCTURE_REASONS, "leak", KEPT}
+    assert rows["leak"]["recall"] >= 0.95
+    assert rows["leak"]["precision"] >= 0.95
+    faults = [rows[reason] for reason in STRUCTURE_REASONS]
+    planted = sum(row["planted"] for row in faults)
+    assert sum(row["recall"] * row["planted"] for row in faults) / planted >= 0.95
+    found = sum(row["rejected"] for row in faults)
+    assert sum((row["precision"] or 0) * row["rejected"] for row in faults) / found >= 0.95
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I give it 7.",
+        "A score this low is earned.",
+        "A solid seven out of ten.",
+        "It earns four stars.",
+        "I would say zero point six.",
+        "As I was told, it is good.",
+        "It earns ½ of ten points.",
+        "It earns ٧ from me.",
+        "A sc\u200bore of nine.",
+    ],
+)
+def test_leaks(text):
+    assert find_leak(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Shot at f/2.8 and 35 mm, 1/250 s, ISO 400.",
+        "About 60% of the frame is sky, and half of it is dark.",
+        "The rule of thirds is respected and two thirds of the frame is sky.",
+        "One figure walks on; the story is told by the light.",
+        "A first-rate use of contrast, with three trees at the left.",
+        "The image is separated into planes; the decorated wall narrates.",
+        "Nine times out of ten a wider lens serves better.",
+        "The frame rate of the film, its musical score and the 16:9 crop.",
+        "Eight cyclists pass at 5:30 pm in the 1950s.",
+        "",
+    ],
+)
+def test_the_language_of_photography_is_no_leak(text):
+    assert find_leak(text) == ""
+
+
+def test_a_leak_is_shown_with_its_kind():
+    assert find_leak("It is an 8/10 for me.") == "a fraction of a scale: '8/10'"
+
+
+def test_plain_text_undoes_disguises_and_keeps_words_apart():
+    assert plain_text("Ｓｃｏｒｅ ８½ &amp; r a t i n g") == "score 8 1/2 & rating"
+    assert plain_text("sс0re") == "score"  # a Cyrillic letter, and a digit for a letter
+    assert plain_text("the F-stop, 35mm") == "the f-stop, 35mm"
+
+
+def test_length_has_two_bounds():
+    long = " ".join(f"word{'x' * (number % 7)}{chr(97 + number % 26)}" for number in range(MAX_WORDS + 1))
+    faults = [structure_fault(text) for text in ("Good light. A good image.", f"{long}.")]
+    assert [fault and fault[0] for fault in faults] == ["length", "length"]
