@@ -200,7 +200,7 @@ def score(
 
     from rich.console import Console
 
-    from cluster.cli.score import score_paths
+    from cluster.cli.score.command import score_paths
     from rapo.client.sync import ScorerClient
 
     options: ScoreOptions = {"rationale": rationale}
@@ -213,7 +213,7 @@ def score(
     console, progress = Console(), Console(stderr=True)
     with ExitStack() as stack:
         if model is not None:
-            from cluster.cli.score_local import local_scorer
+            from cluster.cli.score.local import local_scorer
 
             server, out, err = stack.enter_context(local_scorer(model, config, set_ or ()))
             console, progress = Console(file=out), Console(file=err)

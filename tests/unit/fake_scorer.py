@@ -37,6 +37,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         self.stream_refusal: status_pb2.Status | None = None
         self.delay_s = 0.0
         self.token: str | None = None
+        self.default = "v7"
         self.limits = scorer_pb2.Limits(
             max_batch=8, max_stream_in_flight=4, max_message_bytes=4 * 2**20, max_samples=16
         )
@@ -116,7 +117,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         return scorer_pb2.RankResponse(
             ranking=ranking,
             preference=preference,
-            model_version="v7",
+            model_version=self.default,
             readout=scorer_pb2.READOUT_EXPECTED,
             request_id=request.request_id,
         )
@@ -137,7 +138,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
             abort(context, status(code_pb2.NOT_FOUND, "no such model", "unknown_model"))
         unnamed: list[Any] = [9]  # a proto3 enum takes any number; the stub knows only the named ones
         return scorer_pb2.GetModelResponse(
-            model_version=request.model_version or "v7",
+            model_version=request.model_version or self.default,
             readouts=[scorer_pb2.READOUT_EXPECTED, scorer_pb2.READOUT_GREEDY, *unnamed],
             max_score=1.0,
             max_image_bytes=2 * 2**20,
@@ -187,7 +188,7 @@ class FakeScorer(scorer_pb2_grpc.AestheticScorerServicer):
         response = scorer_pb2.ScoreResponse(
             score=score,
             rationale="" if request.omit_rationale else "soft light",
-            model_version=request.model_version or "v7",
+            model_version=request.model_version or self.default,
             readout=request.readout or scorer_pb2.READOUT_EXPECTED,
             request_id=request.request_id,
             timings=scorer_pb2.Timings(decode_ms=1, queue_ms=2, generate_ms=3, completion_tokens=4),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main as cli
-from cluster.cli.score_local import local_scorer
+from cluster.cli.score.local import local_scorer
 from cluster.cli.serving.ui import check_ui_allowed
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError

@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields
-from io import StringIO
 from pathlib import Path
 
 import pytest
 from fake_scorer import FakeScorer, serving
-from rich.console import Console
+from score_output import console, printed, read
 
-from cluster.cli.score import score_paths
-from cluster.cli.score_inputs import find_images
-from cluster.cli.score_table import COLUMNS, NATIVE_COLUMNS, ScoreRow, ScoreTable
+from cluster.cli.score.command import score_paths
+from cluster.cli.score.inputs import find_images
+from cluster.cli.score.row import COLUMNS, NATIVE_COLUMNS, ScoreRow
+from cluster.cli.score.table import ScoreTable
 from rapo.client.sync import ScorerClient
 from rapo.client.types import ScoreOptions
 from rapo.errors import DataError, ServiceError
 
 
-@pytest.fixture
-def scorer() -> FakeScorer:
-    return FakeScorer()
-
-
-@pytest.fixture
-def client(scorer: FakeScorer) -> Iterator[ScorerClient]:
-    with serving(scorer) as target, ScorerClient(target, timeout=10, initial_backoff=0.01, max_backoff=0.05) as client:
-        yield client
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    (folder / "deep" / "er").mkdir(parents=True)
-    for name, content in {
-        "b.jpg": "25",
-        "a.PNG": "75",
-        "deep/er/c.webp": "50",
-        "broken.jpg": "x",
-        "notes.txt": "10",
-        ".hidden.jpg": "10",
-    }.items():
-        (folder / name).write_text(content)
-    return folder
-
-
-def console() -> Console:
-    return Console(file=StringIO(), width=200)
-
-
-def printed(console: Console) -> str:
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue()
-
-
 def test_folders_files_and_patterns_are_found_once_and_in_order(photos: Path) -> None:
     inside = [photos / name for name in ("a.PNG", "b.jpg", "broken.jpg", "deep/er/c.webp")]
-    assert find_images([str(photos)]) == inside
-    assert find_images([str(photos / "*.jpg")]) == [photos / "b.jpg", photos / "broken.jpg"]
-    assert find_images([str(photos / "**" / "*.webp")]) == inside[3:]
-    assert find_images([str(photos / "notes.txt"), str(photos / "b.jpg"), str(photos)]) == [
+    assert find_images([str(photos)]).images == inside
+    assert find_images([str(photos / "*.jpg")]).images == [photos / "b.jpg", photos / "broken.jpg"]
+    assert find_images([str(photos / "**" / "*.webp")]).images == inside[3:]
+    assert find_images([str(photos / "notes.txt"), str(photos / "b.jpg"), str(photos)]).images == [
         photos / "notes.txt",
         photos / "b.jpg",
         *(path for path in inside if path.name != "b.jpg"),
@@ -75,7 +36,7 @@ def test_folders_files_and_patterns_are_found_once_and_in_order(photos: Path) ->
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
     path = tmp_path / "shot[1].jpg"
     path.touch()
-    assert find_images([str(path)]) == [path]
+    assert find_images([str(path)]).images == [path]
 
 
 @pytest.mark.parametrize("names", [["missing.jpg"], ["*.nothing"], []])
@@ -83,17 +44,6 @@ def test_nothing_found_is_a_data_error(names: list[str], tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError):
         find_images(names)
-
-
-def read(path: Path) -> list[dict[str, object]]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pylist()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -212,7 +162,7 @@ def test_scores_of_two_kinds_do_not_mix(client: ScorerClient, photos: Path, tmp_
 
 
 def test_the_columns_are_those_of_a_row() -> None:
-    assert tuple(field.name for field in fields(ScoreRow)) == (*COLUMNS, *NATIVE_COLUMNS)
+    assert tuple(field.name for field in fields(ScoreRow)) == (*COLUMNS, *NATIVE_COLUMNS, "foreign")
 
 
 def test_another_file_is_not_taken_for_a_table(client: ScorerClient, photos: Path, tmp_path: Path) -> None:
@@ -299,7 +249,7 @@ def test_no_service_is_one_error(photos: Path) -> None:
 def test_the_command_needs_only_the_light_installation() -> None:
     heavy = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy", "PIL", "pydantic", "tomli_w")
     code = (
-        "import sys, cluster.cli.main, cluster.cli.score, cluster.cli.score_local; "
+        "import sys, cluster.cli.main, cluster.cli.score, cluster.cli.score.local; "
         f"sys.exit(','.join(m for m in {heavy} if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,0 +1,1 @@
+"""Score: `rapo score`, from the names on its command line to the rows of its output."""
