@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from actors.roles import Critiques, JudgeRole, TeacherRole, Verdicts, WrittenBatch
 from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, TEACHER, WRITTEN
+from rapo.chat.types import NOTHING
 from rapo.config import Config
 from rapo.errors import ImageError, RapoError
 
@@ -33,6 +34,10 @@ class _Row(TypedDict, total=False):
     critique: str | None
     keep: bool
     detail: str
+    teacher_model: str | None
+    teacher_prompt_tokens: int
+    teacher_completion_tokens: int
+    teacher_cost: float
 
 
 class GuardedTeacher:
@@ -54,6 +59,10 @@ class GuardedTeacher:
                 _fail(row, problem or "the teacher gave no reason", reason or TEACHER)
             else:
                 row["critique"] = critique
+        models: Sequence[str | None] = answer.get("model", [None] * len(rows))
+        for row, used, model in zip(rows, answer.get("usage", [NOTHING] * len(rows)), models, strict=True):
+            row["teacher_model"], row["teacher_cost"] = model, used.cost
+            row["teacher_prompt_tokens"], row["teacher_completion_tokens"] = used.prompt_tokens, used.completion_tokens
 
 
 class GuardedJudge:

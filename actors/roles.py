@@ -8,13 +8,14 @@ with the same methods.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypedDict
+from typing import TYPE_CHECKING, ClassVar, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.messages import GroupReceipt, ProcessInfo, RankFigures, RankInfo, RewardReceipt
 from rapo.algorithm.partition import Share
+from rapo.chat.types import Usage
 from rapo.config import Config
 from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
 from rapo.util.file_manifest import Entries
@@ -82,11 +83,14 @@ class ImageBatch(TypedDict):
 
 class Critiques(TypedDict):
     """An entry for each row of the batch. Where there is no critique, `problem` says why, and
-    `reason` is a word for counting (`rapo.aescot.rows`)."""
+    `reason` is a word for counting (`rapo.aescot.rows`). `usage` and `model` say what an answer
+    used and who gave it, where the teacher is a model."""
 
     critique: list[str | None]
     problem: list[str | None]
     reason: list[str | None]
+    usage: NotRequired[list[Usage]]
+    model: NotRequired[list[str | None]]
 
 
 class WrittenBatch(ImageBatch):

@@ -1,40 +1,30 @@
-"""Rule-based teacher: a pool of Ray Data actors that write critiques from measures of the image."""
+"""Teacher actor: writes the critiques of a batch of images."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from actors.roles import Critiques, ImageBatch
-from rapo.aescot.measure import measure
-from rapo.aescot.rows import IMAGE
-from rapo.aescot.writer import write_critique
+from rapo.aescot.rows import IMAGE, TEACHER, UNANSWERED
+from rapo.aescot.teacher import RatedImage, open_teacher
+from rapo.chat.types import Fault
 from rapo.config import Config
-from rapo.errors import ImageError
-from rapo.images.decode import decode_image
-from rapo.util.seeds import derive_seed
+
+_REASONS: dict[Fault | None, str | None] = {None: None, "image": IMAGE, "unusable": TEACHER, "unanswered": UNANSWERED}
 
 
-class RuleBasedTeacher:
-    """Writes a critique for each image that decodes."""
+class Teacher:
+    """The teacher that the configuration names. `spent` is what earlier processes of the same run
+    have spent of its budget."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, spent: float = 0.0) -> None:
+        self._teacher = open_teacher(config, spent)
 
     def __call__(self, batch: ImageBatch) -> Critiques:
-        answers: Critiques = {"critique": [], "problem": [], "reason": []}
-        for uid, data, score in zip(batch["uid"], batch["image"], batch["score"], strict=True):
-            text, problem = None, None
-            try:
-                text = self._write(uid, data, score)
-            except ImageError as error:
-                problem = str(error)
-            answers["critique"].append(text)
-            answers["problem"].append(problem)
-            answers["reason"].append(IMAGE if problem else None)
-        return answers
-
-    def _write(self, uid: str, data: bytes, score: float) -> str:
-        image = decode_image(data, self._config.image)
-        rng = np.random.default_rng(derive_seed(self._config.run.seed, "teacher", uid))
-        slip_rate = self._config.aescot.teacher.slip_rate
-        return write_critique(uid, measure(np.asarray(image)), score, rng, slip_rate).text
+        columns = zip(batch["uid"], batch["image"], batch["score"], strict=True)
+        written = self._teacher.write([RatedImage(*row) for row in columns])
+        return {
+            "critique": [one.text for one in written],
+            "problem": [one.problem for one in written],
+            "reason": [_REASONS[one.fault] for one in written],
+            "usage": [one.usage for one in written],
+            "model": [one.model for one in written],
+        }

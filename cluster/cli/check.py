@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 
 from cluster.remote.ray_session import check_object_store, logical_cpus
+from rapo.aescot.check import check_judge, check_teacher
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, ResourceError
@@ -47,7 +48,7 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     if not stages:
         return []
     found = list((data or check_data(config)).problems)
-    for check in (_model, _batch, _lengths, _wandb, check_object_store):
+    for check in (_model, check_teacher, check_judge, _batch, _lengths, _wandb, check_object_store):
         try:
             check(config)
         except RapoError as error:
@@ -108,13 +109,6 @@ def _model(config: Config) -> None:
         from rapo.models.completeness import check_parameters
 
         check_parameters(config.policy.model)
-    if config.aescot.teacher.kind == "vllm":
-        from rapo.inference.teacher_engine import check_teacher_folder
-
-        check_teacher_folder(config.aescot.teacher.model or "")
-        from rapo.models.completeness import check_teacher_parameters
-
-        check_teacher_parameters(config.aescot.teacher.model or "")
 
 
 def _batch(config: Config) -> None:

@@ -13,7 +13,8 @@ import typer
 
 from cluster.cli.check import problems, warnings
 from cluster.remote.ray_session import prepare_environment
-from rapo.config import Config, SourceConfig, load_config
+from rapo.aescot.prompt import prompt_text
+from rapo.config import ChatConfig, Config, SourceConfig, load_config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
 
@@ -61,14 +62,18 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration with absolute paths, so that a run can be continued from another folder."""
+    """The configuration with absolute paths, and with prompts in place of their files: a run can be
+    continued from another folder, and not under another prompt."""
     data = config.data
     sources = tuple(source.model_copy(update=_absolute(source)) for source in data.sources)
     changes: dict[str, object] = {"data": data.model_copy(update={**_absolute(data), "sources": sources})}
-    teacher = config.aescot.teacher
-    if teacher.model is not None:
-        resolved = teacher.model_copy(update={"model": str(Path(teacher.model).resolve())})
-        changes["aescot"] = config.aescot.model_copy(update={"teacher": resolved})
+    aescot = config.aescot
+    changes["aescot"] = aescot.model_copy(
+        update={
+            "teacher": aescot.teacher.model_copy(update=_settled(aescot.teacher)),
+            "judge": aescot.judge.model_copy(update=_settled(aescot.judge)),
+        }
+    )
     if config.policy.model != "embedded":
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
@@ -76,3 +81,12 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _absolute(source: SourceConfig) -> dict[str, Path]:
     return {key: value.resolve() for key in ("path", "images") if (value := getattr(source, key)) is not None}
+
+
+def _settled(settings: ChatConfig) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    if settings.kind == "vllm" and settings.model is not None:
+        changes["model"] = str(Path(settings.model).resolve())
+    if settings.prompt_file is not None:
+        changes |= {"prompt": prompt_text(settings, ""), "prompt_file": None}
+    return changes

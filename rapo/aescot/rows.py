@@ -23,8 +23,16 @@ ASKED = pa.schema(
 _FAILED = [("problem", pa.string()), ("reason", pa.string())]
 
 READ = pa.schema([*ASKED, ("image", pa.binary()), *_FAILED])
-WRITTEN = pa.schema([*READ, ("critique", pa.string())])
-JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, ("keep", pa.bool_()), ("detail", pa.string())])
+#: The name under which the teacher answered, and what its answer used.
+_USED = [
+    ("teacher_model", pa.string()),
+    ("teacher_prompt_tokens", pa.int64()),
+    ("teacher_completion_tokens", pa.int64()),
+    ("teacher_cost", pa.float64()),
+]
+WRITTEN = pa.schema([*READ, ("critique", pa.string()), *_USED])
+JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, ("keep", pa.bool_()), ("detail", pa.string()), *_USED])
 
-#: Why a row has no critique: its image is not usable, the teacher gave none, or the judge failed.
-IMAGE, TEACHER, JUDGE = "image", "teacher", "judge"
+#: Why a row has no critique: its image is not usable; what the teacher answered is none; nothing
+#: answered, so that the row may be asked for again; or the judge failed.
+IMAGE, TEACHER, UNANSWERED, JUDGE = "image", "teacher", "unanswered", "judge"

@@ -15,15 +15,6 @@ SCORE_PROMPT = (
     "two decimals. Answer exactly in this form: <think>your reasoning</think><answer>your score</answer>"
 )
 
-#: The prompt of a vision-language teacher, which sees the score and must not reveal it (Aes-R1,
-#: arXiv 2509.21871, appendix B).
-TEACHER_PROMPT = (
-    "You are an expert in image aesthetics. The true aesthetic score of this picture is {score:.2f} on a scale from 0 to "
-    "1. The score is private: never mention it, any other number, or that you were told. Look closely and write a "
-    "critique of at most {words} words that covers light and shadow, mood and narrative, composition, color and exposure, "
-    "names strengths and weaknesses that can be seen in the picture, and ends with a judgement that fits the private score."
-)
-
 
 class ChatMessage(TypedDict):
     """A message in the form that processors' chat templates take; `content` is a list of parts."""

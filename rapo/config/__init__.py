@@ -4,29 +4,33 @@
 - Neither torch nor Ray nor vLLM is imported.
 """
 
+from rapo.config.aescot import AesCoTConfig, ChatConfig, EndpointConfig, JudgeConfig, TeacherConfig
 from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SourceConfig
+from rapo.config.engine import EngineConfig
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
     Config,
-    EngineConfig,
     ImageConfig,
     LoRAConfig,
     RayConfig,
     RolloutAutoscaleConfig,
     RolloutConfig,
-    TeacherConfig,
     TinyModelConfig,
 )
 from rapo.config.serving import GatewayConfig, ServeConfig
 from rapo.config.training import LossConfig, RewardSettings, WatchConfig
 
 __all__ = [
+    "AesCoTConfig",
+    "ChatConfig",
     "ColumnsConfig",
     "Config",
     "DataConfig",
+    "EndpointConfig",
     "EngineConfig",
     "GatewayConfig",
     "ImageConfig",
+    "JudgeConfig",
     "LoRAConfig",
     "LossConfig",
     "RayConfig",

@@ -17,6 +17,9 @@ from rapo.config.types import MAY_CHANGE, Section
 from rapo.errors import ConfigError
 from rapo.system_folder import SYSTEM_FOLDER
 
+#: Settings whose wrong values are not quoted, because they may be secrets.
+_UNQUOTED = ("key_env", "base_url")
+
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read `path` (None: the embedded `cpu.toml`), apply `section.key=value` overrides, validate.
@@ -99,7 +102,10 @@ def _explained(error: ValidationError, source: str) -> str:
             near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"][:-1]), n=1)
             lines.append(f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         else:
-            lines.append(f"'{key}' = {item['input']!r}: {item['msg']}")
+            # A whole section is no use in a message, and a key that strayed into a setting must not
+            # be logged.
+            shown = "" if isinstance(item["input"], dict) or key.endswith(_UNQUOTED) else f" = {item['input']!r}"
+            lines.append(f"'{key}'{shown}: {item['msg']}")
     return f"{source}: " + "; ".join(lines)
 
 

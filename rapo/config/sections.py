@@ -1,5 +1,5 @@
-"""Configuration sections: fields and defaults of all but `data`, `rapo` and `serve`, which have
-files of their own."""
+"""Configuration sections: fields and defaults of all but `data`, `aescot`, `rapo` and `serve`,
+which have files of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rapo.answers.readout_names import ReadoutName
+from rapo.config.aescot import AesCoTConfig
 from rapo.config.data import DataConfig
+from rapo.config.engine import EngineConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
 from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, Positive, Seconds, Section
@@ -52,72 +54,6 @@ class PolicyConfig(Section):
     min_pixels: Positive | None = None
     max_completion_tokens: Positive = 64
     embedded: TinyModelConfig = TinyModelConfig()
-
-
-class EngineConfig(Section):
-    """The vLLM engine, in rollout workers, scorer replicas and teachers alike."""
-
-    max_model_len: Positive = 512
-    max_num_seqs: Positive = 256
-    block_size: Positive | None = 32
-    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="on CPU")
-    gpu_memory_utilization: Fraction = Field(0.9, description="on GPU")
-    enforce_eager: bool = True
-    tensor_parallel_size: Positive = 1
-
-
-class TeacherEngineConfig(EngineConfig):
-    max_model_len: Positive = 4096
-
-
-class TeacherConfig(Section):
-    """The writer of critiques. `measured` is rule-based and needs no weights; `vllm` runs a
-    vision-language model from a local folder."""
-
-    kind: Literal["measured", "vllm"] = "measured"
-    model: ModelFolder | None = None
-    actors: Positive = 1
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
-    words: Positive = 120
-    temperature: Annotated[float, Field(ge=0)] = 0.7
-    max_tokens: Positive = Field(320, description="a longer critique is cut at its last full sentence")
-    max_pixels: Positive = Field(1280 * 28 * 28, description="larger images are shrunk for the vllm teacher")
-    engine: TeacherEngineConfig = TeacherEngineConfig()
-    slip_rate: Fraction = Field(0.04, description="how often the measured teacher errs as real teachers do")
-
-    @model_validator(mode="after")
-    def _model_given(self) -> TeacherConfig:
-        if self.kind == "vllm" and not self.model:
-            raise ValueError("teacher kind 'vllm' needs aescot.teacher.model: a local model folder")
-        return self
-
-
-class JudgeConfig(Section):
-    """The filter of critiques. A level that differs from the measurement by more than `tolerance`
-    is an error."""
-
-    actors: Positive = 1
-    cpus: Amount = 1.0
-    tolerance: Annotated[int, Field(ge=0, le=4)] = 1
-
-
-class AesCoTConfig(Section):
-    """The cold-start data. The images to critique are balanced over the score bands as far as the
-    data allows."""
-
-    images: Positive = 3000
-    bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
-    batch_size: Positive = 32
-    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
-    teacher: TeacherConfig = TeacherConfig()
-    judge: JudgeConfig = JudgeConfig()
-
-    @model_validator(mode="after")
-    def _ascending(self) -> AesCoTConfig:
-        if len(self.bands) < 2 or list(self.bands) != sorted(set(self.bands)):
-            raise ValueError("aescot.bands must be two or more ascending numbers, such as [0.0, 0.4, 0.7, 1.0]")
-        return self
 
 
 class ColdStartConfig(Section):

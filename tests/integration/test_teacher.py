@@ -17,7 +17,7 @@ from PIL import Image
 
 from actors.guarded import GuardedJudge, GuardedTeacher
 from actors.judge import Judge
-from actors.vllm_teacher import VllmTeacher
+from actors.teacher import Teacher
 from rapo.aescot.read_images import ImageReader
 from rapo.aescot.rows import ASKED
 from rapo.config import Config, TinyModelConfig, load_config
@@ -67,7 +67,7 @@ def judged(config: Config, rows: list[dict[str, Any]], local_ray: None) -> list[
     ray.data.DataContext.get_current().enable_progress_bars = False
     table = ImageReader(config.image)(pa.Table.from_pylist(rows, schema=ASKED))
     dataset: ray.data.Dataset = ray.data.from_arrow(table)
-    for guard, actor in ((GuardedTeacher, VllmTeacher), (GuardedJudge, Judge)):
+    for guard, actor in ((GuardedTeacher, Teacher), (GuardedJudge, Judge)):
         dataset = dataset.map_batches(
             guard,
             fn_constructor_args=(actor, config),

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from actors.roles import TeacherRole
 from cluster.files.atomic import write_json
 from cluster.files.parquet import read_parquet, write_parquet
 from cluster.files.report import CritiqueCounts
@@ -44,6 +43,10 @@ class CritiqueRow:
     keep: bool
     reason: str | None
     detail: str
+    teacher_model: str | None = None
+    teacher_prompt_tokens: int | None = None
+    teacher_completion_tokens: int | None = None
+    teacher_cost: float | None = None
 
 
 def write_aescot(
@@ -93,6 +96,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
 
     from actors.guarded import GuardedJudge, GuardedTeacher
     from actors.judge import Judge
+    from actors.teacher import Teacher
 
     settings = config.aescot
     context = ray.data.DataContext.get_current()
@@ -114,10 +118,9 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
         label_selector={"ray.io/node-id": here},
     )
     for role, guard, actor in (
-        (settings.teacher, GuardedTeacher, _teacher(settings.teacher.kind)),
+        (settings.teacher, GuardedTeacher, Teacher),
         (settings.judge, GuardedJudge, Judge),
     ):
-        gpus = getattr(role, "gpus", 0.0)
         dataset = dataset.map_batches(
             guard,
             fn_constructor_args=(actor, config),
@@ -125,7 +128,7 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=role.actors),
             num_cpus=role.cpus,
-            num_gpus=gpus or None,
+            num_gpus=role.gpus or None,
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )
@@ -139,14 +142,3 @@ def _generate(config: Config, records: Sequence[ImageRecord], progress: Callable
 
     run_limited(collect, role="teacher or judge", timeout_s=settings.timeout_s, meanwhile=lambda: progress(len(rows)))
     return sorted(rows, key=lambda row: row.uid)
-
-
-def _teacher(kind: str) -> type[TeacherRole]:
-    """The class that writes critiques for a teacher kind."""
-    if kind == "vllm":
-        from actors.vllm_teacher import VllmTeacher
-
-        return VllmTeacher
-    from actors.teacher import RuleBasedTeacher
-
-    return RuleBasedTeacher

@@ -133,7 +133,12 @@ def test_how_a_run_is_executed_is_no_difference():
 
 
 def test_these_keys_may_change_when_a_run_is_continued():
+    endpoint = (
+        *("base_url", "key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "request_timeout_s"),
+        *("item_timeout_s", "retries", "max_failures", "prompt_price", "completion_price", "budget"),
+    )
     assert {key.removesuffix(".") for key in keys_that_may_change()} == {
+        *(f"aescot.{role}.endpoint.{key}" for role in ("teacher", "judge") for key in endpoint),
         "aescot.timeout_s",
         "coldstart.timeout_s",
         "learner.hang_timeout_s",

@@ -1,0 +1,1 @@
+"""Chat: vision-language models that are asked about images, in vLLM or behind an endpoint."""

@@ -1,0 +1,30 @@
+"""Opening a chat model: in vLLM in this process, or behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rapo.chat.types import ChatModel
+from rapo.config import ChatConfig, Config
+
+
+def open_chat_model(
+    config: Config, settings: ChatConfig, *, schema: Mapping[str, object] | None = None, spent: float = 0.0
+) -> ChatModel:
+    """The model of `settings`, whose kind is vllm or openai.
+
+    `schema` constrains its answers to a JSON schema. `spent` is what earlier processes of the same
+    run have spent of `endpoint.budget`. Raises `ModelError` for a folder without a model, and
+    `ConfigError` where the variable of the endpoint's key is not set.
+    """
+    if settings.kind == "openai":
+        from rapo.chat.endpoint import EndpointModel
+
+        return EndpointModel(settings, config.image, patience_s=config.aescot.timeout_s, schema=schema, spent=spent)
+    from rapo.inference.environment import set_engine_environment
+
+    # The engine reads this when vLLM is first imported.
+    set_engine_environment(max(1, int(settings.cpus)), settings.engine.kv_cache_gib)
+    from rapo.inference.chat_engine import VllmModel
+
+    return VllmModel(settings, config.image, schema=schema)
