@@ -8,14 +8,14 @@ becomes a row with a reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypedDict
 
 import pyarrow as pa
 
 from actors.roles import Critiques, JudgeRole, TeacherRole, Verdicts, WrittenBatch
 from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, TEACHER, WRITTEN
-from rapo.chat.types import NOTHING
+from rapo.chat.types import NOTHING, Usage
 from rapo.config import Config
 from rapo.errors import ImageError, RapoError
 
@@ -38,6 +38,10 @@ class _Row(TypedDict, total=False):
     teacher_prompt_tokens: int
     teacher_completion_tokens: int
     teacher_cost: float
+    judge_model: str | None
+    judge_prompt_tokens: int
+    judge_completion_tokens: int
+    judge_cost: float
 
 
 class GuardedTeacher:
@@ -59,8 +63,7 @@ class GuardedTeacher:
                 _fail(row, problem or "the teacher gave no reason", reason or TEACHER)
             else:
                 row["critique"] = critique
-        models: Sequence[str | None] = answer.get("model", [None] * len(rows))
-        for row, used, model in zip(rows, answer.get("usage", [NOTHING] * len(rows)), models, strict=True):
+        for row, model, used in _used(rows, answer):
             row["teacher_model"], row["teacher_cost"] = model, used.cost
             row["teacher_prompt_tokens"], row["teacher_completion_tokens"] = used.prompt_tokens, used.completion_tokens
 
@@ -84,6 +87,15 @@ class GuardedJudge:
         columns = zip(rows, verdicts["keep"], verdicts["reason"], verdicts["detail"], strict=True)
         for row, keep, reason, detail in columns:
             row["keep"], row["reason"], row["detail"] = keep, reason, detail
+        for row, model, used in _used(rows, verdicts):
+            row["judge_model"], row["judge_cost"] = model, used.cost
+            row["judge_prompt_tokens"], row["judge_completion_tokens"] = used.prompt_tokens, used.completion_tokens
+
+
+def _used(rows: Sequence[_Row], answer: Critiques | Verdicts) -> Iterator[tuple[_Row, str | None, Usage]]:
+    """What the answer of each row used, and who gave it."""
+    models: Sequence[str | None] = answer.get("model", [None] * len(rows))
+    return zip(rows, models, answer.get("usage", [NOTHING] * len(rows)), strict=True)
 
 
 def _batch(rows: Sequence[_Row]) -> WrittenBatch:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from actors.roles import Verdicts, WrittenBatch
-from rapo.aescot.judge import judge_critique
-from rapo.aescot.measure import measure
+from rapo.aescot.critique_judge import CritiqueJudge
+from rapo.aescot.model_judge import WrittenImage
 from rapo.config import Config
-from rapo.images.decode import decode_image
-from rapo.records import Critique
 
 
 class Judge:
-    """Measures each image itself, not trusting the teacher, and judges its critique."""
+    """The judge that the configuration names. It looks at each image itself, not trusting the
+    teacher. `spent` is what earlier processes of the same run have spent of its budget."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, spent: float = 0.0) -> None:
+        self._judge = CritiqueJudge(config, spent)
 
     def __call__(self, batch: WrittenBatch) -> Verdicts:
-        verdicts: Verdicts = {"keep": [], "reason": [], "detail": []}
         columns = zip(batch["uid"], batch["image"], batch["score"], batch["critique"], strict=True)
-        for uid, data, score, critique in columns:
-            image = decode_image(data, self._config.image)
-            verdict = judge_critique(
-                Critique(uid, critique), measure(np.asarray(image)), score, self._config.aescot.judge.tolerance
-            )
-            verdicts["keep"].append(verdict.keep)
-            verdicts["reason"].append(verdict.reason)
-            verdicts["detail"].append(verdict.detail)
-        return verdicts
+        verdicts = self._judge.judge([WrittenImage(*row) for row in columns])
+        return {
+            "keep": [one.keep for one in verdicts],
+            "reason": [one.reason for one in verdicts],
+            "detail": [one.detail for one in verdicts],
+            "usage": [one.usage for one in verdicts],
+            "model": [one.model for one in verdicts],
+        }

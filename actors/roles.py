@@ -98,11 +98,14 @@ class WrittenBatch(ImageBatch):
 
 
 class Verdicts(TypedDict):
-    """An entry for each row of the batch: whether it is kept, or why it is not."""
+    """An entry for each row of the batch: whether it is kept, or why it is not. `usage` and `model`
+    are as in `Critiques`."""
 
     keep: list[bool]
     reason: list[str | None]
     detail: list[str]
+    usage: NotRequired[list[Usage]]
+    model: NotRequired[list[str | None]]
 
 
 class TeacherRole(Protocol):

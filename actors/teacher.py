@@ -5,10 +5,15 @@ from __future__ import annotations
 from actors.roles import Critiques, ImageBatch
 from rapo.aescot.rows import IMAGE, TEACHER, UNANSWERED
 from rapo.aescot.teacher import RatedImage, open_teacher
-from rapo.chat.types import Fault
+from rapo.chat.types import ChatFault
 from rapo.config import Config
 
-_REASONS: dict[Fault | None, str | None] = {None: None, "image": IMAGE, "unusable": TEACHER, "unanswered": UNANSWERED}
+_REASONS: dict[ChatFault | None, str | None] = {
+    None: None,
+    "image": IMAGE,
+    "unusable": TEACHER,
+    "unanswered": UNANSWERED,
+}
 
 
 class Teacher:

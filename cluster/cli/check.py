@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 
 from cluster.remote.ray_session import check_object_store, logical_cpus
-from rapo.aescot.check import check_judge, check_teacher
+from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, ResourceError
@@ -29,7 +29,7 @@ def describe(config: Config, data: DataCheck) -> list[str]:
     lora = f", LoRA of rank {config.learner.lora.rank}" if config.learner.lora.rank else ""
     return [
         *(f"{'' if number else 'data':<10} {line}" for number, line in enumerate(sources)),
-        f"aescot     {config.aescot.images} critiques by a {config.aescot.teacher.kind} teacher, filtered by the judge",
+        f"aescot     {described(config)}",
         f"coldstart  {config.coldstart.steps} steps of {config.coldstart.batch_size} on {config.coldstart.workers} "
         f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
         f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
@@ -48,7 +48,8 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     if not stages:
         return []
     found = list((data or check_data(config)).problems)
-    for check in (_model, check_teacher, check_judge, _batch, _lengths, _wandb, check_object_store):
+    writing = (check_teacher, check_judge) if "aescot" in stages else ()
+    for check in (_model, *writing, _batch, _lengths, _wandb, check_object_store):
         try:
             check(config)
         except RapoError as error:
@@ -76,7 +77,7 @@ def _serving(config: Config) -> list[str]:
 
 def warnings(config: Config, data: DataCheck) -> list[str]:
     """What would run, but is probably not intended."""
-    found = list(data.warnings)
+    found = [*data.warnings, *warnings_of(config)]
     if config.policy.model != "embedded" and max(config.coldstart.learning_rate, config.rapo.learning_rate) > 1e-4:
         found.append(
             f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "

@@ -296,6 +296,10 @@ def check(
     config: ConfigPath = None,
     set_: Set = None,
     show: Annotated[bool, typer.Option(help="Print the whole configuration.")] = False,
+    endpoints: Annotated[
+        bool,
+        typer.Option("--endpoints", help="Ask the endpoints of teacher and judge for their models, which is free."),
+    ] = False,
 ) -> None:
     """Check a configuration: what it would run, and what is wrong with it. Nothing is started."""
     from cluster.cli.check import describe, problems, warnings
@@ -313,6 +317,10 @@ def check(
     for line in warnings(loaded, data):
         typer.echo(f"warning: {line}")
     wrong = problems(loaded, STAGES, data)
+    if endpoints:
+        from rapo.aescot.check import check_endpoints
+
+        wrong += check_endpoints(loaded)
     for line in wrong:
         typer.echo(f"wrong: {line}", err=True)
     if wrong:

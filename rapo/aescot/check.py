@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
 from rapo.config import ChatConfig, Config
-from rapo.errors import ConfigError
+from rapo.errors import ConfigError, RapoError
 
 
 def check_teacher(config: Config) -> None:
@@ -18,7 +19,61 @@ def check_teacher(config: Config) -> None:
 def check_judge(config: Config) -> None:
     """Raise a `RapoError` for a judge that could not start."""
     if config.aescot.judge.kind != "rules":
+        judge_template(config.aescot.judge)
         _check_model(config.aescot.judge, "aescot.judge")
+
+
+def check_endpoints(config: Config) -> list[str]:
+    """What keeps the endpoints of teacher and judge from answering. They are asked for their
+    models, which costs nothing."""
+    # Not at the top: the client takes a second to import.
+    from rapo.chat.reach import check_reachable
+
+    found = []
+    for role, settings in (("teacher", config.aescot.teacher), ("judge", config.aescot.judge)):
+        if settings.kind == "openai":
+            try:
+                check_reachable(settings, f"aescot.{role}")
+            except RapoError as error:
+                found.append(str(error))
+    return found
+
+
+def described(config: Config) -> str:
+    """What teacher and judge would do, in a line."""
+    aescot = config.aescot
+    by = {"measured": "the rule-based teacher", "rules": "the rules"}
+    writer, judge = (by.get(settings.kind) or _named(settings) for settings in (aescot.teacher, aescot.judge))
+    return f"{aescot.images} critiques by {writer}, judged by {judge}"
+
+
+def _named(settings: ChatConfig) -> str:
+    if settings.kind == "vllm":
+        return f"{settings.model} in vLLM"
+    budget = settings.endpoint.budget
+    return f"{settings.model} at {settings.endpoint.base_url}{'' if budget is None else f' for at most {budget:g}'}"
+
+
+def warnings_of(config: Config) -> list[str]:
+    """What teacher and judge would do, but is probably not intended."""
+    teacher, judge, found = config.aescot.teacher, config.aescot.judge, []
+    if teacher.kind != "measured":
+        if teacher.language.lower() != "english":
+            found.append(
+                f"aescot.teacher.language = '{teacher.language}': the judge's rules for structure are for English, and reject "
+                "critiques in another language"
+            )
+        if not teacher.blind and teacher.prompt is not None and "{score}" not in teacher.prompt:
+            found.append(
+                "aescot.teacher.prompt does not hold {score}, so that the teacher is blind; set aescot.teacher.blind"
+            )
+    for role, settings in (("teacher", teacher), ("judge", judge)):
+        endpoint = settings.endpoint
+        if settings.kind == "openai" and endpoint.prompt_price is not None and endpoint.budget is None:
+            found.append(
+                f"aescot.{role}.endpoint has prices and no budget: nothing but aescot.images limits what it costs"
+            )
+    return found
 
 
 def _check_model(settings: ChatConfig, key: str) -> None:

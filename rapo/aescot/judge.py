@@ -45,10 +45,9 @@ def judge_critique(critique: Critique, measured: Mapping[str, float], score: flo
     """
     if not 0.0 <= score <= 1.0:
         raise DataError(f"cannot judge the critique of {critique.uid}: its score {score} is not in [0, 1]")
-    if fault := structure_fault(critique.text):
+    if fault := text_fault(critique.text):
         return Verdict(critique.uid, False, *fault)
     checks = (
-        ("leak", find_leak(critique.text)),
         ("misaligned", _misaligned(critique.text, score)),
         ("factual", _unfactual(critique.text, measured, tolerance)),
     )
@@ -56,6 +55,15 @@ def judge_critique(critique: Critique, measured: Mapping[str, float], score: flo
         if detail:
             return Verdict(critique.uid, False, reason, detail)
     return Verdict(critique.uid, True)
+
+
+def text_fault(text: str) -> tuple[str, str] | None:
+    """The first fault of a text that needs neither image nor score to be seen: the reason (one of
+    `STRUCTURE_REASONS`, or `leak`) and its detail."""
+    if fault := structure_fault(text):
+        return fault
+    leak = find_leak(text)
+    return ("leak", leak) if leak else None
 
 
 def _misaligned(text: str, score: float) -> str:

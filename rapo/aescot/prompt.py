@@ -70,9 +70,9 @@ def teacher_prompt(template: str, settings: TeacherConfig, score: float) -> str:
     return fill(template, values if settings.blind else {**values, "score": f"{score:.2f}"})
 
 
-def check_placeholders(template: str, known: tuple[str, ...], key: str) -> set[str]:
-    """The placeholders of a prompt. Raises `ConfigError` for an unknown or malformed one, and for a
-    prompt without any text."""
+def check_placeholders(template: str, known: tuple[str, ...], key: str, needed: tuple[str, ...] = ()) -> set[str]:
+    """The placeholders of a prompt. Raises `ConfigError` for an unknown or malformed one, for one
+    of `needed` that is missing, and for a prompt without any text."""
     if not template.strip():
         raise ConfigError(f"{key} is empty")
     try:
@@ -87,7 +87,11 @@ def check_placeholders(template: str, known: tuple[str, ...], key: str) -> set[s
                 f"{key} holds the unknown placeholder {{{name}}}; known are "
                 f"{', '.join(f'{{{each}}}' for each in known)}; a brace that belongs to the text is written twice"
             )
-    return {name for name, _, _ in parts}
+    found = {name for name, _, _ in parts}
+    for name in needed:
+        if name not in found:
+            raise ConfigError(f"{key} needs the placeholder {{{name}}}")
+    return found
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:

@@ -23,15 +23,17 @@ ASKED = pa.schema(
 _FAILED = [("problem", pa.string()), ("reason", pa.string())]
 
 READ = pa.schema([*ASKED, ("image", pa.binary()), *_FAILED])
-#: The name under which the teacher answered, and what its answer used.
-_USED = [
-    ("teacher_model", pa.string()),
-    ("teacher_prompt_tokens", pa.int64()),
-    ("teacher_completion_tokens", pa.int64()),
-    ("teacher_cost", pa.float64()),
-]
-WRITTEN = pa.schema([*READ, ("critique", pa.string()), *_USED])
-JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, ("keep", pa.bool_()), ("detail", pa.string()), *_USED])
+
+
+def _used_by(role: str) -> list[tuple[str, pa.DataType]]:
+    """The name under which a teacher or a judge answered, and what its answers used."""
+    counts = [(f"{role}_prompt_tokens", pa.int64()), (f"{role}_completion_tokens", pa.int64())]
+    return [(f"{role}_model", pa.string()), *counts, (f"{role}_cost", pa.float64())]
+
+
+_VERDICT = [("keep", pa.bool_()), ("detail", pa.string())]
+WRITTEN = pa.schema([*READ, ("critique", pa.string()), *_used_by("teacher")])
+JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, *_VERDICT, *_used_by("teacher"), *_used_by("judge")])
 
 #: Why a row has no critique: its image is not usable; what the teacher answered is none; nothing
 #: answered, so that the row may be asked for again; or the judge failed.

@@ -34,7 +34,7 @@ class RatedImage:
     score: float
 
 
-class Teacher(Protocol):
+class CritiqueWriter(Protocol):
     """Writes critiques."""
 
     def write(self, images: Sequence[RatedImage]) -> list[WrittenCritique]:
@@ -46,7 +46,7 @@ class Teacher(Protocol):
         ...
 
 
-def open_teacher(config: Config, spent: float = 0.0) -> Teacher:
+def open_teacher(config: Config, spent: float = 0.0) -> CritiqueWriter:
     """The teacher of `config.aescot.teacher`. `spent` is what earlier processes of the same run
     have spent of its budget.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rapo.chat.types import NOTHING, Answer, Fault, Usage
+from rapo.chat.types import NOTHING, ChatAnswer, ChatFault, Usage
 
 # A full stop that belongs to a usual abbreviation, a number or a name ends no sentence.
 _SENTENCE_END = re.compile(
@@ -24,7 +24,7 @@ class WrittenCritique:
 
     text: str | None
     problem: str | None = None
-    fault: Fault | None = None
+    fault: ChatFault | None = None
     usage: Usage = NOTHING
     model: str | None = None
 
@@ -35,7 +35,7 @@ def to_last_sentence(text: str) -> str:
     return text[: ends[-1]] if ends else ""
 
 
-def read_critique(answer: Answer) -> WrittenCritique:
+def read_critique(answer: ChatAnswer) -> WrittenCritique:
     """The critique in a teacher's answer, on one line. The reasoning before `</think>` may name the
     score and is left out."""
     if answer.text is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rapo.chat.types import Answer, Usage
+from rapo.chat.types import ChatAnswer, Usage
 from rapo.config import ChatConfig
 
 
@@ -34,7 +34,7 @@ class TokenCounts(_Lenient):
     completion_tokens: int = Field(0, ge=0)
 
 
-class Completion(_Lenient):
+class ChatCompletion(_Lenient):
     """A response of the call `chat/completions`."""
 
     choices: list[_Choice] = Field(min_length=1)
@@ -64,11 +64,17 @@ def request_body(
     return {**body, **endpoint.extra}
 
 
-def answer_of(completion: Completion, usage: Usage) -> Answer:
+def answer_of(completion: ChatCompletion, usage: Usage) -> ChatAnswer:
     """The completion's first choice as an answer; a refusal is a problem."""
     choice, model = completion.choices[0], completion.model
     if choice.message.refusal:
-        return Answer(None, f"the model refused: {choice.message.refusal[:200]}", "unusable", usage=usage, model=model)
+        return ChatAnswer(
+            None, f"the model refused: {choice.message.refusal[:200]}", "unusable", usage=usage, model=model
+        )
     if choice.finish_reason == "content_filter":
-        return Answer(None, "the endpoint's content filter kept the answer back", "unusable", usage=usage, model=model)
-    return Answer(choice.message.content or "", truncated=choice.finish_reason == "length", usage=usage, model=model)
+        return ChatAnswer(
+            None, "the endpoint's content filter kept the answer back", "unusable", usage=usage, model=model
+        )
+    return ChatAnswer(
+        choice.message.content or "", truncated=choice.finish_reason == "length", usage=usage, model=model
+    )

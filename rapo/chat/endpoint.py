@@ -20,19 +20,17 @@ from time import monotonic
 import httpx2
 from openai import AsyncOpenAI, OpenAIError
 
-from rapo.chat.completion import Completion, answer_of, request_body
+from rapo.chat.completion import ChatCompletion, answer_of, request_body
 from rapo.chat.failures import Failure, UnreadableAnswer, failure_of, pause_after
-from rapo.chat.key import read_key
+from rapo.chat.key import NO_KEY, hide_key, read_key
 from rapo.chat.pace import Pace
 from rapo.chat.spending import BudgetSpent, Reservation, Spending
-from rapo.chat.types import Answer, Question, Usage
+from rapo.chat.types import ChatAnswer, Question, Usage
 from rapo.config import ChatConfig, ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 from rapo.images.shrink import data_url
 
-#: What a client without a key sends; endpoints that want none ignore it.
-_NO_KEY = "none"
 # What an image may cost in tokens before the endpoint has told what it does.
 _IMAGE_TOKENS = 1500
 _CHARACTERS_PER_TOKEN = 3
@@ -67,7 +65,7 @@ class EndpointModel:
         self._stopped: str | None = None
         # Retries are this module's: the client's own know neither rates nor budget.
         self._client = AsyncOpenAI(
-            api_key=self._key or _NO_KEY, base_url=endpoint.base_url, timeout=endpoint.request_timeout_s, max_retries=0
+            api_key=self._key or NO_KEY, base_url=endpoint.base_url, timeout=endpoint.request_timeout_s, max_retries=0
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
@@ -83,7 +81,7 @@ class EndpointModel:
         """Why nothing more is asked; None while it is."""
         return self._stopped
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+    def ask(self, questions: Sequence[Question]) -> list[ChatAnswer]:
         """An answer for each question, in order. Raises `TimeoutError` after `patience_s`."""
         return asyncio.run_coroutine_threadsafe(self._ask_all(questions), self._loop).result(self._patience_s)
 
@@ -93,23 +91,23 @@ class EndpointModel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
 
-    async def _ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+    async def _ask_all(self, questions: Sequence[Question]) -> list[ChatAnswer]:
         return await asyncio.gather(*(self._ask(question) for question in questions))
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _ask(self, question: Question) -> ChatAnswer:
         async with self._slots:
             if self._stopped is not None:
-                return Answer(None, self._stopped, "unanswered")
+                return ChatAnswer(None, self._stopped, "unanswered")
             try:
                 # In a thread, because decoding would hold up the other requests.
                 url = await asyncio.to_thread(self._data_url, question.image)
             except ImageError as error:
-                return Answer(None, str(error), "image")
+                return ChatAnswer(None, str(error), "image")
             answer = await self._try(question, url)
         self._note(answer)
         return answer
 
-    async def _try(self, question: Question, url: str) -> Answer:
+    async def _try(self, question: Question, url: str) -> ChatAnswer:
         """Ask until there is an answer, or no try is left."""
         endpoint = self._settings.endpoint
         body = request_body(self._settings, question.text, url, question.seed, self._schema)
@@ -117,7 +115,7 @@ class EndpointModel:
         while True:
             tries += 1
             if self._stopped is not None:
-                return Answer(None, self._stopped, "unanswered", usage=usage)
+                return ChatAnswer(None, self._stopped, "unanswered", usage=usage)
             try:
                 async with self._spending.reserve(self._prompt_estimate(question), self._settings.max_tokens) as held:
                     await self._turn(held.most)
@@ -130,10 +128,10 @@ class EndpointModel:
                 continue
             usage += held.used
             left_s -= monotonic() - began
-            if isinstance(result, Answer):
+            if isinstance(result, ChatAnswer):
                 return replace(result, usage=usage)
             if result.action == "refused":
-                return Answer(None, result.problem, "unusable", usage=usage)
+                return ChatAnswer(None, result.problem, "unusable", usage=usage)
             if result.action == "stop":
                 self._stopped = result.problem
                 continue
@@ -149,7 +147,7 @@ class EndpointModel:
                 why = (
                     f"endpoint.retries = {endpoint.retries}" if tries > endpoint.retries else "endpoint.item_timeout_s"
                 )
-                return Answer(
+                return ChatAnswer(
                     None, f"{result.problem}; given up by {why} after {tries} tries", "unanswered", usage=usage
                 )
             left_s -= pause
@@ -162,7 +160,7 @@ class EndpointModel:
         while (left := self._not_before - monotonic()) > 0:
             await asyncio.sleep(left * (1 + 0.1 * random.random()))
 
-    async def _request(self, body: dict[str, object], held: Reservation, limit_s: float) -> Answer | Failure:
+    async def _request(self, body: dict[str, object], held: Reservation, limit_s: float) -> ChatAnswer | Failure:
         """One request: its answer, or what its failure means."""
         try:
             # The client's own limit is one of silence, and a server that trickles would never reach
@@ -173,15 +171,15 @@ class EndpointModel:
         except (OpenAIError, httpx2.HTTPError, OSError, ValueError) as error:
             failure = failure_of(error)
             held.used = held.most if failure.billed else Usage()
-            failure = Failure(failure.action, self._without_key(failure.problem), failure.billed, failure.wait_s)
+            failure = Failure(failure.action, hide_key(failure.problem, self._key), failure.billed, failure.wait_s)
             self._tokens.give_back(_tokens(held.most) - _tokens(held.used))
             return failure
         self._tokens.give_back(_tokens(held.most) - _tokens(held.used))
         return answer
 
-    def _read(self, response: str, held: Reservation) -> Answer:
+    def _read(self, response: str, held: Reservation) -> ChatAnswer:
         try:
-            completion = Completion.model_validate_json(response)
+            completion = ChatCompletion.model_validate_json(response)
         except ValueError as error:
             raise UnreadableAnswer(response) from error
         counts = completion.usage
@@ -196,7 +194,7 @@ class EndpointModel:
         """The prompt's tokens, at most: as many as any prompt had so far."""
         return self._most_prompt_tokens or len(question.text) // _CHARACTERS_PER_TOKEN + _IMAGE_TOKENS
 
-    def _note(self, answer: Answer) -> None:
+    def _note(self, answer: ChatAnswer) -> None:
         """Count failures in a row; too many of them end the asking."""
         self._failures_in_a_row = self._failures_in_a_row + 1 if answer.text is None else 0
         most = self._settings.endpoint.max_failures
@@ -206,9 +204,6 @@ class EndpointModel:
     def _data_url(self, data: bytes) -> str:
         settings = self._settings
         return data_url(decode_image(data, self._limits), settings.max_pixels, settings.endpoint.max_image_bytes)
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
 
 
 def _tokens(usage: Usage) -> int:

@@ -6,6 +6,9 @@ import os
 
 from rapo.errors import ConfigError
 
+#: What a client without a key sends; endpoints that want none ignore it.
+NO_KEY = "none"
+
 
 def read_key(name: str | None) -> str | None:
     """The key in the environment variable `name`; None where no key is wanted.
@@ -23,3 +26,8 @@ def read_key(name: str | None) -> str | None:
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"the environment variable {name} holds characters that no key can have")
     return key
+
+
+def hide_key(text: str, key: str | None) -> str:
+    """`text` without the key, which an endpoint may have quoted."""
+    return text.replace(key, "***") if key else text

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 #: Why there is no usable text: the image cannot be read; the model answered nothing usable, or
 #: refuses this question; nothing answered, so that the same question may be answered later.
-Fault = Literal["image", "unusable", "unanswered"]
+ChatFault = Literal["image", "unusable", "unanswered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatAnswer:
     """A text, or None with `problem` and `fault`.
 
     `truncated`: the token limit ended it. `reasoning`: the prompt itself opened a `<think>`, as the
@@ -54,7 +54,7 @@ class Answer:
 
     text: str | None
     problem: str | None = None
-    fault: Fault | None = None
+    fault: ChatFault | None = None
     truncated: bool = False
     reasoning: bool = False
     usage: Usage = NOTHING
@@ -64,7 +64,7 @@ class Answer:
 class ChatModel(Protocol):
     """A vision-language model. Temperature, token limit and image limits are its own settings."""
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+    def ask(self, questions: Sequence[Question]) -> list[ChatAnswer]:
         """An answer for each question, in order."""
         ...
 

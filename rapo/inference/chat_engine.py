@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from rapo.answers.prompts import chat
-from rapo.chat.types import Answer, Question, Usage
+from rapo.chat.types import ChatAnswer, Question, Usage
 from rapo.config import ChatConfig, ImageConfig
 from rapo.errors import ImageError, ModelError
 from rapo.images.decode import decode_image
@@ -79,17 +79,17 @@ class VllmModel:
             raise ModelError(f"{folder} holds no vision-language model: its model takes no images.")
         self._tokenizer = self._llm.get_tokenizer()
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+    def ask(self, questions: Sequence[Question]) -> list[ChatAnswer]:
         """An answer for each question, in order."""
-        answers: list[Answer | None] = []
+        answers: list[ChatAnswer | None] = []
         for question in questions:
             try:
                 self._enqueue(question)
             except ImageError as error:
-                answers.append(Answer(None, str(error), "image"))
+                answers.append(ChatAnswer(None, str(error), "image"))
             except self._refusals as error:
                 # An image that the model refuses must not cost the other images of its batch.
-                answers.append(Answer(None, f"the model refused the image: {error}", "unusable"))
+                answers.append(ChatAnswer(None, f"the model refused the image: {error}", "unusable"))
             else:
                 answers.append(None)
         outputs = iter([self._read(request) for request in self._llm.wait_for_completion(use_tqdm=False)])
@@ -118,10 +118,10 @@ class VllmModel:
             structured_outputs=None if self._schema is None else StructuredOutputsParams(json=dict(self._schema)),
         )
 
-    def _read(self, request: RequestOutput) -> Answer:
+    def _read(self, request: RequestOutput) -> ChatAnswer:
         (output,) = request.outputs
         prompt = request.prompt_token_ids
-        return Answer(
+        return ChatAnswer(
             output.text,
             truncated=output.finish_reason == "length",
             reasoning=self._tokenizer.decode(prompt[-4:]).rstrip().endswith(_OPEN),

@@ -35,7 +35,8 @@ def completion(text: str | None = "Soft light.", **more: object) -> Reply:
 
 
 class ChatServer:
-    """Answers each request by `behave(number, body)`; keeps the bodies and headers that it got."""
+    """Answers each request by `behave(number, body)`; keeps the bodies and headers that it got. The
+    body of a request without one is its path."""
 
     def __init__(self, behave: Callable[[int, dict[str, object]], Reply]) -> None:
         self.behave = behave
@@ -76,12 +77,15 @@ def chat_server(behave: Callable[[int, dict[str, object]], Reply]) -> Iterator[C
                     server.at_once -= 1
 
         def _read(self) -> tuple[dict[str, str], dict[str, object]] | None:
-            if not self.rfile.readline():
+            first = self.rfile.readline().decode().split()
+            if not first:
                 return None
             headers = {}
             while (line := self.rfile.readline().decode().strip()) != "":
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
+            if first[0] == "GET":
+                return headers, {"get": first[1]}
             return headers, json.loads(self.rfile.read(int(headers["content-length"])))
 
         def _answer(self, reply: Reply) -> None:

@@ -47,6 +47,10 @@ class CritiqueRow:
     teacher_prompt_tokens: int | None = None
     teacher_completion_tokens: int | None = None
     teacher_cost: float | None = None
+    judge_model: str | None = None
+    judge_prompt_tokens: int | None = None
+    judge_completion_tokens: int | None = None
+    judge_cost: float | None = None
 
 
 def write_aescot(

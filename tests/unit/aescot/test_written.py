@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rapo.aescot.written import WrittenCritique, read_critique, to_last_sentence
-from rapo.chat.types import Answer, Usage
+from rapo.chat.types import ChatAnswer, Usage
 
 
 def read(text: str, *, truncated: bool, reasoning: bool = False) -> WrittenCritique:
-    return read_critique(Answer(text, truncated=truncated, reasoning=reasoning))
+    return read_critique(ChatAnswer(text, truncated=truncated, reasoning=reasoning))
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_tags_of_the_policys_own_answer_are_refused() -> None:
 
 def test_a_bad_answer_is_unusable_and_a_missing_one_keeps_its_fault() -> None:
     used = Usage(10, 5, 0.25)
-    assert read_critique(Answer("", usage=used)).fault == "unusable"
-    assert read_critique(Answer("Soft light.", usage=used, model="m")) == WrittenCritique(
+    assert read_critique(ChatAnswer("", usage=used)).fault == "unusable"
+    assert read_critique(ChatAnswer("Soft light.", usage=used, model="m")) == WrittenCritique(
         "Soft light.", usage=used, model="m"
     )
-    missing = read_critique(Answer(None, "the budget is spent", "unanswered", usage=used))
+    missing = read_critique(ChatAnswer(None, "the budget is spent", "unanswered", usage=used))
     assert missing == WrittenCritique(None, "the budget is spent", "unanswered", used)

@@ -1,0 +1,109 @@
+"""What is said of teacher and judge before they are asked anything, and what their endpoints say of
+themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.check import describe, problems, warnings
+from cluster.cli.run import with_absolute_paths
+from rapo.aescot.check import check_endpoints
+from rapo.config import Config, load_config
+from rapo.datasets.check import DataCheck
+from rapo.errors import ConfigError
+from tests.unit.chat_server import Reply, chat_server
+
+URL = "http://127.0.0.1:9/v1"
+
+
+def config(*settings: str, role: str = "teacher", url: str = URL) -> Config:
+    endpoint = ("kind=openai", "model=m", f"endpoint.base_url={url}", *settings)
+    return load_config(None, ["rapo.reward.weight_grounded=0", *(f"aescot.{role}.{setting}" for setting in endpoint)])
+
+
+@pytest.mark.parametrize("role", ["teacher", "judge"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("endpoint.key_env=RAPO_NO_SUCH_KEY", "RAPO_NO_SUCH_KEY is not set"),
+        ("prompt=Of {scoer}", "unknown placeholder {scoer}"),
+    ],
+)
+def test_what_would_stop_teacher_or_judge_is_named(role: str, setting: str, words: str) -> None:
+    (line,) = problems(config(setting, role=role), ["aescot"], DataCheck())
+    assert words in line
+    assert f"aescot.{role}" in line
+    assert problems(config(setting, role=role), ["rapo"], DataCheck()) == [], "the critiques are written already"
+    assert problems(config(role=role), ["aescot"], DataCheck()) == []
+
+
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+def test_a_model_folder_is_looked_at_where_one_is_needed(kind: str, tmp_path: Path) -> None:
+    found = problems(config(f"kind={kind}", f"model={tmp_path}"), ["aescot"], DataCheck())
+    assert any(f"{tmp_path} holds no config.json" in line for line in found) == (kind == "vllm")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("language=German",), "are for English"),
+        (("prompt=Write about {dimensions}.",), "the teacher is blind"),
+        (("endpoint.prompt_price=1",), "no budget"),
+    ],
+)
+def test_what_is_probably_not_intended_is_said(settings: tuple[str, ...], words: str) -> None:
+    (line,) = warnings(config(*settings), DataCheck())
+    assert words in line
+    assert warnings(config(), DataCheck()) == []
+    assert warnings(config("blind=true", "prompt=Write about {dimensions}."), DataCheck()) == []
+
+
+def test_the_description_names_models_addresses_and_budget() -> None:
+    prices = ("endpoint.prompt_price=1", "endpoint.completion_price=1", "endpoint.budget=25")
+    lines = "\n".join(describe(config(*prices), DataCheck()))
+    assert f"critiques by m at {URL} for at most 25, judged by the rules" in lines
+    assert "by the rule-based teacher, judged by m at" in "\n".join(describe(config(role="judge"), DataCheck()))
+
+
+def test_a_run_keeps_the_text_of_its_prompt_file(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("Write about {dimensions}.", encoding="utf-8")
+    teacher = with_absolute_paths(config(f"prompt_file={file}", "blind=true")).aescot.teacher
+    assert (teacher.prompt, teacher.prompt_file, teacher.model) == ("Write about {dimensions}.", None, "m")
+    with pytest.raises(ConfigError, match=r"gone\.txt"):
+        with_absolute_paths(config(f"prompt_file={tmp_path / 'gone.txt'}"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(body='{"data": [{"id": "other"}, {"id": "m", "owned_by": "me"}]}'), None),
+        (Reply(body='{"data": [{"id": "other"}]}'), "model = 'm' is not among the models of"),
+        (Reply(404, "{}"), None),
+        (Reply(401, '{"error": {"message": "bad key sk-Very9Secret"}}'), "key_env"),
+        (Reply(500, "oops"), "status 500"),
+        (Reply(body="<html>"), "does not answer as an endpoint does"),
+    ],
+)
+def test_an_endpoint_is_asked_for_its_models_only_if_wanted(
+    reply: Reply, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAPO_TEST_KEY", "sk-Very9Secret")
+    with chat_server(lambda *_: reply) as server:
+        asked = config("endpoint.key_env=RAPO_TEST_KEY", url=server.base_url)
+        assert problems(asked, ["aescot"], DataCheck()) == []
+        assert not server.bodies
+        found = check_endpoints(asked)
+    assert server.bodies == [{"get": "/v1/models"}]
+    assert server.headers[0]["authorization"] == "Bearer sk-Very9Secret"
+    assert len(found) == (words is not None)
+    assert words is None or (words in found[0] and "aescot.teacher" in found[0])
+    assert "Very9Secret" not in str(found)
+
+
+def test_an_endpoint_that_is_away_is_named() -> None:
+    (line,) = check_endpoints(config(url=URL, role="judge"))
+    assert line.startswith(f"aescot.judge: {URL} does not answer")
+    assert check_endpoints(load_config()) == []
