@@ -20,6 +20,9 @@ REASON_KEY = "rapo-reason"
 #: Trailing metadata key of google.rpc.Status, which gRPC prescribes.
 DETAILS_KEY = "grpc-status-details-bin"
 
+#: The reason of a status for a model version that is not served.
+UNKNOWN_VERSION = "unknown_version"
+
 #: Readouts by name, and names by readout.
 READOUT_NUMBERS: dict[str, scorer_pb2.Readout] = {
     name: scorer_pb2.Readout.Value(f"READOUT_{name.upper()}") for name in READOUTS

@@ -47,6 +47,7 @@ SERVE_ENVIRONMENT = {
 }
 
 _LOOPBACK = "127.0.0.1"
+_THIS_MACHINE = (_LOOPBACK, "localhost", "::1")
 _LOOPBACK_HOOK = "cluster.remote.loopback.listen_on_loopback"
 # What a message may grow on its way from the gateway: its request id is filled in.
 _MESSAGE_ROOM = 2**16
@@ -139,6 +140,7 @@ def prepare_environment(config: Config) -> None:
     if "ray" in sys.modules and config.ray.address is None and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("prepare_environment came after the first import of ray")
     os.environ.update(QUIET_ENVIRONMENT)
+    _pass_proxies_by()
     if config.ray.address is None:
         # Every process of a local Ray inherits this. The hook that a joined cluster gets instead
         # would keep tasks from the workers that Ray starts in advance.
@@ -150,6 +152,17 @@ def prepare_environment(config: Config) -> None:
             os.environ.setdefault(name, value)
         # Serve's proxy would take messages of 2 GiB before the deployment refuses their callers.
         os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(message_limit(config.image) + _MESSAGE_ROOM)
+
+
+def _pass_proxies_by() -> None:
+    """Have no process of a run ask an HTTP proxy of the environment for this machine. Serve's
+    processes, too, speak gRPC with each other."""
+    for name in ("no_proxy", "no_grpc_proxy"):
+        known = os.environ.get(name) or os.environ.get(name.upper(), "")
+        # gRPC looks at the second one instead of the first, where there is a second one.
+        if name == "no_proxy" or known:
+            hosts = [host.strip() for host in known.split(",") if host.strip()]
+            os.environ[name] = ",".join(dict.fromkeys((*hosts, *_THIS_MACHINE)))
 
 
 def log_folder() -> str:

@@ -22,13 +22,13 @@ from rapo.client.base import ClientBase
 from rapo.client.batch import BatchJob
 from rapo.client.bulk import BulkJob, HasRoom, InOrder, LoadedImage, check_bulk_arguments
 from rapo.client.errors import CallError, ended_early
+from rapo.client.images import is_bytes, read_image
 from rapo.client.messages import (
     explained,
     load_image,
     model_info,
-    rank_request,
+    rank_job,
     ranking,
-    read_image,
     score_request,
     score_result,
 )
@@ -92,8 +92,8 @@ class AsyncScorerClient(ClientBase[grpc.aio.Channel]):
     ) -> Ranking:
         """`ScorerClient.rank`."""
         request_id = request_id or uuid.uuid4().hex
-        request = await asyncio.to_thread(rank_request, images, request_id, readout, model_version)
-        return ranking(await self._call(lambda stub: stub.Rank, request, request_id, timeout), images)
+        job = await asyncio.to_thread(rank_job, images, request_id, readout, model_version)
+        return ranking(await self._call(lambda stub: stub.Rank, job.request, request_id, timeout), job)
 
     async def explain(
         self, image: Image, *, request_id: str = "", timeout: float | None = None, **options: Unpack[ScoreOptions]
@@ -158,8 +158,10 @@ class AsyncScorerClient(ClientBase[grpc.aio.Channel]):
     async def _bulk(
         self, images: Images, in_flight: int | None, has_room: HasRoom, options: ScoreOptions
     ) -> AsyncGenerator[Outcome, None]:
-        check_bulk_arguments(in_flight, options)
+        check_bulk_arguments(images, in_flight, options)
         limits = await self.model(options.get("model_version", ""))
+        # One version for the whole job, also if the service changes its default meanwhile.
+        options = {**options, "model_version": limits.model_version}
         job = BulkJob(self._connection.policy, self.timeout, limits, in_flight, options, has_room)
         source = _loaded(images, limits)
         call: AsyncStreamCall | None = None
@@ -191,11 +193,11 @@ class AsyncScorerClient(ClientBase[grpc.aio.Channel]):
 
 
 async def _read(image: Image) -> bytes:
-    return image if isinstance(image, bytes) else await asyncio.to_thread(read_image, image)
+    return read_image(image) if is_bytes(image) else await asyncio.to_thread(read_image, image)
 
 
 async def _load(image: Image, limits: ModelInfo) -> LoadedImage:
-    if isinstance(image, bytes):
+    if is_bytes(image):
         return image, load_image(image, limits)
     return image, await asyncio.to_thread(load_image, image, limits)
 

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from time import monotonic
 
 from rapo.client.connection import RetryPolicy
 from rapo.client.errors import CallError
-from rapo.client.messages import outcome, read_image, result_or_error, score_request
+from rapo.client.images import check_images, read_image
+from rapo.client.messages import outcome, result_or_error, score_request
 from rapo.client.types import Image, Outcome, ScoreOptions
 from rapo.errors import ImageError
 from rapo.v1 import scorer_pb2
@@ -24,15 +25,16 @@ class BatchJob:
     `request` is what to send next. It holds no image once every image has its outcome.
     """
 
-    def __init__(self, images: Sequence[Image], options: ScoreOptions, policy: RetryPolicy, limit: float) -> None:
+    def __init__(self, images: Iterable[Image], options: ScoreOptions, policy: RetryPolicy, limit: float) -> None:
         self._deadline = monotonic() + limit
-        self._images = images
+        check_images(images, "score_batch()")
+        self._images = tuple(images)
         self._policy = policy
         self._outcomes: dict[int, Outcome] = {}
         self._tries = 0
         self.request_id = uuid.uuid4().hex
         requests = []
-        for index, image in enumerate(images):
+        for index, image in enumerate(self._images):
             try:
                 requests.append(score_request(read_image(image), f"{self.request_id}-{index}", **options))
             except ImageError as error:

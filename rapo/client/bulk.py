@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rapo.client.connection import RetryPolicy
+from rapo.client.images import check_images
 from rapo.client.messages import outcome, score_request
 from rapo.client.stream import BulkStream
 from rapo.client.types import Image, ModelInfo, Outcome, ScoreOptions
@@ -25,9 +26,10 @@ LoadedImage = tuple[Image, bytes | ImageError]
 HasRoom = Callable[[int], bool]
 
 
-def check_bulk_arguments(in_flight: int | None, options: ScoreOptions) -> None:
+def check_bulk_arguments(images: object, in_flight: int | None, options: ScoreOptions) -> None:
     """Raise `ValueError` or `ConfigError` for arguments that cannot work, before anything is
     sent."""
+    check_images(images, "a call for many images", lazily=True)
     if in_flight is not None and in_flight < 1:
         raise ValueError(f"in_flight must be at least 1, not {in_flight}")
     score_request(b"", "", **options)

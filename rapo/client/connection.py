@@ -5,6 +5,7 @@
 - gRPC does not read google.rpc.RetryInfo. If the service names a delay with it (its queue is full,
   the client sent more than its share, it restarts), the client itself waits that long and retries,
   as often as the call's time limit allows.
+- A proxy of the environment is not asked for this machine's own addresses.
 - A token is never sent in clear text to another machine.
 """
 
@@ -159,6 +160,8 @@ class Connection:
             ("grpc.use_local_subchannel_pool", 1),  # else channels of one process share one connection
             ("rapo.channel", number),
         ]
+        if _is_local(self.target):
+            options.append(("grpc.enable_http_proxy", 0))
         if self.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self.server_name))
         return options

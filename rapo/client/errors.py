@@ -114,10 +114,12 @@ def _unreachable(details: str, target: str, *, secure: bool) -> str:
             f"no TLS connection to {target} ({details}). Does it take TLS at all? If it asks for a client certificate, "
             "give `certificate` and `key`."
         )
-    hint = "" if secure else " If it takes TLS, give its CA."
-    return (
-        f"no scoring service answers at {target} ({details}). Start one with `rapo serve`, or give its address.{hint}"
-    )
+    if not secure and "failed to connect" in words and ("socket closed" in words or "reset by peer" in words):
+        return (
+            f"{target} closed the connection, as a server does that takes TLS only ({details}). Give the CA that signed its "
+            "certificate as `ca` (--ca FILE), or tls=True (--tls) for a publicly trusted one."
+        )
+    return f"no scoring service answers at {target} ({details}). Start one with `rapo serve`, or give its address."
 
 
 @dataclass(slots=True)

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rapo.client.errors import CallError, from_status
+from rapo.client.images import check_images, read_image
 from rapo.client.types import (
     CalibratedInterval,
     Dimension,
@@ -31,18 +31,6 @@ from rapo.wire import READOUT_NAMES, READOUT_NUMBERS
 _MESSAGE_OVERHEAD = 4096
 
 
-def read_image(image: Image) -> bytes:
-    """The encoded bytes. Raises `ImageError` (reason `unreadable`) for a path that cannot be
-    read."""
-    if isinstance(image, bytes):
-        return image
-    try:
-        return Path(image).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        words = error.strerror if isinstance(error, OSError) else None
-        raise ImageError(f"cannot read {os.fspath(image)}: {words or error}", reason="unreadable") from error
-
-
 def load_image(image: Image, limits: ModelInfo) -> bytes | ImageError:
     """The encoded bytes, or the reason why the image cannot be sent.
 
@@ -50,15 +38,9 @@ def load_image(image: Image, limits: ModelInfo) -> bytes | ImageError:
     stream over it.
     """
     try:
-        data = read_image(image)
+        return read_image(image, max(limits.max_message_bytes - _MESSAGE_OVERHEAD, 0))
     except ImageError as error:
         return error
-    room = limits.max_message_bytes - _MESSAGE_OVERHEAD
-    if limits.max_message_bytes and len(data) > room:
-        name = "the image" if isinstance(image, bytes) else os.fspath(image)
-        words = f"{name} has {len(data):,} bytes; the service takes {room:,} at most"
-        return ImageError(words, reason="too_many_bytes")
-    return data
 
 
 def readout_number(name: str | None) -> scorer_pb2.Readout:
@@ -101,16 +83,32 @@ def score_request(
     )
 
 
-def rank_request(
-    images: Sequence[Image], request_id: str, readout: str | None, model_version: str
-) -> scorer_pb2.RankRequest:
+@dataclass(frozen=True, slots=True)
+class RankJob:
+    """The request for a ranking of `images`. In the place of an image that cannot be sent it has no
+    bytes, so that the service ranks it last; `unsent` says why."""
+
+    images: Sequence[Image]
+    request: scorer_pb2.RankRequest
+    unsent: Mapping[int, ImageError]
+
+
+def rank_job(images: Sequence[Image], request_id: str, readout: str | None, model_version: str) -> RankJob:
     """The request for a ranking."""
-    return scorer_pb2.RankRequest(
-        images=[read_image(image) for image in images],
-        readout=readout_number(readout),
-        model_version=model_version,
-        request_id=request_id,
+    check_images(images, "rank()")
+    images = tuple(images)
+    loaded: list[bytes] = []
+    unsent: dict[int, ImageError] = {}
+    for index, image in enumerate(images):
+        try:
+            loaded.append(read_image(image))
+        except ImageError as error:
+            loaded.append(b"")
+            unsent[index] = error
+    request = scorer_pb2.RankRequest(
+        images=loaded, readout=readout_number(readout), model_version=model_version, request_id=request_id
     )
+    return RankJob(images, request, unsent)
 
 
 def score_result(reply: scorer_pb2.ScoreResponse) -> ScoreResult:
@@ -161,16 +159,19 @@ def outcome(index: int, image: Image, result: ScoreResult | RapoError) -> Outcom
     return Outcome(index, image, error=result)
 
 
-def ranking(reply: scorer_pb2.RankResponse, images: Sequence[Image]) -> Ranking:
-    """The typed ranking of `images`. Raises `CallError` if the reply does not fit them."""
-    n = len(images)
+def ranking(reply: scorer_pb2.RankResponse, job: RankJob) -> Ranking:
+    """The typed ranking of the job's images. Raises `CallError` if the reply does not fit them."""
+    n = len(job.images)
     if sorted(item.index for item in reply.ranking) != list(range(n)) or len(reply.preference) != n * n:
         raise CallError(
             f"the service ranked {len(reply.ranking)} images of {n}", code="INTERNAL", request_id=reply.request_id
         )
     flat = tuple(reply.preference)
     return Ranking(
-        order=tuple(outcome(item.index, images[item.index], result_or_error(item)) for item in reply.ranking),
+        order=tuple(
+            outcome(item.index, job.images[item.index], job.unsent.get(item.index) or result_or_error(item))
+            for item in reply.ranking
+        ),
         preference=tuple(flat[row * n : (row + 1) * n] for row in range(n)),
         model_version=reply.model_version,
         readout=readout_name(reply.readout),

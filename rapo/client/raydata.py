@@ -6,28 +6,26 @@
 
 - It imports neither Ray nor NumPy. A batch is a dict of columns, and columns are added to it.
 - No row is left out: a row without a score has the reason in the column `error`.
+- One object scores by one model version: the one that answers at its first batch.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from rapo.client.sync import ScorerClient
 from rapo.client.types import Image, Outcome, ScoreOptions
-from rapo.errors import ConfigError, DataError, ImageError
+from rapo.errors import ConfigError, DataError
 
 Column = list[str] | list[float | None]
-
-_NO_IMAGE = Outcome(-1, b"", error=ImageError("the row holds no image", reason="missing"))
 
 
 class ScoreImages:
     """Adds `aesthetic_score` in [0, 1], `aesthetic_score_std`, `interval_low`, `interval_high`,
-    `interval_coverage` and `error` to each row of a batch.
+    `interval_coverage`, `model_version` and `error` to each row of a batch.
 
     `interval_*` is calibrated on human scores, and NaN (`null`) where the model or the readout is
     not; `aesthetic_score_std` is the model's own uncertainty, and NaN with the readout `greedy`.
@@ -40,8 +38,11 @@ class ScoreImages:
     (`token_file`, `ca`, ...). `rationale` and `native_score` are added if the options request them.
     `null` is used for a missing number: NaN keeps NumPy columns numeric, None suits `datasets.map`.
 
-    Raises `DataError` if the batch lacks the column or it holds something else, and `CallError` if
-    the scorer is gone: the pipeline's own retries are better than a data set full of errors.
+    Every worker of a pipeline has an object of its own. Where the scorer's default may change while
+    the pipeline runs, name `model_version` in the options.
+
+    Raises `DataError` if the batch lacks the column, and `CallError` if the scorer is gone: the
+    pipeline's own retries are better than a data set full of errors.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class ScoreImages:
             raise DataError(
                 f"no column {column or 'bytes or path'!r} in {', '.join(batch)}; say which holds the images."
             )
-        images = [_image(value, column) for value in batch[column]]
-        present = [image for image in images if image is not None]
-        scored = iter(list(self._client.score_many(present, self._in_flight, **self._options)))
-        return {**batch, **self._columns([next(scored) if image is not None else _NO_IMAGE for image in images])}
+        if not self._options.get("model_version"):
+            self._options = {**self._options, "model_version": self._client.model().model_version}
+        images = map(_image, batch[column])
+        return {**batch, **self._columns(list(self._client.score_many(images, self._in_flight, **self._options)))}
 
     def _columns(self, outcomes: list[Outcome]) -> dict[str, Column]:
         results = [outcome.result for outcome in outcomes]
@@ -88,6 +89,7 @@ class ScoreImages:
             "interval_low": [missing if item is None else item.low for item in intervals],
             "interval_high": [missing if item is None else item.high for item in intervals],
             "interval_coverage": [missing if item is None else item.coverage for item in intervals],
+            "model_version": ["" if item is None else item.model_version for item in results],
             "error": ["" if outcome.error is None else str(outcome.error) for outcome in outcomes],
         }
         if self._options.get("rationale"):
@@ -103,12 +105,9 @@ class ScoreImages:
         return self._remake, ()
 
 
-def _image(value: object, column: str) -> Image | None:
-    # `datasets` keeps an image that is not decoded as such a dictionary.
+def _image(value: Any) -> Image:
+    # `datasets` keeps an image that is not decoded as such a dictionary. The client says what is no
+    # image.
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytearray | memoryview):
-        value = bytes(value)
-    if value is None or isinstance(value, bytes | str | os.PathLike):
-        return value
-    raise DataError(f"{column!r} holds a {type(value).__name__}; encoded bytes or paths are needed.")
+    return value

@@ -23,6 +23,7 @@ from rapo.client.errors import CallError
 from rapo.client.messages import outcome, result_or_error
 from rapo.client.types import Image, Outcome
 from rapo.v1 import scorer_pb2
+from rapo.wire import UNKNOWN_VERSION
 
 # A stream that ends with one of these may be opened again. RESOURCE_EXHAUSTED may only if the
 # service says when.
@@ -78,12 +79,17 @@ class BulkStream:
 
     def take(self, reply: scorer_pb2.ScoreResult) -> Outcome | None:
         """The outcome in a reply; None if it was known already, or if the image is to be sent
-        again."""
+        again.
+
+        Raises `CallError` if the job's model version is no longer served: no image can be scored.
+        """
         item = self._items.get(reply.request_id)
         if item is None:
             return None
         result = result_or_error(reply)
         if isinstance(result, CallError):
+            if result.reason == UNKNOWN_VERSION:
+                raise result
             item.tries += 1
             pause = self._policy.pause(result, item.tries, self._left())
             if pause is not None:

@@ -22,13 +22,13 @@ from rapo.client.base import ClientBase
 from rapo.client.batch import BatchJob
 from rapo.client.bulk import BulkJob, HasRoom, InOrder, check_bulk_arguments
 from rapo.client.errors import CallError, ended_early
+from rapo.client.images import read_image
 from rapo.client.messages import (
     explained,
     load_image,
     model_info,
-    rank_request,
+    rank_job,
     ranking,
-    read_image,
     score_request,
     score_result,
 )
@@ -100,7 +100,8 @@ class ScorerClient(ClientBase[grpc.Channel]):
         """Score any number of images over one stream, and yield an outcome for each as it is ready,
         in any order.
 
-        An image that fails never stops the others. At most `in_flight` are read and in flight at a
+        An image that fails never stops the others. All are scored by one model version: the one
+        that answers when the job begins. At most `in_flight` are read and in flight at a
         time (default: as many as the service takes); nothing is sent while the caller does not take
         outcomes. After a stream breaks, what is unanswered is sent again over a new one; no image
         is yielded twice. Raises `CallError` if the service refuses the stream, or answers nothing
@@ -118,10 +119,12 @@ class ScorerClient(ClientBase[grpc.Channel]):
         timeout: float | None = None,
     ) -> Ranking:
         """Order 2 to `ModelInfo.max_batch` images from best to worst, with the probability that
-        each is preferred to each."""
+        each is preferred to each.
+
+        An image that cannot be read is ranked last, as one that the service cannot use."""
         request_id = request_id or uuid.uuid4().hex
-        request = rank_request(images, request_id, readout, model_version)
-        return ranking(self._call(lambda stub: stub.Rank, request, request_id, timeout), images)
+        job = rank_job(images, request_id, readout, model_version)
+        return ranking(self._call(lambda stub: stub.Rank, job.request, request_id, timeout), job)
 
     def explain(
         self, image: Image, *, request_id: str = "", timeout: float | None = None, **options: Unpack[ScoreOptions]
@@ -185,8 +188,10 @@ class ScorerClient(ClientBase[grpc.Channel]):
     def _bulk(
         self, images: Iterable[Image], in_flight: int | None, has_room: HasRoom, options: ScoreOptions
     ) -> Generator[Outcome, None, None]:
-        check_bulk_arguments(in_flight, options)
+        check_bulk_arguments(images, in_flight, options)
         limits = self.model(options.get("model_version", ""))
+        # One version for the whole job, also if the service changes its default meanwhile.
+        options = {**options, "model_version": limits.model_version}
         job = BulkJob(self._connection.policy, self.timeout, limits, in_flight, options, has_room)
         source = ((image, load_image(image, limits)) for image in images)
         call: StreamCall | None = None

@@ -10,7 +10,7 @@ from rapo.answers.readout_names import READOUTS as READOUTS
 from rapo.errors import RapoError
 
 #: An image to score: encoded bytes, or the path of a file that the client reads and sends as bytes.
-Image = bytes | str | os.PathLike[str]
+Image = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 
 class ScoreOptions(TypedDict, total=False):

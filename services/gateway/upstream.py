@@ -17,6 +17,7 @@ from time import monotonic
 import grpc
 
 from rapo.v1 import scorer_pb2
+from rapo.wire import UNKNOWN_VERSION
 from services.gateway.metrics import Metrics
 from services.gateway.proxies import Proxies
 from services.gateway.routes import Routes
@@ -69,9 +70,9 @@ class Upstream:
                 raise Refused(_STARTING)
             if not version:
                 words = f"several model versions are served ({', '.join(served)}), and none is the default: name one"
-                raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
+                raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, UNKNOWN_VERSION, "model_version"))
             words = f"no model version {version[:64]!r} is served; GetModel says which are"
-            raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, "unknown_version", "model_version"))
+            raise Refused(Refusal(grpc.StatusCode.NOT_FOUND, words, UNKNOWN_VERSION, "model_version"))
         return application
 
     def in_flight(self, application: str) -> int:

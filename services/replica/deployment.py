@@ -90,7 +90,7 @@ def wait_until_ready(name: str, address: str, secret: str, limit_s: float) -> No
     deadline = monotonic() + limit_s
     _wait_until_running(name, deadline, limit_s)
     # The proxy learns of a running application a moment later; calls before that would fail.
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         get_model = scorer_pb2_grpc.AestheticScorerStub(channel).GetModel
         metadata = (("application", name), (SECRET_KEY, secret))
         while True:

@@ -70,7 +70,8 @@ class FakeDeployment(scorer_pb2_grpc.AestheticScorerServicer):
     def GetModel(
         self, request: scorer_pb2.GetModelRequest, context: grpc.ServicerContext
     ) -> scorer_pb2.GetModelResponse:
-        return scorer_pb2.GetModelResponse(model_version=dict(context.invocation_metadata())["application"])
+        application = str(dict(context.invocation_metadata())["application"])
+        return scorer_pb2.GetModelResponse(model_version=application.replace("app-", "v"))
 
     def _answer(self, request: scorer_pb2.ScoreRequest, context: grpc.ServicerContext) -> scorer_pb2.ScoreResponse:
         image = request.image

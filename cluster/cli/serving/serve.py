@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config
 from rapo.models.card import read_card
 from rapo.models.folder import check_model_folder
+from rapo.util.printable import clipped
+from services.gateway import reloading
 from services.gateway.reloading import FileFollower
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ def serve_until_interrupted(
             console.note(f"model {_named(wanted)} answers at {server.address}; Ctrl-C stops it. Library output: {log}")
             if page is not None:
                 console.note(f"the web page is {page.address}")
+            stack.enter_context(changes_said(console))
             follower = FileFollower({} if file is None else {"models": file})
             stack.callback(follower.close)
             while not stop.wait(timeout=_POLL_S):
@@ -78,6 +82,29 @@ def serve_until_interrupted(
                     wanted = file.value
                     _follow(server, wanted, console)
             console.note("stopping")
+
+
+class _ChangedFiles(logging.Handler):
+    """Says on the console what becomes of changed files: models, tokens, certificates."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._console.warn if record.levelno >= logging.ERROR else self._console.note
+        say(clipped(record.getMessage()))
+
+
+@contextmanager
+def changes_said(console: Console) -> Iterator[None]:
+    """Say on `console` which changed files were read again, and which cannot be used."""
+    handler, source = _ChangedFiles(console), logging.getLogger(reloading.__name__)
+    source.addHandler(handler)
+    try:
+        yield
+    finally:
+        source.removeHandler(handler)
 
 
 def _log_calls() -> None:
@@ -101,7 +128,7 @@ def _follow(server: ScorerServer, wanted: ServedModels, console: Console) -> Non
         roll_out(server, wanted)
     except Exception as error:  # whatever it is, the versions that are served stay
         logger.exception("the roll-out failed")
-        console.note(f"the roll-out failed; the versions before it are still served: {error}")
+        console.warn(f"the roll-out failed; the versions before it are still served: {clipped(str(error))}")
     else:
         console.note(f"now serving {_named(wanted)}")
 

@@ -10,9 +10,11 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
-from fake_scorer import FakeScorer
+from fake_scorer import FakeScorer, serving
 from score_output import console, printed, read
+from serving import Authority
 
 from cluster.cli.score.command import score_paths
 from cluster.cli.score.names import path_of
@@ -106,3 +108,17 @@ def test_ctrl_c_says_how_to_go_on(client: ScorerClient, scorer: FakeScorer, phot
     assert process.returncode == 130
     assert "of 34 images are scored and kept; the same command scores the rest" in words
     assert "Traceback" not in words
+
+
+def test_stderr_holds_no_lines_of_grpc(scorer: FakeScorer, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    authority, other = Authority(tmp_path), Authority(tmp_path / "other")
+    certificate, key = authority.issue("server")
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    with serving(scorer, credentials=credentials) as target:
+        command = [sys.executable, "-m", "rapo", "score", str(photos / "b.jpg"), "--server", target, "--timeout", "5"]
+        for options, words in (([], "takes TLS only"), (["--ca", str(other.path)], "cannot be trusted")):
+            done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2
+            assert words in done.stderr
+            assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -33,7 +33,7 @@ def test_a_batch_gets_its_columns_and_keeps_its_rows(target: str, scorer: FakeSc
     scored = ScoreImages(target)(batch)
     assert tuple(scored) == (
         *("name", "bytes", "aesthetic_score", "aesthetic_score_std"),
-        *("interval_low", "interval_high", "interval_coverage", "error"),
+        *("interval_low", "interval_high", "interval_coverage", "model_version", "error"),
     )
     ends = [scored[f"interval_{name}"][0] for name in ("low", "high", "coverage")]
     assert ends == [pytest.approx(0.12), pytest.approx(0.52), 0.9]
@@ -63,16 +63,22 @@ def test_paths_and_requested_columns(target: str, tmp_path: Path) -> None:
 def test_a_batch_without_images_is_refused(target: str) -> None:
     with pytest.raises(DataError, match="no column 'bytes or path' in name"):
         ScoreImages(target)({"name": ["a"]})
-    with pytest.raises(DataError, match="holds a int"):
-        ScoreImages(target, client={"timeout": 5})({"bytes": [b"1", 2]})
 
 
 def test_a_row_without_an_image_keeps_its_place(target: str) -> None:
     values = [b"1", None, {"bytes": b"2", "path": "x"}, {"bytes": None, "path": "gone.jpg"}]
     scored = ScoreImages(target, null=None)({"bytes": values})
     assert scored["aesthetic_score"] == [0.01, None, 0.02, None]
-    assert scored["error"][1] == "the row holds no image"
+    assert "there is no image" in scored["error"][1]
     assert "gone.jpg" in scored["error"][3]
+
+
+def test_a_step_keeps_the_version_of_its_first_batch(target: str, scorer: FakeScorer) -> None:
+    step = ScoreImages(target)
+    assert step({"bytes": [b"1", b"bad"]})["model_version"] == ["v7", ""]
+    scorer.default = "v6"
+    assert step({"bytes": [b"2"]})["model_version"] == ["v7"]
+    assert ScoreImages(target)({"bytes": [b"3"]})["model_version"] == ["v6"]
 
 
 def test_a_scorer_that_refuses_fails_the_step(target: str, scorer: FakeScorer) -> None:

@@ -371,11 +371,11 @@ def test_explain_is_cancelled_with_its_call(stub: Stub, scorer: FakeDeployment) 
 
 def test_the_gateway_completes_what_the_model_says(stub: Stub) -> None:
     reply = stub.GetModel(scorer_pb2.GetModelRequest(), timeout=5)
-    assert (reply.model_version, list(reply.models)) == ("app-7", ["v7", "v6"])
+    assert (reply.model_version, list(reply.models)) == ("v7", ["v7", "v6"])
     limits = reply.limits
     assert (limits.max_batch, limits.max_stream_in_flight, limits.max_samples) == (8, 4, 32)
     assert limits.max_message_bytes == 100_000
-    assert stub.GetModel(scorer_pb2.GetModelRequest(model_version="v6"), timeout=5).model_version == "app-6"
+    assert stub.GetModel(scorer_pb2.GetModelRequest(model_version="v6"), timeout=5).model_version == "v6"
     with pytest.raises(grpc.RpcError) as caught:
         stub.GetModel(scorer_pb2.GetModelRequest(model_version="v1"), timeout=5)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND

@@ -62,3 +62,26 @@ def test_messages_to_serve_are_bounded() -> None:
     config = load_config(None, ["image.max_bytes=1000"])
     prepare_environment(config)
     assert message_limit(config.image) < int(os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"]) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"no_proxy": "127.0.0.1,localhost,::1"}),
+        ({"NO_PROXY": "corp.example"}, {"no_proxy": "corp.example,127.0.0.1,localhost,::1"}),
+        (
+            {"no_proxy": "localhost", "no_grpc_proxy": "x"},
+            {"no_proxy": "localhost,127.0.0.1,::1", "no_grpc_proxy": "x,127.0.0.1,localhost,::1"},
+        ),
+    ],
+)
+def test_a_proxy_is_not_asked_for_this_machine(given: dict[str, str], expected: dict[str, str]) -> None:
+    names = ("no_proxy", "NO_PROXY", "no_grpc_proxy", "NO_GRPC_PROXY")
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(given)
+    prepare_environment(load_config())
+    prepare_environment(load_config())
+    assert {name: os.environ[name] for name in names if name in os.environ and name not in given} | {
+        name: os.environ[name] for name in expected
+    } == expected
