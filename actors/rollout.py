@@ -80,7 +80,7 @@ class RolloutWorker:
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
         assert isinstance(engine, ReadoutEngine)
-        return thread, GroupSampler(engine.processor, self._config)
+        return thread, GroupSampler(engine.processor, self._config, engine.encode)
 
     async def ping(self) -> None:
         """Answers as long as the process runs, whatever the engine does."""

@@ -109,7 +109,7 @@ def _run(spec: dict[str, Any], threads: int, limit_s: float) -> list[dict[str, A
 
 def _prompt_tokens(processor: PolicyProcessor, images_dir: Path) -> int:
     with Image.open(next(images_dir.glob("*.png"))) as image:
-        return processor.prompt_length(image)
+        return len(processor.prepare(image.convert("RGB")).prompt_ids)
 
 
 def _check(result: dict[str, Any], workload: Workload, prompt_tokens: int) -> None:

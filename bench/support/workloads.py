@@ -16,8 +16,8 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from rapo.answers.prompts import SCORE_PROMPT
-from rapo.policy.tiny_model import TextSizes, VisionSizes, write_random_policy
-from rapo.policy.tiny_prompt import SPECIAL_TOKENS
+from rapo.families.tiny_model import TextSizes, VisionSizes, write_random_policy
+from rapo.families.tiny_prompt import SPECIAL_TOKENS
 from rapo.util.atomic_dir import whole_folder
 
 # Bytes a token: rapo's prompt, template included, then has 59 tokens with one image pad; 67 in W1

@@ -231,7 +231,7 @@ class Pipeline:
         folder = self._folder / "policy"
         if not (folder / "config.json").is_file():
             from rapo.aescot.writer import phrases
-            from rapo.policy.tiny_model import build_tiny_model
+            from rapo.families.tiny_model import build_tiny_model
 
             with whole_folder(folder) as aside:
                 build_tiny_model(aside, self._config.policy.embedded, self._config.run.seed, phrases())

@@ -64,6 +64,6 @@ def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
 def _unfit(why: str) -> ModelError:
     return ModelError(
         f"the tokenizer of this model does not write answers digit by digit ({why}), so the readouts expected and fast "
-        "are not defined for it. Qwen2.5-VL's tokenizer does. To train it all the same set rapo.loss.answer = "
+        "are not defined for it. To train it all the same set rapo.loss.answer = "
         "'policy_gradient', rapo.reward.score = 'sampled' and evaluate.readout = 'greedy'."
     )

@@ -33,7 +33,7 @@ class ImageConfig(Section):
 
 
 class TinyModelConfig(Section):
-    """The Qwen2.5-VL that the project builds from random weights; about a million parameters by
+    """The model that the project builds from random weights; about a million parameters by
     default."""
 
     hidden_size: Positive = 128
@@ -45,7 +45,7 @@ class TinyModelConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The model in training. `model` is "embedded", or a folder with a Qwen2.5-VL in the
+    """The model in training. `model` is "embedded", or a folder with a vision-language model in the
     transformers format."""
 
     model: ModelFolder = "embedded"

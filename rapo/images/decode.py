@@ -30,7 +30,7 @@ FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_format", "too_many_pixels", "too_small",
                             "too_elongated", "too_many_frames", "too_complex", "truncated")  # fmt: skip
 
-#: Qwen2.5-VL's processor refuses an image whose sides differ by more than this factor.
+#: Image processors refuse an image whose sides differ by more than this factor.
 MAX_ASPECT = 200
 
 _STRIP_ROWS = 256

@@ -1,7 +1,8 @@
 """ModelView: an image as the model sees it, decoded, upright and at the image processor's size,
 without torch.
 
-- The sizes are exactly the processor's.
+- The sizes are exactly the processor's, where it brings an image to one size that follows from its
+  area. One that cuts an image into tiles has no such size: its view is the image as it is.
 - The pixels come from Pillow's resampling instead of torchvision's and differ by rounding. They are
   for display, never for the model.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +37,22 @@ class RenderedView:
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """The resizing of a model's image processor: sides are multiples of `factor`, and the area lies
-    between `min_pixels` and `max_pixels`."""
+    between `min_pixels` and `max_pixels`. Without values nothing is resized."""
 
-    min_pixels: int
-    max_pixels: int
-    factor: int
+    min_pixels: int = 0
+    max_pixels: int = sys.maxsize
+    factor: int = 1
     resample: Image.Resampling = Image.Resampling.BICUBIC
+
+    @property
+    def resizes(self) -> bool:
+        """Whether an image has one size for the model, a feature for each square of `factor`."""
+        return self.factor > 1
 
     @classmethod
     def of(cls, folder: Path) -> ModelView:
         """The view of a model folder. Raises `ModelError` where the folder does not describe an
-        image processor of Qwen2.5-VL."""
+        image processor."""
         for name in _FILES:
             if (folder / name).is_file():
                 break
@@ -56,6 +63,8 @@ class ModelView:
             settings = settings.get("image_processor", settings)
             # Folders of older versions of transformers have the names of its arguments.
             size = settings.get("size") or {}
+            if "merge_size" not in settings:
+                return cls()
             return cls(
                 min_pixels=int(size.get("shortest_edge") or settings["min_pixels"]),
                 max_pixels=int(size.get("longest_edge") or settings["max_pixels"]),
@@ -63,9 +72,7 @@ class ModelView:
                 resample=Image.Resampling(int(settings.get("resample", Image.Resampling.BICUBIC))),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"{folder / name} does not describe an image processor of Qwen2.5-VL: {error!r}"
-            ) from error
+            raise ModelError(f"{folder / name} does not describe an image processor: {error!r}") from error
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """The size at which the model sees an image of `width` x `height` pixels."""

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from rapo.config import EngineConfig
+from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_core import Core
-from rapo.inference.image_inputs import encode_image
-from rapo.inference.types import EncodedImage, SamplingSpec
+from rapo.inference.image_inputs import Renderer
+from rapo.inference.types import SamplingSpec
 from rapo.models.completeness import check_parameters, refuse_not_finite
 from rapo.policy.processing import PolicyProcessor
 
@@ -86,6 +87,7 @@ class Engine(Generic[State]):
         refuse_not_finite(model_dir, sorted(damaged))
         self._engine = self._llm.llm_engine
         self._core = Core(self._llm)
+        self._render = Renderer(self._llm)
         self._in_many_processes = settings.tensor_parallel_size > 1
         self._max_length = settings.max_model_len
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
@@ -100,7 +102,7 @@ class Engine(Generic[State]):
     def encode(self, image: Image.Image, key: str) -> EncodedImage:
         """Encode an RGB image of any size. Equal keys mean equal images. Call it from any
         thread."""
-        return encode_image(self.processor, image, key)
+        return self.processor.family.encode(self.processor, image, key, self._render)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Assign every parameter and drop all caches that the old weights filled.

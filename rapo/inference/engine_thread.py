@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rapo.errors import RapoError, WeightError
-from rapo.inference.types import EncodedImage
+from rapo.families.inputs import EncodedImage
 
 if TYPE_CHECKING:
     import torch

@@ -23,13 +23,14 @@ from rapo.answers.answer_tokens import OPEN, AnswerTokens
 from rapo.answers.forced import forced_prefix, has_form, kept_rationale, without_last_clause
 from rapo.answers.readout import AnswerTree
 from rapo.config import EngineConfig
+from rapo.families.inputs import EncodedImage
 from rapo.inference.answer_trees import AnswerTrees
 from rapo.inference.completion_builder import CompletionBuilder
 from rapo.inference.engine import Engine, seeded_copies
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.image_inputs import features_of
 from rapo.inference.tree_pass import TreePass
-from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
+from rapo.inference.types import Completion, ReadoutRequest, ReadoutResult, SamplingSpec
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -104,7 +105,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         Raises `ValueError` for a prompt that leaves no room for an answer; nothing is added then.
         """
         sampling = request.sampling
-        features = features_of(image, self.processor.image_token_id)
+        features = features_of(image, self.processor)
         state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
         if request.tree and self._trees is None:
             self._trees = self._new_trees()

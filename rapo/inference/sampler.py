@@ -4,21 +4,22 @@ predictions."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
+from PIL import Image
 
 from rapo.aescot.measure import measure
 from rapo.algorithm.answer_path import LENGTH, path_nodes
 from rapo.answers.answer_tokens import OPEN
 from rapo.config import Config
+from rapo.families.inputs import EncodedImage
 from rapo.images.decode import decode_image, read_image_bytes
-from rapo.inference.image_inputs import encode_image
 from rapo.inference.reading import NoScore, ReadoutPlan
-from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec
+from rapo.inference.types import Completion, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.policy.processing import PolicyProcessor
 from rapo.records import DIMENSIONS, AnswerNodes, Group, ImageRecord, Prediction
 from rapo.util.cache import get_or_make
@@ -41,11 +42,15 @@ class ReadyImage:
 class GroupSampler:
     """A run's sampling: `training` and `predicting` are what to request of the engine.
 
-    Seeds depend on (run seed, image uid, step, k), never on the worker.
+    `encode` is the engine's `encode`, for images under their uids. Seeds depend on (run seed, image
+    uid, step, k), never on the worker.
     """
 
-    def __init__(self, processor: PolicyProcessor, config: Config) -> None:
+    def __init__(
+        self, processor: PolicyProcessor, config: Config, encode: Callable[[Image.Image, str], EncodedImage]
+    ) -> None:
         self._processor = processor
+        self._encode = encode
         self._config = config
         limit, rapo = config.policy.max_completion_tokens, config.rapo
         self._answers = rapo.reads_answers
@@ -55,7 +60,7 @@ class GroupSampler:
         evaluate = config.evaluate
         self._plan = ReadoutPlan(evaluate.readout, limit, evaluate.samples, rapo.sampling.temperature)
         self.predicting = self._plan.request()
-        self._ready: LRUCache[str, ReadyImage] = LRUCache(_CACHE_BYTES, lambda image: image.encoded.patches.nbytes)
+        self._ready: LRUCache[str, ReadyImage] = LRUCache(_CACHE_BYTES, lambda image: image.encoded.nbytes)
         self._lock = threading.Lock()
 
     def prepare(self, record: ImageRecord) -> ReadyImage:
@@ -73,7 +78,7 @@ class GroupSampler:
         if self._config.rapo.reward.weight_grounded:
             values = measure(np.asarray(image))
             measured = np.array([values[name] for name in DIMENSIONS])
-        return ReadyImage(encode_image(self._processor, image, record.uid), measured)
+        return ReadyImage(self._encode(image, record.uid), measured)
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """The seed of the first completion; completion k is sampled with this seed plus k."""

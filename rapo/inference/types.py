@@ -53,20 +53,6 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """An image in the form that the engine takes.
-
-    `patches` is uint8 `(patches, patch_dim)`, `grid` int64 `(3,)`; `prompt_ids` has one pad token
-    per image feature. Equal keys mean equal images: vLLM's caches look images up by them.
-    """
-
-    patches: NDArray[np.uint8]
-    grid: NDArray[np.int64]
-    prompt_ids: list[int]
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReadoutRequest:
     """A readout of one image.
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from rapo.errors import ModelError
 from rapo.models.weight_files import stored_tensors
 
-MODEL_TYPE = "qwen2_5_vl"
-
 
 def check_model_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless the folder looks like a Qwen2.5-VL in the transformers format, with
-    whole files of weights."""
+    """Raise `ModelError` unless the folder looks like a vision-language model in the transformers
+    format, with whole files of weights."""
     path = Path(folder)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
@@ -29,9 +27,16 @@ def check_model_folder(folder: str | Path) -> None:
         raise ModelError(f"{path / 'config.json'} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path / 'config.json'} holds no JSON object: it is no model configuration.")
-    kind = config.get("model_type")
-    if kind != MODEL_TYPE:
-        raise ModelError(f"{folder} holds a {kind!r} model; rapo trains {MODEL_TYPE!r} (Qwen2.5-VL).")
+    if "vision_config" not in config:
+        raise ModelError(
+            f"{folder} holds a {config.get('model_type')!r} model, whose config.json has no vision_config: it takes no "
+            "images, or is not in the transformers format."
+        )
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder} holds a model with code of its own (auto_map in config.json), which rapo does not run. Take the "
+            "version of the model for transformers, often named '-HF'."
+        )
     if "quantization_config" in config:
         raise ModelError(f"{folder} holds quantised weights, which cannot be trained; take the model in bfloat16.")
     stored_tensors(path)

@@ -18,8 +18,8 @@ from rapo.aescot.writer import phrases
 from rapo.answers.prompts import chat
 from rapo.config import Config
 from rapo.errors import ImageError, ModelError
+from rapo.families.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, build_tokenizer
 from rapo.images.model_view import ModelView
-from rapo.policy.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, build_tokenizer
 
 TOO_LONG = "prompt_too_long"
 
@@ -64,7 +64,7 @@ def prompt_length(config: Config) -> PromptLength | None:
         except ModelError:
             return None
         text = _text_tokens(folder)
-    if text is None:
+    if text is None or not view.resizes:
         return None
     view = replace(
         view, min_pixels=policy.min_pixels or view.min_pixels, max_pixels=policy.max_pixels or view.max_pixels

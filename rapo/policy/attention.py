@@ -28,12 +28,11 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def install(model: PreTrainedModel) -> None:
-    """Make the text layers of `model` call `shared_prefix_attention`. The vision tower keeps its
-    own attention."""
+def install(text_model: PreTrainedModel) -> None:
+    """Make the layers of `text_model` call `shared_prefix_attention`."""
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.config.get_text_config()._attn_implementation = NAME
+    text_model.config._attn_implementation = NAME
 
 
 def shared_prefix_attention(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from rapo.families.family import vision_parameters
 from rapo.policy.forward import GroupPolicy
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Dee
 def freeze_vision(policy: GroupPolicy) -> None:
     """Freeze the vision tower and its projector, as the paper's cold start does (Aes-R1, arXiv
     2509.21871, its released settings)."""
-    policy.model.model.visual.requires_grad_(requires_grad=False)
+    for parameter in vision_parameters(policy.family, policy.model):
+        parameter.requires_grad_(requires_grad=False)
 
 
 def accumulate(engine: DeepSpeedEngine, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, GenerationConfig
 
 from rapo.errors import WeightError
+from rapo.models.completeness import model_class
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.weight_packing import Chunk, unpack
 from rapo.records import WeightManifest
@@ -24,7 +25,7 @@ def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: It
     tensors = dict(unpack(manifest, chunks))
     config = AutoConfig.from_pretrained(source, local_files_only=True)
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = model_class(config)(config)
     expected = {name for name, _ in model.named_parameters()}
     if expected != tensors.keys():
         differing = sorted(expected ^ tensors.keys())

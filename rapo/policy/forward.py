@@ -4,6 +4,7 @@
   through the vision tower. All tokens of a micro-batch lie in one sequence without padding
   (`rapo.policy.packing`). Each completion keeps the positions that it would have alone, and
   attention lets it see its prefix and itself (`rapo.policy.attention`).
+- What differs between model families is in `rapo.families`.
 - In `rows` mode every completion is a row with a prompt of its own. Log-probs and gradients of the
   two modes agree (tests/unit/policy/test_forward.py holds them to 1e-5 in float32).
 - DeepSpeed wraps this module itself, so that its hooks see every submodule call.
@@ -16,16 +17,18 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
+from rapo.families.registry import family_of, image_token
 from rapo.policy import attention
 from rapo.policy.batch import GroupBatch
 from rapo.policy.packing import pack_groups
 
 Packing = Literal["prefix", "rows"]
-#: Logits are computed for at most this many elements at a time: with Qwen's vocabulary of 152k the
-#: logits of a whole batch would not fit into memory.
+#: Logits are computed for at most this many elements at a time. With a vocabulary of 152k those of
+#: a whole batch would not fit into memory.
 _LOGIT_ELEMENTS = 2**27
 
 
@@ -45,7 +48,7 @@ class GroupPolicy(nn.Module):
 
     def __init__(
         self,
-        model: Qwen2_5_VLForConditionalGeneration,
+        model: PreTrainedModel,
         banned: list[int],
         *,
         temperature: float = 1.0,
@@ -54,15 +57,16 @@ class GroupPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.family = family_of(model.config)
         self.temperature = temperature
-        self.fallback = unpackable(model) if packing == "prefix" else None
+        self.fallback = self.family.unpackable(model) if packing == "prefix" else None
         self.packing: Packing = "rows" if self.fallback else packing
-        bias = torch.zeros(model.config.text_config.vocab_size)
+        bias = torch.zeros(model.config.get_text_config().vocab_size)
         bias[banned] = self.BIAS
         self.register_buffer("logit_bias", bias, persistent=False)
         self.register_buffer("symbols", torch.tensor(symbols, dtype=torch.int64), persistent=False)
         if self.packing == "prefix":
-            attention.install(model)
+            attention.install(self.family.text_model(model))
 
     def forward(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         hidden = self._prefix_hidden(batch) if self.packing == "prefix" else self._row_hidden(batch)
@@ -73,26 +77,13 @@ class GroupPolicy(nn.Module):
 
     def _prefix_hidden(self, batch: GroupBatch) -> torch.Tensor:
         """Hidden states `(tokens, H)` that predict each completion token."""
-        core = self.model.model
-        is_image = batch.prompt_ids == self.model.config.image_token_id
-        prompt_positions, _ = core.get_rope_index(
-            batch.prompt_ids, is_image.int(), image_grid_thw=batch.grid, attention_mask=batch.prompt_mask
+        positions = self.family.positions(
+            self.model, batch.prompt_ids, batch.prompt_mask, batch.images, batch.token_types
         )
-        packed = pack_groups(batch, prompt_positions)
-        embeds = self.model.get_input_embeddings()(packed.ids)
-        features = torch.cat(
-            list(core.get_image_features(batch.pixels, batch.grid, return_dict=True).pooler_output), dim=0
-        )
-        pads = packed.ids == self.model.config.image_token_id
-        pads[packed.layout.prefix_tokens :] = False
-        embeds = embeds.masked_scatter(pads[:, None], features.to(embeds.dtype))
-        hidden = core.language_model(
-            inputs_embeds=embeds[None],
-            position_ids=packed.positions[:, None],
-            attention_mask={"full_attention": None},
-            use_cache=False,
-            layout=packed.layout,
-        ).last_hidden_state[0]
+        packed = pack_groups(batch, positions)
+        is_image = packed.ids == image_token(self.model.config)
+        is_image[packed.layout.prefix_tokens :] = False
+        hidden = self.family.packed_hidden(self.model, packed, is_image, batch.images)
         return hidden.index_select(0, packed.predictor)
 
     def _row_hidden(self, batch: GroupBatch) -> torch.Tensor:
@@ -108,16 +99,12 @@ class GroupPolicy(nn.Module):
             ],
             dim=1,
         )
-        patches = batch.grid.prod(dim=1).tolist()
-        pixels = torch.cat([part for part in batch.pixels.split(patches) for _ in range(group_size)])
-        hidden = self.model.model(
-            input_ids=ids,
-            attention_mask=mask,
-            pixel_values=pixels,
-            image_grid_thw=batch.grid.repeat_interleave(group_size, dim=0),
-            mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
-            use_cache=False,
-        ).last_hidden_state
+        types = {
+            name: pad(marks.repeat_interleave(group_size, dim=0), (0, completions.shape[1]))
+            for name, marks in batch.token_types.items()
+        }
+        images = [image for image in batch.images for _ in range(group_size)]
+        hidden = self.family.row_hidden(self.model, ids, mask, images, types)
         return hidden[:, width - 1 : -1][batch.completion_mask.flatten(0, 1)]
 
     def _token_log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +122,7 @@ class GroupPolicy(nn.Module):
         head, so it is the same on all ranks."""
         rows = max(1, _LOGIT_ELEMENTS // self.logit_bias.numel())
         count = max(1, -(-len(hidden) // rows))
-        if not hasattr(self.model.lm_head.weight, "ds_id"):
+        if not hasattr(self.model.get_output_embeddings().weight, "ds_id"):
             return count
         most = torch.tensor(count, device=hidden.device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
@@ -149,19 +136,5 @@ class GroupPolicy(nn.Module):
         return chosen, entropy
 
     def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = (self.model.lm_head(hidden).float() + self.logit_bias) / self.temperature
+        logits = (self.model.get_output_embeddings()(hidden).float() + self.logit_bias) / self.temperature
         return torch.log_softmax(logits, dim=-1)
-
-
-def unpackable(model: torch.nn.Module) -> str | None:
-    """Why completions of `model` cannot share a prefix; None where they can."""
-    core = getattr(model, "model", None)
-    if not hasattr(core, "language_model") or not hasattr(core, "get_rope_index"):
-        return f"{type(model).__name__} has no separate text model whose rotary positions rapo can compute"
-    text = model.config.get_text_config()
-    others = sorted(set(text.layer_types) - {"full_attention"})
-    if others:
-        return f"its text model has layers with {', '.join(others)}, where a completion does not see all of its prefix"
-    if text.attention_dropout:
-        return f"its text model has an attention dropout of {text.attention_dropout}"
-    return None

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from rapo.config import LoRAConfig
 from rapo.errors import ModelError
+from rapo.families.registry import family_of
 
 _NAME = "default"
 
@@ -42,7 +43,7 @@ class Adapter:
         return torch.where(gain == 0.0, weight, (weight.float() + gain).to(weight.dtype))
 
 
-def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *, seed: int) -> None:
+def add_lora(model: PreTrainedModel, settings: LoRAConfig, *, seed: int) -> None:
     """Freeze `model` and put a trainable adapter of `settings.rank` on each target layer of its
     text model, in place.
 
@@ -51,7 +52,7 @@ def add_lora(model: Qwen2_5_VLForConditionalGeneration, settings: LoRAConfig, *,
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    text = model.model.language_model
+    text = family_of(model.config).text_model(model)
     linear = {path.rpartition(".")[2] for path, module in text.named_modules() if isinstance(module, nn.Linear)}
     unknown = [target for target in settings.targets if target not in linear]
     if unknown:

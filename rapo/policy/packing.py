@@ -69,7 +69,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A `GroupBatch` as one sequence: `ids` `(T,)` and `positions` `(3, T)`.
+    """A `GroupBatch` as one sequence: `ids` `(T,)` and `positions` `(axes, T)`.
 
     `predictor` `(tokens,)` is the flat index whose hidden state predicts each completion token, in
     the order in which `batch.completion_mask` selects them.
@@ -82,7 +82,7 @@ class Packed:
 
 
 def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
-    """Pack `batch`; `prompt_positions` `(3, G, P)` are the rotary positions of its padded
+    """Pack `batch`; `prompt_positions` `(axes, G, P)` are the rotary positions of its padded
     prompts."""
     group_size = batch.completion_ids.shape[1]
     prompt_mask = batch.prompt_mask.bool()
@@ -91,14 +91,14 @@ def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
     inputs = lengths - 1
     prefix = Ragged.of(prompt_lengths)
     prefix_tokens = int(prompt_lengths.sum())
-    # An image advances the position by its longer side only, so the position after a prompt is not
-    # its length.
+    # An image may advance the position by its longer side only, so that the position after a prompt
+    # is not its length.
     start = prompt_positions.masked_fill(~prompt_mask, -1).amax(dim=(0, 2)) + 1
 
     fed = batch.completion_mask.flatten(0, 1)[:, 1:]  # a completion of n tokens contributes its first n - 1
     ids = torch.cat([batch.prompt_ids[prompt_mask], batch.completion_ids.flatten(0, 1)[:, :-1][fed]])
     own = (start.repeat_interleave(group_size)[:, None] + torch.arange(fed.shape[1], device=ids.device))[fed]
-    positions = torch.cat([prompt_positions[:, prompt_mask], own.expand(3, -1)], dim=1)
+    positions = torch.cat([prompt_positions[:, prompt_mask], own.expand(len(prompt_positions), -1)], dim=1)
 
     # The last token of the prefix predicts the first of a completion; each token predicts the next.
     first = (prompt_lengths.cumsum(0) - 1).repeat_interleave(group_size)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rapo.answers.parse import format_completion
 from rapo.config import Config
 from rapo.errors import ConfigError
+from rapo.families.inputs import Prepared
 from rapo.images.decode import decode_image
 from rapo.policy.batch import collate
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
-from rapo.policy.processing import PolicyProcessor, Prepared
+from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import model_tensors
 from rapo.util.seeds import derive_seed
@@ -32,7 +33,7 @@ class Example:
 
     @property
     def nbytes(self) -> int:
-        return self.prepared.pixels.nbytes + self.prepared.prompt_ids.nbytes + self.target.nbytes
+        return self.prepared.nbytes + self.target.nbytes
 
 
 class SupervisedTrainer:

@@ -13,20 +13,21 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, PreTrainedModel
 
 from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
+from rapo.families.inputs import Prepared
 from rapo.images.decode import decode_image
-from rapo.models.completeness import check_finite, quiet_loading, refuse_incomplete
+from rapo.models.completeness import check_finite, model_class, quiet_loading, refuse_incomplete
 from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
-from rapo.policy.processing import PolicyProcessor, Prepared
+from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weight_packing import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
@@ -36,11 +37,12 @@ from rapo.util.seeds import derive_seed
 _CACHE_BYTES = 512 * 2**20
 
 
-def load_model(folder: str | Path, dtype: str) -> Qwen2_5_VLForConditionalGeneration:
+def load_model(folder: str | Path, dtype: str) -> PreTrainedModel:
     """The model of a local folder in `dtype`, without a key-value cache. Raises `ModelError` unless
     every parameter came from the folder, and is finite."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with quiet_loading():
-        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model, info = model_class(config).from_pretrained(
             folder,
             dtype=torch_dtype(dtype),
             attn_implementation="sdpa",
@@ -68,7 +70,7 @@ class PolicyTrainer:
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
         self._symbols = self.processor.answer_tokens.symbols if config.rapo.reads_answers else ()
-        self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.pixels.nbytes)
+        self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.nbytes)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
         if self._lora:
@@ -77,7 +79,7 @@ class PolicyTrainer:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
-            policy.train()  # transformers checkpoints in training mode only; Qwen2.5-VL has no dropout to switch on
+            policy.train()  # transformers checkpoints in training mode only
         rapo = config.rapo
         settings = OptimizerSettings(
             learning_rate=rapo.learning_rate,

@@ -26,9 +26,10 @@ from PIL import Image
 from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
 from rapo.errors import ImageError, RoleError
+from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_thread import EngineThread
 from rapo.inference.reading import NoScore, Reading, ReadoutPlan
-from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult
+from rapo.inference.types import ReadoutRequest, ReadoutResult
 from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
 from services.replica.decoding import Decoding, FairDecoding, ImageInspector

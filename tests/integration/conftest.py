@@ -38,7 +38,7 @@ LESSONS = {
 def taught_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder whose model calls dark images 0.21 and bright ones 0.87, and gives mid-grey
     ones no number."""
-    from rapo.policy.tiny_model import build_tiny_model
+    from rapo.families.tiny_model import build_tiny_model
 
     folder = tmp_path_factory.mktemp("taught")
     build_tiny_model(
@@ -72,8 +72,8 @@ def teach(folder: Path) -> None:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == processor.image_token_id).int(),
-            pixel_values=torch.cat([torch.from_numpy(item.pixels) for item in prepared]),
-            image_grid_thw=torch.stack([torch.from_numpy(item.grid) for item in prepared]),
+            pixel_values=torch.cat([torch.from_numpy(item.tensors["pixel_values"]) for item in prepared]),
+            image_grid_thw=torch.cat([torch.from_numpy(item.tensors["image_grid_thw"]) for item in prepared]),
             labels=torch.cat([torch.full_like(prompts, -100), answers], dim=1),
         ).loss
         optimizer.zero_grad()

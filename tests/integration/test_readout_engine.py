@@ -47,7 +47,7 @@ class Laboratory:
         for number, data in enumerate(images):
             image = _open(data)
             own = engine.encode(image, f"image{number}")
-            (feature,) = features_of(own, engine.processor.image_token_id)
+            (feature,) = features_of(own, engine.processor)
             theirs = vllm.input_processor.process_inputs(
                 f"t{number}",
                 {"prompt_token_ids": engine.processor.prompt_token_ids, "multi_modal_data": {"image": image}},
@@ -92,7 +92,7 @@ class Laboratory:
         """The 101 probabilities after prefixes of so many tokens, all read together, and the number
         of requests that they took. Without `in_passes` each node is a request."""
         engine, encoded = self._engine, self._engine.encode(_open(data), "trees")
-        features = features_of(encoded, engine.processor.image_token_id)
+        features = features_of(encoded, engine.processor)
         words = engine._tokenized("<think>good light, clear shadow; " + "rich color; " * 40)
         trees, found = engine._trees or engine._new_trees(), dict[str, Any]()
         read, trees._read = trees._read, trees._read if in_passes else None
@@ -143,8 +143,8 @@ class Laboratory:
                 logits = policy(
                     input_ids=ids,
                     mm_token_type_ids=(ids == processor.image_token_id).int(),
-                    pixel_values=torch.from_numpy(prepared.pixels),
-                    image_grid_thw=torch.from_numpy(prepared.grid)[None],
+                    pixel_values=torch.from_numpy(prepared.tensors["pixel_values"]),
+                    image_grid_thw=torch.from_numpy(prepared.tensors["image_grid_thw"]),
                 ).logits[0]
             logprobs = torch.log_softmax(logits + banned, dim=-1)[-len(answer) - 1 : -1]
             chance = float(logprobs.gather(1, torch.tensor(answer)[:, None]).sum().exp())

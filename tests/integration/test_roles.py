@@ -28,8 +28,8 @@ from rapo.algorithm.partition import share_out
 from rapo.config import Config, LoRAConfig, load_config
 from rapo.datasets.scenes import render_scene
 from rapo.errors import WeightError
+from rapo.families.tiny_model import build_tiny_model
 from rapo.images.decode import decode_image
-from rapo.policy.tiny_model import build_tiny_model
 from rapo.records import Chunk, ImageRecord, ScoredGroup, WeightManifest
 from tests.small import SMALL
 

@@ -31,7 +31,7 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     from rapo.aescot.writer import phrases
-    from rapo.policy.tiny_model import build_tiny_model
+    from rapo.families.tiny_model import build_tiny_model
 
     folder = tmp_path_factory.mktemp("teacher")
     build_tiny_model(folder, TinyModelConfig(), 0, phrases())

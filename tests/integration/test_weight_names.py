@@ -24,8 +24,8 @@ from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalG
 
 from rapo.config import LoRAConfig, TinyModelConfig
 from rapo.errors import WeightError
+from rapo.families.tiny_model import build_tiny_model
 from rapo.policy.lora import add_lora, dense_parameters
-from rapo.policy.tiny_model import build_tiny_model
 from rapo.policy.weight_packing import model_tensors
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described

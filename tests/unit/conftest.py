@@ -29,7 +29,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from rapo.config import TinyModelConfig
-    from rapo.policy.tiny_model import build_tiny_model
+    from rapo.families.tiny_model import build_tiny_model
 
     torch.set_num_threads(1)  # for tensors this small a second thread costs more than it saves
     folder = tmp_path_factory.mktemp("tiny") / "model"

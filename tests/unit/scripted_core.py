@@ -14,10 +14,11 @@ import pytest
 
 from rapo.answers.answer_tokens import AnswerTokens
 from rapo.answers.readout import CHARACTERS, NODES, NUMBERS, TEXTS
+from rapo.families.inputs import EncodedImage
 from rapo.inference.answer_trees import AnswerTrees
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.readout_engine import ReadoutEngine
-from rapo.inference.types import EncodedImage, ReadoutRequest, ReadoutResult, SamplingSpec, TreeQuery
+from rapo.inference.types import ReadoutRequest, ReadoutResult, SamplingSpec, TreeQuery
 
 STOP, PAD = 0, 7
 #: The tokens of the image's prompt.
@@ -153,7 +154,7 @@ def model(answers: dict[str, dict[str, float]], opening: tuple[str, ...] = ("<an
 
 
 def image_of(tokens: int) -> EncodedImage:
-    return EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [PAD] * tokens, "key")
+    return EncodedImage({}, [PAD] * tokens, "key")
 
 
 def expected(script: Model, before: str = BEFORE) -> np.ndarray:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from rapo.answers.readout import NODES, SYMBOLS, AnswerTree
 from rapo.config import Config
+from rapo.families.inputs import EncodedImage
 from rapo.images.decode import decode_image
-from rapo.inference.types import Completion, EncodedImage, ReadoutRequest, ReadoutResult
+from rapo.inference.types import Completion, ReadoutRequest, ReadoutResult
 from rapo.models.card import Card, Scale
 from rapo.v1 import scorer_pb2
 from rapo.wire import REASON_KEY
@@ -89,7 +90,7 @@ class FakeEngine:
 
 class FakeEncoder:
     def encode(self, image: Image.Image, key: str) -> EncodedImage:
-        return EncodedImage(np.asarray(image), np.array([1, *image.size]), [1, 2], key)
+        return EncodedImage({"pixels": np.asarray(image)}, [1, 2], key)
 
     def text(self, token_ids: Iterable[int]) -> str:
         return "".join(map(chr, token_ids))

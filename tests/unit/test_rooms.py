@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rapo", "actors", "cluster", "services")
 GENERATED = "rapo/v1"
+FAMILY_WORDS = ("qwen", "internvl", "smolvlm", "idefics", "llava", "gemma")
 
 #: Which rooms of a package a room may import beside its own. A room that is not named may import no
 #: other one of its package.
@@ -116,6 +118,12 @@ def test_the_domain_does_not_import_ray():
     for room, path in modules():
         if room.split("/")[0] == "rapo":
             assert not any(name.split("/")[0] == "ray" for name in imports(path)), path
+
+
+def test_nothing_outside_its_room_names_a_model_family():
+    words = re.compile("|".join(FAMILY_WORDS), re.IGNORECASE)
+    named = [path for room, path in modules() if room != "rapo/families" and words.search((ROOT / path).read_text())]
+    assert not named
 
 
 def test_no_two_modules_import_each_other():

@@ -17,7 +17,9 @@ def folders(tmp_path: Path) -> Path:
     for name in ("one", "two", "three"):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}), encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": "qwen2_5_vl", "vision_config": {}}), encoding="utf-8"
+        )
         for file in ("tokenizer_config.json", "processor_config.json"):
             (folder / file).write_text("{}", encoding="utf-8")
         (folder / "model.safetensors").write_bytes(safetensors_bytes())

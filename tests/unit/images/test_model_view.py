@@ -50,11 +50,16 @@ def test_an_image_is_upright(tiny_model: Path) -> None:
     assert ModelView.of(tiny_model).render(buffer.getvalue(), ImageConfig()).original == (60, 120)
 
 
+def test_a_processor_without_a_size_of_its_own_leaves_the_image_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"longest_edge": 512}, "do_image_splitting": true}')
+    assert ModelView.of(tmp_path).render(encoded(gradient(61, 37)), ImageConfig()).size == (61, 37)
+
+
 def test_a_bad_image_and_a_bad_model_are_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         ModelView.of(tiny_model).render(b"nonsense", ImageConfig())
     with pytest.raises(ModelError, match="no image processor"):
         ModelView.of(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text('{"size": {}}')
+    (tmp_path / "preprocessor_config.json").write_text("[]")
     with pytest.raises(ModelError, match="does not describe"):
         ModelView.of(tmp_path)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from rapo.errors import WeightError
+from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_thread import EngineThread
-from rapo.inference.types import Completion, EncodedImage, SamplingSpec
+from rapo.inference.types import Completion, SamplingSpec
 
 LIMIT = 10.0
-IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+IMAGE = EncodedImage({}, [7], "key")
 # Weights that the engine finds damaged.
 DAMAGED = [("damaged", None)]
 

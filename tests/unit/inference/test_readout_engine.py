@@ -201,7 +201,7 @@ def test_a_tokenizer_that_joins_digits_is_refused() -> None:
 
 def test_the_embedded_tokenizer_writes_digit_by_digit() -> None:
     from rapo.aescot.writer import phrases
-    from rapo.policy.tiny_prompt import build_tokenizer
+    from rapo.families.tiny_prompt import build_tokenizer
 
     tokenizer = build_tokenizer(1024, phrases())
     tokens = answer_tokens(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_core import StepOutput
 from rapo.inference.readout_engine import ReadoutEngine
-from rapo.inference.types import EncodedImage, ReadoutRequest, SamplingSpec
+from rapo.inference.types import ReadoutRequest, SamplingSpec
 
-IMAGE = EncodedImage(np.zeros((1, 1), np.uint8), np.zeros(3, np.int64), [7], "key")
+IMAGE = EncodedImage({}, [7], "key")
 
 
 class ScriptedCore:

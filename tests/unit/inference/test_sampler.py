@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,7 +21,16 @@ RECORD = ImageRecord("a", "scenes", "train", 0.5, 0.5, (0.0, 1.0), data=png())
 
 
 def sampler_of(folder: Path, *overrides: str) -> GroupSampler:
-    return GroupSampler(PolicyProcessor(folder), load_config(None, list(overrides)))
+    processor = PolicyProcessor(folder)
+    return GroupSampler(
+        processor,
+        load_config(None, list(overrides)),
+        lambda image, key: processor.family.encode(processor, image, key, render),
+    )
+
+
+def render(*_: object) -> NoReturn:
+    raise AssertionError("the family encodes its images itself")
 
 
 def completion(processor: PolicyProcessor, text: str, reason: str = "stop") -> Completion:

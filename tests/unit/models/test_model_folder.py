@@ -11,7 +11,7 @@ from rapo.errors import ModelError
 from rapo.models.folder import check_model_folder
 
 FILES = {
-    "config.json": json.dumps({"model_type": "qwen2_5_vl"}),
+    "config.json": json.dumps({"model_type": "qwen2_5_vl", "vision_config": {}}),
     "model.safetensors": safetensors_bytes(),
     "tokenizer_config.json": "{}",
     "preprocessor_config.json": "{}",
@@ -60,10 +60,11 @@ def test_a_complete_folder_passes(tmp_path, changed):
         ({"config__json": "{"}, "is not valid JSON"),
         ({"config__json": "[]"}, "holds no JSON object"),
         ({"config__json": "{}"}, "holds a None model"),
-        ({"config__json": '{"model_type": "llama"}'}, "holds a 'llama' model; rapo trains 'qwen2_5_vl'"),
+        ({"config__json": '{"model_type": "llama"}'}, "holds a 'llama' model, whose config.json has no vision_config"),
+        ({"config__json": '{"vision_config": {}, "auto_map": {}}'}, "holds a model with code of its own"),
         ({"model__safetensors": None}, "the weights are missing"),
         (
-            {"config__json": '{"model_type": "qwen2_5_vl", "quantization_config": {}}'},
+            {"config__json": '{"vision_config": {}, "quantization_config": {}}'},
             "holds quantised weights, which cannot be trained",
         ),
         ({"tokenizer_config__json": None}, "copy the tokenizer"),

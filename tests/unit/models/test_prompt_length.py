@@ -31,20 +31,20 @@ def test_it_is_the_processors(tiny_model, limits):
     processor = PolicyProcessor(tiny_model, **limits)
     length = length_of(tiny_model, *(f"policy.{name}={value}" for name, value in limits.items()))
     for size in SIZES:
-        assert length.tokens(*size) == processor.prompt_length(make_image(*size)), size
+        assert length.tokens(*size) == len(processor.prepare(make_image(*size)).prompt_ids), size
 
 
 def test_that_of_the_embedded_model_is_known_before_it_is_built(tmp_path):
     from rapo.aescot.writer import phrases
     from rapo.config import TinyModelConfig
-    from rapo.policy.tiny_model import build_tiny_model
+    from rapo.families.tiny_model import build_tiny_model
 
     build_tiny_model(tmp_path / "model", TinyModelConfig(), 0, phrases())
     processor = PolicyProcessor(tmp_path / "model", max_pixels=500_000)
     length = prompt_length(load_config(None, ["policy.max_pixels=500_000"]))
     assert length is not None
     for size in SIZES:
-        assert length.tokens(*size) == processor.prompt_length(make_image(*size)), size
+        assert length.tokens(*size) == len(processor.prepare(make_image(*size)).prompt_ids), size
 
 
 def test_a_prompt_that_does_not_fit_is_named_with_its_size(tiny_model):
@@ -76,6 +76,16 @@ def test_nothing_is_said_of_a_folder_that_cannot_be_read(tiny_model, tmp_path, b
     folder = tmp_path / "broken"
     shutil.copytree(tiny_model, folder)
     (folder / broken).write_text("{% if")
+    assert prompt_length(load_config(None, [f"policy.model={folder}"])) is None
+
+
+def test_nothing_is_said_of_a_processor_that_cuts_images_into_tiles(tiny_model, tmp_path):
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiny_model, folder)
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["image_processor"]["merge_size"]
+    path.write_text(json.dumps(settings))
     assert prompt_length(load_config(None, [f"policy.model={folder}"])) is None
 
 

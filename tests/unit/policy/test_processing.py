@@ -13,9 +13,8 @@ from PIL import Image
 from rapo.answers.parse import format_completion
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.errors import ModelError
-from rapo.inference.image_inputs import encode_image
+from rapo.families.tiny_prompt import SPECIAL_TOKENS
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.tiny_prompt import SPECIAL_TOKENS
 from rapo.policy.trainer import load_model
 
 SIZES = [(84, 84), (56, 84), (112, 56), (300, 40), (57, 99), (28, 28)]
@@ -27,9 +26,10 @@ def test_prepared_inputs_equal_those_of_the_full_processor(processor, size):
     full = processor.processor(text=[processor.prompt], images=[image], return_tensors="np")
     prepared = processor.prepare(image)
     np.testing.assert_array_equal(prepared.prompt_ids, full["input_ids"][0])
-    np.testing.assert_array_equal(prepared.pixels, full["pixel_values"])
-    np.testing.assert_array_equal(prepared.grid, full["image_grid_thw"][0])
-    assert processor.prompt_length(image) == len(prepared.prompt_ids)
+    np.testing.assert_array_equal(prepared.tensors["pixel_values"], full["pixel_values"])
+    np.testing.assert_array_equal(prepared.tensors["image_grid_thw"], full["image_grid_thw"])
+    np.testing.assert_array_equal(prepared.token_types["mm_token_type_ids"], full["mm_token_type_ids"][0])
+    assert prepared.nbytes > prepared.tensors["pixel_values"].nbytes
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -37,7 +37,7 @@ def test_there_are_as_many_pads_as_features(processor, tiny_model, size):
     prepared = processor.prepare(make_image(*size))
     with torch.no_grad():
         features = load_model(tiny_model, "float32").model.get_image_features(
-            torch.from_numpy(prepared.pixels), torch.from_numpy(prepared.grid)[None], return_dict=True
+            **{name: torch.from_numpy(array) for name, array in prepared.tensors.items()}, return_dict=True
         )
     assert int((prepared.prompt_ids == processor.image_token_id).sum()) == len(torch.cat(list(features.pooler_output)))
 
@@ -49,10 +49,10 @@ def test_encoded_patches_equal_those_of_the_image_processor(processor, size):
     full = processor.processor.image_processor(
         images=[image], do_rescale=False, do_normalize=False, return_tensors="np"
     )
-    made = encode_image(processor, image, "key")
-    np.testing.assert_array_equal(made.patches, full["pixel_values"])
-    np.testing.assert_array_equal(made.grid, full["image_grid_thw"][0])
-    assert made.patches.flags.c_contiguous
+    made = processor.family.encode(processor, image, "key", None)
+    np.testing.assert_array_equal(made.tensors["pixel_values"], full["pixel_values"])
+    np.testing.assert_array_equal(made.tensors["image_grid_thw"], full["image_grid_thw"][0])
+    assert made.tensors["pixel_values"].flags.c_contiguous
 
 
 def test_the_prompt_is_whole_and_ends_where_the_answer_begins(processor):
@@ -89,17 +89,20 @@ def test_a_target_is_its_tokens_and_the_stop_token(processor):
 
 def test_pixel_limits_are_kept_and_saved(tiny_model, tmp_path):
     small = PolicyProcessor(tiny_model, max_pixels=56 * 56)
-    assert small.prepare(make_image(200, 200)).grid.tolist() == [1, 4, 4]
+    assert small.prepare(make_image(200, 200)).tensors["image_grid_thw"].tolist() == [[1, 4, 4]]
     small.save(tmp_path)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_model / name, tmp_path / name)
-    assert PolicyProcessor(tmp_path).prepare(make_image(200, 200)).grid.tolist() == [1, 4, 4]
+    assert PolicyProcessor(tmp_path).prepare(make_image(200, 200)).tensors["image_grid_thw"].tolist() == [[1, 4, 4]]
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_template_with_another_number_of_images_is_refused(processor, count):
+def test_a_template_with_another_number_of_images_is_refused(tiny_model, tmp_path, count):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|image_pad|>", "<|image_pad|>" * count))
     with pytest.raises(ModelError, match=f"puts {count} image tokens"):
-        processor.tokenize_prompt("<|im_start|>user\n" + "<|image_pad|>" * count)
+        PolicyProcessor(folder)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
@@ -113,7 +116,6 @@ def test_fit_changes_nothing_that_the_model_sees(processor, size):
     image = Image.fromarray(pixels)
     fitted = processor.fit(image)
     whole, once = processor.prepare(image), processor.prepare(fitted)
-    assert np.array_equal(whole.pixels, once.pixels)
-    assert np.array_equal(whole.grid, once.grid)
+    assert all(np.array_equal(whole.tensors[name], once.tensors[name]) for name in whole.tensors)
     assert processor.fit(fitted).size == fitted.size
     assert fitted.width * fitted.height <= 84 * 84

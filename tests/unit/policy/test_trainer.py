@@ -14,12 +14,13 @@ from rapo.algorithm.partition import Share
 from rapo.answers.parse import format_completion
 from rapo.answers.readout import SYMBOLS
 from rapo.config import load_config
+from rapo.families.inputs import Prepared
 from rapo.policy.answers import answer_targets, listener_advantages
 from rapo.policy.batch import collate, pack_rows
 from rapo.policy.distributed import OptimizerSettings, learning_rate_factor
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.loss import Normalizer, TokenTerms, policy_loss
-from rapo.policy.processing import PolicyProcessor, Prepared
+from rapo.policy.processing import PolicyProcessor
 from rapo.policy.sft import Example, SupervisedTrainer, endless
 from rapo.policy.trainer import PolicyTrainer, load_model
 from rapo.policy.weight_packing import unpack
@@ -244,7 +245,7 @@ def test_learning_rates_warm_up_and_decay():
 
 def examples(count, size=10):
     empty = np.zeros(0, dtype=np.int64)
-    return [Example(Prepared(np.zeros(size, np.float32), empty, empty), np.array([i])) for i in range(count)]
+    return [Example(Prepared({"pixel_values": np.zeros(size, np.float32)}, empty), np.array([i])) for i in range(count)]
 
 
 def test_small_sets_are_read_once_and_then_reshuffled():

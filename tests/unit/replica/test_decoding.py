@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
-import numpy as np
 import pytest
 from PIL import Image
 from scripted_scorer import Context, FakeEngine, ScorerWithoutVllm
@@ -223,4 +222,4 @@ def test_the_deployment_decodes_in_processes_and_gives_the_caller(decoding: Fair
 
     asyncio.run(main())
     assert callers == [("web", False), ("web", True), ("", False)]
-    assert [np.shape(image.patches) for image in engine.encoded_images] == [(40, 40, 3), (1900, 1900, 3)]
+    assert [image.tensors["pixels"].shape for image in engine.encoded_images] == [(40, 40, 3), (1900, 1900, 3)]

@@ -30,7 +30,7 @@ def test_the_default_is_the_expectation_with_its_spread(scorer: ScorerWithoutVll
     assert not reply.HasField("native_score")
     assert not reply.dimensions
     assert [one.outside for one in scorer.observed] == [pytest.approx(0.0, abs=1e-9)]
-    assert engine.encoded_images[0].patches.shape == (32, 32, 3)
+    assert engine.encoded_images[0].tensors["pixels"].shape == (32, 32, 3)
     assert score(scorer, context, omit_rationale=True).rationale == ""
 
 

@@ -9,9 +9,9 @@ from builders import CLAUSES
 
 from rapo.aescot.writer import phrases
 from rapo.config import TinyModelConfig
+from rapo.families.tiny_model import build_tiny_model
+from rapo.families.tiny_prompt import SPECIAL_TOKENS
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.tiny_model import build_tiny_model
-from rapo.policy.tiny_prompt import SPECIAL_TOKENS
 from rapo.policy.trainer import load_model
 
 

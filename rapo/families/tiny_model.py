@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from rapo.config import TinyModelConfig
-from rapo.policy.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, SPECIAL_TOKENS, build_tokenizer
+from rapo.families.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, SPECIAL_TOKENS, build_tokenizer
 
 # Transformers' default of 0.02 suits widths in the thousands; at width 128 the first hundreds of
 # steps have little signal (validation SRCC after the same 300 steps: .58 with 0.02, .83 with 0.05).
