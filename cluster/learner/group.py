@@ -46,6 +46,7 @@ class LearnerGroup:
         options = {
             "num_cpus": settings.cpus,
             "num_gpus": settings.gpus,
+            "label_selector": settings.labels,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}},
         }
         self._ranks: list[ActorHandle] = [launch(rank, config, options=options) for rank in range(settings.workers)]

@@ -20,6 +20,11 @@ def request_capacity(config: Config, workers: int | None) -> None:
         request_resources(bundles=[])
         return
     learner = {"CPU": config.learner.cpus, "GPU": config.learner.gpus}
-    wanted = [bundle(config.rollout)] * workers
-    wanted += [{name: amount for name, amount in learner.items() if amount}] * config.learner.workers
-    request_resources(bundles=[one for one in wanted if one])
+    wanted = [(bundle(config.rollout), config.rollout.labels)] * workers
+    wanted += [({name: amount for name, amount in learner.items() if amount}, config.learner.labels)] * (
+        config.learner.workers
+    )
+    wanted = [(resources, labels) for resources, labels in wanted if resources]
+    request_resources(
+        bundles=[resources for resources, _ in wanted], bundle_label_selectors=[labels for _, labels in wanted]
+    )

@@ -157,7 +157,9 @@ def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
         "num_gpus": settings.gpus,
         "runtime_env": {"env_vars": engine_environment(settings.threads, settings.engine.kv_cache_gib)},
     }
-    if placement is not None:
+    if placement is None:
+        options["label_selector"] = settings.labels
+    else:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
     worker = WorkerHandle(number, launch(f"rollout-{number}", config, options=options), placement)
     worker.move(WorkerState.PENDING)
@@ -175,4 +177,6 @@ def _placement(number: int, settings: RolloutConfig) -> PlacementGroup | None:
     # One bundle: a tensor-parallel engine needs its GPUs on one node. An empty group is not
     # allowed. Names are unique in a cluster, where other runs may have workers of the same number.
     name = f"rapo-rollout-{number}-{secrets.token_hex(4)}"
-    return placement_group([resources], name=name) if resources else None
+    if not resources:
+        return None
+    return placement_group([resources], name=name, bundle_label_selector=[settings.labels])

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 _SHARE_OF_STORE = 4
 
 
+def own_store_bytes() -> int:
+    """The size of the object store of this process's node, where what it puts has to fit."""
+    own = ray.get_runtime_context().get_node_id()
+    return int(next(node["Resources"]["object_store_memory"] for node in ray.nodes() if node["NodeID"] == own))
+
+
 class ImageStore:
     """A ref to each image's encoded bytes (`uint8` array), bounded in size. An image that is
     dropped lives on as long as a call needs it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        limit = config.ray.object_store_mib * 2**20 // _SHARE_OF_STORE
+        limit = own_store_bytes() // _SHARE_OF_STORE
         self._refs: LRUCache[str, tuple[ObjectRef[NDArray[np.uint8]], int]] = LRUCache(limit, lambda item: item[1])
 
     def ref(self, record: ImageRecord) -> ObjectRef[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from rapo.config.data import DataConfig
 from rapo.config.engine import EngineConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
-from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, Positive, Seconds, Section
+from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, NodeLabels, Positive, Seconds, Section
 
 
 class RunConfig(Section):
@@ -69,6 +69,7 @@ class ColdStartConfig(Section):
     workers: Positive = 2
     cpus: Amount = 1.0
     gpus: Amount = 0.0
+    labels: NodeLabels = Field({}, description="Ray labels that a node must have")
     threads: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     freeze_vision: bool = False
@@ -98,6 +99,7 @@ class RolloutConfig(Section):
     )
     cpus: Amount = 1.0
     gpus: Amount = 0.0
+    labels: NodeLabels = Field({}, description="Ray labels that a node must have")
     threads: Positive = 1
     start_timeout_s: MayChange[Seconds] = 300.0
     generate_timeout_s: MayChange[Seconds] = 600.0
@@ -148,6 +150,7 @@ class LearnerConfig(Section):
     workers: MayChange[Positive] = 2
     cpus: Amount = 1.0
     gpus: Amount = 0.0
+    labels: NodeLabels = Field({}, description="Ray labels that a node must have")
     threads: Positive = 1
     zero_stage: Literal[0, 1, 2, 3] = 2
     micro_batch_groups: Positive = 16

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rapo.answers.readout_names import ReadoutName
-from rapo.config.types import Amount, Positive, Seconds, Section
+from rapo.config.types import Amount, NodeLabels, Positive, Seconds, Section
 
 
 class AutoscaleConfig(Section):
@@ -88,6 +88,7 @@ class ServeConfig(Section):
     autoscale: AutoscaleConfig | None = Field(None, description="instead of a fixed number of `replicas`")
     cpus: Amount = 1.0
     gpus: Amount = 0.0
+    labels: NodeLabels = Field({}, description="Ray labels that a replica's node must have")
     threads: Positive = 2
     max_ongoing_requests: Positive = Field(64, description="images in the engine at once, per replica")
     max_queued_requests: Positive = Field(128, description="images that wait, per replica; more are refused")

@@ -40,6 +40,10 @@ T = TypeVar("T")
 MayChange: TypeAlias = Annotated[T, MAY_CHANGE]
 
 
+#: Labels that Ray's node of a process must have, such as {"ray.io/market-type" = "spot"}.
+NodeLabels: TypeAlias = MayChange[dict[str, str]]
+
+
 class Section(BaseModel):
     """A table of the configuration: unknown keys are refused, values cannot be set, and a path is
     no URL."""

@@ -58,6 +58,7 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | P
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
         "num_gpus": settings.gpus,
+        "label_selector": settings.labels,
         "runtime_env": {"env_vars": environment},
     }
     deployment = serve.deployment(

@@ -202,6 +202,7 @@ def train(config: Config, out: Path, dataset: Dataset | None = None) -> tuple[Tr
     state = RunStateWriter(out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cluster.training.image_store.ray.put", lambda value: value)
+        patch.setattr("cluster.training.image_store.own_store_bytes", lambda: 2**29)
         patch.setattr("cluster.monitoring.run_state_writer._PERIOD_S", 0.0)
         patch.setattr("cluster.remote.waiting.ray.wait", lambda refs, **limits: ([], refs))
         images = records if dataset is None else dataset.split

@@ -64,10 +64,12 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config=dict(arguments),
-        scaling_config=ScalingConfig(
+        # The stubs are those of the former Ray Train.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers,
             use_gpu=settings.gpus > 0,
             resources_per_worker={"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {}),
+            label_selector=settings.labels or None,
         ),
         torch_config=TorchConfig(backend="nccl" if settings.gpus else "gloo"),
         datasets={"train": shards},
@@ -76,7 +78,6 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
             storage_path=str(out / "ray_train"),
             # Without a limit Ray Train waits without end for workers that the cluster has no room
             # for.
-            # The stubs are those of the former Ray Train.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),  # type: ignore[call-arg]
         ),
     )

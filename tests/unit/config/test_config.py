@@ -140,6 +140,9 @@ def test_these_keys_may_change_when_a_run_is_continued():
     assert {key.removesuffix(".") for key in keys_that_may_change()} == {
         *(f"aescot.{role}.endpoint.{key}" for role in ("teacher", "judge") for key in endpoint),
         "aescot.timeout_s",
+        "coldstart.labels",
+        "learner.labels",
+        "rollout.labels",
         "coldstart.timeout_s",
         "learner.hang_timeout_s",
         "learner.max_failures",

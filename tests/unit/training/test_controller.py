@@ -128,6 +128,7 @@ class Group:
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_store.ray, "put", lambda value: "image")
+    monkeypatch.setattr(image_store, "own_store_bytes", lambda: 2**29)
     monkeypatch.setattr(module.ray, "get", lambda ref, timeout: ref)
     monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: ([], refs))
 
