@@ -24,16 +24,17 @@ EXCLUDED = CONSTRAINTS / "cpu-excluded.txt"
 _FACTS = "import json, pip, sys; print(json.dumps(sys.version_info[:2]))"
 
 
-def set_up(venv: Path, extra: str) -> None:
-    """Raises `SetupError`."""
+def set_up(venv: Path, extra: str, *, dev: bool = True) -> None:
+    """`dev` adds what the tests need. Raises `SetupError`."""
     installer = Installer(ensure_venv(venv), CONSTRAINTS / f"{extra}.txt")
     if installer.by_pip:
         sys.stderr.write(f"set-up: by pip, which takes some minutes more, because {installer.by_pip}\n")
     if extra == "cpu":
         install_cpu_torch(installer)
-    what = f"rapo[{extra},dev]"
+    extras = f"{extra},dev" if dev else extra
+    what = f"rapo[{extras}]"
     sys.stderr.write(f"set-up: {what} from {', '.join(installer.sources)}\n")
-    done = installer.install("-e", f"{ROOT}[{extra},dev]", without=EXCLUDED if extra == "cpu" else None)
+    done = installer.install("-e", f"{ROOT}[{extras}]", without=EXCLUDED if extra == "cpu" else None)
     if not done.ok:
         raise installer.explained(what, done)
     if extra == "cpu":
@@ -66,14 +67,20 @@ def _version(python: Path) -> list[int] | None:
     return [int(part) for part in json.loads(done.stdout)]
 
 
-def main() -> int:
-    """Set up; the exit status."""
+def arguments() -> argparse.ArgumentParser:
+    """The parser of the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True)
     parser.add_argument("--extra", choices=("cpu", "gpu"), default="cpu")
-    arguments = parser.parse_args()
+    parser.add_argument("--without-dev", dest="dev", action="store_false", help="leave out what only the tests need")
+    return parser
+
+
+def main() -> int:
+    """Set up; the exit status."""
+    given = arguments().parse_args()
     try:
-        set_up(arguments.venv, arguments.extra)
+        set_up(given.venv, given.extra, dev=given.dev)
     except SetupError as error:
         sys.stderr.write(f"\nset-up stopped: {error}\n")
         return 1
