@@ -1,16 +1,18 @@
 """What each part of RAPO brings, over several seeds: reward terms, what keeps the explanations, the
-paper's own objective, cold start, sigma, staleness and its correction.
+paper's own objective, cold start, few labels, sigma, staleness and its correction.
 
     python -m bench.ablation --work DIR [--seeds 0 1 2] [--steps 80] [--only NAME ...]
 
 DIR keeps each seed's data and cold start, and `ablation.jsonl` with one line per finished run, so
 that the command can be repeated until all are there. Without --only all variants are run. Every
-variant of a seed starts from the same
-model, samples the same images in the same order and is measured on the same test images with its
-last weights; nothing is chosen by validation. Expectation, from the paper's Table 2: both terms
-together beat each alone. From its Table 3: without a cold start there is little to learn from here,
-as a policy of random weights does not write the form. Staleness up to 4 costs little with
-correction.
+variant of a seed starts from the same model and is measured on the same test images with its last
+weights; nothing is chosen by validation. With the same labels it also samples the same images in
+the same order. The column `unseen` is the SRCC on as many scenes of palettes, subjects and raters
+that no training saw (`rapo.datasets.scenes.worlds`).
+
+Expectation, from the paper's Table 2: both terms together beat each alone. From its Table 3:
+without a cold start there is little to learn from here, as a policy of random weights does not
+write the form. Staleness up to 4 costs little with correction.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +44,46 @@ _PAPER = (
     "rapo.loss.kl_beta=0.01",
 )
 
-#: Overrides by name; the first is what the others are compared with. The workers keep the settings
-#: of the first one: they deliver all that any variant needs.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "absolute only": ("rapo.reward.weight_relative=0",),
-    "relative only": ("rapo.reward.weight_absolute=0",),
-    "not grounded": ("rapo.reward.weight_grounded=0",),
-    "no KL": ("rapo.loss.kl_beta=0",),
-    "neither": ("rapo.reward.weight_grounded=0", "rapo.loss.kl_beta=0"),
-    "listener": ("rapo.reward.weight_listener=0.5",),
-    "paper": _PAPER,
-    "paper, absolute only": (*_PAPER, "rapo.reward.weight_relative=0"),
-    "paper, relative only": (*_PAPER, "rapo.reward.weight_absolute=0"),
-    "no cold start": (),
-    "sigma 0.05": ("rapo.reward.sigma=0.05",),
-    "sigma 0.2": ("rapo.reward.sigma=0.2",),
-    "eta 1": ("rapo.max_staleness=1",),
-    "eta 2": ("rapo.max_staleness=2",),
-    "eta 4": ("rapo.max_staleness=4",),
-    "eta 1, uncorrected": ("rapo.max_staleness=1", "rapo.loss.importance_correction=false"),
-    "eta 2, uncorrected": ("rapo.max_staleness=2", "rapo.loss.importance_correction=false"),
-    "eta 4, uncorrected": ("rapo.max_staleness=4", "rapo.loss.importance_correction=false"),
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """`labels`: the share of the training labels that RAPO may use. `cold`: whether it starts from
+    the cold start, or from random weights."""
+
+    overrides: tuple[str, ...] = ()
+    labels: float = 1.0
+    cold: bool = True
+
+
+_ABSOLUTE, _RELATIVE = ("rapo.reward.weight_relative=0",), ("rapo.reward.weight_absolute=0",)
+_TENTH = 0.1
+
+#: The first is what the others are compared with. The workers keep the settings of the first one:
+#: they deliver all that any variant needs.
+VARIANTS: dict[str, Variant] = {
+    "default": Variant(),
+    "absolute only": Variant(_ABSOLUTE),
+    "relative only": Variant(_RELATIVE),
+    "not grounded": Variant(("rapo.reward.weight_grounded=0",)),
+    "no KL": Variant(("rapo.loss.kl_beta=0",)),
+    "neither": Variant(("rapo.reward.weight_grounded=0", "rapo.loss.kl_beta=0")),
+    "listener": Variant(("rapo.reward.weight_listener=0.5",)),
+    "paper": Variant(_PAPER),
+    "paper, absolute only": Variant(_PAPER + _ABSOLUTE),
+    "paper, relative only": Variant(_PAPER + _RELATIVE),
+    "10 % of labels": Variant(labels=_TENTH),
+    "10 % of labels, paper": Variant(_PAPER, labels=_TENTH),
+    "10 % of labels, paper, absolute only": Variant(_PAPER + _ABSOLUTE, labels=_TENTH),
+    "10 % of labels, paper, relative only": Variant(_PAPER + _RELATIVE, labels=_TENTH),
+    "no cold start": Variant(cold=False),
+    "sigma 0.05": Variant(("rapo.reward.sigma=0.05",)),
+    "sigma 0.2": Variant(("rapo.reward.sigma=0.2",)),
+    "eta 1": Variant(("rapo.max_staleness=1",)),
+    "eta 2": Variant(("rapo.max_staleness=2",)),
+    "eta 4": Variant(("rapo.max_staleness=4",)),
+    "eta 1, uncorrected": Variant(("rapo.max_staleness=1", "rapo.loss.importance_correction=false")),
+    "eta 2, uncorrected": Variant(("rapo.max_staleness=2", "rapo.loss.importance_correction=false")),
+    "eta 4, uncorrected": Variant(("rapo.max_staleness=4", "rapo.loss.importance_correction=false")),
 }
 
 
@@ -90,8 +111,9 @@ def cold_start(work: Path, seed: int) -> Path:
     return out
 
 
-def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, Any]:
-    """One run of the loop; test SRCC of the last weights, and what happened on the way."""
+def train(config: Config, fleet: Any, start: Path, dataset: Any, unseen: Any, labels: float) -> dict[str, Any]:
+    """One run of the loop; test SRCC of the last weights on both worlds, and what happened on the
+    way."""
     from cluster.training.controller import TrainingData
     from cluster.training.session import training_session
     from rapo.explanations.attributes import image_attributes
@@ -100,11 +122,14 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        data = TrainingData(dataset.split("train"), dataset.split("validation"))
+        train = dataset.split("train")
+        train = train.take(np.arange(max(1, round(labels * len(train)))))
+        data = TrainingData(train, dataset.split("validation"))
         with training_session(config, data, start, Path(temporary), fleet=fleet) as controller:
             controller.run()
             images = list(dataset.split("test"))
             predictions = fleet.predictions(images)
+            elsewhere = evaluate_predictions(fleet.predictions(list(unseen.split("test"))), bootstrap=0, seed=0)
         test = evaluate_predictions(predictions, bootstrap=0, seed=0)
         standard = Standard(image_attributes(images, config.image), None)
         explained = evaluate_explanations(predictions, standard, bootstrap=0)
@@ -112,6 +137,7 @@ def train(config: Config, fleet: Any, start: Path, dataset: Any) -> dict[str, An
     steps = [row for row in rows if "loss" in row]
     return {
         "srcc": test["srcc"],
+        "unseen": elsewhere["srcc"],
         "plcc": test["plcc"],
         "mae": test["mae"],
         "parse_rate": test["parse_rate"],
@@ -146,14 +172,18 @@ def run_seed(work: Path, seed: int, steps: int, names: Sequence[str]) -> None:
     from cluster.rollout.fleet import Fleet
 
     dataset = load_data(base, RunFolder(out))
+    world = run_config(seed, steps, ["data.scenes.world=unseen", "data.scenes.train=8", "data.scenes.validation=8"])
+    unseen = load_data(world, RunFolder(work / f"seed{seed}-unseen"))
     with ray_session(base):
         fleet = Fleet(base)
         try:
             fleet.start(out / "coldstart" / "model", 0)
             fleet.ready()
             for name in missing:
-                start = out / "policy" if name == "no cold start" else out / "coldstart" / "model"
-                result = train(run_config(seed, steps, VARIANTS[name]), fleet, start, dataset)
+                variant = VARIANTS[name]
+                start = out / "coldstart" / "model" if variant.cold else out / "policy"
+                config = run_config(seed, steps, variant.overrides)
+                result = train(config, fleet, start, dataset, unseen, variant.labels)
                 row = {"variant": name, "seed": seed, "steps": steps, **result}
                 append_jsonl(work / "ablation.jsonl", row)
                 sys.stdout.write(f"{name}, seed {seed}: SRCC {row['srcc']}, {row['seconds']:.0f} s\n")
@@ -184,6 +214,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(mine),
             "SRCC": float(np.mean(values)),
             "each": ", ".join(f"{value:.3f}" for value in values),
+            "unseen": float(np.mean([row["unseen"] or 0.0 for row in mine])),
             "parse_rate": float(np.mean([row["parse_rate"] for row in mine])),
             "grounding": float(np.mean([row["grounding"] or 0.0 for row in mine])),
             "rationales": float(np.mean([row["rationales"] for row in mine])),

@@ -5,7 +5,7 @@
 """
 
 from rapo.config.aescot import AesCoTConfig, ChatConfig, EndpointConfig, JudgeConfig, TeacherConfig
-from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SourceConfig
+from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SceneWorld, SourceConfig
 from rapo.config.engine import EngineConfig
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
@@ -37,6 +37,7 @@ __all__ = [
     "RewardSettings",
     "RolloutAutoscaleConfig",
     "RolloutConfig",
+    "SceneWorld",
     "ScenesConfig",
     "ServeConfig",
     "SourceConfig",

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from rapo.config.types import Fraction, Positive, Section
 
+SceneWorld = Literal["usual", "unseen"]
+
 
 class ScenesConfig(Section):
     """The embedded data set: rendered scenes, rated by simulated raters, on disk in AVA's
@@ -19,6 +21,7 @@ class ScenesConfig(Section):
     test: Positive = 256
     size: Annotated[int, Field(ge=56, le=1024)] = 84
     raters: Annotated[int, Field(ge=2)] = 40
+    world: SceneWorld = "usual"  # palettes, subjects and raters
 
 
 Role = Literal["auto", "split", "train", "validation", "test"]

@@ -9,9 +9,11 @@ import pytest
 from label_files import ava, load
 
 from rapo.config import ScenesConfig
-from rapo.datasets import scenes
 from rapo.datasets.attribute_file import ATTRIBUTES, read_attributes
+from rapo.datasets.scenes import folder as scenes
 from rapo.datasets.scenes import render_scene, write_scenes
+from rapo.datasets.scenes.render import Scene
+from rapo.datasets.scenes.worlds import World
 from rapo.errors import DataError
 from rapo.records import DIMENSIONS
 
@@ -24,8 +26,8 @@ def test_every_record_of_the_scenes_has_the_attributes_that_it_was_rendered_from
 ) -> None:
     rendered = []
 
-    def keep(rng: np.random.Generator, size: int) -> scenes.Scene:
-        rendered.append(render_scene(rng, size))
+    def keep(rng: np.random.Generator, size: int, world: World) -> Scene:
+        rendered.append(render_scene(rng, size, world))
         return rendered[-1]
 
     monkeypatch.setattr(scenes, "render_scene", keep)

@@ -11,8 +11,10 @@ from scipy.stats import pearsonr, spearmanr
 
 from rapo.aescot.measure import measure
 from rapo.config import ScenesConfig
-from rapo.datasets import scenes
-from rapo.datasets.scenes import rate_scene, rater_panel, render_scene, write_scenes
+from rapo.datasets.scenes import folder as scenes
+from rapo.datasets.scenes import render_scene, write_scenes
+from rapo.datasets.scenes.raters import rate_scene, rater_panel
+from rapo.datasets.scenes.worlds import UNSEEN, USUAL
 from rapo.errors import DataError, ImageError
 from rapo.records import DIMENSIONS
 
@@ -190,3 +192,23 @@ def test_measure_refuses_other_layouts(image):
     with pytest.raises(ImageError) as caught:
         measure(image)
     assert caught.value.reason == "layout"
+
+
+def test_the_unseen_world_shares_no_palette_and_no_subject_and_shows_the_same_attributes():
+    assert not set(UNSEEN.palettes) & set(USUAL.palettes)
+    assert not set(UNSEEN.subjects) & set(USUAL.subjects)
+    pairs = [[render_scene(np.random.default_rng([5, i]), 84, world) for world in (USUAL, UNSEEN)] for i in range(60)]
+    assert all(usual.score == unseen.score and usual.attributes == unseen.attributes for usual, unseen in pairs)
+    assert not any(np.array_equal(usual.image, unseen.image) for usual, unseen in pairs)
+    for name in DIMENSIONS:
+        seen = [measure(unseen.image)[name] for _, unseen in pairs]
+        assert spearmanr(seen, [unseen.attributes[name] for _, unseen in pairs]).statistic > 0.8
+
+
+def test_unseen_raters_avoid_the_ends_of_the_scale():
+    rng = np.random.default_rng(0)
+    means = [
+        np.mean([rate_scene(rng, 0.95, rater_panel(rng, 40, world), world) @ np.arange(1, 11) / 40 for _ in range(50)])
+        for world in (USUAL, UNSEEN)
+    ]
+    assert means[1] < means[0] - 0.5
