@@ -368,3 +368,19 @@ def inspect(
     data = config.data.model_copy(update={"images": images or config.data.images, "format": format_})
     for line in inspect_lines(path, config.model_copy(update={"data": data})):
         typer.echo(line)
+
+
+@data_app.command("critiques")
+def critiques(
+    run: Annotated[Path, typer.Argument(help="Folder of a run whose stage aescot is finished.", callback=local)],
+    file: Annotated[Path, typer.Argument(help="*.jsonl to write.", callback=local)],
+    relative_to: Annotated[
+        Path | None,
+        typer.Option(help="Folder that image names are relative to; default: absolute paths.", callback=local),
+    ] = None,
+) -> None:
+    """Write the kept critiques of a run as conversations, for LLaMA-Factory or another run of
+    rapo."""
+    from cluster.cli.critiques import write_critiques
+
+    typer.echo(f"{file}: {write_critiques(run, file, relative_to)} critiques")

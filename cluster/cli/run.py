@@ -14,7 +14,7 @@ import typer
 from cluster.cli.check import problems, warnings
 from cluster.remote.ray_session import prepare_environment
 from rapo.aescot.prompt import prompt_text
-from rapo.config import ChatConfig, Config, SourceConfig, load_config
+from rapo.config import ChatConfig, Config, SourceConfig, TeacherConfig, load_config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
 
@@ -87,6 +87,9 @@ def _settled(settings: ChatConfig) -> dict[str, object]:
     changes: dict[str, object] = {}
     if settings.kind == "vllm" and settings.model is not None:
         changes["model"] = str(Path(settings.model).resolve())
+    if isinstance(settings, TeacherConfig):
+        folders = {"critiques": settings.critiques, "images": settings.images}
+        changes |= {name: path.resolve() for name, path in folders.items() if path is not None}
     if settings.prompt_file is not None:
         changes |= {"prompt": prompt_text(settings, ""), "prompt_file": None}
     return changes

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cluster.rollout.fleet import Fleet
     from cluster.rollout.listener import FleetListener
     from rapo.datasets.load import Dataset
+    from rapo.datasets.record_table import RecordTable
     from rapo.explanations.evaluate import ModelEvaluation
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
@@ -159,7 +160,8 @@ class Pipeline:
         settings = self._config
         scenes = settings.data.scenes
         if stage == "aescot":
-            return min(settings.aescot.images, len(self._records().split("train")))
+            given = settings.aescot.teacher.kind == "given"
+            return settings.aescot.images if given else min(settings.aescot.images, len(self._records().split("train")))
         totals = {
             "data": scenes.train + scenes.validation + scenes.test if settings.data.embedded else None,
             "coldstart": settings.coldstart.steps,
@@ -197,13 +199,25 @@ class Pipeline:
     def _aescot(self, handle: StageHandle) -> AesCoTResult:
         from cluster.pipeline.stages.aescot import FEW, write_aescot
 
-        train = self._records().split("train")
+        train = self._critique_images(handle)
         self._ray()
         counts = write_aescot(self._config, train, self._folder / "aescot", handle.update)
         handle.update(counts.generated, kept=counts.kept)
         if counts.kept < FEW:
             handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
         return AesCoTResult(counts.generated, counts.kept, teacher_digest(self._config))
+
+    def _critique_images(self, handle: StageHandle) -> RecordTable:
+        """The images that critiques are written of: those of training, or of given critiques."""
+        from rapo.aescot.given import given_records
+
+        dataset, teacher = self._records(), self._config.aescot.teacher
+        if teacher.kind != "given":
+            return dataset.split("train")
+        records, left_out = given_records(teacher, dataset.records)
+        if left_out:
+            handle.note(f"{left_out} given critiques are of images that validation or test hold, and were left out")
+        return records
 
     def _coldstart(self, handle: StageHandle) -> ColdStartResult:
         from cluster.pipeline.stages.coldstart import train_coldstart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rapo.aescot.given import check_given
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
@@ -11,14 +12,17 @@ from rapo.errors import ConfigError, RapoError
 
 def check_teacher(config: Config) -> None:
     """Raise a `RapoError` for a teacher that could not start."""
-    if config.aescot.teacher.kind != "measured":
-        teacher_template(config.aescot.teacher)
-        _check_model(config.aescot.teacher, "aescot.teacher")
+    teacher = config.aescot.teacher
+    if teacher.kind == "given":
+        check_given(teacher, config.image)
+    elif teacher.kind != "measured":
+        teacher_template(teacher)
+        _check_model(teacher, "aescot.teacher")
 
 
 def check_judge(config: Config) -> None:
     """Raise a `RapoError` for a judge that could not start."""
-    if config.aescot.judge.kind != "rules":
+    if config.aescot.judge.kind in ("vllm", "openai"):
         judge_template(config.aescot.judge)
         _check_model(config.aescot.judge, "aescot.judge")
 
@@ -42,7 +46,8 @@ def check_endpoints(config: Config) -> list[str]:
 def described(config: Config) -> str:
     """What teacher and judge would do, in a line."""
     aescot = config.aescot
-    by = {"measured": "the rule-based teacher", "rules": "the rules"}
+    given = f"the file {aescot.teacher.critiques}"
+    by = {"measured": "the rule-based teacher", "given": given, "rules": "the rules", "none": "nobody"}
     writer, judge = (by.get(settings.kind) or _named(settings) for settings in (aescot.teacher, aescot.judge))
     return f"{aescot.images} critiques by {writer}, judged by {judge}"
 
@@ -57,7 +62,7 @@ def _named(settings: ChatConfig) -> str:
 def warnings_of(config: Config) -> list[str]:
     """What teacher and judge would do, but is probably not intended."""
     teacher, judge, found = config.aescot.teacher, config.aescot.judge, []
-    if teacher.kind != "measured":
+    if teacher.kind in ("vllm", "openai"):
         if teacher.language.lower() != "english":
             found.append(
                 f"aescot.teacher.language = '{teacher.language}': the judge's rules for structure are for English, and reject "

@@ -25,11 +25,13 @@ class CritiqueJudge:
 
     def __init__(self, config: Config, spent: float = 0.0) -> None:
         self._config = config
-        self._model = None if config.aescot.judge.kind == "rules" else ModelJudge(config, spent)
+        self._model = ModelJudge(config, spent) if config.aescot.judge.kind in ("vllm", "openai") else None
 
     def judge(self, critiques: Sequence[WrittenImage]) -> list[ModelVerdict]:
         """A verdict for each critique, in order. Raises `ImageError` where the rules cannot measure
         an image."""
+        if self._config.aescot.judge.kind == "none":
+            return [ModelVerdict(True)] * len(critiques)
         if self._model is None:
             return [self._by_rules(one) for one in critiques]
         faults = [text_fault(one.critique) for one in critiques]

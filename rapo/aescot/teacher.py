@@ -1,6 +1,7 @@
 """Teachers: write critiques of images, behind one interface.
 
-- `measured` writes from image measures; `vllm` and `openai` have a vision-language model write.
+- `measured` writes from image measures; `vllm` and `openai` have a vision-language model write;
+  `given` takes the critiques of a file.
 - An image without a usable critique has a problem and a fault; it never raises.
 - What is written depends on run seed and uid, not on the process or the order.
 """
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rapo.aescot.given import read_given
 from rapo.aescot.measure import measure
 from rapo.aescot.prompt import teacher_prompt, teacher_template
 from rapo.aescot.writer import write_critique
@@ -53,7 +55,12 @@ def open_teacher(config: Config, spent: float = 0.0) -> CritiqueWriter:
     Raises `ConfigError` for a prompt that cannot be filled in or a key that is not set, and
     `ModelError` for a folder without a model.
     """
-    return RuleBasedTeacher(config) if config.aescot.teacher.kind == "measured" else ModelTeacher(config, spent)
+    kind = config.aescot.teacher.kind
+    if kind == "measured":
+        return RuleBasedTeacher(config)
+    if kind == "given":
+        return GivenTeacher(config)
+    return ModelTeacher(config, spent)
 
 
 class RuleBasedTeacher:
@@ -78,6 +85,27 @@ class RuleBasedTeacher:
         rng = np.random.default_rng(derive_seed(config.run.seed, "teacher", image.uid))
         slip_rate = config.aescot.teacher.slip_rate
         return WrittenCritique(write_critique(image.uid, measure(pixels), image.score, rng, slip_rate).text)
+
+
+class GivenTeacher:
+    """Takes the critiques of a file (`rapo.aescot.given`)."""
+
+    def __init__(self, config: Config) -> None:
+        given = read_given(config.aescot.teacher)
+        self._texts = dict(zip(given.records.uids(), given.texts, strict=True))
+
+    def write(self, images: Sequence[RatedImage]) -> list[WrittenCritique]:
+        """The critique that the file has of each image."""
+        return [self._written(image.uid) for image in images]
+
+    def close(self) -> None:
+        """There is nothing to give up."""
+
+    def _written(self, uid: str) -> WrittenCritique:
+        text = self._texts.get(uid)
+        if text is None:
+            return WrittenCritique(None, f"the file has no critique between <think> tags for {uid}", "unusable")
+        return WrittenCritique(text)
 
 
 class ModelTeacher:

@@ -54,9 +54,12 @@ class ChatConfig(Section):
 
 
 class TeacherConfig(ChatConfig):
-    """The writer of critiques. `measured` is rule-based and needs no weights."""
+    """The writer of critiques. `measured` is rule-based and needs no weights; `given` takes those
+    of a file."""
 
-    kind: Literal["measured", "vllm", "openai"] = "measured"
+    kind: Literal["measured", "vllm", "openai", "given"] = "measured"
+    critiques: Path | None = Field(None, description="given: rows of images, critiques and scores (docs/data.md)")
+    images: Path | None = Field(None, description="given: folder that relative image names are looked up in")
     blind: bool = Field(False, description="the teacher is not told the human score")
     language: str = "English"
     dimensions: tuple[str, ...] = Field(DIMENSIONS, min_length=1, description="what a critique covers")
@@ -65,13 +68,19 @@ class TeacherConfig(ChatConfig):
     max_tokens: Positive = Field(320, description="a longer critique is cut at its last full sentence")
     slip_rate: Fraction = Field(0.04, description="how often the measured teacher errs as real teachers do")
 
+    @model_validator(mode="after")
+    def _critiques_given(self) -> TeacherConfig:
+        if (self.kind == "given") != (self.critiques is not None):
+            raise ValueError("kind 'given' needs critiques, a file of them, and the other kinds take none")
+        return self
+
 
 class JudgeConfig(ChatConfig):
     """The filter of critiques. `rules` needs no weights; a model judges alignment and grounding in
-    its place. With rules, a level that differs from the measurement by more than `tolerance` is an
-    error."""
+    its place; `none` keeps every critique. With rules, a level that differs from the measurement by
+    more than `tolerance` is an error."""
 
-    kind: Literal["rules", "vllm", "openai"] = "rules"
+    kind: Literal["rules", "vllm", "openai", "none"] = "rules"
     votes: Positive = Field(1, description="answers per critique; the majority decides")
     json_schema: bool = Field(False, description="constrain a model's answers to the verdict's JSON schema")
     tolerance: Annotated[int, Field(ge=0, le=4)] = 1

@@ -30,7 +30,7 @@ _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>\s*$", re.DOTALL | re.IGNOREC
 _SET = "dataset_name"
 
 
-def _form(table: RawTable | None) -> tuple[str, str, str] | None:
+def form_of(table: RawTable | None) -> tuple[str, str, str] | None:
     """The columns of turns and of the image, and the key of a turn's text."""
     for turns, key, images in _FORMS:
         for image in images:
@@ -40,12 +40,12 @@ def _form(table: RawTable | None) -> tuple[str, str, str] | None:
 
 
 def _recognises(found: Found) -> bool:
-    return found.path.is_file() and _form(found.files[0].table) is not None
+    return found.path.is_file() and form_of(found.files[0].table) is not None
 
 
 def _read(found: Found, source: SourceConfig) -> LabelSource:
     table = found.files[0].table if found.path.is_file() else None
-    form = _form(table)
+    form = form_of(table)
     if table is None or form is None:
         raise DataError(f"data.path {found.path} holds no rows of messages and images, or of conversations and image")
     turns, key, image = form
