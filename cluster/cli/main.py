@@ -13,9 +13,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.evaluate import evaluate
+from cluster.cli.options import (
+    Ca,
+    Cert,
+    ConfigPath,
+    Key,
+    Out,
+    Server,
+    ServerName,
+    Set,
+    Tls,
+    TokenFile,
+    local,
+)
 from rapo.client.types import READOUTS
 from rapo.errors import RapoError
-from rapo.util.storage_url import not_local
 
 if TYPE_CHECKING:
     from rapo.client.sync import ScoreOptions
@@ -29,29 +42,6 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Make and inspect data sets.")
 app.add_typer(data_app, name="data")
 
-
-def local(path: Path | None) -> Path | None:
-    """The path of a file or folder of this machine. Raises `typer.BadParameter` for a URL."""
-    problem = None if path is None else not_local(path)
-    if problem is not None:
-        raise typer.BadParameter(problem)
-    return path
-
-
-ConfigPath = Annotated[
-    Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.", callback=local)
-]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the run. An unfinished run in it is continued.", callback=local)
-]
-Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
-TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.", callback=local)]
-Tls = Annotated[bool, typer.Option("--tls", help="Use TLS and trust the system's CAs.")]
-Ca = Annotated[Path | None, typer.Option(help="Use TLS and trust this CA (PEM file).", callback=local)]
-Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certificate.", callback=local)]
-Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.", callback=local)]
-ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if it is not HOST.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the file. Repeatable.")]
 
 #: Packages whose absence means that only the client is installed.
 _FULL = frozenset({"numpy", "PIL", "pydantic", "ray", "scipy", "starlette", "tomli_w", "torch", "uvicorn", "vllm"})
@@ -99,8 +89,12 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
 _stage_command("aescot", ("data", "aescot"), "Write critiques with the teacher and filter them with the judge.")
 _stage_command("coldstart", ("coldstart",), "Fine-tune the model on the kept critiques.")
 _stage_command("train", ("rapo",), "Train with Relative-Absolute Policy Optimization, from the cold start on.")
-_stage_command("evaluate", ("evaluate",), "Measure PLCC, SRCC, KRCC, MAE and parse rate on the test images.")
-_stage_command("export", ("export",), "Write the trained model as a folder for transformers and vLLM.")
+_stage_command(
+    "export", ("evaluate", "export"), "Measure the trained model, and write it as a folder for transformers and vLLM."
+)
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -18,10 +18,21 @@ FAMILY_WORDS = ("qwen", "internvl", "smolvlm", "idefics", "llava", "gemma")
 #: Which rooms of a package a room may import beside its own. A room that is not named may import no
 #: other one of its package.
 CLUSTER = {
-    "cluster/cli": {"pipeline", "training", "monitoring", "report", "rollout", "remote", "terminal", "files"},
-    "cluster/pipeline": {
-        *("training", "monitoring", "report", "rollout", "learner", "remote", "terminal", "files"),
+    "cluster/cli": {
+        "pipeline",
+        "evaluation",
+        "training",
+        "monitoring",
+        "report",
+        "rollout",
+        "remote",
+        "terminal",
+        "files",
     },
+    "cluster/pipeline": {
+        *("evaluation", "training", "monitoring", "report", "rollout", "learner", "remote", "terminal", "files"),
+    },
+    "cluster/evaluation": {"rollout", "remote", "terminal", "files"},
     "cluster/monitoring": {"training", "rollout", "remote", "files"},
     "cluster/training": {"rollout", "learner", "remote", "files"},
     "cluster/rollout": {"remote", "files"},

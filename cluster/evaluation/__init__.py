@@ -1,0 +1,1 @@
+"""Evaluation of any models on any collections: `rapo evaluate`."""
