@@ -1,0 +1,161 @@
+"""Families: for each of them packed completions equal rows, rows equal the plain model, and weights
+come back by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import CLAUSES, gathered, make_image
+from transformers import PretrainedConfig, PreTrainedModel
+
+from rapo.config import LoRAConfig
+from rapo.errors import ModelError
+from rapo.families.family import Family, vision_parameters
+from rapo.models.completeness import check_parameters
+from rapo.policy.batch import GroupBatch, collate
+from rapo.policy.export import write_model
+from rapo.policy.forward import GroupPolicy, Packing
+from rapo.policy.lora import add_lora, dense_parameters
+from rapo.policy.processing import PolicyProcessor
+from rapo.policy.trainer import load_model
+from rapo.policy.weight_packing import model_tensors, pack
+from rapo.records import WeightManifest
+from tests.tiny_families import TINY, build_tiny
+
+PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3")
+ROWS = {"llava": "no shared prefixes for the family 'llava'", "gemma3": "no shared prefixes for the family 'gemma3'"}
+TOLERANCE = 1e-5
+SIZES = ((84, 84), (200, 60), (60, 150))
+LENGTHS = (1, 7, 4)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    folder: Path
+    processor: PolicyProcessor
+    model: PreTrainedModel
+
+
+@pytest.fixture(scope="module", params=TINY)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny model of a family with larger weights. With fresh weights attention is nearly uniform,
+    so that positions hardly matter."""
+    folder = build_tiny(request.param, tmp_path_factory.mktemp(request.param) / "model", CLAUSES)
+    model = load_model(folder, "float32")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 1.2 / math.sqrt(parameter[0].numel()), generator=generator)
+    return Tiny(folder, PolicyProcessor(folder), model)
+
+
+def batch_of(tiny: Tiny) -> GroupBatch:
+    rng = np.random.default_rng(0)
+    prepared = [tiny.processor.prepare(make_image(*size, seed=i)) for i, size in enumerate(SIZES)]
+    completions = [[rng.integers(20, 60, n) for n in LENGTHS] for _ in SIZES]
+    return collate(prepared, completions, tiny.processor.tokenizer.pad_token_id)
+
+
+def run(tiny: Tiny, packing: Packing) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Log-probs, and the gradients of a weighted sum of them."""
+    policy = GroupPolicy(tiny.model, tiny.processor.banned_token_ids, packing=packing)
+    tiny.model.zero_grad(set_to_none=True)
+    log_probs, _, _ = policy(batch_of(tiny))
+    (log_probs * torch.linspace(-1.0, 2.0, len(log_probs))).sum().backward()
+    return log_probs.detach(), {name: p.grad for name, p in tiny.model.named_parameters() if p.grad is not None}
+
+
+def test_completions_share_their_prefix_or_it_is_said_why_not(tiny: Tiny) -> None:
+    policy = GroupPolicy(tiny.model, [], packing="prefix")
+    kind = tiny.model.config.model_type
+    if kind in PACKING:
+        assert (policy.packing, policy.fallback) == ("prefix", None)
+    else:
+        assert policy.packing == "rows"
+        assert policy.fallback is not None
+        assert ROWS[kind] in policy.fallback
+
+
+def test_packed_completions_equal_rows_in_log_probs_and_gradients(tiny: Tiny) -> None:
+    rows, row_gradients = run(tiny, "rows")
+    packed, gradients = run(tiny, "prefix")
+    assert float((packed - rows).abs().max() / rows.abs().max()) < TOLERANCE
+    assert gradients.keys() == row_gradients.keys()
+    for name, gradient in row_gradients.items():
+        size = gradient.norm()
+        # A bias of keys has no effect on softmax attention: its gradient is rounding.
+        assert float((gradients[name] - gradient).norm()) < TOLERANCE * max(float(size), 1.0), name
+
+
+@pytest.mark.parametrize("packing", ["prefix", "rows"])
+def test_log_probs_are_those_of_the_plain_model_on_the_processors_inputs(tiny: Tiny, packing: Packing) -> None:
+    """One completion at a time, behind what transformers' processor makes of prompt and image."""
+    processor, batch = tiny.processor, batch_of(tiny)
+    expected = []
+    for index, size in enumerate(SIZES):
+        made = processor.processor(
+            text=[processor.prompt],
+            images=[make_image(*size, seed=index)],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        prompt, mask = made.pop("input_ids"), made.pop("attention_mask")
+        for k, length in enumerate(LENGTHS):
+            own = batch.completion_ids[index, k, :length][None]
+            tail = torch.zeros_like(own)
+            types = {name: torch.cat([marks, tail], 1) for name, marks in made.items() if marks.shape == prompt.shape}
+            with torch.no_grad():
+                logits = tiny.model(
+                    input_ids=torch.cat([prompt, own], 1),
+                    attention_mask=torch.cat([mask, tail + 1], 1),
+                    **{**made, **types},
+                ).logits[0, prompt.shape[1] - 1 : -1]
+            logits[:, processor.banned_token_ids] -= 100.0
+            expected.append(torch.log_softmax(logits, -1).gather(1, own.T)[:, 0])
+    with torch.no_grad():
+        log_probs = GroupPolicy(tiny.model, processor.banned_token_ids, packing=packing)(batch)[0]
+    whole = torch.cat(expected)
+    assert float((log_probs - whole).abs().max() / whole.abs().max()) < TOLERANCE
+
+
+def test_weights_come_back_by_name_and_the_folder_is_whole(tiny: Tiny, tmp_path: Path) -> None:
+    tensors = gathered(model_tensors(tiny.model))
+    *chunks, manifest = [*pack(tensors.items(), 3, 2**20)]
+    assert isinstance(manifest, WeightManifest)
+    write_model(tmp_path / "out", tiny.folder, manifest, chunks)
+    check_parameters(tmp_path / "out")
+    for name, tensor in gathered(model_tensors(load_model(tmp_path / "out", "float32"))).items():
+        assert torch.equal(tensor, tensors[name]), name
+    assert PolicyProcessor(tmp_path / "out").prompt_token_ids == tiny.processor.prompt_token_ids
+
+
+def test_vision_and_text_are_told_apart(tiny: Tiny) -> None:
+    """What is frozen is the tower and its projector; what LoRA adapts is the text model."""
+    model = load_model(tiny.folder, "float32")
+    names = {id(p): name for name, p in model.named_parameters()}
+    vision = {names[id(p)] for p in vision_parameters(GroupPolicy(model, []).family, model)}
+    words = ("visual", "vision", "projector", "connector")
+    assert vision == {name for name in names.values() if any(word in name for word in words)}
+    add_lora(model, LoRAConfig(rank=2), seed=0)
+    adapted = {name for name, _, adapter in dense_parameters(model) if adapter is not None}
+    assert len(adapted) == 7 * model.config.get_text_config().num_hidden_layers
+    assert not adapted & vision
+
+
+def test_no_special_token_of_the_family_can_be_sampled(tiny: Tiny) -> None:
+    banned, tokenizer = set(tiny.processor.banned_token_ids), tiny.processor.tokenizer
+    assert tiny.processor.image_token_id in banned
+    assert banned >= set(tokenizer.all_special_ids) - set(tiny.processor.stop_token_ids)
+
+
+def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:
+    config = PretrainedConfig(final_logit_softcapping=30.0)
+    with pytest.raises(ModelError, match=r"changes its logits .*\(final_logit_softcapping\)"):
+        Family().check(config)
+    Family().check(PretrainedConfig(final_logit_softcapping=None, logit_scale=1.0))
