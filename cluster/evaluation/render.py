@@ -7,11 +7,10 @@ from pathlib import Path
 
 import rich.console
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from cluster.files.atomic import write_atomic, write_json
+from cluster.terminal.text_tables import rich_table
 from rapo.evaluation.comparison import Comparison
 from rapo.evaluation.tables import Tables, TextTable, evaluation_tables
 
@@ -34,7 +33,7 @@ def show(tables: Tables, console: rich.console.Console) -> None:
     """Print the tables, and the lines below them."""
     for table in tables.tables:
         console.print()
-        console.print(_rich(table))
+        console.print(rich_table(table))
     console.print()
     for note in tables.notes:
         console.print(Text(note))
@@ -72,16 +71,3 @@ def _lines(table: TextTable) -> Iterator[str]:
 
 def _escaped(cell: str) -> str:
     return cell.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
-
-
-def _rich(table: TextTable) -> Table:
-    made = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
-    for index, column in enumerate(table.columns):
-        made.add_column(Text(column), justify="left" if index < table.words else "right", header_style="dim")
-    for section in table.sections:
-        if len(table.sections) > 1:
-            made.add_row(Text(section.title, "bold"))
-        for row in section.rows:
-            made.add_row(*map(Text, row))
-        made.add_section()
-    return made

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.files.alerts import AlertRow
 
 if TYPE_CHECKING:
+    from rapo.evaluation.comparison import Comparison
     from rapo.explanations.evaluate import ModelEvaluation
 
 #: The evaluated models: key in the report, name for people.
@@ -77,6 +78,8 @@ class ServedFacts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`comparison` has the figures by data set; None where there is one set."""
+
     run: RunFacts
     stages: dict[str, StageTime] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -84,4 +87,5 @@ class Report:
     aescot: CritiqueCounts | None = None
     alerts: list[AlertRow] | None = None
     evaluate: dict[str, ModelEvaluation] = field(default_factory=dict)
+    comparison: Comparison | None = None
     served: ServedFacts | None = None

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cluster.evaluation.render import RESULTS
 from cluster.files.alerts import read_alerts
 from cluster.files.atomic import disk_full_named
 from cluster.files.report import MODELS, CritiqueCounts, DataFacts, Report, RunFacts, ServedFacts, StageTime
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cluster.rollout.listener import FleetListener
     from rapo.datasets.load import Dataset
     from rapo.datasets.record_table import RecordTable
+    from rapo.evaluation.comparison import Comparison
     from rapo.explanations.evaluate import ModelEvaluation
 
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
@@ -104,6 +106,7 @@ class Pipeline:
             aescot=self._critique_counts() if "aescot" in finished else None,
             alerts=read_alerts(self._folder.path) if "rapo" in finished else None,
             evaluate={name: _evaluation(evaluate, name) for name, _ in MODELS} if "evaluate" in finished else {},
+            comparison=_comparison(evaluate) if "evaluate" in finished else None,
             served=None
             if served is None
             else ServedFacts(served.images, served.failed, served.scoring_seconds, served.max_abs_difference),
@@ -298,6 +301,7 @@ class Pipeline:
             handle.update(None, **{f"{name}_srcc": result["srcc"], f"{name}_grounding": grounding})
             if line := interval_line(result):
                 handle.note(line)
+        evaluator.compare()
         return EvaluateResult()
 
     def _export(self, handle: StageHandle) -> ExportResult:
@@ -339,6 +343,16 @@ class Pipeline:
         self._close_fleet()
         self._ray()
         return score_over_grpc(self._config, self._folder, handle.update)
+
+
+def _comparison(folder: Path) -> Comparison | None:
+    """The figures by data set, where there are several."""
+    from rapo.evaluation import comparison
+
+    if not (folder / RESULTS).is_file():  # an evaluation from before there were tables
+        return None
+    found = read_json_as(folder / RESULTS, comparison.Comparison)
+    return found if len(found["sets"]) > 1 else None
 
 
 def _evaluation(folder: Path, model: str) -> ModelEvaluation:

@@ -31,6 +31,7 @@ from cluster.terminal import format
 from cluster.terminal.explanations import explained_models, measure_rows
 from cluster.terminal.interval_line import interval_line
 from cluster.terminal.summary import stage_seconds
+from rapo.evaluation.tables import evaluation_tables
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -80,6 +81,7 @@ def render(run_dir: Path, report: Report) -> str:
         data=data_line(report),
         served=served_line(report),
         interval=interval_line(report.evaluate.get("rapo")),
+        by_set=None if report.comparison is None else evaluation_tables(report.comparison),
         versions=report.versions,
         seed=report.run.seed,
         config=_read_text(run_dir / "config.toml"),

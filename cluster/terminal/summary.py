@@ -14,6 +14,8 @@ from cluster.files.report import MODELS, Report
 from cluster.terminal.explanations import explained_models, measure_rows
 from cluster.terminal.format import ABSENT, count, fixed, interval, percent
 from cluster.terminal.interval_line import interval_line
+from cluster.terminal.text_tables import rich_table
+from rapo.evaluation.tables import evaluation_tables
 
 
 def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Table | Text]:
@@ -26,6 +28,10 @@ def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Ta
     if line := interval_line(report.evaluate.get("rapo")):
         yield Text()
         yield Text(f" {line}")
+    if report.comparison is not None:
+        yield Text()
+        yield rich_table(evaluation_tables(report.comparison).tables[0])
+        yield Text(" by data set; evaluate/table.html has intervals, errors, differences and what to know")
     paths = _paths(report)
     if paths:
         yield Text()
@@ -57,7 +63,8 @@ def _times(report: Report) -> Table:
 
 
 def _evaluation(report: Report) -> Table:
-    table = _table("Evaluation", "model", "SRCC", "95 % interval", "PLCC", "KRCC", "MAE", "parse rate", "n")
+    sets = f", mean over {len(report.comparison['sets'])} data sets" if report.comparison is not None else ""
+    table = _table(f"Evaluation{sets}", "model", "SRCC", "95 % interval", "PLCC", "KRCC", "MAE", "parse rate", "n")
     for key, name in MODELS:
         if key in report.evaluate:
             row = report.evaluate[key]

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from rapo.answers.rationale import rationale_of
 from rapo.config import ImageConfig
+from rapo.evaluation.over_sets import mean_correlations
 from rapo.explanations.attributes import ImageAttributes, image_attributes
 from rapo.explanations.evaluate import distinct_rationales
 from rapo.explanations.grounding import grounding
@@ -24,8 +25,9 @@ _MAX_MEASURED = 1024
 
 
 class ValidationResult(Evaluation):
-    """The metrics of the predictions, without intervals, and of their rationales the mean
-    `grounding` (`rapo.explanations.grounding`), None without images, and the number of different
+    """The metrics of the predictions, without intervals; with several data sets the correlations
+    are means over them (`rapo.evaluation.over_sets`). `grounding` is the mean one of the rationales
+    (`rapo.explanations.grounding`), None without images; `distinct_rationales` counts the different
     ones."""
 
     grounding: float | None
@@ -42,8 +44,12 @@ class Validation:
     def measure(self, predictions: Sequence[Prediction]) -> ValidationResult:
         rationales = [rationale_of(prediction.text) for prediction in predictions]
         values = self._attributes.values
+        figures = evaluate_predictions(predictions, bootstrap=0)
+        if len({prediction.dataset for prediction in predictions}) > 1:
+            means = mean_correlations(predictions)
+            figures["plcc"], figures["srcc"], figures["krcc"] = means["plcc"], means["srcc"], means["krcc"]
         return {
-            **evaluate_predictions(predictions, bootstrap=0),
+            **figures,
             "grounding": grounding(rationales[: len(values)], values)["mean"],
             "distinct_rationales": distinct_rationales(rationales),
         }

@@ -95,7 +95,7 @@ class Comparer:
             "seed": self.seed,
             "bootstrap": self.bootstrap,
             "sets": dict(self.sets),
-            "models": {model: self._figures(model) for model in self.predictions},
+            "models": {model: self.figures(model) for model in self.predictions},
             "differences": [row for a, b in combinations(self.predictions, 2) for row in self._differences(a, b)],
             "notes": list(notes),
         }
@@ -107,7 +107,8 @@ class Comparer:
             self._known[key] = boot.resampled(self.predictions[model][name], rows)
         return self._known[key]
 
-    def _figures(self, model: str) -> ModelFigures:
+    def figures(self, model: str) -> ModelFigures:
+        """The figures of one model."""
         made: dict[str, SetFigures] = {}
         resampled: dict[str, dict[str, Floats]] = {}
         for name, predicted in self.predictions[model].items():

@@ -249,6 +249,7 @@ def finished_run(out: Path) -> tuple[Config, RunFolder]:
         validation = {"rapo": dataset.split("validation")}
         for name, fleet.noise, fleet.invalid in (("coldstart", 0.2, 2), ("rapo", 0.05, 0)):
             evaluator.evaluate(name, validation.get(name))
+        evaluator.compare()
         folder.finish("evaluate", 5.0, EvaluateResult())
         folder.finish("export", 1.0, ExportResult("0123456789ab"))
         folder.finish("serve", 4.0, ServeResult(24, 0, 1.9, 0.0))

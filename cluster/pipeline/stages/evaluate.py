@@ -1,22 +1,33 @@
 """Evaluation: measures a model, its explanations and its calibrated intervals on the test images,
-through the rollout fleet."""
+through the rollout fleet.
+
+- Of several data sets each is measured by itself. The correlations are then means over them.
+- The tables are those of `rapo evaluate`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.evaluation.render import write_tables
 from cluster.files.atomic import write_json
 from cluster.files.predictions import PredictionRow, write_predictions
+from cluster.files.report import MODELS
 from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.pipeline.stages.calibration import VALIDATION, measured_interval
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
+from rapo.datasets.record_table import RecordTable
 from rapo.datasets.splits import subsample
+from rapo.evaluation.comparison import Comparer, Comparison
+from rapo.evaluation.figures import Predicted
+from rapo.evaluation.over_sets import by_set
+from rapo.evaluation.sets import sets_of_records
 from rapo.explanations.attributes import image_attributes
 from rapo.explanations.evaluate import ModelEvaluation, Standard, evaluate_explanations
 from rapo.explanations.reader import fit_reader
-from rapo.metrics import evaluate_predictions
+from rapo.metrics import Evaluation, evaluate_predictions
 from rapo.records import ImageRecord, Prediction
 
 
@@ -27,11 +38,16 @@ class Evaluator:
     results.
     """
 
-    def __init__(self, config: Config, fleet: Fleet, records: Sequence[ImageRecord], aescot: Path, out: Path) -> None:
+    def __init__(self, config: Config, fleet: Fleet, records: RecordTable, aescot: Path, out: Path) -> None:
         self._config = config
         self._fleet = fleet
-        self._records = self._sampled(records)
+        self._sets = sets_of_records(records, "the test split of the run", config, embedded=config.data.embedded)
+        self._records = [record for one in self._sets for record in one.records]
         self._out = out
+        self._predictions: dict[str, dict[str, Predicted]] = {}
+        self._comparer = Comparer(
+            {one.name: one.facts for one in self._sets}, self._predictions, config.evaluate.bootstrap, config.run.seed
+        )
         critiques = [(row.critique, row.score) for row in kept_critiques(aescot) if row.critique is not None]
         self._standard = Standard(
             image_attributes(self._records, config.image),
@@ -48,13 +64,34 @@ class Evaluator:
         predictions = self._predict(self._records, f"{name}.parquet")
         bootstrap, seed = self._config.evaluate.bootstrap, self._config.run.seed
         result: ModelEvaluation = {
-            **evaluate_predictions(predictions, bootstrap=bootstrap, seed=seed),
+            **self._measured(name, predictions),
             "explanations": evaluate_explanations(predictions, self._standard, bootstrap=bootstrap, seed=seed),
         }
         if validation is not None:
             picked = self._predict(self._sampled(validation), VALIDATION)
             result["interval"] = measured_interval(self._config, picked, predictions)
         write_json(self._out / f"{name}.json", result)
+        return result
+
+    def compare(self) -> Comparison:
+        """The models that were evaluated, beside each other and beside published figures; writes
+        the tables into `out`."""
+        comparison = self._comparer.compare(self._config.evaluate.readout)
+        write_tables(self._out, comparison)
+        return comparison
+
+    def _measured(self, name: str, predictions: Sequence[Prediction]) -> Evaluation:
+        """The metrics of a model, and what `compare` needs of it."""
+        bootstrap, seed = self._config.evaluate.bootstrap, self._config.run.seed
+        model = next(words for key, words in MODELS if key == name)
+        found = by_set(predictions)
+        self._predictions[model] = {one.name: Predicted(found[one.name]) for one in self._sets}
+        if len(self._sets) == 1:
+            return evaluate_predictions(predictions, bootstrap=bootstrap, seed=seed)
+        result = evaluate_predictions(predictions, bootstrap=0)
+        mean = self._comparer.figures(model)["mean"]
+        result["plcc"], result["srcc"], result["krcc"] = (mean[key]["value"] for key in ("plcc", "srcc", "krcc"))
+        result["plcc_interval"], result["srcc_interval"] = mean["plcc"]["interval"], mean["srcc"]["interval"]
         return result
 
     def _sampled(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:

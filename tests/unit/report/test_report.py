@@ -112,7 +112,17 @@ def test_the_report_is_strict_json_and_leaves_no_other_file(run: Path, report: R
     loaded = json.loads(text)
     assert loaded["evaluate"]["rapo"]["plcc"] is None
     assert loaded["evaluate"]["rapo"]["srcc"] == 0.742
-    assert loaded.keys() == {"run", "stages", "versions", "data", "aescot", "alerts", "evaluate", "served"}
+    assert loaded.keys() == {
+        "run",
+        "stages",
+        "versions",
+        "data",
+        "aescot",
+        "alerts",
+        "evaluate",
+        "comparison",
+        "served",
+    }
     assert loaded["stages"]["rapo"] == {"seconds": 87.7}
 
 

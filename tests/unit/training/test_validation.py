@@ -53,6 +53,25 @@ def test_a_validation_has_the_figures_of_scores_and_of_rationales() -> None:
     assert found.items() >= evaluate_predictions(made, bootstrap=0).items()
 
 
+def test_with_several_sets_the_correlations_are_means_over_them() -> None:
+    """Within each set the order is right, and across them it is not."""
+    made = [
+        Prediction(f"{name}/{place}", name, place / 10, place / 10 + shift, "")
+        for name, shift in (("a", 0.0), ("b", 0.5))
+        for place in range(5)
+    ]
+    alone = [Prediction("c/0", "c", 0.2, 0.9, "")]  # one image ranks nothing, whatever the model
+    records = images(known=True)[: len(made) + 1]
+    found = Validation(records, ImageConfig()).measure([*made, *alone])
+    assert [found["srcc"], found["plcc"], found["krcc"]] == pytest.approx([1.0, 1.0, 1.0])
+    pooled = evaluate_predictions([*made, *alone], bootstrap=0)
+    assert pooled["srcc"] is not None
+    assert pooled["srcc"] < 0.9
+    assert found["mae"] == pooled["mae"]
+    flat = [Prediction(one.uid, "b", one.target, 0.5, "") if one.dataset == "b" else one for one in made]
+    assert Validation(records, ImageConfig()).measure([*flat, *alone])["srcc"] is None, "undefined in one set"
+
+
 def test_images_are_measured_once_in_a_run_and_not_more_than_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
