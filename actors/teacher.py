@@ -13,6 +13,7 @@ _REASONS: dict[ChatFault | None, str | None] = {
     "image": IMAGE,
     "unusable": TEACHER,
     "unanswered": UNANSWERED,
+    "stopped": UNANSWERED,
 }
 
 

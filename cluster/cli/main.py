@@ -314,7 +314,7 @@ def check(
     if endpoints:
         from rapo.aescot.check import check_endpoints
 
-        wrong += check_endpoints(loaded)
+        wrong += [line for line in check_endpoints(loaded) if line not in wrong]
     for line in wrong:
         typer.echo(f"wrong: {line}", err=True)
     if wrong:

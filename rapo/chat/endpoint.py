@@ -97,7 +97,7 @@ class EndpointModel:
     async def _ask(self, question: Question) -> ChatAnswer:
         async with self._slots:
             if self._stopped is not None:
-                return ChatAnswer(None, self._stopped, "unanswered")
+                return ChatAnswer(None, self._stopped, "stopped")
             try:
                 # In a thread, because decoding would hold up the other requests.
                 url = await asyncio.to_thread(self._data_url, question.image)
@@ -115,7 +115,7 @@ class EndpointModel:
         while True:
             tries += 1
             if self._stopped is not None:
-                return ChatAnswer(None, self._stopped, "unanswered", usage=usage)
+                return ChatAnswer(None, self._stopped, "stopped", usage=usage)
             try:
                 async with self._spending.reserve(self._prompt_estimate(question), self._settings.max_tokens) as held:
                     await self._turn(held.most)

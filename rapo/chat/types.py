@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 #: Why there is no usable text: the image cannot be read; the model answered nothing usable, or
-#: refuses this question; nothing answered, so that the same question may be answered later.
-ChatFault = Literal["image", "unusable", "unanswered"]
+#: refuses this question; nothing answered it, whatever was tried; or nothing is asked any more, for
+#: a reason that concerns all questions.
+ChatFault = Literal["image", "unusable", "unanswered", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)

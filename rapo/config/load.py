@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator
+from datetime import date
+from datetime import time as dt_time
 from pathlib import Path
 from typing import get_args
 
@@ -85,6 +87,8 @@ def _apply(tree: dict[str, object], override: str) -> None:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()  # bare words are strings, so that paths need no quotes on the command line
+    if isinstance(value, date | dt_time):
+        value = raw.strip()  # a revision such as 2025-04-14; no setting is a date
     node = tree
     for section in sections:
         child = node.setdefault(section, {})

@@ -199,3 +199,7 @@ def test_limits_of_serving_must_fit_each_other(override, words):
     autoscale = load_config(None, ["serve.autoscale={max_replicas = 2}"]).serve.autoscale
     assert autoscale is not None
     assert autoscale.min_replicas == 1
+
+
+def test_a_date_on_the_command_line_is_text():
+    assert load_config(None, ["aescot.teacher.revision=2025-04-14"]).aescot.teacher.revision == "2025-04-14"
