@@ -19,7 +19,10 @@ from cluster.evaluation.models import FolderModel
 from cluster.remote.ray_session import ray_session
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config, dump_config, load_config
+from rapo.errors import ImageError
+from rapo.images.decode import check_image_file
 from rapo.models.card import CARD, read_card, with_card
+from rapo.models.prompt_length import prompt_length
 from rapo.records import ImageRecord, Prediction
 
 #: Images that a worker is asked for at a time. What is answered is kept before the next.
@@ -54,6 +57,28 @@ def model_config(model: FolderModel, base: Config, path: Path | None, overrides:
     return config.model_copy(update={"evaluate": base.evaluate, "run": base.run, "ray": base.ray}), words
 
 
+def fitting(
+    model: FolderModel, config: Config, records: Sequence[ImageRecord]
+) -> tuple[list[ImageRecord], list[Prediction]]:
+    """The records whose prompts fit, and predictions without a score for the others."""
+    # A served folder resizes images by its own limits.
+    policy = config.policy.model_copy(update={"model": str(model.folder), "min_pixels": None, "max_pixels": None})
+    length = prompt_length(config.model_copy(update={"policy": policy}))
+    if length is None:
+        return list(records), []
+    fit, refused = [], []
+    for record in records:
+        try:
+            if record.path is not None:
+                length.check(*check_image_file(record.path, config.image, decode=False))
+        except ImageError as error:
+            readout = config.evaluate.readout
+            refused.append(Prediction(record.uid, record.dataset, record.score, None, "", error.reason, readout))
+        else:
+            fit.append(record)
+    return fit, refused
+
+
 def _longest(folder: Path) -> int:
     """The most tokens that a model takes, as its folder says."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -86,7 +111,13 @@ class Engines:
         records: Sequence[ImageRecord],
         keep: Callable[[Sequence[Prediction]], None],
     ) -> None:
-        """Have a model predict records; `keep` gets the predictions, some at a time."""
+        """Have a model predict records; `keep` gets the predictions, some at a time. An image whose
+        prompt is too long for the model has no score, and the engine is not asked."""
+        records, refused = fitting(model, config, records)
+        if refused:
+            keep(refused)
+        if not records:
+            return
         fleet = self._loaded(model, config)
         size = _CHUNK * max(1, len(fleet))
         for start in range(0, len(records), size):

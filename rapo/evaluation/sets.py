@@ -100,10 +100,16 @@ def sets_of_records(records: RecordTable, source: str, config: Config, *, embedd
 
 
 def image_digests(records: Sequence[ImageRecord]) -> list[str]:
-    """A digest (xxh3-64) of each image's bytes, by which predictions are known again."""
+    """A digest (xxh3-64) of each image's bytes, by which predictions are known again. Raises
+    `DataError` for an image that cannot be read any more."""
 
     def digest(record: ImageRecord) -> str:
-        content = record.path.read_bytes() if record.path is not None else record.data or b""
+        try:
+            content = record.path.read_bytes() if record.path is not None else record.data or b""
+        except OSError as error:
+            raise DataError(
+                f"the image {record.path} cannot be read ({error.strerror}); it was there before"
+            ) from error
         return xxhash.xxh3_64_hexdigest(content)
 
     # Files are read outside of the interpreter's lock, so threads are enough.

@@ -106,3 +106,6 @@ def test_digests_follow_the_images(tmp_path):
     make_image(tmp_path / "img" / "1.png", 99)
     after = image_digests(one.records)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    (tmp_path / "img" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"img/1\.png cannot be read"):
+        image_digests(one.records)

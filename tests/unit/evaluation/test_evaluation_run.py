@@ -11,7 +11,7 @@ import pytest
 from eval_builders import eval_set
 from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
-from label_files import rated, table
+from label_files import make_image, rated, table
 
 from cluster.evaluation import engines, runner
 from cluster.evaluation.models import FolderModel, GivenModel, ScorerModel, evaluated_models
@@ -132,6 +132,22 @@ def test_a_folder_without_a_card_gets_longer_answers_and_a_note(tmp_path, asked,
     assert asked.configs[0].rollout.engine.max_model_len == 2048, "as long as the model"
     assert asked.configs[0].evaluate.samples == 3
     assert any("m has no rapo.json: its answers end after 1024 tokens" in note for note in found["notes"])
+
+
+def test_an_image_whose_prompt_is_too_long_has_no_score_and_ends_nothing(tmp_path, model):
+    one = eval_set(tmp_path, TARGETS[:2], "a")
+    for record in one.records:
+        assert record.path is not None
+        make_image(record.path, size=84)
+    config = load_config(None, ["rollout.engine.max_model_len=512", "policy.max_completion_tokens=64"])
+    assert [len(part) for part in engines.fitting(model, config, one.records)] == [2, 0]
+    short = load_config(None, ["rollout.engine.max_model_len=70", "policy.max_completion_tokens=64"])
+    fit, refused = engines.fitting(model, short, one.records)
+    assert fit == []
+    assert [(p.uid, p.score, p.reason) for p in refused] == [
+        ("a/0.jpg", None, "prompt_too_long"),
+        ("a/1.jpg", None, "prompt_too_long"),
+    ]
 
 
 def test_a_running_scorer(tmp_path):
