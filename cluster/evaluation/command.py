@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich.console
 
-from cluster.evaluation.models import EvaluatedModel, FolderModel, evaluated_models, is_run
+from cluster.evaluation.models import EvaluatedModel, FolderModel, GivenModel, evaluated_models, is_run
 from cluster.evaluation.render import MARKDOWN, PAGE, RESULTS, show
 from cluster.evaluation.runner import Connect, EvaluationRun
 from cluster.terminal.console import Console
@@ -37,7 +37,9 @@ def evaluate_models(
     if not data:
         data = [_own_data(chosen)]
     out = out.resolve()
-    sets = [one for argument in data for one in _sets(argument, config, overrides, out / "images")]
+    # Predictions that are given need no images.
+    look = not all(isinstance(model, GivenModel) for model in chosen)
+    sets = [one for argument in data for one in _sets(argument, config, overrides, out / "images", look=look)]
     names = [one.name for one in sets]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(
@@ -65,7 +67,7 @@ def _own_data(models: Sequence[EvaluatedModel]) -> str:
     raise ConfigError("give the test sets by --data: a TOML file of sources, a collection's folder or a label file")
 
 
-def _sets(argument: str, config: Config, overrides: Sequence[str], work: Path) -> list[EvalSet]:
+def _sets(argument: str, config: Config, overrides: Sequence[str], work: Path, *, look: bool) -> list[EvalSet]:
     """The test sets of one --data."""
     path, limit = Path(argument).expanduser(), config.evaluate.max_images
     if is_run(path):
@@ -74,8 +76,8 @@ def _sets(argument: str, config: Config, overrides: Sequence[str], work: Path) -
         if path.suffix.lower() == ".toml":
             loaded = load_config(path, overrides)
             # The seed divides the sources without splits as it did in the run of this file.
-            return sets_of_config(loaded.model_copy(update={"image": config.image}), limit, work)
-        return sets_of_path(path.resolve(), config, limit, work)
+            return sets_of_config(loaded.model_copy(update={"image": config.image}), limit, work, look=look)
+        return sets_of_path(path.resolve(), config, limit, work, look=look)
     except (ConfigError, DataError) as error:
         hint = ""
         if "data.score_range" in str(error) and path.suffix.lower() != ".toml":

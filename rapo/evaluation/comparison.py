@@ -36,7 +36,7 @@ MEAN = "mean"
 
 
 class SetFacts(TypedDict):
-    """A test set: the `collection` whose layout it has, its own scale and that scale's width, the
+    """A test set: the `collection` that it is, its own scale and that scale's width, the
     `images` that were used of those that `there` are, and where it comes from."""
 
     collection: str

@@ -4,7 +4,8 @@
   the others the test split is taken: their own one, or by the hash that a run with this
   configuration uses.
 - Of a path alone, the collection's own test split is taken; all of it where it has no splits.
-- Only images that can be used are taken. A limit samples them by the seed, for each set.
+- Only images that can be used are taken, where a model is to see them (`look`); predictions that
+  are given need no images on disk. A limit samples them by the seed, for each set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _THREADS = 8
 @dataclass(frozen=True, slots=True)
 class EvalSet:
     """Images of one data set, of `there` usable or unchecked ones of its test split. `collection`
-    names the layout; `source` says where the images come from, and why they are for testing."""
+    says which published one it is, if any; `source` where the images come from, and why they are
+    for testing."""
 
     name: str
     collection: str
@@ -59,13 +61,13 @@ class EvalSet:
         }
 
 
-def sets_of_path(path: Path, config: Config, limit: int | None, work: Path) -> list[EvalSet]:
+def sets_of_path(path: Path, config: Config, limit: int | None, work: Path, *, look: bool = True) -> list[EvalSet]:
     """The test sets of a collection or label file, with the keys of one source in `config.data`."""
     source = config.data.single.model_copy(update={"path": path, "role": "test"})
-    return sets_of_config(config.model_copy(update={"data": DataConfig(sources=(source,))}), limit, work)
+    return sets_of_config(config.model_copy(update={"data": DataConfig(sources=(source,))}), limit, work, look=look)
 
 
-def sets_of_config(config: Config, limit: int | None, work: Path) -> list[EvalSet]:
+def sets_of_config(config: Config, limit: int | None, work: Path, *, look: bool = True) -> list[EvalSet]:
     """The test sets of the sources of a configuration. Images that lie inside of a table are
     unpacked into `work`. Raises `DataError` and `ConfigError` for labels and sources that do not
     fit, and where nothing is for testing."""
@@ -75,10 +77,11 @@ def sets_of_config(config: Config, limit: int | None, work: Path) -> list[EvalSe
     tested = tuple(source for source in sources if source.role not in ("train", "validation"))
     if not tested:
         raise DataError("no source is for testing: each has the role train or validation (data.role)")
-    parts = [unpack(part, work) for part in read_parts(_only(config.data, tested), config.run.seed, None)]
+    parts = read_parts(_only(config.data, tested), config.run.seed, None)
+    parts = [unpack(part, work) for part in parts] if look else parts
     table = RecordTable.of([part.records for part in parts])
     table = table.take(table.splits == _TEST)
-    sets = list(_divided(table, parts, config, limit))
+    sets = list(_divided(table, parts, config, limit, look=look))
     if not sets:
         words = "; ".join(f"{part.source.path}: splits from {part.source.split_source}" for part in parts)
         raise DataError(f"no image is in a test split ({words}). Give a source the role (data.role) test or split")
@@ -129,7 +132,9 @@ def _only(data: DataConfig, sources: tuple[SourceConfig, ...]) -> DataConfig:
     return DataConfig(sources=tuple(absolute), **fractions)
 
 
-def _divided(table: RecordTable, parts: Sequence[Part], config: Config, limit: int | None) -> Iterator[EvalSet]:
+def _divided(
+    table: RecordTable, parts: Sequence[Part], config: Config, limit: int | None, *, look: bool
+) -> Iterator[EvalSet]:
     names, codes = table.datasets
     for code, name in enumerate(names):
         mine = np.flatnonzero(codes == code)
@@ -137,7 +142,10 @@ def _divided(table: RecordTable, parts: Sequence[Part], config: Config, limit: i
             continue
         mine, repeated = _once(table, mine)
         usable = Usable(table, config.image, config.run.seed, decode=len(mine) <= DECODE_UP_TO)
-        picked = usable.pick(mine, limit)
+        if look:
+            picked = usable.pick(mine, limit)
+        else:
+            picked = mine[subsample(list(table.take(mine).uids()), limit, config.run.seed)]
         numbers = dict.fromkeys(int(number) for number in table.part[mine])
         used = [parts[number] for number in numbers]
         notes = [note for part in used for note in part.notes]
@@ -153,13 +161,20 @@ def _divided(table: RecordTable, parts: Sequence[Part], config: Config, limit: i
             raise DataError(f"none of the {len(mine)} test images of {name} can be used; {notes[-1]}")
         yield EvalSet(
             name,
-            used[0].source.format.partition(" ")[0],
+            _collection(name, used[0]),
             table.take(np.sort(picked)),
             used[0].records.scale,
             len(mine) - len(usable.bad),
             "; ".join(f"{part.source.path} ({part.source.format}, {_why(part)})" for part in used),
             tuple(notes),
         )
+
+
+def _collection(name: str, part: Part) -> str:
+    """The collection whose layout a set has. A table, which any collection may be given as, is the
+    one that it is called."""
+    layout = part.source.format.partition(" ")[0]
+    return name if layout in ("table", "hub", "conversations") else layout
 
 
 def _why(part: Part) -> str:

@@ -62,6 +62,8 @@ def test_several_sets_in_one_table_are_several_sets(tmp_path):
     rows = [{**row, "dataset": "one" if index % 2 else "two"} for index, row in enumerate(rated(8))]
     sets = of_path(table(tmp_path / "t.csv", rows))
     assert {one.name: len(one.records) for one in sets} == {"two": 4, "one": 4}
+    (named,) = of_sources(f'[{{path="{tmp_path}/t.csv", name="para", columns={{dataset=""}}, role="test"}}]')
+    assert (named.name, named.collection, len(named.records)) == ("para", "para", 8)
 
 
 def test_a_limit_samples_by_the_seed_and_passes_over_bad_images(tmp_path):
@@ -75,6 +77,15 @@ def test_a_limit_samples_by_the_seed_and_passes_over_bad_images(tmp_path):
     (one,) = of_path(path, 10)
     assert len(one.records) == 10
     assert "1 images cannot be used" in one.notes[0]
+
+
+def test_given_predictions_need_no_images(tmp_path):
+    path = table(tmp_path / "t.csv", rated(60), images=False)
+    config = load_config()
+    (one,) = sets_of_path(path, config, 10, tmp_path, look=False)
+    table(tmp_path / "t.csv", rated(60))
+    (looked,) = sets_of_path(path, config, 10, tmp_path)
+    assert [record.uid for record in one.records] == [record.uid for record in looked.records], "the same sample"
 
 
 def test_nothing_for_testing_is_an_error(tmp_path):
