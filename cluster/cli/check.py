@@ -106,10 +106,15 @@ def _wandb(config: Config) -> None:
 def _model(config: Config) -> None:
     if config.policy.model != "embedded":
         check_model_folder(config.policy.model)
-        # Not at the top: it imports transformers, which nothing else here needs.
+        # Not at the top: they import transformers, which nothing else here needs.
         from rapo.models.completeness import check_parameters
+        from rapo.policy.processing import PolicyProcessor
 
         check_parameters(config.policy.model)
+        policy = config.policy
+        processor = PolicyProcessor(policy.model, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)
+        if config.rapo.reads_answers or {config.evaluate.readout, config.serve.readout} & {"expected", "fast"}:
+            _ = processor.answer_tokens  # raises for a tokenizer that these are not defined for
 
 
 def _batch(config: Config) -> None:

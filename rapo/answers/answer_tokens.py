@@ -17,6 +17,8 @@ OPEN, CLOSE = "<answer>", "</answer>"
 #: The beginning of an answer without a rationale, which the readout `fast` puts behind the prompt.
 NO_RATIONALE = f"<think></think>{OPEN}"
 
+#: The characters of the longest answer.
+LONGEST = len(TEXTS[0])
 _BEFORE = (NO_RATIONALE, f"<think>soft light.</think>{OPEN}", f"<think>soft light.</think>\n{OPEN}")
 
 
@@ -44,18 +46,21 @@ def answer_tokens(tokenize: Callable[[str], Sequence[int]]) -> AnswerTokens:
     `tokenize` returns the token ids of a text, without special tokens. Raises `ModelError` where an
     answer is tokenized otherwise.
     """
-    characters = []
-    for character in CHARACTERS:
-        ids = tokenize(character)
-        if len(ids) != 1:
-            raise _unfit(f"{character!r} is {len(ids)} tokens")
-        characters.append(ids[0])
-    closing = tokenize(f"{NO_RATIONALE}{TEXTS[0]}{CLOSE}")[len(tokenize(NO_RATIONALE)) + len(TEXTS[0])]
-    tokens = AnswerTokens((*characters, closing), tuple(tokenize(NO_RATIONALE)))
+    prefix = list(tokenize(NO_RATIONALE))
+    characters: list[int] = []
+    for digit in CHARACTERS[:-1]:
+        # Within an answer, because some tokenizers write the start of a text otherwise.
+        ids = list(tokenize(f"{NO_RATIONALE}0.{digit}{digit}{CLOSE}"))[len(prefix) :]
+        if len(ids) <= LONGEST:
+            raise _unfit(f"0.{digit}{digit}{CLOSE} is {len(ids)} tokens")
+        characters.append(ids[LONGEST - 1])
+    tokens = AnswerTokens((*characters, ids[1], ids[LONGEST]), tuple(prefix))
+    if len(set(tokens.symbols)) < len(SYMBOLS):
+        raise _unfit("several characters are the same token")
     for before in _BEFORE:
-        prefix = list(tokenize(before))
+        start = list(tokenize(before))
         for text in (*TEXTS, *NUMBERS):
-            written = [*prefix, *tokens.ids(text + CLOSED)]
+            written = [*start, *tokens.ids(text + CLOSED)]
             if list(tokenize(f"{before}{text}{CLOSE}"))[: len(written)] != written:
                 raise _unfit(f"{before}{text}{CLOSE} is not written one token per character")
     return tokens

@@ -26,3 +26,16 @@ class ChatMessage(TypedDict):
 def chat(text: str = SCORE_PROMPT) -> list[ChatMessage]:
     """The chat messages for one image and one text."""
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+
+
+def without_thinking(prompt: str, text: str = SCORE_PROMPT) -> str:
+    """A rendered prompt up to where the answer begins, without a `<think>` of the template's own.
+
+    Templates of reasoning models open one behind the question, or write an empty one where thinking
+    is switched off. The policy writes its own. Raises `ValueError` where `text` is not in the
+    prompt.
+    """
+    question, found, answer = prompt.rpartition(text)
+    if not found:
+        raise ValueError("the chat template does not write the question as it is")
+    return question + found + answer.partition("<think>")[0]

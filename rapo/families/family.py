@@ -37,6 +37,9 @@ _LOGIT_RULES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 class Family:
     """The families that have no file of their own. It holds no state."""
 
+    #: Whether the image processor keeps an image's area within `min_pixels` and `max_pixels`.
+    limits_pixels = False
+
     # The prompt and the image.
 
     def prepare(self, processor: PolicyProcessor, image: Image.Image) -> Prepared:
@@ -124,7 +127,9 @@ class Family:
         Raises `ModelError` where vLLM's prompt is not that of the learner.
         """
         ids, feature = render(processor.prompt_token_ids, image, key)
-        own = self.prepare(processor, image).prompt_ids.tolist()
+        # Both prompts follow from the image's size.
+        own = ids if image.size in render.compared else self.prepare(processor, image).prompt_ids.tolist()
+        render.compared.add(image.size)
         if ids != own:
             counts = [part.count(processor.image_token_id) for part in (ids, own)]
             raise ModelError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ class EncodedImage:
         return sum(array.nbytes for array in self.tensors.values())
 
 
-#: What vLLM itself makes of an image under a key, behind the prompt's token ids: the widened
-#: prompt, and its description of the image.
-Render = Callable[[list[int], Image.Image, str], tuple[list[int], "MultiModalFeatureSpec"]]
+class Render(Protocol):
+    """vLLM's own processor. `compared` are the sizes of images whose prompt was compared with the
+    learner's."""
+
+    compared: set[tuple[int, int]]
+
+    def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
+        """Of an image under a key, in the prompt of these token ids: the widened prompt, and the
+        description of the image."""
+        ...

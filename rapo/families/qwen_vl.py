@@ -38,6 +38,7 @@ _TYPES = "mm_token_type_ids"
 class QwenVL(PackingFamily):
     """Qwen2-VL and Qwen2.5-VL."""
 
+    limits_pixels = True
     packs = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})
 
     def prepare(self, processor: PolicyProcessor, image: Image.Image) -> Prepared:

@@ -27,6 +27,7 @@ class Renderer:
         self._parameters = SamplingParams(max_tokens=1)
         self._tasks = llm.llm_engine.get_supported_tasks()
         self._lock = threading.Lock()
+        self.compared: set[tuple[int, int]] = set()
 
     def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
         """The widened prompt and vLLM's description of an RGB image. Equal keys mean equal

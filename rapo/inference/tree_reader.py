@@ -53,15 +53,11 @@ class TreeReader:
 
     def rapo_reads_trees(self) -> bool:
         """Whether this worker's model and attention are of the kind that `rapo_read_trees` knows:
-        vLLM's runner for CPUs, one kind of KV cache, positions of three axes."""
+        vLLM's runner for CPUs, one kind of KV cache."""
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         runner = self.model_runner
-        return (
-            isinstance(runner, CPUModelRunner)
-            and [len(groups) for groups in runner.attn_groups] == [1]
-            and runner.uses_mrope
-        )
+        return isinstance(runner, CPUModelRunner) and [len(groups) for groups in runner.attn_groups] == [1]
 
     @torch.inference_mode()
     def rapo_read_trees(
@@ -84,7 +80,7 @@ class TreeReader:
         digits = blocks[:, -len(DIGITS) :]
         requests = [self.model_runner.requests[query.name] for query in queries]
         context = np.array([query.length - 1 for query in queries])
-        shift = np.array([request.mrope_position_delta for request in requests])[:, None]
+        shift = np.array([request.mrope_position_delta or 0 for request in requests])[:, None]
         full, rest = np.divmod(context, size)
         # Behind the trunk the digits are in the trunk's first block, or in its second one.
         digit_full, digit_rest = np.divmod(context + _LENGTHS[0], size)
@@ -155,6 +151,9 @@ class TreeReader:
         `written` tokens, its length with them, and its block table."""
         runner = self.model_runner
         group, model = runner.attn_groups[0][0], runner.get_model()
+        # Positions of three axes are the same on all of them behind the image.
+        places = torch.from_numpy(positions.reshape(-1))
+        places = places.repeat(3, 1) if runner.uses_mrope else places
         ids, slot_mapping = torch.from_numpy(tokens.reshape(-1)), torch.from_numpy(slots.reshape(-1))
         starts = torch.from_numpy(np.concatenate([[0], np.cumsum(written)]).astype(np.int32))
         metadata = group.get_metadata_builder().build(
@@ -179,7 +178,7 @@ class TreeReader:
         ):
             hidden: torch.Tensor = model(
                 input_ids=None,
-                positions=torch.from_numpy(positions.reshape(1, -1).repeat(3, axis=0)),
+                positions=places,
                 inputs_embeds=model.embed_input_ids(ids),
             )
         return hidden

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rapo.aescot.writer import phrases
-from rapo.answers.prompts import chat
+from rapo.answers.prompts import chat, without_thinking
 from rapo.config import Config
 from rapo.errors import ImageError, ModelError
 from rapo.families.tiny_prompt import CHAT_TEMPLATE, MERGE, MIN_PIXELS, PATCH, build_tokenizer
@@ -104,6 +104,9 @@ def _template(folder: Path) -> str | None:
 def _rendered(template: str) -> str | None:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
-        return environment.from_string(template).render(messages=chat(), add_generation_prompt=True)
-    except TemplateError:
+        rendered = environment.from_string(template).render(
+            messages=chat(), add_generation_prompt=True, enable_thinking=False
+        )
+        return without_thinking(rendered)
+    except (TemplateError, ValueError):
         return None

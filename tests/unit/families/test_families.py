@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import torch
 from builders import CLAUSES, gathered, make_image
+from PIL import Image
 from transformers import PretrainedConfig, PreTrainedModel
 
 from rapo.config import LoRAConfig
@@ -26,6 +28,9 @@ from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import model_tensors, pack
 from rapo.records import WeightManifest
 from tests.tiny_families import TINY, build_tiny
+
+if TYPE_CHECKING:
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
 
 PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3")
 ROWS = {"llava": "no shared prefixes for the family 'llava'", "gemma3": "no shared prefixes for the family 'gemma3'"}
@@ -152,6 +157,44 @@ def test_no_special_token_of_the_family_can_be_sampled(tiny: Tiny) -> None:
     banned, tokenizer = set(tiny.processor.banned_token_ids), tiny.processor.tokenizer
     assert tiny.processor.image_token_id in banned
     assert banned >= set(tokenizer.all_special_ids) - set(tiny.processor.stop_token_ids)
+
+
+def test_limits_of_pixels_are_kept_or_refused(tiny: Tiny) -> None:
+    image = make_image(200, 200)
+    if tiny.model.config.model_type.startswith("qwen"):
+        small = PolicyProcessor(tiny.folder, max_pixels=64 * 64)
+        assert small.prepare(image).prompt_ids.size < tiny.processor.prepare(image).prompt_ids.size
+    else:
+        with pytest.raises(ModelError, match=r"policy\.max_pixels: the image processor of a .* has no limit"):
+            PolicyProcessor(tiny.folder, max_pixels=64 * 64)
+
+
+def test_the_engine_gets_the_learners_prompt_or_nothing(tiny: Tiny) -> None:
+    """Families that leave an image to vLLM compare its prompt with the learner's."""
+    render, image = FakeRender(tiny.processor, []), make_image(90, 70)
+    if tiny.model.config.model_type.startswith("qwen"):
+        encoded = tiny.processor.family.encode(tiny.processor, image, "key", render)
+        assert encoded.prompt_ids == tiny.processor.prepare(image).prompt_ids.tolist()
+        return
+    assert tiny.processor.family.encode(tiny.processor, image, "key", render).prompt_ids == render.ids(image)
+    with pytest.raises(ModelError, match=r"has \d+ tokens \((\d+) of the image\), that of transformers \d+ \(\d+\)"):
+        tiny.processor.family.encode(
+            tiny.processor, image, "key", FakeRender(tiny.processor, [tiny.processor.image_token_id])
+        )
+
+
+class FakeRender:
+    """Stands for vLLM's processor: the learner's prompt and `more` tokens."""
+
+    def __init__(self, processor: PolicyProcessor, more: list[int]) -> None:
+        self._processor, self._more = processor, more
+        self.compared: set[tuple[int, int]] = set()
+
+    def ids(self, image: Image.Image) -> list[int]:
+        return [*self._processor.prepare(image).prompt_ids.tolist(), *self._more]
+
+    def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
+        return self.ids(image), cast("MultiModalFeatureSpec", None)
 
 
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:

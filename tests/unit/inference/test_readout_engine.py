@@ -195,7 +195,7 @@ def test_a_tokenizer_that_joins_digits_is_refused() -> None:
     with pytest.raises(ModelError, match="digit by digit"):
         answer_tokens(pairs)  # type: ignore[arg-type]
     assert answer_tokens(lambda text: [ord(c) for c in text]).ids("0.5") == [48, 46, 53]
-    with pytest.raises(ModelError, match="2 tokens"):
+    with pytest.raises(ModelError, match="0 tokens"):
         answer_tokens(lambda text: [1, 2])
 
 

@@ -12,8 +12,10 @@ from PIL import Image
 
 from rapo.answers.parse import format_completion
 from rapo.answers.prompts import SCORE_PROMPT
+from rapo.config import load_config
 from rapo.errors import ModelError
 from rapo.families.tiny_prompt import SPECIAL_TOKENS
+from rapo.models.prompt_length import prompt_length
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 
@@ -119,3 +121,63 @@ def test_fit_changes_nothing_that_the_model_sees(processor, size):
     assert all(np.array_equal(whole.tensors[name], once.tensors[name]) for name in whole.tensors)
     assert processor.fit(fitted).size == fitted.size
     assert fitted.width * fitted.height <= 84 * 84
+
+
+def with_template(tiny_model, folder, change):
+    """A copy of the tiny model whose chat template `change` has edited."""
+    shutil.copytree(tiny_model, folder)
+    path = folder / "chat_template.jinja"
+    path.write_text(change(path.read_text()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "<think>\n",
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
+        "{% if enable_thinking is defined and not enable_thinking %}{% else %}<think>\n{% endif %}",
+    ],
+    ids=["always", "empty when off", "left out when off"],
+)
+def test_a_template_that_thinks_gives_the_same_prompt(tiny_model, processor, tmp_path, opened):
+    """The policy opens its `<think>` itself, and the prompt's own words hold the tag, too."""
+    folder = with_template(
+        tiny_model, tmp_path / "m", lambda text: text.replace("assistant\n{%", f"assistant\n{opened}{{%")
+    )
+    made = PolicyProcessor(folder)
+    assert made.prompt == processor.prompt
+    assert "<think>your reasoning</think>" in made.prompt
+    length = prompt_length(load_config(None, [f"policy.model={folder}"]))
+    assert length is not None
+    assert length.tokens(84, 84) == len(processor.prepare(make_image()).prompt_ids)
+
+
+def test_a_template_that_leaves_out_the_question_is_refused(tiny_model, tmp_path):
+    folder = with_template(tiny_model, tmp_path / "m", lambda text: text.replace("part['text']", "'?'"))
+    with pytest.raises(ModelError, match="does not write the question"):
+        PolicyProcessor(folder)
+
+
+def test_an_answer_ends_with_the_token_of_the_chat_template(tiny_model, tmp_path):
+    """Not with the tokenizer's own, which some models write at the end of a document only."""
+    folder = with_template(tiny_model, tmp_path / "m", lambda text: text.replace("<|im_end|>", "<|box_end|>"))
+    made = PolicyProcessor(folder)
+    names = made.tokenizer.convert_ids_to_tokens
+    assert names(made.stop_token_ids) == ["<|box_end|>"]
+    assert {"<|im_end|>", "<|endoftext|>"} <= set(names(made.banned_token_ids))
+    assert names(int(made.encode_completion("light")[-1])) == "<|box_end|>"
+
+
+def test_tags_that_are_special_tokens_can_be_sampled(tiny_model, tmp_path):
+    processor = PolicyProcessor(tiny_model)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    assert processor.tokenizer.convert_tokens_to_ids("<think>") not in processor.banned_token_ids
+
+
+def test_a_processor_that_cannot_be_made_is_named(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    (folder / "processor_config.json").write_text('{"processor_class": "NoSuchProcessor"}')
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"cannot make the processor in .*/m"):
+        PolicyProcessor(folder)
