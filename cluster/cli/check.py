@@ -6,12 +6,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from cluster.cli.check_fit import length_problems, machine_problems
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, ResourceError
 from rapo.models.folder import check_model_folder
+from rapo.models.prompt_length import prompt_length
 from rapo.util.ports import port_problem
 
 
@@ -47,13 +49,16 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     the data, where that is known already."""
     if not stages:
         return []
-    found = list((data or check_data(config)).problems)
+    length = prompt_length(config)
+    found = list((data or check_data(config, length)).problems)
     writing = (check_teacher, check_judge) if "aescot" in stages else ()
-    for check in (_model, *writing, _batch, _lengths, _wandb, check_object_store):
+    for check in (_model, *writing, _batch, _wandb, check_object_store):
         try:
             check(config)
         except RapoError as error:
             found.append(str(error))
+    found += length_problems(config, length)
+    found += machine_problems(config)
     if "serve" in stages and config.serve.demo_images:
         found += _serving(config)
     return found
@@ -127,13 +132,4 @@ def _batch(config: Config) -> None:
         raise RapoError(
             f"coldstart.batch_size = {config.coldstart.batch_size} is less than coldstart.workers = "
             f"{config.coldstart.workers}; raise it, or lower coldstart.workers"
-        )
-
-
-def _lengths(config: Config) -> None:
-    limit, wanted = config.rollout.engine.max_model_len, config.policy.max_completion_tokens
-    if wanted >= limit:
-        raise RapoError(
-            f"policy.max_completion_tokens = {wanted} leaves no room for a prompt in rollout.engine.max_model_len = {limit}; "
-            "raise rollout.engine.max_model_len"
         )

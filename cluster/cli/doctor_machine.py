@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.cli.check_result import CheckResult
 from cluster.cli.import_check import ImportedPackage
+from cluster.remote.ray_session import socket_room
 from rapo.config import RayConfig, ServeConfig
 from rapo.util.ports import port_problem
 
@@ -20,9 +21,6 @@ _MEMORY_GIB = (4.0, 8.0)
 #: A run of the embedded default writes well under 1 GiB; models of billions of parameters write far
 #: more.
 _DISK_GIB = (1.0, 10.0)
-#: Ray's sockets are in a folder under the temporary one, and Linux takes socket paths of at most
-#: 107 bytes.
-_SOCKET_PATH = 107 - len("/rapo-0000000000/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store.0")
 #: The oldest driver branch on Linux for each major version of CUDA.
 _DRIVERS = {12: 525, 13: 580}
 _SHM = Path("/dev/shm")
@@ -71,15 +69,25 @@ def _cgroup_cpus() -> float | None:
     return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
 
 
-def _memory() -> CheckResult:
+def memory_gib() -> tuple[float, float] | None:
+    """This machine's memory and what of it is available, in GiB, a container's limit included; None
+    where the kernel does not say."""
     lines = dict(line.split(":", 1) for line in (_text(_MEMINFO) or "").splitlines() if ":" in line)
     if not {"MemTotal", "MemAvailable"} <= lines.keys():
-        return CheckResult("memory", "unknown", "warn", f"Make sure that {_MEMORY_GIB[1]:g} GiB are available.")
+        return None
     total, available = (int(lines[key].split()[0]) / 2**20 for key in ("MemTotal", "MemAvailable"))
     limit, used = (_text(_CGROUP / f"memory.{key}") or "" for key in ("max", "current"))
     if limit.isdigit() and int(limit) / 2**30 < total:
         total = int(limit) / 2**30
         available = min(available, total - (int(used) / 2**30 if used.isdigit() else 0.0))
+    return total, available
+
+
+def _memory() -> CheckResult:
+    known = memory_gib()
+    if known is None:
+        return CheckResult("memory", "unknown", "warn", f"Make sure that {_MEMORY_GIB[1]:g} GiB are available.")
+    total, available = known
     advice = "End other programs or take a larger machine, because the default run takes about 7 GiB."
     return _amount("memory", available, f"{available:.1f} of {total:.1f} GiB available", _MEMORY_GIB, advice)
 
@@ -115,7 +123,7 @@ def _temporary_folder() -> Iterator[CheckResult]:
         yield CheckResult(check, f"not writable: {error}", "wrong", "Set TMPDIR to a folder that can be written.")
         return
     folder = Path(tempfile.gettempdir())
-    if len(os.fsencode(folder)) > _SOCKET_PATH:
+    if len(os.fsencode(folder)) > socket_room():
         advice = "Set TMPDIR or ray.temp_dir to a shorter path, because Ray's socket paths would be too long."
         yield CheckResult(check, str(folder), "wrong", advice)
     else:
@@ -126,7 +134,7 @@ def _temporary_folder() -> Iterator[CheckResult]:
 def _devices(usable: list[str]) -> CheckResult:
     if usable:
         return CheckResult("GPU", ", ".join(usable))
-    present = _nvidia_smi()
+    present = nvidia_gpus()
     if present:
         advice = "Install the build for GPUs with `make EXTRA=gpu`, because this torch cannot use them."
         return CheckResult("GPU", f"{', '.join(present)}, but torch sees none", "warn", advice)
@@ -149,7 +157,7 @@ def _driver(build: str) -> CheckResult:
     return CheckResult("NVIDIA driver", f"{version}, for a {build}")
 
 
-def _nvidia_smi() -> list[str]:
+def nvidia_gpus() -> list[str]:
     """The GPUs that the driver names; empty without a driver."""
     return [line.partition(" (UUID")[0] for line in _ask_nvidia_smi("-L") if line.startswith("GPU ")]
 

@@ -301,9 +301,10 @@ def check(
     from cluster.pipeline.runner import STAGES
     from rapo.config import dump_config, load_config
     from rapo.datasets.check import check_data
+    from rapo.models.prompt_length import prompt_length
 
     loaded = with_absolute_paths(load_config(config, set_ or ()))
-    data = check_data(loaded)
+    data = check_data(loaded, prompt_length(loaded))
     for line in describe(loaded, data):
         typer.echo(line)
     if show:

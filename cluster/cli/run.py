@@ -17,6 +17,8 @@ from rapo.aescot.prompt import prompt_text
 from rapo.config import ChatConfig, Config, SourceConfig, TeacherConfig, load_config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
+from rapo.models.folder import check_model_path
+from rapo.models.prompt_length import prompt_length
 
 
 def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], stages: tuple[str, ...] | None) -> None:
@@ -30,9 +32,10 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
     from cluster.terminal.stdio_redirect import redirect_output
 
     folder = RunFolder(out.resolve())
+    check_model_path(folder.path)
     to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
     # A finished data stage has left its own record of the data.
-    data = check_data(config) if "data" in to_do else DataCheck()
+    data = check_data(config, prompt_length(config)) if "data" in to_do else DataCheck()
     wrong = problems(config, to_do, data)
     if wrong:
         raise RapoError("; ".join(wrong))

@@ -1,6 +1,6 @@
 """Inputs: what the stages of a run have read, so that a change between two starts is an error.
 
-- A `done.json` holds digests of the labels, the images and the model folders that its stage read.
+- A `done.json` holds digests of the labels, the images or the model folder that its stage read.
 - The digest of an image is of its size and of three places in it; of a large set 20,000 images
   count.
 - What the stages that are finished have read must be there as it was: the later stages would
@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cluster.files.run_folder import RunFolder
-from cluster.pipeline.results import AesCoTResult, ColdStartResult, DataResult
+from cluster.pipeline.results import ColdStartResult, DataResult
 from rapo.config import Config
 from rapo.datasets.index import read_index
 from rapo.datasets.record_table import RecordTable
@@ -43,12 +43,6 @@ def labels_digest(files: tuple[Path, ...]) -> str:
     return digest_of(((path.name, path) for path in files), blocks=64)
 
 
-def teacher_digest(config: Config) -> str:
-    """A digest of the teacher's model folder; empty where the teacher has none."""
-    teacher = config.aescot.teacher
-    return model_digest(Path(teacher.model)) if teacher.kind == "vllm" and teacher.model else ""
-
-
 def policy_digest(config: Config) -> str:
     """A digest of the model folder that training starts from; empty for the embedded model."""
     return "" if config.policy.model == "embedded" else model_digest(Path(config.policy.model))
@@ -60,9 +54,6 @@ def raise_changed(config: Config, folder: RunFolder) -> None:
     data = folder.result("data", DataResult)
     if data is not None and data.images:
         _check_images(folder / "data")
-    aescot = folder.result("aescot", AesCoTResult)
-    if aescot is not None and aescot.teacher and aescot.teacher != teacher_digest(config):
-        raise _changed(f"the model folder {config.aescot.teacher.model}", "aescot")
     coldstart = folder.result("coldstart", ColdStartResult)
     if coldstart is not None and coldstart.model and coldstart.model != policy_digest(config):
         raise _changed(f"the model folder {config.policy.model}", "coldstart")

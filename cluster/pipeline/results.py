@@ -1,6 +1,6 @@
 """Stage results: what each stage notes in its `done.json`, for later stages and the report.
 
-The fields `labels`, `images`, `teacher` and `model` are digests of what the stage read
+The fields `labels`, `images` and `model` are digests of what the stage read
 (`cluster.pipeline.inputs`); empty where it read none.
 """
 
@@ -21,7 +21,6 @@ class DataResult:
 class AesCoTResult:
     generated: int
     kept: int
-    teacher: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from cluster.files.report import MODELS, CritiqueCounts, DataFacts, Report, RunF
 from cluster.files.run_folder import Finished, RunFolder
 from cluster.files.typed_json import read_json_as
 from cluster.files.versions import versions
-from cluster.pipeline.inputs import keep_images, labels_digest, policy_digest, raise_changed, teacher_digest
+from cluster.pipeline.inputs import keep_images, labels_digest, policy_digest, raise_changed
 from cluster.pipeline.results import (
     AesCoTResult,
     ColdStartResult,
@@ -208,7 +208,7 @@ class Pipeline:
         handle.update(counts.generated, kept=counts.kept)
         if counts.kept < FEW:
             handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
-        return AesCoTResult(counts.generated, counts.kept, teacher_digest(self._config))
+        return AesCoTResult(counts.generated, counts.kept)
 
     def _critique_images(self, handle: StageHandle) -> RecordTable:
         """The images that critiques are written of: those of training, or of given critiques."""

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,10 +76,36 @@ def check_object_store(config: Config) -> None:
         return
     free = shutil.disk_usage(_SHM).free // 2**20
     if free < config.ray.object_store_mib:
+        # How much a given model needs, only its size tells.
+        lower = f", or give --set ray.object_store_mib={max(80, min(512, free // 2))}"
         raise ResourceError(
-            f"no room for the object store: it needs {config.ray.object_store_mib} MiB of shared memory, {_SHM} has "
-            f"{free} MiB free. Free some, or give --set ray.object_store_mib={max(80, min(512, free // 2))}."
+            f"no room for the object store: it needs {config.ray.object_store_mib} MiB of shared memory (ray.object_store_mib), "
+            f"{_SHM} has {free} MiB free. Free some, or enlarge it (of a container by --shm-size)"
+            f"{lower if config.policy.model == 'embedded' else ''}."
         )
+
+
+def socket_room() -> int:
+    """The bytes that the path of the temporary folder may have: Ray's sockets are below it, and
+    Linux takes socket paths of at most 107 bytes."""
+    below = f"/rapo-{os.getuid()}/ray/session_0000-00-00_00-00-00_000000_0000000/sockets/plasma_store"
+    return 107 - len(below)
+
+
+def temporary_folder_problem(config: Config) -> str:
+    """Why a local Ray cannot use its temporary folder, and what to do; empty where it can."""
+    chosen = config.ray.temp_dir
+    folder = Path(tempfile.gettempdir()) if chosen is None else chosen
+    name = f"the temporary folder {folder}" if chosen is None else f"ray.temp_dir = {folder}"
+    if len(os.fsencode(folder)) > socket_room():
+        return (
+            f"{name} is too long: Ray's sockets lie below it, and its path may have {socket_room()} bytes. Give a shorter one "
+            "by ray.temp_dir"
+        )
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return f"{name} cannot be written: give another one by ray.temp_dir"
+    return ""
 
 
 @contextmanager
@@ -105,10 +132,12 @@ def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
         return
     if config.ray.address is None:
         check_object_store(config)
+        if problem := temporary_folder_problem(config):
+            raise ResourceError(problem)
         from ray._private import services
 
         # Ray would put the machine's address in its place, and listen on all interfaces.
-        with mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host):
+        with mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host), _start_failures():
             ray.init(
                 job_config=Job(runtime_env={"worker_process_setup_hook": _LOOPBACK_HOOK} if serving else None),
                 address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
@@ -132,6 +161,19 @@ def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _start_failures() -> Iterator[None]:
+    """Turns what a local Ray raises where it does not come up into `ResourceError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ResourceError(
+            f"a local Ray does not start: {' '.join(lines[:2])[:300] or type(error).__name__}. `rapo doctor` looks at memory, "
+            "disks and folders; ray.temp_dir names another folder for Ray's sockets and logs"
+        ) from error
 
 
 def prepare_environment(config: Config) -> None:

@@ -1,6 +1,7 @@
 """Data check: what `rapo check` finds about the data before anything is paid for.
 
-- Labels are read whole, images by a sample of each source.
+- Labels are read whole, every image is looked for, and headers are read for a few seconds.
+- Images of validation and test are looked for in training, by content.
 - The reward's settings are held against the sets that are there: a sigma by name, soft ties.
 """
 
@@ -9,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from rapo.config import Config, ImageConfig
+from rapo.config import Config
+from rapo.datasets.contamination import describe, find_leaks
+from rapo.datasets.images.look import ImagesSeen, look_at_images
+from rapo.datasets.images.unusable import unusable_words
 from rapo.datasets.labels import SPLITS
-from rapo.datasets.load import check_labels
-from rapo.datasets.sources import Part
-from rapo.errors import ImageError, RapoError
-from rapo.images.decode import check_image_file
+from rapo.datasets.record_table import RecordTable
+from rapo.datasets.sources import Part, read_parts
+from rapo.errors import RapoError
+from rapo.models.prompt_length import TOO_LONG, PromptLength
 
-#: Images of a source that are opened.
-_SAMPLE = 32
+#: How long headers are read, for all sources together.
+_SECONDS = 4.0
+#: Larger sets are compared by the data stage only.
+_COMPARED = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,13 @@ class DataCheck:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(config: Config) -> DataCheck:
-    """Read the labels of a configuration and a sample of its images."""
+def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
+    """Read the labels of a configuration and look at its images. `length` tells which prompts do
+    not fit."""
     if config.data.embedded:
         return DataCheck(problems=list(_sigma_problems(config, [config.data.name or "ava"])))
     try:
-        parts = check_labels(config.data)
+        parts = read_parts(config.data, config.run.seed, None)
     except RapoError as error:
         lines = [str(source.path or source.hub) for source in config.data.all_sources]
         return DataCheck(lines, [str(error)])
@@ -46,8 +51,11 @@ def check_data(config: Config) -> DataCheck:
     found.warnings.extend(note for part in parts for note in part.notes)
     _check_splits(parts, found)
     _check_ties(config, parts, found)
-    for part in parts:
-        _check_sample(part, config, found)
+    for number, part in enumerate(parts):
+        seen = _check_images(part, config, length, _SECONDS / len(parts), found)
+        if seen is not None and seen.opened + seen.missing < seen.images:
+            found.lines[number] += f"; {seen.opened:,} of {seen.images:,} images were looked at in {_SECONDS:g} s"
+    _check_leaks(parts, config, found)
     return found
 
 
@@ -78,6 +86,12 @@ def _sigma_problems(config: Config, names: list[str]) -> Iterator[str]:
 
 def _check_splits(parts: list[Part], found: DataCheck) -> None:
     totals = {split: sum(_counts(part)[split] for part in parts) for split in SPLITS}
+    if (rows := sum(totals.values())) < len(SPLITS):
+        found.problems.append(
+            f"{parts[0].source.path}: {rows} image{'s' if rows > 1 else ''} cannot be divided into train, validation and test; "
+            f"give {len(SPLITS)} or more"
+        )
+        return
     for split in ("train", "test"):
         if not totals[split]:
             found.problems.append(
@@ -101,26 +115,39 @@ def _check_ties(config: Config, parts: list[Part], found: DataCheck) -> None:
         )
 
 
-def _check_sample(part: Part, config: Config, found: DataCheck) -> None:
-    labels = part.records.labels
-    if labels.embedded:
+def _check_images(
+    part: Part, config: Config, length: PromptLength | None, seconds: float, found: DataCheck
+) -> ImagesSeen | None:
+    if part.records.labels.embedded:
+        return None
+    # Limits that no image meets are said once, not of each image.
+    check_size = length.check if length is not None and length.possible else None
+    seen = look_at_images(RecordTable.of([part.records]), config.image, check_size, seconds)
+    reasons = seen.found()
+    if not reasons:
+        return seen
+    looked_at = seen.missing + seen.opened
+    if reasons.total() > config.data.max_unusable * looked_at:
+        example = seen.examples[reasons.most_common(1)[0][0]]
+        found.problems.append(unusable_words(part, looked_at, reasons, example, config.data))
+        return seen
+    for reason, count in reasons.most_common():
+        words = f"{part.source.path}: {count:,} of {looked_at:,} images looked at: {reason}, for example {seen.examples[reason]}"
+        if reason == TOO_LONG and config.data.long_prompts == "refuse":
+            found.problems.append(f"{words}; data.long_prompts = 'skip' leaves them out")
+        else:
+            found.warnings.append(f"{words}. They are skipped")
+    return seen
+
+
+def _check_leaks(parts: list[Part], config: Config, found: DataCheck) -> None:
+    records = RecordTable.of([part.records for part in parts if not part.records.labels.embedded])
+    if len(records) > _COMPARED or not len(records):
         return
-    rows = np.unique(np.linspace(0, len(labels) - 1, _SAMPLE).astype(int))
-    errors = [error for row in map(int, rows) if (error := _unusable(part, row, config.image)) is not None]
-    if not errors:
-        return
-    words = f"{part.source.path}: {len(errors)} of {len(rows)} sampled images cannot be used, for example {errors[0]}"
-    if len(errors) < len(rows):
-        found.warnings.append(f"{words}. They are skipped")
-    else:
-        found.problems.append(
-            f"{words}. Images are looked up in {labels.root}: give their folder by data.images, or see `rapo data inspect`"
+    if leaks := find_leaks(records, look=False):
+        first = next(describe(records, leaks[:1]))
+        words = "left out" if config.data.contamination == "drop" else "kept"
+        found.warnings.append(
+            f"{len(leaks):,} images are in a later split too and are {words} (data.contamination), for example {first['image']} "
+            f"of {first['split']} is {first['also']} of {first['also_in']}"
         )
-
-
-def _unusable(part: Part, row: int, limits: ImageConfig) -> ImageError | None:
-    try:
-        check_image_file(part.records.path(row), limits)
-    except ImageError as error:
-        return error
-    return None

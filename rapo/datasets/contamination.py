@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,13 @@ class Leak:
     kind: str
 
 
-def find_leaks(records: RecordTable) -> list[Leak]:
-    """A leak for each record whose image a later split holds too, in the order of records."""
+def find_leaks(records: RecordTable, *, look: bool = True) -> list[Leak]:
+    """A leak for each record whose image a later split holds too, in the order of records. Without
+    `look` no image is decoded, so that a file name alone is no leak."""
     train, validation, test = (np.flatnonzero(records.splits == SPLITS.index(split)) for split in SPLITS)
     found: list[Leak] = []
     for rows, held in ((np.concatenate([train, validation]), test), (train, validation)):
-        for search in (_same_id, _same_content):
+        for search in (partial(_same_id, look=look), _same_content):
             rest = rows[~np.isin(rows, np.array([leak.row for leak in found], np.int64))]
             if len(rest) and len(held):
                 found += search(records, rest, held)
@@ -93,7 +95,7 @@ def _whole(path: str) -> bytes:
     return digest.digest()
 
 
-def _same_id(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64]) -> list[Leak]:
+def _same_id(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int64], *, look: bool) -> list[Leak]:
     """Records with one id or name. Ids are compared between sources only: within one, names are
     unique."""
     if len(records.parts) == 1:
@@ -107,7 +109,7 @@ def _same_id(records: RecordTable, rows: NDArray[np.int64], held: NDArray[np.int
     found = []
     for row in map(int, rows[np.isin(stems[0], stems[1])]):
         for other in by_stem.get(_stem(records, row), ()):
-            if records.part[row] != records.part[other] and (kind := _relation(records, row, other)):
+            if records.part[row] != records.part[other] and (kind := _relation(records, row, other, look=look)):
                 found.append(Leak(row, other, kind))
                 break
     return found
@@ -119,14 +121,14 @@ def _stem(records: RecordTable, index: int) -> str:
     return base.rpartition(".")[0] or base
 
 
-def _relation(records: RecordTable, row: int, held: int) -> str:
+def _relation(records: RecordTable, row: int, held: int, *, look: bool) -> str:
     a, b = records.parts[records.part[row]], records.parts[records.part[held]]
     if a.ids is not None and a.ids == b.ids:
         return "id"
     one, other = records[row], records[held]
     if one.uid == other.uid:
         return "id"
-    return "name" if _look_alike(records.path(row), records.path(held)) else ""
+    return "name" if look and _look_alike(records.path(row), records.path(held)) else ""
 
 
 def _look_alike(a: Path, b: Path) -> bool:

@@ -21,15 +21,15 @@ from rapo.config import DataConfig, ImageConfig
 from rapo.datasets.contamination import describe, find_leaks
 from rapo.datasets.embedded_images import unpack
 from rapo.datasets.facts import DatasetInfo, SetInfo, facts
+from rapo.datasets.images.unusable import advice, raise_unusable
+from rapo.datasets.images.usable import CheckSize, Usable
 from rapo.datasets.labels import SPLITS
 from rapo.datasets.record_table import RecordTable
 from rapo.datasets.sources import Part, read_parts
-from rapo.datasets.unusable import advice, raise_unusable
-from rapo.datasets.usable import CheckSize, Usable
 from rapo.errors import DataError
 from rapo.records import Split
 
-__all__ = ["Dataset", "DatasetInfo", "SetInfo", "check_labels", "load_dataset"]
+__all__ = ["Dataset", "DatasetInfo", "SetInfo", "load_dataset"]
 
 #: Up to this many images, each image is fully decoded at load. In larger sets only the headers are
 #: read.
@@ -174,8 +174,3 @@ def _why_empty(
         f"{where}: none of the {len(mine)} images of the {split} split is usable ({reasons}); for example "
         f"{bad[0]['image']!r}: {bad[0]['detail'][:200]}. {advice(parts[0], found)}"
     )
-
-
-def check_labels(config: DataConfig) -> list[Part]:
-    """Read the labels only: the cheap half of `load_dataset`, with the same errors for labels."""
-    return read_parts(config, 0, None)

@@ -30,7 +30,11 @@ def layouts() -> tuple[Layout, ...]:
 
 def accepted() -> str:
     """What a source may be, in words."""
-    return "A source may be: " + "; ".join(f"{layout.name}: {layout.holds}" for layout in layouts())
+    names = ", ".join(layout.name for layout in layouts() if not layout.fallback)
+    return (
+        "A source may be a table with the columns image and score (CSV, JSON, JSON Lines, Parquet, Excel), or a folder of a "
+        f"collection ({names}): docs/data.md has their files"
+    )
 
 
 def read_source(source: SourceConfig) -> LabelSource:
@@ -41,7 +45,7 @@ def read_source(source: SourceConfig) -> LabelSource:
     if path is None:
         raise DataError(f"no data set is given. {accepted()}")
     if not path.exists():
-        raise DataError(f"data.path {path} does not exist. {accepted()}")
+        raise DataError(f"data.path {path} does not exist: correct it")
     if source.images is not None and not source.images.is_dir():
         raise DataError(f"data.images {source.images} is not a folder")
     found = Found(path, source.images)

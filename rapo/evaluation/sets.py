@@ -20,13 +20,13 @@ import xxhash
 
 from rapo.config import Config, DataConfig, SourceConfig
 from rapo.datasets.embedded_images import unpack
+from rapo.datasets.images.usable import Usable
 from rapo.datasets.labels import SPLITS
 from rapo.datasets.load import DECODE_UP_TO
 from rapo.datasets.record_table import RecordTable
 from rapo.datasets.scales import Scale
 from rapo.datasets.sources import Part, read_parts
 from rapo.datasets.splits import subsample
-from rapo.datasets.usable import Usable
 from rapo.errors import ConfigError, DataError
 from rapo.evaluation.comparison import SetFacts
 from rapo.records import ImageRecord

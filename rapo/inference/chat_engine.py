@@ -19,6 +19,7 @@ from rapo.config import ChatConfig, ImageConfig
 from rapo.errors import ImageError, ModelError
 from rapo.images.decode import decode_image
 from rapo.images.shrink import shrink
+from rapo.models.folder import check_model_path
 from rapo.models.weight_files import INDEX, SINGLE, stored_tensors
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def check_chat_folder(folder: str | Path) -> None:
     """Raise `ModelError` unless the folder looks like a model in the transformers format, of any
     architecture."""
     path, what = Path(folder), "Kind 'vllm' takes a local folder with a vision-language model"
+    check_model_path(path)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. {what}.")
     try:

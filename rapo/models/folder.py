@@ -13,10 +13,22 @@ from rapo.errors import ModelError
 from rapo.models.weight_files import stored_tensors
 
 
+def check_model_path(folder: str | Path) -> None:
+    """Raise `ModelError` where a path holds characters of glob patterns: vLLM looks for weights by
+    patterns below it, and would find none."""
+    path = str(Path(folder).absolute())
+    if found := sorted(set(path) & set("*?[]")):
+        raise ModelError(
+            f"{path} holds {' '.join(found)}, which vLLM takes for a pattern when it looks for weights: give a path "
+            "without such characters"
+        )
+
+
 def check_model_folder(folder: str | Path) -> None:
     """Raise `ModelError` unless the folder looks like a vision-language model in the transformers
     format, with whole files of weights."""
     path = Path(folder)
+    check_model_path(path)
     if not path.is_dir():
         raise ModelError(f"model folder not found: {folder}. policy.model takes 'embedded' or a local folder.")
     try:

@@ -38,6 +38,16 @@ class PromptLength:
         across, down = self.view.size(width, height)
         return self.text + across * down // self.view.factor**2
 
+    @property
+    def shortest(self) -> int:
+        """The tokens of the prompt of the smallest image."""
+        return self.tokens(1, 1)
+
+    @property
+    def possible(self) -> bool:
+        """Whether the limits agree and leave room for the shortest prompt."""
+        return self.view.min_pixels <= self.view.max_pixels and self.shortest <= self.room
+
     def check(self, width: int, height: int) -> None:
         """Raise `ImageError` (`TOO_LONG`) where the prompt of such an image does not fit."""
         if (tokens := self.tokens(width, height)) > self.room:

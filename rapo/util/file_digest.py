@@ -48,6 +48,6 @@ def model_digest(folder: Path) -> str:
 
 
 def _model_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix in (".safetensors", ".bin", ".pt", ".json", ".jinja", ".txt", ".model") and path.is_file():
             yield path.name, path

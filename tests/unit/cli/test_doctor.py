@@ -59,7 +59,7 @@ class Machine:
         monkeypatch.setattr(doctor_machine, "_CGROUP", self.cgroup)
         monkeypatch.setattr(doctor_machine, "_SHM", self.shm)
         monkeypatch.setattr(doctor_machine, "port_problem", lambda host, port: None)
-        monkeypatch.setattr(doctor_machine, "_nvidia_smi", list)
+        monkeypatch.setattr(doctor_machine, "nvidia_gpus", list)
         monkeypatch.setattr(doctor_machine, "_free_gib", lambda _: self.free["disk"] / GIB)
         monkeypatch.setattr(platform, "python_version", lambda: "3.11.9")
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
@@ -211,7 +211,7 @@ def test_the_temporary_folder_must_be_writable_and_short(machine, monkeypatch, t
 
 def test_devices(machine, monkeypatch):
     assert machine.rows()["GPU"].found == "none, everything runs on the CPU"
-    monkeypatch.setattr(doctor_machine, "_nvidia_smi", lambda: ["GPU 0: NVIDIA H200"])
+    monkeypatch.setattr(doctor_machine, "nvidia_gpus", lambda: ["GPU 0: NVIDIA H200"])
     monkeypatch.setattr(doctor_machine, "_ask_nvidia_smi", lambda *arguments: ["580.65.06"])
     assert machine.bad() == {"GPU": "warn"}
     machine.packages["torch"] = ImportedPackage("2.13.0", "CUDA 13.0 build", ["NVIDIA H200, 140 GiB"])
@@ -300,8 +300,8 @@ def test_nvidia_smi_is_read_and_its_failure_is_no_gpu(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\nprint('GPU 0: NVIDIA H200 (UUID: GPU-1)')\nprint('  MIG 1g')\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor_machine._nvidia_smi() == ["GPU 0: NVIDIA H200"]
+    assert doctor_machine.nvidia_gpus() == ["GPU 0: NVIDIA H200"]
     program.write_text(f"#!{sys.executable}\nraise SystemExit(9)\n")
-    assert doctor_machine._nvidia_smi() == []
+    assert doctor_machine.nvidia_gpus() == []
     program.unlink()
-    assert doctor_machine._nvidia_smi() == []
+    assert doctor_machine.nvidia_gpus() == []

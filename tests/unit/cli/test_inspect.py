@@ -115,12 +115,19 @@ def test_images_are_opened(tmp_path):
     assert check(f"data.path={path}").warnings == []
     (tmp_path / "img/4.png").write_bytes(b"no image")
     (warning,) = check(f"data.path={path}").warnings
-    assert "1 of 9 sampled images cannot be used" in warning
+    assert "1 of 9 images looked at: unknown_format" in warning
     for image in (tmp_path / "img").iterdir():
         image.unlink()
     (problem,) = check(f"data.path={path}").problems
-    assert "9 of 9 sampled images" in problem
+    assert "9 of 9 images cannot be used (9 missing)" in problem
     assert "data.images" in problem
+
+
+def test_it_is_said_how_many_images_the_time_allowed(tmp_path, monkeypatch):
+    path = table(tmp_path / "t.csv", rated(200))
+    assert "looked at" not in check(f"data.path={path}").lines[0]
+    monkeypatch.setattr("rapo.datasets.check._SECONDS", 0.0)
+    assert "; 32 of 200 images were looked at" in check(f"data.path={path}").lines[0]
 
 
 def test_a_split_that_nothing_is_for(tmp_path):

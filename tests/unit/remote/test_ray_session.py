@@ -2,6 +2,8 @@
 
 import os
 import pkgutil
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from ray.job_config import JobConfig
 from cluster.remote.loopback import listen_on_loopback
 from cluster.remote.ray_session import prepare_environment, ray_session
 from rapo.config import load_config
+from rapo.errors import ResourceError
 from rapo.system_folder import add_to_path
 from services.names import message_limit
 
@@ -38,7 +41,8 @@ def test_a_joined_clusters_workers_look_for_themselves(monkeypatch):
     assert os.environ["PYTHONPATH"] == "mine"
 
 
-def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Path(tempfile.mkdtemp())  # Ray's sockets lie below it, and pytest's folders are too long
     given: list[tuple[JobConfig, str, Path]] = []
 
     def init(job_config: JobConfig, _node_ip_address: str, _temp_dir: str, **_: object) -> None:
@@ -47,15 +51,16 @@ def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pyte
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     for serving in (False, True):
-        with ray_session(load_config(None, [f"ray.temp_dir={tmp_path}"]), serving=serving):
+        with ray_session(load_config(None, [f"ray.temp_dir={short}"]), serving=serving):
             pass
     hooks = [str(job.runtime_env.get("worker_process_setup_hook")) for job, _, _ in given]
     assert hooks[0] == "None"
     assert pkgutil.resolve_name(hooks[1]) is listen_on_loopback
     for _, node, folder in given:
         assert node == "127.0.0.1"
-        assert folder.is_relative_to(tmp_path)
+        assert folder.is_relative_to(short)
         assert folder.parent.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(short)
 
 
 def test_messages_to_serve_are_bounded() -> None:
@@ -85,3 +90,30 @@ def test_a_proxy_is_not_asked_for_this_machine(given: dict[str, str], expected: 
     assert {name: os.environ[name] for name in names if name in os.environ and name not in given} | {
         name: os.environ[name] for name in expected
     } == expected
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError("AF_UNIX path length cannot exceed 107 bytes: /x"),
+        RuntimeError("Failed to start the GCS\nraylet"),
+        TimeoutError(),
+    ],
+)
+def test_a_local_ray_that_does_not_start_is_an_error_with_advice(monkeypatch, failure):
+    def init(**_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ResourceError, match=r"a local Ray does not start: .*rapo doctor"), ray_session(load_config()):
+        pass
+
+
+def test_a_temporary_folder_that_is_of_no_use_is_named_before_ray_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    for folder, words in ((tmp_path / ("x" * 90), "is too long"), (Path("/dev/null/x"), "cannot be written")):
+        with (
+            pytest.raises(ResourceError, match=rf"ray\.temp_dir = .*{words}"),
+            ray_session(load_config(None, [f"ray.temp_dir={folder}"])),
+        ):
+            pass

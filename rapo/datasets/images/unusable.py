@@ -10,11 +10,11 @@ from itertools import islice
 import numpy as np
 
 from rapo.config import DataConfig
+from rapo.datasets.images.missing import hint
+from rapo.datasets.images.usable import Usable
 from rapo.datasets.labels import strings
-from rapo.datasets.missing import hint
 from rapo.datasets.record_table import RecordTable
 from rapo.datasets.sources import Part
-from rapo.datasets.usable import Usable
 from rapo.errors import DataError
 from rapo.models.prompt_length import TOO_LONG
 

@@ -1,0 +1,153 @@
+"""Fit: whether a configuration fits the machine, and its keys fit each other.
+
+- Only what is certain is said: a lower bound of the memory, GPUs that no driver shows.
+- The machine counts for a local Ray only; a cluster's nodes are other machines.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from cluster.cli.doctor_machine import memory_gib, nvidia_gpus
+from cluster.remote.ray_session import temporary_folder_problem
+from rapo.config import ChatConfig, Config
+from rapo.errors import ModelError
+from rapo.models.prompt_length import PromptLength
+from rapo.models.weight_files import stored_tensors
+
+_GIB = 2**30
+#: Other GPUs than NVIDIA's are not counted.
+_OTHER_GPUS = Path("/dev/kfd")
+#: The weights' share of the object store at most: chunks that are in transit and images need room.
+_STORE_SHARE = 0.9
+#: Bytes of a parameter's optimiser state: two moments in float32.
+_MOMENTS = 8
+
+
+def length_problems(config: Config, length: PromptLength | None) -> Iterator[str]:
+    """Pixel limits that contradict each other, and lengths that leave no room for a prompt."""
+    policy, limit = config.policy, config.rollout.engine.max_model_len
+    if length is not None and length.view.min_pixels > length.view.max_pixels:
+        low, high = (
+            f"{value:,} ({'of the model' if own is None else f'policy.{key}'})"
+            for key, own, value in (
+                ("min_pixels", policy.min_pixels, length.view.min_pixels),
+                ("max_pixels", policy.max_pixels, length.view.max_pixels),
+            )
+        )
+        yield f"an image would have at least {low} and at most {high} pixels; raise policy.max_pixels, or lower policy.min_pixels"
+    elif length is not None and (least := length.shortest) > length.room:
+        yield (
+            f"policy.max_completion_tokens = {policy.max_completion_tokens} leaves {max(0, length.room)} tokens for a prompt in "
+            f"rollout.engine.max_model_len = {limit}, and the shortest has {least}: raise rollout.engine.max_model_len to "
+            f"{least + policy.max_completion_tokens} or more"
+        )
+    elif policy.max_completion_tokens >= limit:
+        yield (
+            f"policy.max_completion_tokens = {policy.max_completion_tokens} leaves no room for a prompt in "
+            f"rollout.engine.max_model_len = {limit}; raise rollout.engine.max_model_len"
+        )
+    for name, role in (("teacher", config.aescot.teacher), ("judge", config.aescot.judge)):
+        if role.kind == "vllm" and role.max_tokens >= role.engine.max_model_len:
+            yield (
+                f"aescot.{name}.max_tokens = {role.max_tokens} leaves no room for a prompt in "
+                f"aescot.{name}.engine.max_model_len = {role.engine.max_model_len}; raise the latter"
+            )
+
+
+def machine_problems(config: Config) -> Iterator[str]:
+    """What a local Ray lacks on this machine: memory, GPUs, room in the object store, a temporary
+    folder."""
+    if config.rollout.gpus and config.rollout.engine.gpu_memory_utilization in (0.0, 1.0):
+        yield (
+            f"rollout.engine.gpu_memory_utilization = {config.rollout.engine.gpu_memory_utilization:g} leaves nothing for "
+            f"{'CUDA itself' if config.rollout.engine.gpu_memory_utilization else 'the model'}; 0.9 is usual"
+        )
+    if config.ray.address is not None:
+        return
+    if problem := temporary_folder_problem(config):
+        yield problem
+    yield from _gpus(config)
+    parameters = _parameters(config.policy.model)
+    yield from _memory(config, parameters)
+    yield from _object_store(config, parameters)
+
+
+def _gpus(config: Config) -> Iterator[str]:
+    coldstart, rollout, learner = config.coldstart, config.rollout, config.learner
+    stages = {
+        "aescot": sum(role.actors * role.gpus for role in _writers(config)),
+        "coldstart": coldstart.workers * coldstart.gpus,
+        "rapo": rollout.workers * rollout.gpus + learner.workers * learner.gpus,
+        "serve": config.serve.replicas * config.serve.gpus if config.serve.demo_images else 0.0,
+    }
+    stage = max(stages, key=lambda name: stages[name])
+    if not stages[stage] or _OTHER_GPUS.exists():
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = len(nvidia_gpus()) if visible is None else len([device for device in visible.split(",") if device.strip()])
+    if stages[stage] > there:
+        yield (
+            f"the stage {stage} needs {stages[stage]:g} GPUs, this machine has {there}: lower the workers or gpus of {stage}'s "
+            "roles, or name a cluster by ray.address"
+        )
+
+
+def _memory(config: Config, parameters: int) -> Iterator[str]:
+    """The stages' least memory on the CPU: weights and KV caches of the engines; weights, gradients
+    and moments of the training."""
+    known = memory_gib()
+    if known is None:
+        return
+    rollout, learner, coldstart = config.rollout, config.learner, config.coldstart
+    weights = parameters * _width(config) / _GIB
+    moments = parameters * _MOMENTS / _GIB
+    engines = rollout.workers * (weights + rollout.engine.kv_cache_gib)
+    training = learner.workers * weights if learner.lora.rank else learner.workers * 2 * weights + moments
+    stages = {
+        "aescot": sum(role.actors * role.engine.kv_cache_gib for role in _writers(config) if not role.gpus),
+        "coldstart": 0.0 if coldstart.gpus else coldstart.workers * 2 * weights + moments,
+        "rapo": (0.0 if rollout.gpus else engines) + (0.0 if learner.gpus else training),
+    }
+    stage = max(stages, key=lambda name: stages[name])
+    if stages[stage] > known[0]:
+        yield (
+            f"the stage {stage} needs at least {stages[stage]:,.0f} GiB of memory, this machine has {known[0]:,.0f}: lower "
+            "kv_cache_gib of the engine or the number of workers, or take a smaller model"
+        )
+
+
+def _object_store(config: Config, parameters: int) -> Iterator[str]:
+    """Two weight versions live at a time: the workers still load one while the next is written."""
+    version = parameters * _width(config) / 2**20
+    needed = math.ceil(2 * version / _STORE_SHARE)
+    if needed > config.ray.object_store_mib:
+        yield (
+            f"ray.object_store_mib = {config.ray.object_store_mib} is too small: two weight versions of {version:,.0f} MiB are "
+            f"held at a time; set it to {needed} or more"
+        )
+
+
+def _writers(config: Config) -> list[ChatConfig]:
+    """Teacher and judge, as far as they run an engine of their own."""
+    return [role for role in (config.aescot.teacher, config.aescot.judge) if role.kind == "vllm"]
+
+
+def _width(config: Config) -> int:
+    return 4 if config.policy.dtype == "float32" else 2
+
+
+@cache
+def _parameters(model: str) -> int:
+    """The number of parameters of a model folder; 0 of the embedded model, and where it is not
+    known."""
+    if model == "embedded":
+        return 0
+    try:
+        return sum(math.prod(tensor.shape) for tensor in stored_tensors(model).values())
+    except ModelError:  # said by the check of the folder
+        return 0
