@@ -3,7 +3,7 @@
 - The header is checked before a pixel is decoded.
 - Training data, rollouts and the service all decode by `decode_image`, so that the same bytes give
   the same pixels everywhere.
-- No setting of Pillow is changed, because many threads decode at the same time.
+- No setting of Pillow is changed after the import, because many threads decode at the same time.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import AvifImagePlugin, Image
+from pillow_heif import register_heif_opener
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.images.structure import check_frames, check_structure
+from rapo.images.profiles import to_srgb
+from rapo.images.refusal import check_frames, check_pixels
+from rapo.images.structure import check_structure
 from rapo.records import ImageRecord
 
 #: The accepted formats, by Pillow's names. A JPEG that holds several images (MPO) counts as JPEG.
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "HEIF", "AVIF", "JPEG2000")
 
 #: Stable words for counting, see `ImageError.reason`.
 REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_format", "too_many_pixels", "too_small",
@@ -34,6 +37,9 @@ REASONS: tuple[str, ...] = ("missing", "empty", "too_many_bytes", "unknown_forma
 MAX_ASPECT = 200
 
 _STRIP_ROWS = 256
+
+# Counting frames reads the whole file here; `check_structure` has done that.
+_COUNTED = ("TIFF", "GIF")
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -45,6 +51,10 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# One thread an image: many are decoded at the same time. What lies beside the image is not read.
+register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # Pillow's warnings are errors here or do no harm. They quote the file, and would flood a service's
 # log.
@@ -58,14 +68,14 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeE
 def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Image:
     """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
 
-    Only the first frame of an animation or a multi-page file is decoded. Embedded colour profiles
-    are not applied. Bytes behind the image are ignored; with bytes before it the file has an
-    unknown format. Raises `ImageError` with one of `REASONS`.
+    Only the first frame of an animation, a multi-page file or a sequence is decoded. An embedded
+    colour profile is applied (`rapo.images.profiles`). Bytes behind the image are ignored; with
+    bytes before it the file has an unknown format. Raises `ImageError` with one of `REASONS`.
     """
     check_size(len(data), limits)
     check_structure(data, limits)
     with _open(io.BytesIO(data), limits) as image:
-        return _decode(image)
+        return _decode(image, limits)
 
 
 def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -> bytes:
@@ -138,12 +148,14 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except _DECODE_ERRORS as error:
         raise ImageError(f"the image header is truncated or damaged{_why(error)}", reason="truncated") from error
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            f"the image has {width} x {height} pixels; image.max_pixels allows {limits.max_pixels:,}",
-            reason="too_many_pixels",
-        )
+    _check_sides(*image.size, limits)
+    if image.format not in _COUNTED:
+        check_frames(getattr(image, "n_frames", 1), limits)
+    return image
+
+
+def _check_sides(width: int, height: int, limits: ImageConfig) -> None:
+    check_pixels(width, height, limits)
     if min(width, height) < limits.min_side:
         raise ImageError(
             f"the image has {width} x {height} pixels; each side needs image.min_side = {limits.min_side}",
@@ -154,9 +166,6 @@ def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:
             f"the image has {width} x {height} pixels; its sides may differ by a factor of {MAX_ASPECT}",
             reason="too_elongated",
         )
-    if image.format != "TIFF":  # counting reads all pages of a TIFF; `check_structure` has done that
-        check_frames(getattr(image, "n_frames", 1), limits)
-    return image
 
 
 def _why(error: Exception) -> str:
@@ -165,10 +174,11 @@ def _why(error: Exception) -> str:
     return f": {words[:120]}" if words and " at 0x" not in words else ""
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image, limits: ImageConfig) -> Image.Image:
     try:
         image.load()
-        rgb = _to_rgb(image)
+        _check_sides(*image.size, limits)  # HEIF: the parts may make another size than its header says
+        rgb = to_srgb(_to_rgb(image), image.info.get("icc_profile"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except MemoryError as error:

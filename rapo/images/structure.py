@@ -10,6 +10,9 @@ take microseconds on a real image. They count:
 - BMP: the bytes of run-length code, which Pillow decodes in Python, byte for byte;
 - TIFF: the number of values in its tags, the size of a tile, the scans of the JPEGs in it, and the
   chain of its pages;
+- GIF: its blocks, and the canvas that its first frame asks for;
+- HEIF and AVIF: the items that the image is made of, and their pixels;
+- JPEG 2000: tiles, precincts, code-blocks and layers;
 - frames, in every format that has them, although only the first is decoded.
 """
 
@@ -20,7 +23,8 @@ import struct
 from dataclasses import dataclass
 
 from rapo.config import ImageConfig
-from rapo.errors import ImageError
+from rapo.images import structure_gif, structure_heif, structure_jpeg2000
+from rapo.images.refusal import UNKNOWN_WORK, check_frames, check_pixels, refuse
 
 # Real files stay far below: progressive JPEGs have about ten scans, 20 MiB of PNG in chunks of 8
 # KiB are 2,560.
@@ -41,8 +45,8 @@ MAX_RUN_LENGTH_BYTES = 4 * 2**20
 _WORK_PER_PIXEL = 4
 _SCANS_PER_PIXEL_WORK = 8  # a scan of a progressive JPEG costs an eighth of a baseline's pixel
 _RUN_LENGTH_WORK = 25  # per byte
-#: What a file of an accepted format counts whose size cannot be read.
-UNKNOWN_WORK = 1 << 62
+_HEIF_WORK = 10
+_JPEG2000_WORK = 12  # per pixel of a component
 
 _PACKED = frozenset((b"iCCP", b"zTXt", b"iTXt"))
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
@@ -78,21 +82,15 @@ def check_structure(data: bytes, limits: ImageConfig) -> int:
             return _check_bmp(data)
         if data[:2] in (b"II", b"MM"):
             return _check_tiff(data, limits)
-    except (struct.error, OverflowError):  # cut off, or a place that no file has
+        if data.startswith(structure_gif.SIGNATURES):
+            return _WORK_PER_PIXEL * structure_gif.gif_pixels(data, limits)
+        if structure_heif.is_heif(data):
+            return _HEIF_WORK * structure_heif.heif_pixels(data, limits)
+        if data.startswith((structure_jpeg2000.SIGNATURE, structure_jpeg2000.CODESTREAM)):
+            return _JPEG2000_WORK * structure_jpeg2000.jpeg2000_pixels(data, limits)
+    except (struct.error, OverflowError, IndexError):  # cut off, or a place that no file has
         return UNKNOWN_WORK
     return 0
-
-
-def check_frames(frames: int, limits: ImageConfig) -> None:
-    if frames > limits.max_frames:
-        raise ImageError(
-            f"the image has {frames:,} frames or pages; image.max_frames allows {limits.max_frames:,}",
-            reason="too_many_frames",
-        )
-
-
-def _refuse(what: str) -> None:
-    raise ImageError(f"the image has {what}; save it again with another program", reason="too_complex")
 
 
 def _check_jpeg(data: bytes, limits: ImageConfig) -> int:
@@ -111,7 +109,7 @@ def _check_jpeg(data: bytes, limits: ImageConfig) -> int:
             scans += 1
             _check_scans(scans, scans * pixels, limits)
         if segments > MAX_SEGMENTS:
-            _refuse(f"more than {MAX_SEGMENTS:,} segments")
+            refuse(f"more than {MAX_SEGMENTS:,} segments")
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return pixels + pixels * scans // _SCANS_PER_PIXEL_WORK or UNKNOWN_WORK
 
@@ -119,9 +117,9 @@ def _check_jpeg(data: bytes, limits: ImageConfig) -> int:
 def _check_scans(scans: int, pixels: int, limits: ImageConfig) -> None:
     """Refuse too many scans; `pixels` is what all of them together pass over."""
     if scans > MAX_SCANS:
-        _refuse(f"more than {MAX_SCANS} scans")
+        refuse(f"more than {MAX_SCANS} scans")
     if pixels > MAX_FULL_SCANS * limits.max_pixels:
-        _refuse(f"scans of more than {MAX_FULL_SCANS} times image.max_pixels together")
+        refuse(f"scans of more than {MAX_FULL_SCANS} times image.max_pixels together")
 
 
 def _check_png(data: bytes, limits: ImageConfig) -> int:
@@ -135,11 +133,11 @@ def _check_png(data: bytes, limits: ImageConfig) -> int:
             check_frames(struct.unpack_from(">I", data, at + 8)[0], limits)
         packed += kind in _PACKED
         if packed > MAX_PACKED_CHUNKS:
-            _refuse(f"more than {MAX_PACKED_CHUNKS} packed texts and profiles")
+            refuse(f"more than {MAX_PACKED_CHUNKS} packed texts and profiles")
         if kind == b"IEND":
             return _WORK_PER_PIXEL * width * height
         at += 12 + length
-    _refuse(f"more than {MAX_CHUNKS:,} chunks")
+    refuse(f"more than {MAX_CHUNKS:,} chunks")
     return UNKNOWN_WORK
 
 
@@ -155,11 +153,7 @@ def _check_webp(data: bytes, limits: ImageConfig) -> int:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
         return UNKNOWN_WORK
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            f"the image has {width} x {height} pixels; image.max_pixels allows {limits.max_pixels:,}",
-            reason="too_many_pixels",
-        )
+    check_pixels(width, height, limits)
     check_frames(data.count(b"ANMF"), limits)
     return _WORK_PER_PIXEL * width * height
 
@@ -175,7 +169,7 @@ def _check_bmp(data: bytes) -> int:
         return work
     code = max(len(data) - pixels_at, 0)
     if code > MAX_RUN_LENGTH_BYTES:
-        _refuse(f"{code:,} bytes of run-length code")
+        refuse(f"{code:,} bytes of run-length code")
     # Pillow pads short rows and unpacks 4-bit runs pixel by pixel.
     return work * _RUN_LENGTH_WORK // 2 + code * _RUN_LENGTH_WORK
 
@@ -215,7 +209,7 @@ def _check_tiff(data: bytes, limits: ImageConfig) -> int:
 def _check_tags(data: bytes, entries: list[tuple[int, _Tag]], order: str, limits: ImageConfig) -> int:
     values = sum(tag.count for _, tag in entries if tag.kind not in _TIFF_TEXT)
     if values > MAX_TAG_VALUES:
-        _refuse(f"{values:,} values in its tags")
+        refuse(f"{values:,} values in its tags")
     tags = dict(reversed(entries))  # of two entries for one tag the first counts
 
     def number(tag: int) -> int:
@@ -223,7 +217,7 @@ def _check_tags(data: bytes, entries: list[tuple[int, _Tag]], order: str, limits
 
     tile = number(_TILE_WIDTH) * number(_TILE_LENGTH)
     if tile > limits.max_pixels:
-        _refuse("tiles larger than any image may be")
+        refuse("tiles larger than any image may be")
     pixels = number(_WIDTH) * number(_LENGTH)
     work = _WORK_PER_PIXEL * pixels or UNKNOWN_WORK
     if number(_COMPRESSION) in _TIFF_JPEG:
