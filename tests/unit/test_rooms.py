@@ -167,6 +167,12 @@ def test_files_and_folders_stay_small():
     assert not crowded, "20 modules and __init__.py"
 
 
+def test_no_two_test_files_share_a_name():
+    # pytest imports each as a module of its own name, because the test folders are no packages.
+    names = Counter(path.name for path in (ROOT / "tests" / "unit").rglob("*.py") if path.name != "__init__.py")
+    assert not [name for name, count in names.items() if count > 1 and name != "conftest.py"]
+
+
 def test_docstrings_say_what_a_module_is():
     """`Noun: what it does`, or the noun alone; never a question."""
     for _, path in modules():
