@@ -3,7 +3,9 @@ becomes a row with a reason.
 
 - The role gets the rows without a problem, and of them only what its batch names.
 - Where the role raises, its rows are tried one by one, and those that fail get the error as their
-  problem. A `RapoError` concerns all rows and ends the run, unless it is an `ImageError`.
+  problem.
+- A `RapoError` other than an `ImageError` concerns all rows: they get the reason `STOP`, on which
+  the driver ends the stage. Raised, it would be one of the losses that Ray Data passes over.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TypedDict
 import pyarrow as pa
 
 from actors.roles import Critiques, JudgeRole, TeacherRole, Verdicts, WrittenBatch
-from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, TEACHER, WRITTEN
+from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, STOP, TEACHER, WRITTEN
 from rapo.chat.types import NOTHING, Usage
 from rapo.config import Config
 from rapo.errors import ImageError, RapoError
@@ -47,8 +49,8 @@ class _Row(TypedDict, total=False):
 class GuardedTeacher:
     """Takes tables of `rapo.aescot.rows.READ`, returns tables of `WRITTEN`."""
 
-    def __init__(self, role: type[TeacherRole], config: Config) -> None:
-        self._role = role(config)
+    def __init__(self, role: Callable[[Config, float], TeacherRole], config: Config, spent: float = 0.0) -> None:
+        self._role = role(config, spent)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -71,8 +73,8 @@ class GuardedTeacher:
 class GuardedJudge:
     """Takes tables of `rapo.aescot.rows.WRITTEN`, returns tables of `JUDGED`."""
 
-    def __init__(self, role: type[JudgeRole], config: Config) -> None:
-        self._role = role(config)
+    def __init__(self, role: Callable[[Config, float], JudgeRole], config: Config, spent: float = 0.0) -> None:
+        self._role = role(config, spent)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -114,9 +116,11 @@ def _guard(ask: Callable[[Sequence[_Row]], None], rows: Sequence[_Row], reason: 
         return
     try:
         ask(rows)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it becomes the reason of its row
         if isinstance(error, RapoError) and not isinstance(error, ImageError):
-            raise
+            for row in rows:
+                _fail(row, str(error), STOP)
+            return
         if len(rows) > 1:
             for row in rows:
                 _guard(ask, [row], reason)

@@ -109,14 +109,17 @@ class Verdicts(TypedDict):
 
 
 class TeacherRole(Protocol):
-    """Writes critiques. A row whose image is not usable has a problem and stops no other row."""
+    """Writes critiques. A row whose image is not usable has a problem and stops no other row.
 
-    def __init__(self, config: Config) -> None: ...
+    `spent` is what earlier processes of the same run have spent of its budget.
+    """
+
+    def __init__(self, config: Config, spent: float) -> None: ...
     def __call__(self, batch: ImageBatch) -> Critiques: ...
 
 
 class JudgeRole(Protocol):
-    """Keeps or rejects critiques."""
+    """Keeps or rejects critiques. `spent` is as for a teacher."""
 
-    def __init__(self, config: Config) -> None: ...
+    def __init__(self, config: Config, spent: float) -> None: ...
     def __call__(self, batch: WrittenBatch) -> Verdicts: ...

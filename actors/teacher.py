@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.roles import Critiques, ImageBatch
-from rapo.aescot.rows import IMAGE, TEACHER, UNANSWERED
+from rapo.aescot.rows import IMAGE, STOP, TEACHER, UNANSWERED
 from rapo.aescot.teacher import RatedImage, open_teacher
 from rapo.chat.types import ChatFault
 from rapo.config import Config
@@ -13,7 +13,7 @@ _REASONS: dict[ChatFault | None, str | None] = {
     "image": IMAGE,
     "unusable": TEACHER,
     "unanswered": UNANSWERED,
-    "stopped": UNANSWERED,
+    "stopped": STOP,
 }
 
 

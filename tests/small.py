@@ -20,6 +20,7 @@ SMALL = (
     "data.scenes.validation=16",
     "data.scenes.test=24",
     "aescot.images=64",
+    "aescot.refill=0",
     "coldstart.steps=60",
     "coldstart.batch_size=32",
     "rapo.steps=7",

@@ -52,9 +52,26 @@ class DataFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class BandCounts:
+    """One score band: the critiques that it shall give and gave, its images, and how many of them
+    were asked about. `end` is "full", "exhausted" (no image is left) or "limit"
+    (`aescot.refill`)."""
+
+    wanted: int
+    images: int
+    asked: int
+    kept: int
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class CritiqueCounts:
     """`aescot/manifest.json`: how many critiques were kept, and the settings that they come
-    from."""
+    from.
+
+    `shortfall` is what a band lacks of an equal share. `repeated` rows were asked again in the last
+    of the `starts`, because a shard was damaged or a process had died.
+    """
 
     generated: int
     kept: int
@@ -63,6 +80,10 @@ class CritiqueCounts:
     bands: list[float]
     shortfall: dict[str, int]
     seed: int
+    by_band: dict[str, BandCounts] = field(default_factory=dict)
+    rounds: int = 1
+    starts: int = 1
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

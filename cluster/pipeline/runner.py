@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 #: Every stage, in order. Each needs what the ones before it left in the run folder.
 STAGES = ("data", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
 
+#: Why a score band has fewer critiques than its share.
+_ENDS = {"exhausted": "all that there are", "limit": "all that aescot.refill allows to ask"}
+
 Result = TypeVar("Result")
 
 
@@ -204,8 +207,11 @@ class Pipeline:
 
         train = self._critique_images(handle)
         self._ray()
-        counts = write_aescot(self._config, train, self._folder / "aescot", handle.update)
-        handle.update(counts.generated, kept=counts.kept)
+        counts = write_aescot(self._config, train, self._folder / "aescot", handle.update, handle.note)
+        handle.update(counts.kept, kept=counts.kept)
+        for name, band in counts.by_band.items():
+            if counts.shortfall[name] and (self._config.aescot.refill or band.end == "exhausted"):
+                handle.note(f"band {name}: {band.kept} critiques of {band.asked} rows, {_ENDS[band.end]}")
         if counts.kept < FEW:
             handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
         return AesCoTResult(counts.generated, counts.kept)

@@ -35,6 +35,11 @@ _VERDICT = [("keep", pa.bool_()), ("detail", pa.string())]
 WRITTEN = pa.schema([*READ, ("critique", pa.string()), *_used_by("teacher")])
 JUDGED = pa.schema([*ASKED, ("critique", pa.string()), *_FAILED, *_VERDICT, *_used_by("teacher"), *_used_by("judge")])
 
-#: Why a row has no critique: its image is not usable; what the teacher answered is none; nothing
-#: answered, so that the row may be asked for again; or the judge failed.
-IMAGE, TEACHER, UNANSWERED, JUDGE = "image", "teacher", "unanswered", "judge"
+#: Why a row has no critique or no verdict: its image is not usable; what the teacher answered is
+#: none; nothing answered, so that the row may be asked for again; the judge failed; or the process
+#: of one of them died twice over it.
+IMAGE, TEACHER, UNANSWERED, JUDGE, LOST = "image", "teacher", "unanswered", "judge", "lost"
+#: The reason of rows on which the stage ends: their problem is that of all rows. No shard has it.
+STOP = "stop"
+#: The reason of good critiques that their score band has no room for.
+SURPLUS = "surplus"

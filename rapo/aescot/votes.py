@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rapo.aescot.rows import IMAGE, JUDGE, UNANSWERED
+from rapo.aescot.rows import IMAGE, JUDGE, STOP, UNANSWERED
 from rapo.aescot.written import without_reasoning
 from rapo.chat.types import NOTHING, ChatAnswer, ChatFault, Usage
 
@@ -94,7 +94,7 @@ def count_votes(votes: Sequence[Vote], usage: Usage = NOTHING, model: str | None
     valid = [vote for vote in votes if vote.problem is None]
     if 2 * len(valid) <= len(votes):
         bad = next(vote for vote in votes if vote.problem is not None)
-        reason = {"image": IMAGE, "unanswered": UNANSWERED, "stopped": UNANSWERED}.get(bad.fault or "", JUDGE)
+        reason = {"image": IMAGE, "unanswered": UNANSWERED, "stopped": STOP}.get(bad.fault or "", JUDGE)
         detail = f"{len(votes) - len(valid)} of {len(votes)} votes cannot be read: {bad.problem}"
         return ModelVerdict(False, reason, detail, usage, model)
     for reason, against in (

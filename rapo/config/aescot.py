@@ -28,7 +28,8 @@ class ChatConfig(Section):
     revision: str | None = Field(None, description="of the model, for the manifest only")
     prompt: str | None = Field(None, description="text with placeholders (docs/data.md); default: the project's own")
     prompt_file: Path | None = Field(None, description="instead of prompt: a text file")
-    actors: Positive = 1
+    actors: Positive = Field(1, description="at most so many processes")
+    min_actors: Positive = Field(1, description="to which the pool shrinks where it has too little to do")
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -39,6 +40,8 @@ class ChatConfig(Section):
 
     @model_validator(mode="after")
     def _model_given(self) -> ChatConfig:
+        if self.min_actors > self.actors:
+            raise ValueError(f"min_actors is {self.min_actors}, more than actors = {self.actors}")
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("prompt and prompt_file exclude each other")
         if self.kind == "vllm" and not self.model:
@@ -90,9 +93,13 @@ class AesCoTConfig(Section):
     """The cold-start data. The images to critique are balanced over the score bands as far as the
     data allows."""
 
-    images: Positive = 3000
+    images: Positive = Field(3000, description="the critiques to write")
     bands: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
+    refill: Amount = Field(
+        1.0, description="rows that may be asked in place of rejected ones, as a share of a band's critiques"
+    )
     batch_size: Positive = 32
+    shard_rows: Positive = Field(64, description="rows of a file of answers, which a process works on at a time")
     timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
     teacher: TeacherConfig = TeacherConfig()
     judge: JudgeConfig = JudgeConfig()

@@ -6,12 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 
 from actors.guarded import GuardedJudge, GuardedTeacher
 from actors.roles import Critiques, ImageBatch, Verdicts, WrittenBatch
 from rapo.aescot.read_images import ImageReader
-from rapo.aescot.rows import ASKED, JUDGED, WRITTEN
+from rapo.aescot.rows import ASKED, JUDGED, STOP, WRITTEN
 from rapo.config import Config
 from rapo.errors import ImageError, ResourceError
 
@@ -23,7 +22,7 @@ class Teacher:
 
     asked: list[list[str]]
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, spent: float) -> None:
         Teacher.asked = []
 
     def __call__(self, batch: ImageBatch) -> Critiques:
@@ -47,7 +46,7 @@ class Spent(Teacher):
 
 
 class Judge:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, spent: float) -> None:
         pass
 
     def __call__(self, batch: WrittenBatch) -> Verdicts:
@@ -107,5 +106,8 @@ def test_a_block_without_any_critique_keeps_its_types(tmp_path: Path) -> None:
 
 
 def test_an_error_that_concerns_all_rows_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="the budget is spent"):
-        GuardedTeacher(Spent, CONFIG)(read(tmp_path, a="x", b="x"))
+    table = GuardedTeacher(Spent, CONFIG)(read(tmp_path, a="x", b="x"))
+    assert table["reason"].to_pylist() == [STOP, STOP]
+    judged = GuardedJudge(Judge, CONFIG)(table)
+    assert judged["reason"].to_pylist() == [STOP, STOP]
+    assert judged["problem"].to_pylist() == ["the budget is spent"] * 2

@@ -72,7 +72,7 @@ def test_an_endpoint_without_a_budget_left_leaves_rows_unanswered() -> None:
     prices = ("endpoint.prompt_price=1", "endpoint.completion_price=1", "endpoint.budget=0.0001")
     with chat_server(lambda *_: vote(True, True)) as server:
         verdicts = Judge(config(server, *prices))(batch(GOOD, BLIND))
-    assert verdicts["reason"] == ["unanswered"] * 2
+    assert verdicts["reason"] == ["stop"] * 2
     assert not server.bodies
 
 

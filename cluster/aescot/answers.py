@@ -1,0 +1,96 @@
+"""Answers: gathers the judged rows of one round, which come in any order, into its shards.
+
+- A shard is written when each of its rows has an answer. Rows that nothing answered have none.
+- `flush` writes what there is, so that an end of the stage loses no answer. Rows without one are
+  marked in their shard, and the next start asks for them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cluster.aescot.round_files import RoundFiles, read_plan
+from rapo.aescot.rows import JUDGED, LOST, STOP, TEACHER, UNANSWERED
+from rapo.errors import RapoError
+
+_LOST = "the process of teacher or judge died twice over this row"
+_NOT_ASKED = "the stage ended before this row was asked"
+
+
+class Answers:
+    """The answers to the rows of `files`. `keep` has the verdict of each of them, and is filled in
+    place."""
+
+    def __init__(self, files: RoundFiles, keep: NDArray[np.bool_]) -> None:
+        self.files = files
+        self.keep = keep
+        #: Why rows were not answered, by their place.
+        self.unanswered: dict[int, str] = {}
+        self._answered = np.zeros(len(keep), bool)
+        self._parts: dict[int, list[pa.Table]] = defaultdict(list)
+
+    def has(self, place: int) -> bool:
+        """Whether a row has an answer."""
+        return bool(self._answered[place])
+
+    def missing(self, shard: int) -> list[int]:
+        """The rows of a shard that have no answer."""
+        rows = self.files.rows(shard)
+        return (rows.start + np.flatnonzero(~self._answered[rows.start : rows.stop])).tolist()
+
+    def take_over(self, shard: int, table: pa.Table) -> None:
+        """Take in a shard that an earlier start has written."""
+        answered = table.filter(pc.not_equal(pc.fill_null(table["reason"], ""), UNANSWERED))
+        self._note(answered)
+        if len(answered) < len(table):
+            self._parts[shard].append(answered)
+
+    def add(self, table: pa.Table) -> None:
+        """Take in rows as they come, and write the shards that are complete with them.
+
+        Raises `RapoError` where the teacher or the judge has said that it can answer nothing more.
+        """
+        reasons = table["reason"].to_pylist()
+        silent = np.array([reason in (UNANSWERED, STOP) for reason in reasons], bool)
+        for row in table.filter(pa.array(silent)).select(["place", "detail"]).to_pylist():
+            self.unanswered[row["place"]] = row["detail"]
+        answered = table.filter(pa.array(~silent))
+        self._note(answered)
+        shards = np.array([self.files.shard_of(place) for place in answered["place"].to_pylist()], np.int64)
+        for shard in map(int, np.unique(shards)):
+            self._parts[shard].append(answered.filter(pa.array(shards == shard)))
+            if not self.missing(shard):
+                self._write(shard, [])
+        if STOP in reasons:
+            raise RapoError(table["detail"][reasons.index(STOP)].as_py())
+
+    def give_up(self, place: int) -> None:
+        """Answer a row that got none in place of the teacher."""
+        problem = self.unanswered.get(place)
+        self.add(self._made([place], TEACHER if problem else LOST, problem or _LOST))
+
+    def flush(self) -> None:
+        """Write the shards that have some of their answers."""
+        for shard in list(self._parts):
+            missing = self.missing(shard)
+            rows = [self._made([place], UNANSWERED, self.unanswered.get(place, _NOT_ASKED)) for place in missing]
+            self._write(shard, rows)
+
+    def _write(self, shard: int, more: Iterable[pa.Table]) -> None:
+        self.files.write(shard, pa.concat_tables([*self._parts.pop(shard), *more]))
+
+    def _note(self, answered: pa.Table) -> None:
+        places = answered["place"].to_numpy()
+        self._answered[places] = True
+        self.keep[places] = answered["keep"].to_numpy()
+
+    def _made(self, places: list[int], reason: str, problem: str) -> pa.Table:
+        rows = read_plan(self.files.plan, places).to_pylist()
+        words = {"problem": problem, "reason": reason, "keep": False, "detail": problem}
+        return pa.Table.from_pylist([row | words for row in rows], schema=JUDGED)

@@ -1,0 +1,107 @@
+"""Stream: reader, teacher and judge as one Ray Data pipeline.
+
+- Blocks stream: what is in memory follows from the sizes of the pools, not from the rows.
+- The pools shrink where they have too little to do, and grow again.
+- A block whose process dies twice is lost, and the others go on. Its rows are for the caller to ask
+  one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from actors.roles import JudgeRole, TeacherRole
+from rapo.config import Config
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy, Dataset
+
+#: Read tasks at a time. One reads far more than a teacher writes about.
+_READERS = 2
+#: A process that died is started again, and gets its block again.
+_RETRIES = 1
+#: So many blocks may be lost; with one more the stage ends.
+LOST_BLOCKS = 8
+_LOST_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What makes the teacher and the judge of a process: of the configuration, and of what was
+    spent before."""
+
+    teacher: Callable[[Config, float], TeacherRole]
+    judge: Callable[[Config, float], JudgeRole]
+
+
+def own_roles() -> Roles:
+    """Those that the configuration names."""
+    from actors.judge import Judge
+    from actors.teacher import Teacher
+
+    return Roles(Teacher, Judge)
+
+
+def judged_rows(
+    config: Config, roles: Roles, plan: Path, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]
+) -> Iterator[pa.Table]:
+    """The rows of `stretches` of a plan, with critiques and verdicts, in any order. Rows may be
+    missing at the end. `spent` is what teacher and judge have cost before."""
+    dataset = _pipeline(config, roles, plan, stretches, spent)
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        assert isinstance(table, pa.Table)
+        yield table
+
+
+def _pipeline(
+    config: Config, roles: Roles, plan: Path, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]
+) -> Dataset:
+    import ray
+    from ray.data import DataContext
+
+    from actors.guarded import GuardedJudge, GuardedTeacher
+    from cluster.aescot.source import ShardSource
+
+    single = all(len(rows) == 1 for rows in stretches)
+    lost = _LOST_ROWS if single else LOST_BLOCKS
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = lost
+    settings = config.aescot
+    with DataContext.current(context):
+        dataset = ray.data.read_datasource(
+            ShardSource(plan, stretches, config.image),
+            override_num_blocks=len(stretches),
+            concurrency=_READERS,
+            num_cpus=0,  # also where the driver's node offers no CPUs
+        )
+        for pool, guard, role, cost in (
+            (settings.teacher, GuardedTeacher, roles.teacher, spent["teacher"]),
+            (settings.judge, GuardedJudge, roles.judge, spent["judge"]),
+        ):
+            dataset = dataset.map_batches(
+                guard,
+                fn_constructor_args=(role, config, cost),
+                batch_size=1 if single else settings.batch_size,
+                batch_format="pyarrow",
+                compute=_pool(pool.min_actors, pool.actors, len(stretches)),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+                # A pool whose processes may not start again waits for them without end.
+                max_restarts=(lost + 1) * (_RETRIES + 1),
+                max_task_retries=_RETRIES,
+            )
+    return dataset
+
+
+def _pool(least: int, most: int, blocks: int) -> ActorPoolStrategy:
+    from ray.data import ActorPoolStrategy
+
+    most = min(most, blocks)
+    return ActorPoolStrategy(min_size=min(least, most), max_size=most, initial_size=most)

@@ -1,0 +1,126 @@
+"""AesCoT as a job with Ray Data: its driver is killed twice, a process of its pools dies over a
+row, and an error that concerns all rows ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from actors.guarded import GuardedJudge, GuardedTeacher
+from bench.support.critique_job import records
+from bench.support.critique_roles import LATENCY, LOG, CoinJudge, SlowTeacher
+from cluster.aescot.job import CritiqueJob
+from cluster.aescot.round_files import read_plan
+from cluster.aescot.stream import Roles, judged_rows
+from rapo.aescot.read_images import ImageReader
+from rapo.config import Config, load_config
+from rapo.errors import RapoError
+from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+ROWS, SHARD = 320, 16
+SETTINGS = (f"aescot.shard_rows={SHARD}", "aescot.batch_size=8", "aescot.teacher.actors=2", "aescot.refill=1")
+
+
+def config(rows: int, *settings: str) -> Config:
+    return load_config(None, [f"aescot.images={rows}", *SETTINGS, *settings])
+
+
+def expected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The rows of the same job without Ray and without an interruption."""
+    monkeypatch.setenv(LOG, str(folder / "asked-without-ray.txt"))
+    monkeypatch.setenv(LATENCY, "0")
+    settings = config(ROWS)
+    teacher, judge = GuardedTeacher(SlowTeacher, settings), GuardedJudge(CoinJudge, settings)
+
+    def ask(plan: Path, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]) -> Iterator[pa.Table]:
+        for places in stretches:
+            yield judge(teacher(ImageReader(settings.image)(read_plan(plan, places))))
+
+    job = CritiqueJob(settings, records(folder / "images", ROWS + ROWS // 2), folder / "whole", ask, lambda kept: None)
+    job.run()
+    return [row for table in job.tables() for row in table.to_pylist()]
+
+
+@pytest.mark.long
+def test_two_kills_of_the_driver_change_nothing_and_ask_nothing_twice_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = expected(tmp_path, monkeypatch)
+    questions = tmp_path / "asked.txt"
+    for shards in (4, 12):
+        kill_after(tmp_path, questions, shards)
+        written = {row["uid"] for path in shard_files(tmp_path) for row in pq.read_table(path).to_pylist()}
+        before = Counter(questions.read_text().split())
+        in_flight = set(before) - written
+        # Two teachers, a judge, and what is between them and the driver.
+        assert len(in_flight) <= 5 * SHARD
+    job = begin(tmp_path, questions)
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == 0
+    counts = json.loads(printed)
+    assert pq.read_table(tmp_path / "critiques.parquet").to_pylist() == wanted
+    assert counts["starts"] == 3
+    asked = Counter(questions.read_text().split())
+    assert not {uid for uid in written if asked[uid] > before[uid]}, "a written row was asked again"
+    assert set(asked) == {row["uid"] for row in wanted}
+    assert {band[3] for band in counts["bands"].values()} == {"full"}
+
+
+def begin(folder: Path, questions: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench.support.critique_job", str(folder), str(ROWS), *SETTINGS]
+    environment = {**os.environ, LOG: str(questions), LATENCY: "0.1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+
+def kill_after(folder: Path, questions: Path, shards: int) -> None:
+    """Start the job, and kill it when it has written so many shards in all."""
+    with begin(folder, questions) as job:
+        deadline = time.monotonic() + 120
+        while len(shard_files(folder)) < shards:
+            assert job.poll() is None, "the job ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        job.kill()
+
+
+def shard_files(folder: Path) -> list[Path]:
+    return list((folder / "shards").glob("*.parquet"))
+
+
+def run(folder: Path, teacher: type[DeadlyTeacher | BrokeTeacher]) -> CritiqueJob:
+    settings = config(64, "aescot.bands=[0.0, 1.0]", "aescot.shard_rows=8", "aescot.refill=0")
+    ask = partial(judged_rows, settings, Roles(teacher, CoinJudge))
+    job = CritiqueJob(settings, records(folder / "images", 64), folder, ask, lambda kept: None)
+    job.run()
+    return job
+
+
+def test_a_row_that_kills_its_process_is_given_up_and_the_others_are_judged(tmp_path: Path, local_ray: None) -> None:
+    job = run(tmp_path, DeadlyTeacher)
+    rows = {row["uid"]: row for table in job.tables() for row in table.to_pylist()}
+    assert len(rows) == 64
+    assert {uid for uid, row in rows.items() if row["reason"] == "lost"} == {DEADLY}
+    assert sum(row["keep"] for row in rows.values()) == job.bands[0].kept > 40
+    assert job.repeated == 8
+
+
+def test_an_error_that_concerns_all_rows_ends_the_job_and_what_is_written_stays(
+    tmp_path: Path, local_ray: None
+) -> None:
+    with pytest.raises(RapoError, match="the budget is spent"):
+        run(tmp_path, BrokeTeacher)
+    written = [row["uid"] for path in shard_files(tmp_path) for row in pq.read_table(path).to_pylist()]
+    assert STOPPED not in written
