@@ -16,6 +16,7 @@ from rapo.datasets.images.look import ImagesSeen, look_at_images
 from rapo.datasets.images.unusable import unusable_words
 from rapo.datasets.labels import SPLITS
 from rapo.datasets.record_table import RecordTable
+from rapo.datasets.registry import read_source
 from rapo.datasets.sources import Part, read_parts
 from rapo.errors import RapoError
 from rapo.models.prompt_length import TOO_LONG, PromptLength
@@ -44,7 +45,7 @@ def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
         parts = read_parts(config.data, config.run.seed, None)
     except RapoError as error:
         lines = [str(source.path or source.hub) for source in config.data.all_sources]
-        return DataCheck(lines, [str(error)])
+        return DataCheck(lines, _source_problems(config) or [str(error)])
     found = DataCheck(list(map(_line, parts)))
     names = list(dict.fromkeys(name for part in parts for name in _set_names(part)))
     found.problems.extend(_sigma_problems(config, names))
@@ -56,6 +57,22 @@ def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
         if seen is not None and seen.opened + seen.missing < seen.images:
             found.lines[number] += f"; {seen.opened:,} of {seen.images:,} images were looked at in {_SECONDS:g} s"
     _check_leaks(parts, config, found)
+    return found
+
+
+def _source_problems(config: Config) -> list[str]:
+    """What is wrong with each of several sources by itself, so that all that is missing is named at
+    once."""
+    sources = config.data.sources
+    found = []
+    for number, source in enumerate(sources, start=1):
+        if source.path is not None and not source.path.exists():
+            found.append(f"source {number} of data.sources: data.path {source.path} does not exist")
+            continue
+        try:
+            read_source(source)
+        except RapoError as error:
+            found.append(f"source {number} of data.sources: {error}")
     return found
 
 
