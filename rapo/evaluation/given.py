@@ -4,7 +4,7 @@
   has a column of images and one of scores, and optionally one of data sets. Without a header the
   first column is the image and the second the score.
 - A row belongs to an image by its uid or its path, or by the end of its path as far as that is
-  unique. A row whose data set is named belongs to that set only.
+  unique. A row whose data set is named belongs to that set only. No row belongs to two images.
 - A cell without a number is an answer without a score. An image without a row is counted as such.
 """
 
@@ -58,6 +58,8 @@ class GivenPredictions:
         if not self._rows:
             raise DataError(f"{path} holds no predictions")
         self._by_stem: dict[str, list[_Row]] = defaultdict(list)
+        #: The image that each row was found to be of, by the row's place.
+        self._taken: dict[str, str] = {}
         for row in self._rows:
             self._by_stem[row.name.stem].append(row)
 
@@ -99,14 +101,13 @@ class GivenPredictions:
         )
 
     def _find(self, record: ImageRecord) -> _Row | None:
-        """The row of an image. Raises `DataError` where two fit equally well."""
+        """The row of an image. Raises `DataError` where two fit equally well, or where it is
+        another image's already."""
         path = PurePosixPath(str(record.path))
         name = PurePosixPath(record.uid)
         best: list[_Row] = []
         most = 0
-        for row in self._by_stem.get(path.stem, []) + (
-            self._by_stem.get(name.stem, []) if name.stem != path.stem else []
-        ):
+        for row in (row for stem in {path.stem, name.stem} for row in self._by_stem.get(stem, ())):
             if row.dataset not in ("", record.dataset):
                 continue
             fits = max(_common(row.name, path), _common(row.name, name))
@@ -119,7 +120,15 @@ class GivenPredictions:
             raise DataError(
                 f"{self.path}: {places} may both be the image {record.uid!r}; add a column dataset, or give longer paths"
             )
-        return best[0] if best else None
+        if not best:
+            return None
+        first = self._taken.setdefault(best[0].place, record.uid)
+        if first != record.uid:
+            raise DataError(
+                f"{self.path}: {best[0].place} ({best[0].name}) may be the image {first!r} and {record.uid!r}; add a column "
+                "dataset, or give longer paths"
+            )
+        return best[0]
 
 
 def _read(table: RawTable) -> list[_Row]:

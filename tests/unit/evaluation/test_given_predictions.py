@@ -52,6 +52,15 @@ def test_the_data_set_and_longer_paths_decide_between_equal_names(tmp_path, one)
         scores(path, one)
 
 
+def test_a_row_is_of_one_image_only(tmp_path, one):
+    path = tmp_path / "p.csv"
+    path.write_text("image,prediction\n0.jpg,.1\n1.jpg,.2\n2.jpg,.3\n")
+    given, other = GivenPredictions(path), eval_set(tmp_path, TARGETS, "other")
+    assert given.predicted(one, None)[0] is not None
+    with pytest.raises(DataError, match=r"line 2 \(0.jpg\) may be the image 'd/0.jpg' and 'other/0.jpg'; add a column"):
+        given.predicted(other, None)
+
+
 def test_an_image_without_a_row_or_a_number_is_one_without_a_score(tmp_path, one):
     path = tmp_path / "p.csv"
     path.write_text("image,prediction\n0.jpg,.1\n1.jpg,nan\n")
