@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessor,
     Gemma3Config,
@@ -37,8 +38,15 @@ from transformers import (
 
 from rapo.families.tiny_prompt import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from rapo.models.completeness import model_class
+from rapo.models.weight_files import SINGLE
 
 Made = tuple[PretrainedConfig, ProcessorMixin]
+#: Published models of these families have other names than transformers' modules, and vLLM knows
+#: only those.
+PUBLISHED_NAMES = {
+    "llava": ("vision_tower.", "vision_tower.vision_model."),
+    "gemma3": ("vision_tower.", "vision_tower.vision_model."),
+}
 _HIDDEN, _HEADS, _LAYERS, _STD = 128, 4, 2, 0.05
 _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -54,6 +62,12 @@ def build_tiny(kind: str, folder: Path, clauses: Sequence[str], *, seed: int = 0
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if kind in PUBLISHED_NAMES:
+        ours, theirs = PUBLISHED_NAMES[kind]
+        state = load_file(folder / SINGLE)
+        save_file(
+            {name.replace(ours, theirs): tensor for name, tensor in state.items()}, folder / SINGLE, {"format": "pt"}
+        )
     return folder
 
 
@@ -232,6 +246,7 @@ def _llava(clauses: list[str], vocabulary: int) -> Made:
 def _gemma3(clauses: list[str], vocabulary: int) -> Made:
     names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = _tokenizer(clauses, vocabulary, "<start_of_image>", **names)
+    tokenizer.add_tokens(["\n", "\n\n", "\n\n\n", "\n\n\n\n"])  # vLLM looks for them
     ids = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "rope_theta": 10_000.0}
     config = Gemma3Config(

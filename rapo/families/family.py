@@ -39,6 +39,9 @@ class Family:
 
     #: Whether the image processor keeps an image's area within `min_pixels` and `max_pixels`.
     limits_pixels = False
+    #: Whether weights go to the engine and into an export under the names of the model folder. vLLM
+    #: knows those of published models, but not always those of transformers' modules.
+    keeps_stored_names = True
 
     # The prompt and the image.
 
@@ -149,6 +152,7 @@ class PackingFamily(Family):
     """Base of the families whose completions share their prefix: a text model of `packs` whose
     every token sees all tokens before it."""
 
+    keeps_stored_names = False
     #: The `model_type` of the text models whose attention hands on the layout.
     packs: frozenset[str] = frozenset()
 

@@ -21,7 +21,7 @@ from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_core import Core
 from rapo.inference.image_inputs import Renderer
 from rapo.inference.types import SamplingSpec
-from rapo.models.completeness import check_parameters, refuse_not_finite
+from rapo.models.completeness import check_parameters, refuse_not_finite, stored_names
 from rapo.policy.processing import PolicyProcessor
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Engine(Generic[State]):
         damaged = {name for names in self._llm.collective_rpc("rapo_not_finite") for name in names}
         refuse_not_finite(model_dir, sorted(damaged))
         self._engine = self._llm.llm_engine
+        self._stored_names = stored_names(model_dir) if self.processor.family.keeps_stored_names else {}
         self._core = Core(self._llm)
         self._render = Renderer(self._llm)
         self._in_many_processes = settings.tensor_parallel_size > 1
@@ -113,6 +114,7 @@ class Engine(Generic[State]):
         version.
         """
         self.version = None
+        weights = ((self._stored_names.get(name, name), tensor) for name, tensor in weights)
         if self._in_many_processes:
             weights = list(weights)  # an iterator does not travel to the workers of a tensor-parallel engine
         self._llm.collective_rpc("rapo_load_weights", args=(weights,))

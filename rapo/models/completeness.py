@@ -15,6 +15,7 @@ from typing import TypedDict
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
@@ -39,10 +40,29 @@ def check_parameters(folder: str | Path, *, extra: bool = False) -> None:
     `extra` allows tensors that the architecture does not have. Takes the import of transformers and
     less than a second, for a model of any size.
     """
+    refuse_incomplete(folder, _loaded_on_meta(folder)[1], extra=extra)
+
+
+def empty_model(folder: str | Path) -> PreTrainedModel:
+    """The folder's model on the meta device, which saves its weights under the folder's names."""
+    return _loaded_on_meta(folder)[0]
+
+
+def stored_names(folder: str | Path) -> dict[str, str]:
+    """The names under which the folder stores parameters whose names in memory are others."""
+    model, names = empty_model(folder), {}
+    for name, parameter in model.named_parameters():
+        (stored, _), *more = revert_weight_conversion(model, {name: parameter}).items()
+        if stored != name and not more:
+            names[name] = stored
+    return names
+
+
+def _loaded_on_meta(folder: str | Path) -> tuple[PreTrainedModel, LoadingInfo]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     state = {name: torch.empty(one.shape, device="meta") for name, one in stored_tensors(folder).items()}
     with quiet_loading():
-        _, info = model_class(config).from_pretrained(
+        loaded: tuple[PreTrainedModel, LoadingInfo] = model_class(config).from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -50,7 +70,7 @@ def check_parameters(folder: str | Path, *, extra: bool = False) -> None:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    refuse_incomplete(folder, info, extra=extra)
+    return loaded
 
 
 def check_teacher_parameters(folder: str | Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from rapo.errors import WeightError
-from rapo.models.completeness import model_class
+from rapo.families.registry import family_of
+from rapo.models.completeness import empty_model, model_class
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.weight_packing import Chunk, unpack
 from rapo.records import WeightManifest
@@ -24,8 +25,11 @@ def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: It
     """
     tensors = dict(unpack(manifest, chunks))
     config = AutoConfig.from_pretrained(source, local_files_only=True)
-    with torch.device("meta"):
-        model = model_class(config)(config)
+    if family_of(config).keeps_stored_names:
+        model = empty_model(source)
+    else:
+        with torch.device("meta"):
+            model = model_class(config)(config)
     expected = {name for name, _ in model.named_parameters()}
     if expected != tensors.keys():
         differing = sorted(expected ^ tensors.keys())

@@ -18,7 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from rapo.config import LoRAConfig
 from rapo.errors import ModelError
 from rapo.families.family import Family, vision_parameters
-from rapo.models.completeness import check_parameters
+from rapo.models.completeness import check_parameters, stored_names
+from rapo.models.weight_files import stored_tensors
 from rapo.policy.batch import GroupBatch, collate
 from rapo.policy.export import write_model
 from rapo.policy.forward import GroupPolicy, Packing
@@ -27,7 +28,7 @@ from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import model_tensors, pack
 from rapo.records import WeightManifest
-from tests.tiny_families import TINY, build_tiny
+from tests.tiny_families import PUBLISHED_NAMES, TINY, build_tiny
 
 if TYPE_CHECKING:
     from vllm.multimodal.inputs import MultiModalFeatureSpec
@@ -137,6 +138,10 @@ def test_weights_come_back_by_name_and_the_folder_is_whole(tiny: Tiny, tmp_path:
     check_parameters(tmp_path / "out")
     for name, tensor in gathered(model_tensors(load_model(tmp_path / "out", "float32"))).items():
         assert torch.equal(tensor, tensors[name]), name
+    if tiny.model.config.model_type in PUBLISHED_NAMES:
+        assert stored_tensors(tmp_path / "out").keys() == stored_tensors(tiny.folder).keys()
+        named = stored_names(tiny.folder)
+        assert {named.get(name, name) for name in tensors} == stored_tensors(tiny.folder).keys() != tensors.keys()
     assert PolicyProcessor(tmp_path / "out").prompt_token_ids == tiny.processor.prompt_token_ids
 
 
