@@ -56,6 +56,8 @@ def _qwen3(text: dict[str, object], tower: dict[str, object]) -> PretrainedConfi
 _SMALL_TOWER = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
 _TOWER = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
 
+#: What vLLM leaves out: the norm behind the last layer of a tower, of which that layer is read.
+UNREAD = {"LLaVA-OneVision-7B": 2 * 1152}
 #: By name: the configuration, and the parameters of the published model in millions.
 REAL: dict[str, tuple[PretrainedConfig, int]] = {
     "Qwen2-VL-2B": (
@@ -70,7 +72,7 @@ REAL: dict[str, tuple[PretrainedConfig, int]] = {
         ),
         2209,
     ),
-    "Qwen3-VL-2B": (_qwen3(_text((2048, 6144, 28, 16, 8, 151_936), tied=True), _SMALL_TOWER), 2127),
+    "Qwen3-VL-2B": (_qwen3(_text((2048, 6144, 28, 16, 8, 151_936), tied=True), _SMALL_TOWER), 2128),
     "Qwen3-VL-4B": (_qwen3(_text((2560, 9728, 36, 32, 8, 151_936), tied=True), _SMALL_TOWER), 4438),
     "Qwen3-VL-8B": (_qwen3(_text((4096, 12288, 36, 32, 8, 151_936)), _TOWER), 8767),
     "InternVL3.5-8B": (
@@ -90,7 +92,7 @@ REAL: dict[str, tuple[PretrainedConfig, int]] = {
             pad_token_id=2,
             tie_word_embeddings=False,
         ),
-        2246,
+        2247,
     ),
     "Gemma-3-4B": (
         Gemma3Config(

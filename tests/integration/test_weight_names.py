@@ -24,11 +24,15 @@ from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalG
 
 from rapo.config import LoRAConfig, TinyModelConfig
 from rapo.errors import WeightError
+from rapo.families.registry import family_of
 from rapo.families.tiny_model import build_tiny_model
+from rapo.models.completeness import model_class
 from rapo.policy.lora import add_lora, dense_parameters
 from rapo.policy.weight_packing import model_tensors
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described
+from tests.real_families import REAL, UNREAD
+from tests.tiny_families import PUBLISHED_NAMES
 
 pytestmark = pytest.mark.integration
 
@@ -130,6 +134,27 @@ def test_the_engine_takes_all_that_is_published_and_nothing_is_left(
     assigned, parameters, room = engine(bare_engine.load, folders[size], tensors)
     assert assigned == parameters
     assert elements(tensors) == room, "with every parameter full, more elements than room would be tensors left over"
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_engine_takes_all_that_other_families_publish(
+    engine: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    config, millions = REAL[name]
+    config.architectures = [model_class(config).__name__]
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = model_class(config)._from_config(AutoConfig.from_pretrained(tmp_path), dtype=torch.bfloat16)
+    # Generic families are published under the names of their folder.
+    ours, theirs = PUBLISHED_NAMES["llava"] if family_of(config).keeps_stored_names else ("", "")
+    tensors = [
+        described(path.replace(ours, theirs) if ours else path, parameter)
+        for path, parameter, _ in dense_parameters(model)
+    ]
+    assert round(elements(tensors) / 1e6) == millions, "not the published architecture"
+    assigned, parameters, room = engine(bare_engine.load, tmp_path, tensors)
+    assert assigned == parameters
+    assert elements(tensors) - UNREAD.get(name, 0) == room
 
 
 @pytest.mark.parametrize("size", SIZES)
