@@ -32,6 +32,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from rapo.config import Config, ServeConfig, load_config
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
+from rapo.storage.local_copy import local_copy
 from services.gateway.exposure import check_address
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
@@ -45,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 class AppArguments(BaseModel):
-    """The arguments of `build`: a model folder and a file with the gateways' secret, both at the
-    same path on every node, and a configuration."""
+    """The arguments of `build`: a model folder (a path or a URL) and a file with the gateways'
+    secret, at the same paths on every node, and a configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +72,7 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
         raise ConfigError(f"args of services.app:build: {wrong}") from error
     read_secret(given.secret_file)  # an error here rather than in every replica
     config = load_config(given.config, given.set)
-    card = read_card(Path(given.model))
+    card = read_card(local_copy(given.model, config.storage.scratch))
     if given.version is not None:
         _check_version(given.version)
         card = replace(card, version=given.version)

@@ -297,13 +297,13 @@ def check(
 ) -> None:
     """Check a configuration: what it would run, and what is wrong with it. Nothing is started."""
     from cluster.cli.check import describe, problems, warnings
-    from cluster.cli.run import with_absolute_paths
+    from cluster.cli.run import with_absolute_paths, with_copies_here
     from cluster.pipeline.runner import STAGES
     from rapo.config import dump_config, load_config
     from rapo.datasets.check import check_data
     from rapo.models.prompt_length import prompt_length
 
-    loaded = with_absolute_paths(load_config(config, set_ or ()))
+    loaded = with_copies_here(with_absolute_paths(load_config(config, set_ or ())))
     data = check_data(loaded, prompt_length(loaded))
     for line in describe(loaded, data):
         typer.echo(line)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rapo.util.storage_url import not_local
+from rapo.storage.urls import not_local, not_stored
 
 
 def local(path: Path | None) -> Path | None:
@@ -18,11 +18,23 @@ def local(path: Path | None) -> Path | None:
     return path
 
 
+def stored(path: Path) -> Path:
+    """A path, or the URL of a folder in object storage. Raises `typer.BadParameter` for a URL that
+    cannot be opened."""
+    problem = not_stored(path)
+    if problem is not None:
+        raise typer.BadParameter(problem)
+    return path
+
+
 ConfigPath = Annotated[
     Path | None, typer.Argument(help="TOML file; default: the embedded configuration for CPUs.", callback=local)
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the run. An unfinished run in it is continued.", callback=local)
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder or URL of the run. An unfinished run in it is continued.", callback=stored
+    ),
 ]
 Server = Annotated[str, typer.Option(help="HOST:PORT of a scorer.")]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the token for the scorer.", callback=local)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,24 +20,42 @@ from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError
 from rapo.models.folder import check_model_path
 from rapo.models.prompt_length import prompt_length
+from rapo.storage.local_copy import local_copy
+from rapo.storage.urls import is_url
+
+if TYPE_CHECKING:
+    from cluster.files.run_mirror import RunMirror
 
 
 def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], stages: tuple[str, ...] | None) -> None:
     """Run `stages`, or all of them (None) and print their summary."""
     config = with_absolute_paths(load_config(config_path, overrides))
     prepare_environment(config)  # before Ray is imported
+    if not is_url(out):
+        _run_in(config, out.resolve(), stages, None)
+        return
+    from cluster.files.run_mirror import RunMirror, scratch_folder
+
+    folder = scratch_folder(out, config.storage.scratch)
+    mirror = RunMirror(out, folder, config.storage.every_s, lambda text: typer.echo(text, err=True))
+    with mirror.open():
+        _run_in(config, folder, stages, mirror)
+        mirror.publish_results()
+
+
+def _run_in(config: Config, path: Path, stages: tuple[str, ...] | None, mirror: RunMirror | None) -> None:
     from cluster.files.run_folder import RunFolder
     from cluster.pipeline.runner import STAGES, Pipeline
     from cluster.remote.exit_watchdog import exit_watchdog
     from cluster.terminal.console import Console
     from cluster.terminal.stdio_redirect import redirect_output
 
-    folder = RunFolder(out.resolve())
+    folder, here = RunFolder(path), with_copies_here(config)
     check_model_path(folder.path)
     to_do = [stage for stage in stages or STAGES if folder.finished(stage) is None]
     # A finished data stage has left its own record of the data.
-    data = check_data(config, prompt_length(config)) if "data" in to_do else DataCheck()
-    wrong = problems(config, to_do, data)
+    data = check_data(here, prompt_length(here)) if "data" in to_do else DataCheck()
+    wrong = problems(here, to_do, data)
     if wrong:
         raise RapoError("; ".join(wrong))
     log = folder / "driver.log"
@@ -50,12 +69,17 @@ def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], st
         exit_watchdog(words, stderr),
     ):
         console = Console(stdout=stdout, stderr=stderr)
+        if mirror is not None:
+            mirror.note = console.note
         if replaced:
             console.note(f"{folder.path} starts over, because nothing was finished in it: {'; '.join(replaced)}")
-        for line in warnings(config, data):
+        for line in warnings(here, data):
             console.warn(line)
         try:
-            report = Pipeline(config, folder, console).run(stages or STAGES)
+            base = config.policy.model if is_url(config.policy.model) else None
+            stored = (lambda: None) if mirror is None else mirror.flush
+            pipeline = Pipeline(here, folder, console, stored, base)
+            report = pipeline.run(stages or STAGES)
         except RapoError as error:
             console.error(str(error))
             console.note(f"library output is in {log}")
@@ -77,13 +101,29 @@ def with_absolute_paths(config: Config) -> Config:
             "judge": aescot.judge.model_copy(update=_settled(aescot.judge)),
         }
     )
-    if config.policy.model != "embedded":
+    if config.policy.model != "embedded" and not is_url(config.policy.model):
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
 
 
+def with_copies_here(config: Config) -> Config:
+    """The configuration with local copies of the model and the data that lie at URLs."""
+    data, policy, scratch = config.data, config.policy, config.storage.scratch
+
+    def here(source: SourceConfig) -> dict[str, Path]:
+        paths = {key: getattr(source, key) for key in ("path", "images")}
+        return {key: local_copy(path, scratch) for key, path in paths.items() if path is not None}
+
+    sources = tuple(source.model_copy(update=here(source)) for source in data.sources)
+    changes: dict[str, object] = {"data": data.model_copy(update={**here(data), "sources": sources})}
+    if is_url(policy.model):
+        changes["policy"] = policy.model_copy(update={"model": str(local_copy(policy.model, scratch))})
+    return config.model_copy(update=changes)
+
+
 def _absolute(source: SourceConfig) -> dict[str, Path]:
-    return {key: value.resolve() for key in ("path", "images") if (value := getattr(source, key)) is not None}
+    paths = {key: getattr(source, key) for key in ("path", "images")}
+    return {key: path.resolve() for key, path in paths.items() if path is not None and not is_url(path)}
 
 
 def _settled(settings: ChatConfig) -> dict[str, object]:

@@ -56,12 +56,25 @@ Result = TypeVar("Result")
 
 
 class Pipeline:
-    """Runs stages in an open run folder."""
+    """Runs stages in an open run folder.
 
-    def __init__(self, config: Config, folder: RunFolder, console: Console) -> None:
+    `stored` is called at the end of each stage, and returns when its files are where they have to
+    last. `base` is the URL of `policy.model`, which each worker then fetches to its own machine.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        console: Console,
+        stored: Callable[[], None] = lambda: None,
+        base: str | None = None,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._console = console
+        self._stored = stored
+        self._base = base
         self._cleanup = ExitStack()
         self._fleet: Fleet | None = None
         self._dataset: Dataset | None = None
@@ -89,6 +102,7 @@ class Pipeline:
                 with self._console.stage(stage, self._total(stage)) as handle, disk_full_named(self._folder.path):
                     result = self._work[stage](handle)
                 self._folder.finish(stage, time.perf_counter() - began, result)
+                self._stored()
             report = self.report()
             if stages == STAGES:
                 from cluster.report.build import write_report
@@ -250,7 +264,7 @@ class Pipeline:
 
         if self._config.policy.model != "embedded":
             check_model_folder(self._config.policy.model)
-            return Path(self._config.policy.model)
+            return Path(self._base or self._config.policy.model)
         folder = self._folder / "policy"
         if not (folder / "config.json").is_file():
             from rapo.aescot.writer import phrases

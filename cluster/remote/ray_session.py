@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from cluster.files.private_folder import private_folder
 from rapo.config import Config
 from rapo.errors import ResourceError
 from rapo.system_folder import python_path
+from rapo.util.private_folder import private_folder
 from services.names import message_limit
 
 _SHM = Path("/dev/shm")

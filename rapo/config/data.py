@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rapo.config.types import Fraction, Positive, Section
+from rapo.config.types import Fraction, Positive, Section, StoredPath
 
 SceneWorld = Literal["usual", "unseen"]
 
@@ -41,11 +40,11 @@ class ColumnsConfig(Section):
 class SourceConfig(Section):
     """One source of images with human scores: a folder, a label file, or a data set of the hub."""
 
-    path: Path | None = None
+    path: StoredPath | None = None
     hub: str | None = Field(None, description="data set on the Hugging Face hub, as OWNER/NAME; instead of path")
     online: bool = Field(False, description="hub data may be downloaded; false: from the local cache only")
     format: str = Field("auto", description="layout; auto: recognised by content (rapo/datasets/layouts/)")
-    images: Path | None = Field(None, description="folder that relative image names are looked up in")
+    images: StoredPath | None = Field(None, description="folder that relative image names are looked up in")
     name: str | None = Field(None, description="data set name; pairs are compared within one data set only")
     role: Role = Field(
         "auto", description="auto: the collection's own splits; split: by hash; train, ...: for this split only"

@@ -14,7 +14,16 @@ from rapo.config.data import DataConfig
 from rapo.config.engine import EngineConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
-from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, NodeLabels, Positive, Seconds, Section
+from rapo.config.types import (
+    Amount,
+    Fraction,
+    MayChange,
+    NodeLabels,
+    Positive,
+    Seconds,
+    Section,
+    StoredModel,
+)
 
 
 class RunConfig(Section):
@@ -48,7 +57,7 @@ class PolicyConfig(Section):
     """The model in training. `model` is "embedded", or a folder with a vision-language model in the
     transformers format."""
 
-    model: ModelFolder = "embedded"
+    model: StoredModel = "embedded"
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_pixels: Positive | None = Field(None, description="overrides the processor's own limit")
     min_pixels: Positive | None = None
@@ -213,6 +222,15 @@ class RayConfig(Section):
     temp_dir: Path | None = None
 
 
+class StorageConfig(Section):
+    """Runs, models and data at URLs (docs/storage.md). Credentials come from the environment."""
+
+    scratch: Path | None = Field(
+        None, description="folder for what has to be on this machine; default: in the system's temporary folder"
+    )
+    every_s: Seconds = Field(30.0, description="how often what changed in a run is stored at its URL")
+
+
 class Config(Section):
     """The whole configuration. `config.toml` in a run folder is this, resolved."""
 
@@ -228,4 +246,5 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: MayChange[ServeConfig] = ServeConfig()
     ray: MayChange[RayConfig] = RayConfig()
+    storage: MayChange[StorageConfig] = StorageConfig()
     telemetry: MayChange[TelemetryConfig] = TelemetryConfig()

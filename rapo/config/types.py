@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from rapo.util.storage_url import not_local
+from rapo.storage.urls import not_local, not_stored
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,8 +23,25 @@ def _local(path: str) -> str:
     return path
 
 
+def _stored(path: str) -> str:
+    problem = not_stored(path)
+    if problem is not None:
+        raise ValueError(problem)
+    return path
+
+
 #: The folder of a model, where other words than a path may stand in its place.
 ModelFolder = Annotated[str, AfterValidator(_local)]
+#: The same, and it may be a URL of object storage.
+StoredModel = Annotated[str, AfterValidator(_stored)]
+
+
+def _stored_path(path: object) -> object:
+    return path if not isinstance(path, (str, Path)) else Path(_stored(str(path)))
+
+
+#: A path of this machine, or a URL of object storage.
+StoredPath = Annotated[Path, BeforeValidator(_stored_path)]
 
 
 class _MayChange:

@@ -15,6 +15,7 @@ from rapo.config import Config, ServeConfig
 from rapo.errors import RoleError
 from rapo.models.card import Card, with_card
 from rapo.models.folder import check_model_folder
+from rapo.storage.local_copy import local_copy
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.names import SECRET_KEY, message_limit
 from services.replica.servicer import Scorer
@@ -43,7 +44,7 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | P
     Lengths and dtype come from the card, the number of replicas from `serve.autoscale` or
     `serve.replicas`. Raises `ModelError` if `model_dir` is no model folder of a supported kind.
     """
-    check_model_folder(model_dir)
+    check_model_folder(local_copy(model_dir, config.storage.scratch))
     # Not at the top: it imports transformers, which the gateway and its tests need not wait for.
     from rapo.inference.environment import engine_environment
 

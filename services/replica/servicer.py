@@ -25,6 +25,7 @@ from rapo.answers.rationale_stream import RationaleStream
 from rapo.answers.readout_names import READOUTS
 from rapo.config import Config
 from rapo.models.card import Card
+from rapo.storage.local_copy import local_copy
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
 from services.names import CALLER_KEY, FIELD_KEY, SECRET_KEY, read_secret, request_id_or_new
@@ -69,8 +70,9 @@ class Scorer:
         from rapo.inference.readout_engine import ReadoutEngine
         from rapo.inference.types import ReadoutRequest, ReadoutResult
 
+        here = str(local_copy(model_dir, config.storage.scratch))
         self._engine: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
-            lambda: ReadoutEngine(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
+            lambda: ReadoutEngine(here, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
             batch_wait_s=0.0,
         )
         encoder = await asyncio.wrap_future(self._engine.started)

@@ -33,12 +33,12 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
 
     loaded = load_config(config, [*overrides, "serve.host=127.0.0.1", "serve.port=0"])
     prepare_environment(loaded)
-    from cluster.files.private_folder import private_folder
     from cluster.remote.ray_session import ray_session
     from cluster.terminal.console import Console
     from cluster.terminal.stdio_redirect import redirect_output
     from rapo.models.card import read_card
     from rapo.models.folder import check_model_folder
+    from rapo.util.private_folder import private_folder
     from services.app import ScorerServer
 
     check_model_folder(model)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from cluster.cli.serving.served_models import ServedModels, roll_out, watch_models
 from cluster.cli.serving.ui import check_ui_allowed, ui_beside
-from cluster.files.private_folder import private_folder
 from cluster.remote.exit_watchdog import exit_watchdog
 from cluster.remote.ray_session import logical_cpus, ray_session
 from cluster.terminal.console import Console
@@ -21,7 +20,9 @@ from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config
 from rapo.models.card import read_card
 from rapo.models.folder import check_model_folder
+from rapo.storage.local_copy import local_copy
 from rapo.util.printable import clipped
+from rapo.util.private_folder import private_folder
 from services.gateway import reloading
 from services.gateway.reloading import FileFollower
 
@@ -48,7 +49,7 @@ def serve_until_interrupted(
         check_ui_allowed(config)
 
     file = None if models is None else watch_models(models)
-    wanted = _single(model) if file is None else file.value
+    wanted = _single(model, config) if file is None else file.value
     check_address(config.serve)
     config = _with_room(config, len(wanted.folders))
     stop = threading.Event()
@@ -114,9 +115,10 @@ def _log_calls() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def _single(model: Path | None) -> ServedModels:
+def _single(model: Path | None, config: Config) -> ServedModels:
     if model is None:
         raise ValueError("neither a model nor a file of models was given")
+    model = local_copy(model, config.storage.scratch)
     check_model_folder(model)
     version = read_card(model).version
     return ServedModels(version, {version: model.resolve()})

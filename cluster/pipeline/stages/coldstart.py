@@ -14,6 +14,7 @@ from cluster.pipeline.results import ColdStartResult
 from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.remote.waiting import run_limited
 from rapo.config import Config
+from rapo.storage.local_copy import local_copy
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.seeds import derive_seed
 
@@ -89,7 +90,8 @@ def _train_loop(arguments: dict[str, object]) -> None:
     """The work of each Ray Train worker, as Ray Train calls it."""
     config, base, out = arguments["config"], arguments["base"], arguments["out"]
     assert isinstance(config, Config)
-    train_loop({"config": config, "base": str(base), "out": str(out)})
+    here = local_copy(str(base), config.storage.scratch)
+    train_loop({"config": config, "base": str(here), "out": str(out)})
 
 
 def train_loop(arguments: LoopArguments) -> None:

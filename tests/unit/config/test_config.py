@@ -164,6 +164,7 @@ def test_these_keys_may_change_when_a_run_is_continued():
         "rollout.start_timeout_s",
         "rollout.workers",
         "serve",
+        "storage",
         "telemetry",
     }
 

@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import main
+from cluster.cli import main, options
 from rapo.config import Config, load_config
 from rapo.config.types import Section
 from rapo.errors import ConfigError
-from rapo.util.storage_url import is_url, whole_url
+from rapo.storage.urls import is_url, whole_url
 
 
 def path_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
@@ -29,16 +29,16 @@ def path_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str
 
 @pytest.mark.parametrize(
     "key",
-    [*(key for key in path_keys() if not key.startswith("data.sources.")), "policy.model", "aescot.teacher.model"],
+    [*(key for key in path_keys() if not key.startswith("data.sources.")), "aescot.teacher.model"],
 )
 def test_a_url_is_no_path(key: str) -> None:
     with pytest.raises(ConfigError, match="s3://bucket/key is a URL"):
         load_config(overrides=[f"{key}=s3://bucket/key"])
 
 
-def test_a_url_is_no_path_of_a_source() -> None:
-    with pytest.raises(ConfigError, match="gs://bucket/key is a URL"):
-        load_config(overrides=['data.sources=[{path = "gs://bucket/key"}]'])
+def test_a_url_that_cannot_be_opened_is_no_path_of_a_source() -> None:
+    with pytest.raises(ConfigError, match="ftp://host/key: ftp:// is not supported"):
+        load_config(overrides=['data.sources=[{path = "ftp://host/key"}]'])
 
 
 def test_every_option_with_a_path_refuses_a_url() -> None:
@@ -46,18 +46,22 @@ def test_every_option_with_a_path_refuses_a_url() -> None:
     checked = 0
     for command in [*main.app.registered_commands, *main.data_app.registered_commands]:
         assert command.callback is not None
-        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+        parameters = inspect.signature(command.callback, eval_str=True).parameters
+        for name, parameter in parameters.items():
             kind, *marks = get_args(parameter.annotation) or (None,)
             if kind is Path or Path in get_args(kind):
-                assert marks[0].callback is main.local, f"{command.callback.__name__} {name}"
+                wanted = options.stored if marks[0] is get_args(options.Out)[1] else options.local
+                assert marks[0].callback is wanted, f"{command.callback.__name__} {name}"
                 checked += 1
     assert checked > 20
 
 
-def test_a_run_makes_no_folder_of_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("url", ["https://host/run", "s3://bucket", "s3://key:secret@bucket/run"])
+def test_a_run_makes_no_folder_of_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main.app, ["run", "--out", "s3://bucket/run"])
+    result = CliRunner().invoke(main.app, ["run", "--out", url])
     assert result.exit_code == 2
+    assert "secret" not in result.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.files.private_folder import private_folder
+from rapo.util.private_folder import private_folder
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""Local copies: files and folders of object storage, fetched once to each machine.
+
+- Several processes of a machine that want the same one wait for the first of them.
+- A copy is there whole or not at all. It is fetched anew when what is stored has changed.
+- Where the storage has a list of the files with checksums (`rapo.storage.snapshot.LIST`), as what
+  a run leaves has, each file is verified. Elsewhere sizes are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from rapo.errors import ResourceError
+from rapo.storage.snapshot import LIST
+from rapo.storage.store import DamagedError, Store, Stored
+from rapo.storage.urls import is_url, whole_url
+from rapo.util.private_folder import private_folder
+
+_THREADS = 8
+_LIMIT_S, _POLL_S = 4 * 3600.0, 0.5
+
+
+def local_copy(path: str | Path, scratch: Path | None = None) -> Path:
+    """The path itself, or for a URL a copy of its file or folder below `scratch` (default: in the
+    system's temporary folder).
+
+    Raises `ResourceError` where nothing is stored there, it cannot be fetched, or it is damaged.
+    """
+    if not is_url(path):
+        return Path(path)
+    url = whole_url(path)
+    if url.startswith("file:"):
+        return Path(url.removeprefix("file://"))
+    root = (scratch or private_folder()) / "copies"
+    root.mkdir(parents=True, exist_ok=True)
+    home = root / hashlib.sha256(url.encode()).hexdigest()[:16]
+    target = home / url.rpartition("/")[2]
+    store = Store(url)
+    with _locked(home):
+        files = [one for one in store.files() if not one.name.startswith(".rapo/")]
+        single = store.size("") if not files else None
+        if not files and single is None:
+            raise ResourceError(f"{url}: nothing is stored there")
+        state = hashlib.sha256(
+            repr(sorted((f.name, f.size, f.changed_ns) for f in files) or single).encode()
+        ).hexdigest()
+        mark = home / "state"
+        if not (mark.is_file() and mark.read_text(encoding="ascii") == state):
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            if files:
+                _fetch_folder(store, files, target)
+            else:
+                store.download("", target)
+            mark.write_text(state, encoding="ascii")
+    return target
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    deadline = time.monotonic() + _LIMIT_S
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ResourceError(f"{home} is locked by another process since {_LIMIT_S:.0f} s") from error
+                time.sleep(_POLL_S)
+        yield
+
+
+def _fetch_folder(store: Store, files: Sequence[Stored], target: Path) -> None:
+    listed = store.read(LIST)
+    checksums: dict[str, str] = {}
+    if listed is not None:
+        try:
+            checksums = {name: checksum for name, (_, checksum) in json.loads(listed).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{store.url}/{LIST} is damaged: {error}") from error
+        if missing := checksums.keys() - {one.name for one in files}:
+            raise DamagedError(f"{store.url}: {min(missing)} is missing, which {LIST} names")
+
+    def fetch(one: Stored) -> None:
+        path = target / one.name
+        store.download(one.name, path, checksums.get(one.name))
+        if path.stat().st_size != one.size:
+            raise DamagedError(f"{store.url}/{one.name}: {path.stat().st_size} of {one.size} bytes came")
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done in [pool.submit(fetch, one) for one in files]:
+            done.result()

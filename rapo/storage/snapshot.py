@@ -1,0 +1,252 @@
+"""FolderSnapshot: a folder's state in object storage, from which it can be made again.
+
+    .rapo/manifest.json    size and xxh3-128 of each file, by path
+    .rapo/blobs/CHECKSUM   the content of a file
+
+- The manifest alone says what the state is, and one write replaces it: a state is visible whole or
+  not at all.
+- Content that is there already is not sent again.
+- Files that grow are taken as far as they were when they were read; a file is listed before it is
+  read. So logs reach at least as far as the checkpoint beside them.
+- What is fetched is verified.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from rapo.errors import ResourceError
+from rapo.storage.store import DamagedError, Store
+from rapo.util.file_manifest import Entries, damage
+
+_MANIFEST, _BLOBS = ".rapo/manifest.json", ".rapo/blobs"
+#: In a published folder: size and xxh3-128 of each of its files, by path.
+LIST = ".rapo-files.json"
+#: In the folder: the state of the store that it had last.
+MARK = ".snapshot"
+_TRIES = 20
+_THREADS = 8
+# Larger files are not held in memory.
+_SMALL = 32 * 2**20
+
+
+class ChangedError(Exception):
+    """A file went or changed in the middle while it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state of a folder: its name, and its files."""
+
+    name: str
+    files: Entries = field(default_factory=dict)
+
+    def content(self) -> bytes:
+        """As the manifest holds it."""
+        return json.dumps({"state": self.name, "files": self.files}, indent=1).encode()
+
+
+def read_state(store: Store) -> State | None:
+    """The state that a store holds; None where it holds none. Raises `ResourceError` for a manifest
+    that cannot be read."""
+    content = store.read(_MANIFEST)
+    if content is None:
+        return None
+    try:
+        read = json.loads(content)
+        return State(read["state"], {name: (size, checksum) for name, (size, checksum) in read["files"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResourceError(f"{store.url}/{_MANIFEST} is damaged: {error}") from error
+
+
+class FolderSnapshot:
+    """Keeps `store` at the state of `folder`. `skip` says which paths, relative to the folder, are
+    left out. One thread at a time."""
+
+    def __init__(self, folder: Path, store: Store, skip: Callable[[Path], bool] = lambda path: False) -> None:
+        self._folder = folder
+        self._store = store
+        self._skip = skip
+        self._state = read_state(store)
+        self._previous = self._state
+        #: Checksum by path, with the mark of the file that it is of.
+        self._known: dict[str, tuple[object, tuple[int, str]]] = {}
+        self._lock = threading.Lock()
+
+    def restore(self) -> bool:
+        """Make the folder what the store holds, unless it was the last to be stored; whether it
+        changed.
+
+        Raises `ResourceError` where that cannot be fetched, or is damaged.
+        """
+        if self._state is None or self._local_mark() == self._state.name:
+            return False
+        aside = self._folder.with_name(f".{self._folder.name}.restored")
+        shutil.rmtree(aside, ignore_errors=True)
+        fetch(self._store, self._state.files, aside)
+        (aside / MARK).write_text(self._state.name, encoding="utf-8")
+        for path in self._folder.glob("*"):
+            if not self._skip(path.relative_to(self._folder)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in (*aside.glob("*"), aside / MARK):
+            if path.exists():
+                path.replace(self._folder / path.name)
+        aside.rmdir()
+        return True
+
+    def store(self, before_manifest: Callable[[], None] = lambda: None) -> bool:
+        """Store the folder's state; whether it differed. `before_manifest` may raise to leave the
+        store's state as it is.
+
+        Raises `ResourceError` where the store does not take it, or where the folder is gone: what
+        is stored stays.
+        """
+        for _ in range(_TRIES):
+            try:
+                files = self._send()
+                break
+            except ChangedError:
+                continue
+        else:
+            raise ResourceError(f"{self._folder} changes faster than it can be stored at {self._store.url}")
+        if files == (self._state.files if self._state is not None else {}):
+            return False
+        if not files:
+            raise ResourceError(f"{self._folder} is empty or gone; what is stored at {self._store.url} stays as it is")
+        before_manifest()
+        state = State(secrets.token_hex(8), files)
+        self._store.write(_MANIFEST, state.content())
+        (self._folder / MARK).write_text(state.name, encoding="utf-8")
+        self._previous, self._state = self._state, state
+        self._forget_old()
+        return True
+
+    def publish(self, name: str) -> None:
+        """Copy a file or a folder of the stored state to its own name in the store, for other
+        programs; the store does that itself. Last comes a list of a folder's files (`LIST`)."""
+        assert self._state is not None, "store first"
+        if name in self._state.files:
+            self._store.copy(f"{_BLOBS}/{self._state.files[name][1]}", name)
+            return
+        folder = name
+        inside = {name: entry for name, entry in self._state.files.items() if name.startswith(f"{folder}/")}
+        if not inside:
+            return
+
+        def publish_one(name: str, checksum: str) -> None:
+            self._store.copy(f"{_BLOBS}/{checksum}", name)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for done in [pool.submit(publish_one, name, checksum) for name, (_, checksum) in inside.items()]:
+                done.result()
+        files = {name.removeprefix(f"{folder}/"): entry for name, entry in inside.items()}
+        self._store.write(f"{folder}/{LIST}", json.dumps(files, indent=1).encode())
+
+    def _local_mark(self) -> str | None:
+        try:
+            return (self._folder / MARK).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def _listed(self) -> list[str]:
+        """The files of the folder. What appears together is listed together: twice in a row the
+        same names were there."""
+        before: list[str] | None = None
+        for _ in range(_TRIES):
+            now = []
+            for folder, folders, names in os.walk(self._folder):
+                inside = Path(folder).relative_to(self._folder)
+                folders[:] = sorted(name for name in folders if not self._left_out(inside / name))
+                now += [(inside / name).as_posix() for name in names if not self._left_out(inside / name)]
+            now.sort()
+            if now == before:
+                return now
+            before = now
+        raise ChangedError
+
+    def _left_out(self, path: Path) -> bool:
+        return path.name == MARK or path.name.endswith((".tmp", ".partial", ".restored")) or self._skip(path)
+
+    def _send(self) -> Entries:
+        there = set() if self._state is None else {checksum for _, checksum in self._state.files.values()}
+        with ThreadPoolExecutor(_THREADS) as pool:
+            names = self._listed()
+            entries = list(pool.map(lambda name: self._send_one(name, there), names))
+        return dict(zip(names, entries, strict=True))
+
+    def _send_one(self, name: str, there: set[str]) -> tuple[int, str]:
+        path = self._folder / name
+        try:
+            found = path.stat()
+            mark = (found.st_size, found.st_mtime_ns, found.st_ino)
+            known = self._known.get(name)
+            if known is not None and known[0] == mark and known[1][1] in there:
+                return known[1]
+            size, checksum = found.st_size, _checksum(path, found.st_size)
+            with self._lock:
+                new = checksum not in there
+                there.add(checksum)
+            if new and self._store.size(f"{_BLOBS}/{checksum}") != size:
+                sent = self._store.upload(path, f"{_BLOBS}/{checksum}", size)
+                if sent != checksum:
+                    self._store.delete(f"{_BLOBS}/{checksum}")
+                    raise ChangedError
+        except BaseException as error:
+            # Whoever waits for the same content must not take it for stored.
+            if isinstance(error, OSError):
+                raise ChangedError from error
+            raise
+        self._known[name] = (mark, (size, checksum))
+        return size, checksum
+
+    def _forget_old(self) -> None:
+        """Delete content of no state but the last two: somebody may be reading the one before."""
+        kept = {
+            entry[1] for state in (self._state, self._previous) if state is not None for entry in state.files.values()
+        }
+        for stored in self._store.files(_BLOBS):
+            if stored.name.rpartition("/")[2] not in kept:
+                self._store.delete(stored.name)
+
+
+def fetch(store: Store, files: Entries, folder: Path) -> None:
+    """Fetch the files of a state into a folder. Content that several have is fetched once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_content: dict[str, list[str]] = {}
+    for name, (_, checksum) in files.items():
+        by_content.setdefault(checksum, []).append(name)
+
+    def fetch_one(checksum: str, names: list[str]) -> None:
+        first = folder / names[0]
+        store.download(f"{_BLOBS}/{checksum}", first, checksum)
+        for name in names[1:]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(first, folder / name)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done in [pool.submit(fetch_one, *item) for item in by_content.items()]:
+            done.result()
+    if (wrong := damage(folder, files)) is not None:
+        raise DamagedError(f"{folder}: {wrong}")
+
+
+def _checksum(path: Path, size: int) -> str:
+    digest, left = xxhash.xxh3_128(), size
+    with path.open("rb") as file:
+        while left and (piece := file.read(min(left, _SMALL))):
+            digest.update(piece)
+            left -= len(piece)
+    if left:
+        raise ChangedError
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""Local copies, from a real S3 server: fetched once, verified, and fetched anew after a change."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from cluster.cli.check import problems
+from cluster.cli.run import with_absolute_paths, with_copies_here
+from rapo.config import load_config
+from rapo.errors import ConfigError, ResourceError
+from rapo.models.folder import check_model_folder
+from rapo.storage.local_copy import local_copy
+from rapo.storage.snapshot import LIST
+from rapo.storage.store import DamagedError, Store
+from tests.s3_server import BUCKET
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, s3: None) -> str:
+    return f"s3://{BUCKET}/copies/{request.node.name}"
+
+
+def put(url: str, folder: Path) -> None:
+    store = Store(url)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        store.upload(path, path.relative_to(folder).as_posix(), path.stat().st_size)
+
+
+def test_a_path_is_itself(tmp_path: Path) -> None:
+    assert local_copy(tmp_path) == tmp_path
+    assert local_copy(f"file://{tmp_path}") == tmp_path
+    assert local_copy("embedded") == Path("embedded")
+
+
+def test_a_model_is_fetched_once_by_many_and_anew_after_a_change(
+    url: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(url, tiny_model)
+    fetched: list[str] = []
+    download = Store.download
+
+    def note(self: Store, name: str, path: Path, checksum: str | None = None) -> None:
+        fetched.append(name)
+        download(self, name, path, checksum)
+
+    monkeypatch.setattr(Store, "download", note)
+    with ThreadPoolExecutor(4) as pool:
+        # The path is how a URL travels to a worker.
+        copies = list(pool.map(lambda _: local_copy(Path(url), tmp_path), range(4)))
+    assert len(set(copies)) == 1
+    check_model_folder(copies[0])
+    assert sorted(fetched) == sorted(path.name for path in tiny_model.iterdir())
+    Store(url).write("extra.txt", b"x")
+    assert (local_copy(url, tmp_path) / "extra.txt").read_text() == "x"
+
+
+def test_a_file_is_fetched_alone(url: str, tmp_path: Path) -> None:
+    Store(url).write("labels.csv", b"image,score\n")
+    assert local_copy(f"{url}/labels.csv", tmp_path).read_text() == "image,score\n"
+
+
+def test_what_is_not_there_or_damaged_is_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=f"{url}: nothing is stored there"):
+        local_copy(url, tmp_path)
+    store = Store(url)
+    store.write("a", b"content")
+    files = {"a": [7, xxhash.xxh3_128_hexdigest(b"content")], "b": [1, "0" * 32]}
+    store.write(LIST, json.dumps(files).encode())
+    with pytest.raises(DamagedError, match="b is missing"):
+        local_copy(url, tmp_path)
+    store.write("b", b"x")
+    with pytest.raises(DamagedError, match="b is damaged"):
+        local_copy(url, tmp_path)
+    store.write("b", b"x")
+    files["b"] = [1, xxhash.xxh3_128_hexdigest(b"x")]
+    store.write(LIST, json.dumps(files).encode())
+    assert (local_copy(url, tmp_path) / "a").read_text() == "content"
+
+
+def test_a_run_takes_model_and_data_from_urls(url: str, tiny_model: Path, tmp_path: Path) -> None:
+    put(f"{url}/model", tiny_model)
+    Store(url).write("labels.csv", b"image,score\n")
+    config = with_absolute_paths(
+        load_config(
+            overrides=[f"policy.model={url}/model", f"data.path={url}/labels.csv", f"storage.scratch={tmp_path}"]
+        )
+    )
+    assert config.policy.model == f"{url}/model"
+    here = with_copies_here(config)
+    assert here.data.path is not None
+    assert here.data.path.read_text() == "image,score\n"
+    assert not [line for line in problems(here, ("coldstart",)) if "model folder" in line]
+    gone = config.model_copy(update={"policy": config.policy.model_copy(update={"model": f"{url}/none"})})
+    with pytest.raises(ResourceError, match="none: nothing is stored there"):
+        with_copies_here(gone)
+
+
+@pytest.mark.parametrize("key", ["policy.model", "data.path", "data.images"])
+@pytest.mark.parametrize("url", ["https://host/x", "s3://bucket"], ids=["scheme", "key"])
+def test_a_url_that_cannot_be_opened_is_refused(key: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"supported|bucket and a key"):
+        load_config(overrides=[f"{key}={url}"])
