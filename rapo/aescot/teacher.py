@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rapo.aescot.given import read_given
+from rapo.aescot.exchange.given import read_given
 from rapo.aescot.measure import measure
 from rapo.aescot.prompt import teacher_prompt, teacher_template
 from rapo.aescot.writer import write_critique
@@ -88,7 +88,7 @@ class RuleBasedTeacher:
 
 
 class GivenTeacher:
-    """Takes the critiques of a file (`rapo.aescot.given`)."""
+    """Takes the critiques of a file (`rapo.aescot.exchange.given`)."""
 
     def __init__(self, config: Config) -> None:
         given = read_given(config.aescot.teacher)

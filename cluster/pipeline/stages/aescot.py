@@ -18,6 +18,8 @@ from cluster.aescot.stream import judged_rows, own_roles
 from cluster.files.atomic import write_json
 from cluster.files.parquet import parquet_writer
 from cluster.files.report import BandCounts, CritiqueCounts
+from cluster.files.versions import versions
+from rapo.aescot.provenance import ROLES, UsedBy, role_facts
 from rapo.aescot.rows import JUDGED
 from rapo.config import Config
 from rapo.datasets.record_table import RecordTable
@@ -69,10 +71,13 @@ def write_aescot(
     for name in job.damaged:
         note(f"the shard {name} was damaged: it was set aside, and its rows were asked again")
     rejected: Counter[str] = Counter()
+    used = {role: UsedBy(role) for role in ROLES}
     with parquet_writer(out / CRITIQUES, _COLUMNS) as writer:
         for table in job.tables():
             writer.write_table(table.select(_COLUMNS.names))
             rejected.update(table.filter(pc.invert(table["keep"]))["reason"].to_pylist())
+            for one in used.values():
+                one.add(table)
     generated = sum(band.asked for band in job.bands)
     counts = CritiqueCounts(
         generated=generated,
@@ -88,6 +93,8 @@ def write_aescot(
         rounds=job.rounds,
         starts=job.starts,
         repeated=job.repeated,
+        roles={role: role_facts(config, role, used[role]) for role in ROLES},
+        versions=versions(),
     )
     write_json(out / MANIFEST, counts)
     if counts.kept == 0:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from cluster.cli.check import describe, problems
 from cluster.cli.main import app
 from rapo.aescot.critique_judge import CritiqueJudge
-from rapo.aescot.exchange import exchange_row
-from rapo.aescot.given import given_records, read_given
+from rapo.aescot.exchange.conversation import exchange_row
+from rapo.aescot.exchange.given import given_records, read_given
 from rapo.aescot.model_judge import WrittenImage
 from rapo.aescot.teacher import RatedImage, open_teacher
 from rapo.config import Config, TeacherConfig, load_config

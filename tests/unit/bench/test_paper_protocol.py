@@ -11,7 +11,7 @@ from bench.support.scene_collections import write_collections
 from cluster.cli.check import problems
 from cluster.cli.run import with_absolute_paths
 from cluster.pipeline.runner import STAGES
-from rapo.aescot.given import given_records
+from rapo.aescot.exchange.given import given_records
 from rapo.config import load_config
 from rapo.datasets.check import check_data
 from rapo.datasets.load import load_dataset
