@@ -45,8 +45,10 @@ def test_sources_for_training_are_left_out_and_others_give_their_test_split(tmp_
         make(tmp_path / name)
     sources = (
         f'[{{path="{tmp_path}/tad", weight=2.0, quota=3}}, {{path="{tmp_path}/fl", weight=1.0}}, '
-        f'{{path="{tmp_path}/para", role="test"}}, {{path="{tmp_path}/aadb", role="train", weight=1.0}}]'
+        f'{{path="{tmp_path}/para", role="test"}}, {{path="{tmp_path}/aadb", role="train", weight=1.0}}, '
+        f'{{path="{tmp_path}/k", role="validation"}}]'
     )
+    koniq(tmp_path / "k")
     sets = {one.name: one for one in of_sources(sources)}
     assert list(sets) == ["tad66k", "flickr-aes", "para"]
     assert (len(sets["tad66k"].records), len(sets["para"].records)) == (TEST, TEST)

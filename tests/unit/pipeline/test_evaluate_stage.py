@@ -19,13 +19,19 @@ from rapo.records import Prediction
 
 
 class Fleet:
-    """Answers the human score, or one that is `off` by as much."""
+    """Answers in the order of the human scores, or (`off` = 1) against it. Each set has a level of
+    its own, so that the order is right within sets only."""
 
     def __init__(self, off: float = 0.0) -> None:
         self.off = off
 
     def predictions(self, records: Any) -> list[Prediction]:
-        return [Prediction(r.uid, r.dataset, r.score, abs(self.off - r.score), "", readout="expected") for r in records]
+        level = {"koniq": 0.0, "para": 0.6, "aadb": 0.3}
+        scores = [(abs(self.off - r.score) + level[r.dataset]) / 2 for r in records]
+        return [
+            Prediction(r.uid, r.dataset, r.score, score, "", readout="expected")
+            for r, score in zip(records, scores, strict=True)
+        ]
 
 
 @pytest.fixture
@@ -54,8 +60,7 @@ def test_each_set_is_measured_by_itself(mixed: tuple[Config, Dataset], tmp_path:
     assert stage.evaluate("coldstart")["srcc"] == -1.0
     fleet.off = 0.0
     result = stage.evaluate("rapo")
-    assert result["srcc"] == 1.0
-    assert result["srcc_interval"] == [1.0, 1.0]
+    assert [result["srcc"], *(result["srcc_interval"] or ())] == pytest.approx([1.0, 1.0, 1.0])
     comparison = stage.compare()
     assert list(comparison["sets"]) == ["koniq", "para", "aadb"]
     assert list(comparison["models"]) == ["cold start", "RAPO"]
