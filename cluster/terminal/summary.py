@@ -4,6 +4,7 @@ the results are."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
@@ -30,8 +31,9 @@ def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Ta
         yield Text(f" {line}")
     if report.comparison is not None:
         yield Text()
-        yield rich_table(evaluation_tables(report.comparison).tables[0])
-        yield Text(" by data set; evaluate/table.html has intervals, errors, differences and what to know")
+        overview = evaluation_tables(report.comparison).tables[0]
+        yield rich_table(replace(overview, sections=overview.sections[:1]))
+        yield Text(" By data set. evaluate/table.html has intervals, errors, differences and published figures.")
     paths = _paths(report)
     if paths:
         yield Text()

@@ -89,14 +89,14 @@ class Comparer:
     _known: dict[tuple[str, str, bytes], dict[str, Floats]] = field(default_factory=dict)
 
     def compare(self, readout: str, notes: Sequence[str] = ()) -> Comparison:
-        """All figures, and the differences of each two models."""
+        """All figures, and the differences of each two models: the later one minus the earlier."""
         return {
             "readout": readout,
             "seed": self.seed,
             "bootstrap": self.bootstrap,
             "sets": dict(self.sets),
             "models": {model: self.figures(model) for model in self.predictions},
-            "differences": [row for a, b in combinations(self.predictions, 2) for row in self._differences(a, b)],
+            "differences": [row for b, a in combinations(self.predictions, 2) for row in self._differences(a, b)],
             "notes": list(notes),
         }
 

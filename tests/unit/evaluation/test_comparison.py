@@ -48,7 +48,7 @@ def test_differences_are_paired_on_the_images_that_both_have_scored():
     other = [min(1.0, score + 0.1) for score in other if score is not None]
     one[0], other[1] = None, None
     a, b = predicted(one, targets), predicted(other, targets)
-    (row,) = compare({"a": {"d": a}, "b": {"d": b}})["differences"]
+    (row,) = compare({"b": {"d": b}, "a": {"d": a}})["differences"]
     assert (row["a"], row["b"], row["set"], row["n"]) == ("a", "b", "d", 78)
     x, z, y = (np.array(values[2:], float) for values in (one, other, targets))
     expected = stats.spearmanr(x, y).statistic - stats.spearmanr(z, y).statistic

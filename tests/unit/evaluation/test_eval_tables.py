@@ -73,7 +73,7 @@ def test_an_undefined_figure_is_called_so_and_explained():
 
 def test_differences_come_with_two_models():
     scores, targets = noisy(30, 0.2)
-    sides = {"a": {"d": predicted(targets, targets)}, "b": {"d": predicted(scores, targets)}}
+    sides = {"b": {"d": predicted(scores, targets)}, "a": {"d": predicted(targets, targets)}}
     made = tables({"d": facts(30)}, sides)
     row = made.tables[-1].sections[0].rows[0]
     assert row[0] == "a - b"

@@ -68,7 +68,7 @@ def test_each_set_is_measured_by_itself(mixed: tuple[Config, Dataset], tmp_path:
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| RAPO | 1.0000 / 1.0000 | 1.0000 / 1.0000 | 1.0000 / 1.0000 | 1.0000 / 1.0000 |" in table
     assert "| Aes-R1 | - | 0.7842 / 0.7666 | 0.5386 / 0.5423 | - |" in table
-    assert "| cold start - RAPO | -2.000" in table
+    assert "| RAPO - cold start | +2.000" in table
 
 
 def test_max_images_samples_each_set(mixed: tuple[Config, Dataset], tmp_path: Path, monkeypatch: Any) -> None:
