@@ -4,11 +4,11 @@ the driver cost.
     python -m bench.aescot_job --work DIR [--rows 20000 200000] [--kills 3] [--latency 0.05]
 
 Reader, Ray Data, pools, shards and rounds are the real ones; teacher and judge only take time
-(`bench.support.critique_roles`), and every image has 16 KiB. The last number of rows is asked once
+(`bench.support.critique_roles`), and every image has 16 KiB. The first number of rows is asked once
 more by a job whose driver is killed (SIGKILL) at random moments. The critiques must be the same to
-the last byte, and no row that was in a shard at the time of a kill may be asked again.
+the last byte, and of a row that is asked twice no answer may have been in a shard.
 
-Memory is the peak of what processes hold for themselves (USS), looked at twice a second: of the
+Memory is the peak of what processes hold for themselves (USS), looked at every two seconds: of the
 driver, and of all other processes of its Ray together. Expectation: flat in rows.
 """
 
@@ -45,7 +45,7 @@ _SETTINGS = (
     "ray.cpus=8",
     "ray.object_store_mib=512",
 )
-_POLL_S = 0.5
+_POLL_S, _LOOK_S = 0.1, 2.0
 
 
 @dataclass(slots=True)
@@ -61,6 +61,7 @@ class Result:
     others_mib: float
     kills: int
     repeated: int
+    repeated_though_written: int
 
 
 def main() -> None:
@@ -72,13 +73,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ[LATENCY] = str(arguments.latency)
-    results = [Job(arguments.work / f"plain-{rows}", rows).run([]) for rows in arguments.rows]
-    rows = arguments.rows[-1]
+    rows, *more = arguments.rows
+    plain = arguments.work / f"plain-{rows}"
+    results = [Job(plain, rows).run([])]
     rng = random.Random(arguments.seed)
-    moments = sorted(rng.uniform(0.1, 0.9) * results[-1].seconds for _ in range(arguments.kills))
-    waits = [later - earlier for earlier, later in zip([0.0, *moments], moments, strict=False)]
-    results.append(Job(arguments.work / f"killed-{rows}", rows).run(waits))
-    same = _digest(arguments.work / f"plain-{rows}") == _digest(arguments.work / f"killed-{rows}")
+    moments = sorted(rng.sample(range(1, len(list((plain / "shards").iterdir()))), arguments.kills))
+    results.append(Job(arguments.work / f"killed-{rows}", rows).run([(at, rng.random()) for at in moments]))
+    results += [Job(arguments.work / f"plain-{number}", number).run([]) for number in more]
+    same = _digest(plain) == _digest(arguments.work / f"killed-{rows}")
     table = [asdict(result) for result in results]
     path = record.write_json("aescot_job", {"machine": record.machine(), "same": same, "jobs": table})
     sys.stdout.write(f"{record.markdown_table(table)}\n\nthe same critiques after kills: {same}\n{path}\n")
@@ -96,16 +98,23 @@ class Job:
         self._rows = rows
         self._questions = folder / "questions.txt"
         self._driver_mib = self._others_mib = 0.0
+        self._answered: list[tuple[set[str], Counter[str]]] = []
 
-    def run(self, kills: list[float]) -> Result:
-        """Run to the end, with a kill of the driver after each of `kills` seconds of work."""
+    def run(self, kills: list[tuple[int, float]]) -> Result:
+        """Run to the end, with a kill of the driver when so many shards are there, and after so
+        many more seconds."""
         began = time.perf_counter()
-        for wait in kills:
-            self._start(wait)
+        paid_again = 0
+        for moment in kills:
+            self._start(moment)
+            written, before = self._written(), self._asked()
+            self._answered.append((written, before))
         counts = json.loads(self._start(None))
         seconds = time.perf_counter() - began
-        asked = Counter(self._questions.read_text(encoding="utf-8").split())
-        return Result(
+        asked = self._asked()
+        for written, before in self._answered:
+            paid_again += sum(asked[uid] > before[uid] for uid in written)
+        result = Result(
             rows=self._rows,
             asked=len(asked),
             rounds=counts["rounds"],
@@ -115,20 +124,27 @@ class Job:
             others_mib=round(self._others_mib),
             kills=len(kills),
             repeated=asked.total() - len(asked),
+            repeated_though_written=paid_again,
         )
+        sys.stdout.write(f"{result}\n")
+        sys.stdout.flush()
+        return result
 
-    def _start(self, kill_after: float | None) -> str:
+    def _start(self, kill_at: tuple[int, float] | None) -> str:
         """What the driver prints; empty where it is killed."""
         command = [sys.executable, "-m", "bench.support.critique_job", str(self._folder), str(self._rows), *_SETTINGS]
         environment = {**os.environ, LOG: str(self._questions)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             driver = psutil.Process(process.pid)
-            began = time.perf_counter()
+            looked = time.perf_counter()
             while process.poll() is None:
                 time.sleep(_POLL_S)
-                self._look(driver)
-                if kill_after is not None and time.perf_counter() - began > kill_after:
-                    self._kill(driver)
+                if time.perf_counter() - looked > _LOOK_S:
+                    looked = time.perf_counter()
+                    self._look(driver)
+                if kill_at is not None and len(self._shards()) >= kill_at[0]:
+                    time.sleep(kill_at[1])
+                    _kill(driver)
                     return ""
             assert process.stdout is not None
             printed = process.stdout.read()
@@ -136,19 +152,15 @@ class Job:
                 raise SystemExit(f"the driver ended with {process.returncode}")
         return printed
 
-    def _kill(self, driver: psutil.Process) -> None:
-        """Kill the driver. Its Ray ends by itself, but for agents that look on for a while."""
-        rest = driver.children(recursive=True)
-        before = self._written()
-        driver.send_signal(signal.SIGKILL)
-        _, agents = psutil.wait_procs([driver, *rest], timeout=10)
-        for agent in agents:
-            agent.kill()
-        sys.stdout.write(f"killed with {before} shards written\n")
-        sys.stdout.flush()
+    def _shards(self) -> list[Path]:
+        return list((self._folder / "shards").glob("*.parquet"))
 
-    def _written(self) -> int:
-        return len(list((self._folder / "shards").glob("*.parquet")))
+    def _written(self) -> set[str]:
+        """The uids of the rows in shards."""
+        return {uid for path in self._shards() for uid in pq.read_table(path, columns=["uid"])["uid"].to_pylist()}
+
+    def _asked(self) -> Counter[str]:
+        return Counter(self._questions.read_text(encoding="utf-8").split())
 
     def _look(self, driver: psutil.Process) -> None:
         try:
@@ -157,6 +169,15 @@ class Job:
             self._others_mib = max(self._others_mib, others / 2**20)
         except psutil.NoSuchProcess:
             return
+
+
+def _kill(driver: psutil.Process) -> None:
+    """Kill the driver. Its Ray ends by itself, but for agents that look on for a while."""
+    rest = driver.children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    _, agents = psutil.wait_procs([driver, *rest], timeout=10)
+    for agent in agents:
+        agent.kill()
 
 
 def _uss(process: psutil.Process) -> int:

@@ -6,7 +6,7 @@ from rapo.aescot.exchange.given import check_given
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
-from rapo.config import ChatConfig, Config
+from rapo.config import AesCoTConfig, ChatConfig, Config
 from rapo.errors import ConfigError, RapoError
 
 
@@ -49,7 +49,9 @@ def described(config: Config) -> str:
     given = f"the file {aescot.teacher.critiques}"
     by = {"measured": "the rule-based teacher", "given": given, "rules": "the rules", "none": "nobody"}
     writer, judge = (by.get(settings.kind) or _named(settings) for settings in (aescot.teacher, aescot.judge))
-    return f"{aescot.images} critiques by {writer}, judged by {judge}"
+    most = aescot.images + int(aescot.images * aescot.refill)
+    refill = f"; at most {most} images are asked about" if aescot.refill else ""
+    return f"{aescot.images} critiques by {writer}, judged by {judge}{refill}"
 
 
 def _named(settings: ChatConfig) -> str:
@@ -72,12 +74,30 @@ def warnings_of(config: Config) -> list[str]:
             found.append(
                 "aescot.teacher.prompt does not hold {score}, so that the teacher is blind; set aescot.teacher.blind"
             )
+    found += _idle(config.aescot)
     for role, settings in (("teacher", teacher), ("judge", judge)):
         endpoint = settings.endpoint
         if settings.kind == "openai" and endpoint.prompt_price is not None and endpoint.budget is None:
             found.append(
-                f"aescot.{role}.endpoint has prices and no budget: nothing but aescot.images limits what it costs"
+                f"aescot.{role}.endpoint has prices and no budget: only aescot.images and aescot.refill limit what it costs"
             )
+    return found
+
+
+def _idle(settings: AesCoTConfig) -> list[str]:
+    """Processes and places in batches that would have nothing to do."""
+    found = []
+    shards = -(-settings.images // settings.shard_rows)
+    if settings.teacher.actors > shards:
+        found.append(
+            f"aescot.teacher.actors = {settings.teacher.actors}, but {settings.images} images make {shards} shards, of which "
+            "a process takes one at a time; lower aescot.shard_rows"
+        )
+    if settings.batch_size > settings.shard_rows:
+        found.append(
+            f"aescot.batch_size = {settings.batch_size} is more than aescot.shard_rows = {settings.shard_rows}: a process "
+            "has to wait for further shards to fill a batch; raise aescot.shard_rows"
+        )
     return found
 
 
