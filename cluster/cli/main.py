@@ -26,6 +26,7 @@ from cluster.cli.options import (
     Tls,
     TokenFile,
     local,
+    stored,
 )
 from rapo.client.types import READOUTS
 from rapo.errors import RapoError
@@ -294,8 +295,15 @@ def check(
         bool,
         typer.Option("--endpoints", help="Ask the endpoints of teacher and judge for their models, which is free."),
     ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at each node of the cluster at ray.address.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --cluster: the run's folder or URL.", callback=stored)
+    ] = None,
 ) -> None:
-    """Check a configuration: what it would run, and what is wrong with it. Nothing is started."""
+    """Check a configuration: what it would run, and what is wrong with it. Nothing is started, but
+    with --cluster a task on each node."""
     from cluster.cli.check import describe, problems, warnings
     from cluster.cli.run import with_absolute_paths, with_copies_here
     from cluster.pipeline.runner import STAGES
@@ -316,6 +324,13 @@ def check(
         from rapo.aescot.check import check_endpoints
 
         wrong += [line for line in check_endpoints(loaded) if line not in wrong]
+    if cluster:
+        from cluster.cli.nodes.check import check_cluster
+
+        there, faults = check_cluster(loaded, out)
+        for line in there:
+            typer.echo(line)
+        wrong += faults
     for line in wrong:
         typer.echo(f"wrong: {line}", err=True)
     if wrong:

@@ -18,10 +18,10 @@ def local(path: Path | None) -> Path | None:
     return path
 
 
-def stored(path: Path) -> Path:
+def stored(path: Path | None) -> Path | None:
     """A path, or the URL of a folder in object storage. Raises `typer.BadParameter` for a URL that
     cannot be opened."""
-    problem = not_stored(path)
+    problem = None if path is None else not_stored(path)
     if problem is not None:
         raise typer.BadParameter(problem)
     return path

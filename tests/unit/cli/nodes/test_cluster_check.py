@@ -1,0 +1,110 @@
+"""The check of a cluster's nodes: one planted fault of each kind is named, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.nodes.check import check_cluster, lines_of, problems_of
+from cluster.cli.nodes.probe import Look, Node, NodeFacts, facts_of, shared_files
+from rapo.config import Config, load_config
+from rapo.errors import ConfigError
+
+SPOT = {"ray.io/market-type": "spot"}
+GIB = 2**30
+
+
+@pytest.fixture
+def config() -> Config:
+    return load_config(
+        overrides=[
+            "ray.address=auto",
+            "rollout.gpus=1",
+            'rollout.labels={"ray.io/market-type" = "spot"}',
+            "serve.demo_images=0",
+        ]
+    )
+
+
+def node(address: str, labels: dict[str, str] | None = None, **amounts: float) -> Node:
+    facts = NodeFacts({"python": "3.11.7", "ray": "2.60.0"}, 8192, 50 * 1024, 0.0, {})
+    resources = {"CPU": 8.0, "object_store_memory": 4.0 * GIB, **amounts}
+    return Node(address, resources, labels or {}, facts)
+
+
+@pytest.fixture
+def nodes() -> list[Node]:
+    return [node("10.0.0.1"), node("10.0.0.2"), node("10.0.0.3", SPOT, GPU=2)]
+
+
+def with_facts(one: Node, **changes: object) -> Node:
+    assert one.facts is not None
+    return replace(one, facts=replace(one.facts, **changes))  # type: ignore[arg-type]  # fields by name
+
+
+def test_a_cluster_that_fits_is_described(config: Config, nodes: list[Node]) -> None:
+    assert list(problems_of(config, nodes)) == []
+    said = "\n".join(lines_of(config, nodes))
+    assert "10.0.0.3: 8 CPUs, 2 GPUs, object store of 4.0 GiB; ray.io/market-type=spot" in said
+    assert "2 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot: 2 on 10.0.0.3" in said
+    assert "2 learner rank of 1 CPU: 2 on 10.0.0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"versions": {"python": "3.11.7", "ray": "2.50.0"}}, "ray is 2.60.0 on most nodes, and 2.50.0 on 10.0.0.2"),
+        ({"shm_mib": 64}, "10.0.0.2: /dev/shm has 64 MiB, less than the object store's 4096"),
+        ({"disk_mib": 100}, "10.0.0.2: 100 MiB are free"),
+        ({"missing": {"/runs": "cannot be seen (No such file or directory)"}}, "10.0.0.2: /runs: cannot be seen"),
+        ({"missing": {"s3://b/k": "ACCESS_DENIED"}}, "10.0.0.2: s3://b/k: ACCESS_DENIED; give it access"),
+    ],
+    ids=["version", "shm", "disk", "path", "bucket"],
+)
+def test_a_fault_of_a_node_is_named(config: Config, nodes: list[Node], fault: dict[str, object], words: str) -> None:
+    nodes[1] = with_facts(nodes[1], **fault)
+    (found,) = problems_of(config, nodes)
+    assert words in found
+
+
+def test_a_clock_a_silent_node_and_a_role_without_room_are_named(config: Config, nodes: list[Node]) -> None:
+    (skewed,) = problems_of(config, [replace(nodes[0], skew_s=30.0), *nodes[1:]])
+    assert "10.0.0.1: its clock differs by at least 30 s" in skewed
+    (silent,) = problems_of(config, [nodes[0], replace(nodes[1], facts=None), nodes[2]])
+    assert "10.0.0.2 runs no task" in silent
+    (crowded,) = problems_of(config, [*nodes[:2], node("10.0.0.3", SPOT, GPU=1)])
+    assert "rapo: 1 of 2 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot find no room" in crowded
+    (unlabelled,) = problems_of(config, [*nodes[:2], node("10.0.0.3", GPU=2)])
+    assert "rapo: 2 of 2 rollout worker" in unlabelled
+
+
+def test_a_node_looks_for_what_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with shared_files([tmp_path / "run"]) as files:
+        urls = (f"file://{tmp_path}",)
+        facts = facts_of(Look(files, {str(tmp_path / "model"): 2}, urls))
+        assert facts.missing == {}
+        assert facts.versions["ray"]
+        assert abs(facts.clock - time.time()) < 5
+        (name,) = files
+        Path(name).write_text("of another file system")
+        wrong = facts_of(
+            Look({name: files[name], "/nowhere/mark": "x"}, {str(tmp_path / "model"): 3, "/none": 1}, ("s3://b",))
+        )
+        assert wrong.missing == {
+            str(tmp_path / "run"): "another folder of this name is here",
+            "/nowhere": "cannot be seen (No such file or directory)",
+            str(tmp_path / "model"): "another model of this name is here",
+            "/none": "cannot be seen (No such file or directory)",
+            "s3://b": "s3://b: give a bucket and a key, such as s3://bucket/runs/one",
+        }
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_without_a_cluster_there_is_nothing_to_look_at() -> None:
+    with pytest.raises(ConfigError, match=r"needs ray\.address"):
+        check_cluster(load_config(), None)
