@@ -30,6 +30,10 @@ class RapoError(Exception):
     """Base of all errors that a user can act on."""
 
 
+class StoppedError(RapoError):
+    """The run was asked to stop, and has saved what it did."""
+
+
 class ConfigError(RapoError):
     """The configuration file is missing, unreadable, or holds a wrong key or value."""
 

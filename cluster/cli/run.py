@@ -17,7 +17,7 @@ from cluster.remote.ray_session import prepare_environment
 from rapo.aescot.prompt import prompt_text
 from rapo.config import ChatConfig, Config, SourceConfig, TeacherConfig, load_config
 from rapo.datasets.check import DataCheck, check_data
-from rapo.errors import RapoError
+from rapo.errors import RapoError, StoppedError
 from rapo.models.folder import check_model_path
 from rapo.models.prompt_length import prompt_length
 from rapo.storage.local_copy import local_copy
@@ -25,6 +25,10 @@ from rapo.storage.urls import is_url
 
 if TYPE_CHECKING:
     from cluster.files.run_mirror import RunMirror
+
+
+#: The status of a process that SIGTERM ended.
+_STOPPED = 143
 
 
 def run_stages(config_path: Path | None, out: Path, overrides: Sequence[str], stages: tuple[str, ...] | None) -> None:
@@ -80,6 +84,9 @@ def _run_in(config: Config, path: Path, stages: tuple[str, ...] | None, mirror: 
             stored = (lambda: None) if mirror is None else mirror.flush
             pipeline = Pipeline(here, folder, console, stored, base)
             report = pipeline.run(stages or STAGES)
+        except StoppedError as error:
+            console.note(str(error))
+            raise typer.Exit(_STOPPED) from error
         except RapoError as error:
             console.error(str(error))
             console.note(f"library output is in {log}")

@@ -73,6 +73,10 @@ class Fleet:
         """The number of workers that there are to be."""
         return self._members.wanted
 
+    def newly_draining(self) -> frozenset[str]:
+        """The host names of nodes that are about to go, each told once."""
+        return self._members.newly_draining()
+
     def statuses(self) -> list[WorkerStatus]:
         return [worker.status() for worker in self._members.workers]
 

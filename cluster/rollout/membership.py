@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from actors.messages import ProcessInfo
 from cluster.remote.actors import Launch
 from cluster.remote.completions import CompletionQueue
+from cluster.remote.drain_notices import DrainNotices
 from cluster.remote.faults import Fault, cause_of, kind_of, one_line
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
@@ -66,6 +67,8 @@ class Membership:
         self.wanted = config.rollout.workers
         #: The model folder that new workers start on.
         self.model: Folder | None = None
+        self._notices = DrainNotices()
+        self._told: frozenset[str] = frozenset()
         self._numbers = 0
         self._refused = self._failed_starts = 0
         self._not_before = 0.0
@@ -74,6 +77,12 @@ class Membership:
     @property
     def ready_count(self) -> int:
         return sum(worker.state is WorkerState.READY for worker in self.workers)
+
+    def newly_draining(self) -> frozenset[str]:
+        """The host names of nodes that are about to go, each told once."""
+        hosts = self._notices.hosts()
+        new, self._told = hosts - self._told, hosts
+        return new
 
     def start(self, model_dir: Path, version: int) -> None:
         """Begin to start workers on a model folder, as `version`; returns at once."""
@@ -98,6 +107,8 @@ class Membership:
         `rollout.place_timeout_s`.
         """
         now = time.monotonic()
+        for worker in self.workers:
+            worker.leaving = worker.leaving or worker.node in self._notices.hosts()
         for worker in list(self.workers):
             late = worker.overdue(now, self._limits)
             if late is not None:
@@ -118,10 +129,15 @@ class Membership:
     def balance(self) -> None:
         """Create the workers that are missing, send away those that are too many, end those that
         have drained."""
+        for worker in [w for w in self.workers if w.leaving]:
+            if worker.state is WorkerState.READY:
+                worker.move(WorkerState.DRAINING)
+            elif worker.state is not WorkerState.DRAINING:
+                self._remove(worker, WorkerEvent.LEFT)
         for worker in [w for w in self.workers if _drained(w)]:
             self._remove(worker, WorkerEvent.LEFT)
         staying = [w for w in self.workers if w.state is not WorkerState.DRAINING]
-        draining = [w for w in self.workers if w.state is WorkerState.DRAINING]
+        draining = [w for w in self.workers if w.state is WorkerState.DRAINING and not w.leaving]
         for worker in draining[: max(0, self.wanted - len(staying))]:
             worker.move(WorkerState.READY)
             staying.append(worker)

@@ -63,7 +63,8 @@ class WorkerHandle:
     `weight_version` is the version that it has verified, None where it has none; `weight_epoch` is
     the fleet's number of that load. `loading` is the epoch and the deadline of a load in flight.
     `calls` are its calls in flight with the deadline of each, oldest first. `deadline` is that of
-    its start. `ping_sent_at` is None where the last ping is answered.
+    its start. `ping_sent_at` is None where the last ping is answered. `leaving` says that its node
+    is about to go: it gets no new work, and does not come back.
     """
 
     number: int
@@ -84,6 +85,7 @@ class WorkerHandle:
     tokens: int = 0
     busy_s: float = 0.0
     worked: bool = False
+    leaving: bool = False
     times: dict[str, float] = field(default_factory=dict)
 
     @property

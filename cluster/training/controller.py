@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -45,7 +45,7 @@ from rapo.algorithm.alert_kinds import Alert
 from rapo.algorithm.alerts import TrainingAlerts
 from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.config import Config
-from rapo.errors import FaultKind, RoleError
+from rapo.errors import FaultKind, RoleError, StoppedError
 from rapo.records import ImageRecord, Prediction
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class Controller:
         self._autoscaler = Autoscaler(config.rollout.autoscale, config.rollout.most)
         self.step = 0
 
-    def run(self) -> TrainingResult:
+    def run(self, stop: Callable[[], bool] = lambda: False) -> TrainingResult:
+        """Train to the end. The state is saved where a node is about to go, and where `stop` is
+        true, which raises `StoppedError`."""
         settings = self._config.rapo
         if self._resume is None:
             self._validate(None)
@@ -148,8 +150,13 @@ class Controller:
             if done % settings.evaluate_every == 0 or done == settings.steps:
                 self._await_published()  # what is measured is the version of this step
                 self._validate(self._weights)
-            if done % settings.checkpoint_every == 0 and done < settings.steps:
+            stopping, going = stop(), self._fleet.newly_draining()
+            if done < settings.steps and (done % settings.checkpoint_every == 0 or stopping or going):
                 self._checkpoint()
+            if going:
+                self._listener.note(f"nodes are about to go: {', '.join(sorted(going))}; the state is saved")
+            if stopping and done < settings.steps:
+                raise StoppedError(f"stopped after step {done}, as SIGTERM asked; the same command continues")
         if self._stopped:
             self._listener.note(f"stopped after step {self.step}, as rapo.watch.on_collapse asks for")
         self._await_published()

@@ -80,6 +80,9 @@ class FakeFleet:
         self._predictions: list[Prediction] = []
         self.noise, self.invalid = 0.2, 0
 
+    def newly_draining(self) -> frozenset[str]:
+        return frozenset()
+
     def __len__(self) -> int:
         return 1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.files.alerts import ALERTS
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.monitoring.recorder import RunRecorder
+from cluster.remote.stop_request import stop_requests
 from cluster.remote.waiting import finish
 from cluster.rollout.fleet import Fleet
 from cluster.training.checkpoint import Checkpoint, Checkpoints, cut_back
@@ -74,9 +75,11 @@ class RapoStage:
                 listener=self.recorder,
                 resume=resume,
             ) as controller,
+            # After the start of the roles, because Ray installs a handler of its own.
+            stop_requests() as stop,
         ):
             self.recorder.follow(controller)
-            return controller.run()
+            return controller.run(stop)
 
     def _begin(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The checkpoint to go on from. Without one the stage starts over, and what an unfinished

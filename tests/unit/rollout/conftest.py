@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.remote import waiting
+from cluster.remote import drain_notices, waiting
 from cluster.rollout import fleet as fleet_module
 from cluster.rollout import membership, worker_handle
 
@@ -15,5 +15,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "log_folder", lambda: "/logs")
     monkeypatch.setattr(fleet_module, "log_folder", lambda: "/logs")
     monkeypatch.setattr(membership, "log_folder", lambda: "/logs")
+    monkeypatch.setattr(drain_notices, "_draining", frozenset)
     monkeypatch.setattr(fleet_module, "_CHECK_S", 0.01)
     monkeypatch.setattr(fleet_module, "_POLL_S", 0.05)

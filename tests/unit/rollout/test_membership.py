@@ -11,6 +11,7 @@ from fakes import as_ref
 from ray.exceptions import RayTaskError
 
 from actors.messages import ProcessInfo
+from cluster.remote import drain_notices
 from cluster.remote.weight_source import WeightVersion
 from cluster.rollout import membership
 from cluster.rollout.fleet import Fleet
@@ -162,3 +163,25 @@ def test_a_cluster_without_room_ends_the_run():
     with pytest.raises(RoleError, match="no room for a rollout worker"):
         polled(fleet, 5.0)
     assert not faults
+
+
+def test_workers_of_a_node_that_is_about_to_go_finish_and_are_replaced(monkeypatch):
+    fleet, actors, faults = ready()
+    fleet.submit(task(0))
+    fleet.poll(0.0)
+    holder, other = sorted(actors, key=lambda a: not a.tickets())
+    going = {worker.node for worker in fleet._members.workers if worker.actor is holder}
+    monkeypatch.setattr(drain_notices, "_EVERY_S", 0.0)
+    monkeypatch.setattr(drain_notices, "_draining", lambda: frozenset(going))
+    polled(fleet)
+    assert states(fleet)[:2].count("draining") == 1
+    assert not holder.killed, "it finishes what it has"
+    assert len(actors) == 3, "another one comes at once"
+    assert fleet.newly_draining() == going
+    assert fleet.newly_draining() == frozenset()
+    (call,) = holder.in_flight("generate")
+    call.ok(receipt(0))
+    polled(fleet)
+    assert holder.killed
+    assert not other.killed
+    assert faults == []

@@ -22,7 +22,7 @@ from cluster.training.checkpoint import Checkpoints
 from cluster.training.controller import Controller, TrainingData, TrainingResult
 from cluster.training.listener import TrainingListener
 from rapo.config import Config, load_config
-from rapo.errors import RoleError
+from rapo.errors import RoleError, StoppedError
 from rapo.records import ImageRecord
 from rapo.util.file_manifest import Entries
 
@@ -48,10 +48,15 @@ class Fleet:
         self.wanted, self.waiting, self.busy_seconds = 1, 0, 0.0
         self.error: Exception | None = None
         self.polls = 0
+        self.draining: list[str] = []
         self._results: list[RolloutResult] = []
 
     def __len__(self) -> int:
         return 1
+
+    def newly_draining(self) -> frozenset[str]:
+        hosts, self.draining = frozenset(self.draining), []
+        return hosts
 
     def statuses(self) -> list[Any]:
         return []
@@ -208,6 +213,23 @@ def test_a_run_that_a_fatal_alert_has_stopped_stops_again_when_it_is_resumed(tmp
     resumed = started(tmp_path, Fleet(), resume_at=whole.steps, config=config).run()
     assert resumed.steps == whole.steps
     assert len(alerts(tmp_path)) == 1
+
+
+def test_a_run_that_is_asked_to_stop_saves_its_state_and_goes_on_from_there(tmp_path: Path) -> None:
+    config = load_config(None, (*SETTINGS, "rapo.checkpoint_every=1000", "rapo.watch.on_collapse=warn"))
+    controller = started(tmp_path, Fleet(), config=config)
+    with pytest.raises(StoppedError, match="stopped after step 3"):
+        controller.run(lambda: controller.step == 3)
+    assert started(tmp_path, Fleet(), resume_at=3, config=config).run().steps == STEPS
+
+
+def test_the_state_is_saved_before_a_node_goes(tmp_path: Path) -> None:
+    config = load_config(None, (*SETTINGS, "rapo.checkpoint_every=1000", "rapo.watch.on_collapse=warn"))
+    fleet = Fleet()
+    controller = started(tmp_path, fleet, config=config)
+    fleet.draining = ["spot-1"]
+    controller.run()
+    assert [folder.name for folder in (tmp_path / "state").glob("step-*")] == ["step-000001"]
 
 
 def test_a_fatal_error_of_the_fleet_is_no_failure_of_another_role(tmp_path: Path) -> None:
