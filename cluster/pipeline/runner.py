@@ -32,6 +32,7 @@ from cluster.pipeline.results import (
     ServeResult,
 )
 from cluster.pipeline.stages.data import SUMMARY, load_data
+from cluster.pipeline.waits import roles_of, waits_said
 from cluster.remote.ray_session import ray_session
 from cluster.terminal.console import Console, StageHandle
 from rapo.config import Config
@@ -99,7 +100,11 @@ class Pipeline:
                     self._console.skip(stage, f"finished before, in {done.seconds:.0f} s")
                     continue
                 began = time.perf_counter()
-                with self._console.stage(stage, self._total(stage)) as handle, disk_full_named(self._folder.path):
+                with (
+                    self._console.stage(stage, self._total(stage)) as handle,
+                    disk_full_named(self._folder.path),
+                    waits_said(handle, roles_of(self._config, stage)),
+                ):
                     result = self._work[stage](handle)
                 self._folder.finish(stage, time.perf_counter() - began, result)
                 self._stored()

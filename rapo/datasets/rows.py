@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rapo.errors import DataError
 from rapo.records import Split
+from rapo.util.brief import brief
 
 if TYPE_CHECKING:
     from rapo.datasets.labels import Labels
 
-#: The number of bad rows that an error names.
-NAMED_ROWS = 5
+#: The number of bad rows that an error names, and the characters after which it names no more.
+NAMED_ROWS, _NAMED_LENGTH = 5, 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,14 @@ class LabelSource:
 def raise_bad_rows(path: Path, problems: Iterable[str], fix: str) -> None:
     """Raise `DataError` where there are problems, naming the first, each "line 7: the problem", and
     the `fix`."""
-    problems = iter(problems)
-    if named := list(islice(problems, NAMED_ROWS)):
-        more = sum(1 for _ in problems)
+    named: list[str] = []
+    more = 0
+    for problem in problems:
+        if len(named) < NAMED_ROWS and sum(map(len, named)) < _NAMED_LENGTH:
+            named.append(problem)
+        else:
+            more += 1
+    if named:
         tail = f"; and {more:,} more" if more else ""
         raise DataError(f"{path}: " + "; ".join(named) + f"{tail}. {fix}")
 
@@ -72,7 +77,7 @@ def raise_bad_rows(path: Path, problems: Iterable[str], fix: str) -> None:
 def raise_duplicates(path: Path, labels: Labels) -> None:
     """Raise `DataError` where an image has two scores."""
     problems = (
-        f"{labels.place(second)}: image {labels.name(second)!r} is already in {labels.place(first)}"
+        f"{labels.place(second)}: image {brief(labels.name(second))} is already in {labels.place(first)}"
         for first, second in labels.duplicates()
     )
     raise_bad_rows(path, problems, "Keep one row per image.")

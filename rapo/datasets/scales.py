@@ -16,6 +16,7 @@ import numpy as np
 from rapo.config import SourceConfig
 from rapo.datasets.rows import LabelSource, raise_bad_rows
 from rapo.errors import ConfigError, DataError
+from rapo.util.brief import brief
 
 #: Spreads that are all below this share of their range are probably on another scale.
 _NARROW = 0.02
@@ -82,7 +83,10 @@ def _native_range(config: SourceConfig, source: LabelSource) -> Range:
     outside = np.flatnonzero((labels.scores < low) | (labels.scores > high))
     raise_bad_rows(
         source.path,
-        (f"{labels.place(row)}: score {labels.scores[row]:g} of {labels.name(row)!r}" for row in map(int, outside)),
+        (
+            f"{labels.place(row)}: score {labels.scores[row]:g} of {brief(labels.name(row))}"
+            for row in map(int, outside)
+        ),
         f"That is outside data.score_range [{low:g}, {high:g}]: correct the range or the rows.",
     )
     return low, high
@@ -107,7 +111,7 @@ def _check_spreads(source: LabelSource, low: float, high: float, *, same: bool) 
     too_wide = np.flatnonzero(labels.stds > most * (1 + 1e-9))
     raise_bad_rows(
         source.path,
-        (f"{labels.place(row)}: std {labels.stds[row]:g} of {labels.name(row)!r}" for row in map(int, too_wide)),
+        (f"{labels.place(row)}: std {labels.stds[row]:g} of {brief(labels.name(row))}" for row in map(int, too_wide)),
         f"No spread on [{low:g}, {high:g}] exceeds {most:g}: if it is on another scale, declare data.std_range, otherwise "
         'leave the column out by data.columns.std = ""; or correct the rows.',
     )

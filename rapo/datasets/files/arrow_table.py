@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 
 from rapo.datasets.files.raw_table import Batch, RawTable
 from rapo.errors import DataError
+from rapo.util.brief import brief_error
 
 #: Rows of a batch, and of one whose rows hold images.
 _BATCH, _IMAGES = 1 << 14, 64
@@ -31,7 +32,7 @@ def open_parquet_table(path: Path) -> RawTable:
     try:
         schema = parquet.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable Parquet file: {brief_error(error)}") from error
     return arrow_table(path, "parquet", schema, batches)
 
 
@@ -40,7 +41,7 @@ def open_arrow_table(path: Path) -> RawTable:
     try:
         table = _read_arrow(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Arrow file: {error}") from error
+        raise DataError(f"{path} is not a readable Arrow file: {brief_error(error)}") from error
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         whole = [name.removesuffix(_PATH) if name not in table.column_names else name for name in columns]
@@ -65,7 +66,7 @@ def arrow_table(
                 yield Batch(np.arange(first, first + len(batch), dtype=np.int64), cells)
                 first += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read beyond row {first - 1}: {error}") from error
+            raise DataError(f"{path} cannot be read beyond row {first - 1}: {brief_error(error)}") from error
 
     return RawTable(path, kind, tuple(name.strip() for name in schema.names), "row", rows, images=images)
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from rapo.arrays import Floats
 from rapo.datasets.files.raw_table import Cells
+from rapo.util.brief import brief
 
 _NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 _COMMA_NUMBER = r"^[+-]?\d*,\d+$"
@@ -70,11 +71,11 @@ def _text_numbers(cells: pa.Array, column: str, *, comma: bool, empty: bool) -> 
 
 
 def _not_a_number(column: str, value: object, *, comma: bool) -> str:
-    words = f"{column} {value!r} is not a number"
+    words = f"{column} {brief(value)} is not a number"
     if not isinstance(value, str):
         return words
     if value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") or is_number(value.strip()):
-        return f"{column} {value!r} is not a finite number"
+        return f"{column} {brief(value)} is not a finite number"
     if is_number(value.strip().replace("_", "")):
         return f"{words}: it has an underscore where a decimal point may be meant"
     if not comma and is_number(value.strip(), comma=True):
@@ -91,7 +92,7 @@ def _number(value: object, column: str, *, empty: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(_not_a_number(column, value, comma=False))
     if not math.isfinite(value):
-        raise ValueError(f"{column} {value!r} is not a finite number")
+        raise ValueError(f"{column} {brief(value)} is not a finite number")
     return float(value)
 
 
@@ -126,7 +127,7 @@ def image_names(cells: Cells) -> tuple[pa.Array, Problems]:
             if isinstance(one, str):
                 names[index] = one
             else:
-                problems[index] = f"image is {value!r}, not a path"
+                problems[index] = f"image is {brief(value)}, not a path"
         column = pa.array(names, pa.large_string())
     else:
         column = pc.fill_null(cells, "").cast(pa.large_string())
@@ -137,9 +138,9 @@ def image_names(cells: Cells) -> tuple[pa.Array, Problems]:
     for index in map(int, np.flatnonzero(untidy)):
         name = names[index].strip()
         if not name:
-            problems.setdefault(index, f"image is {name!r}, not a path")
+            problems.setdefault(index, f"image is {brief(name)}, not a path")
         elif "://" in name:
-            problems[index] = f"image {name!r} is an address; download the images and give their paths"
+            problems[index] = f"image {brief(name)} is an address; download the images and give their paths"
         else:
             names[index] = os.path.normpath(name.replace("\\", "/")).replace(os.sep, "/")
     return pa.array(names, pa.large_string()), problems

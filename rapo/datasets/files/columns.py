@@ -14,6 +14,7 @@ from rapo.config import ColumnsConfig
 from rapo.datasets.files.cells import is_number
 from rapo.datasets.files.raw_table import RawTable
 from rapo.errors import DataError
+from rapo.util.brief import brief, brief_names
 
 #: The usual names of each column, in lower case.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -58,7 +59,7 @@ def _needed(table: RawTable, meaning: str, given: str | None) -> str:
     if found is None:
         also = f" (or {', '.join(map(repr, ALIASES[meaning][1:4]))}, ...)"
         raise DataError(
-            f"{table.path} has no column {meaning!r}{also}, only {sorted(set(table.columns))}; rename the column of "
+            f"{table.path} has no column {meaning!r}{also}, only {brief_names(sorted(set(table.columns)))}; rename the column of "
             f"{_ROLES[meaning]}, or name it by data.columns.{meaning}"
         )
     return found
@@ -77,9 +78,9 @@ def _find(table: RawTable, meaning: str, given: str | None) -> str | None:
     if len(found) > 1:
         if len(set(found)) == 1:
             at = " and ".join(str(i + 1) for i, name in enumerate(table.columns) if name == found[0])
-            raise DataError(f"{table.path} has the column {found[0]!r} twice (columns {at}); keep one of them")
+            raise DataError(f"{table.path} has the column {brief(found[0])} twice (columns {at}); keep one of them")
         raise DataError(
-            f"{table.path}: {' and '.join(map(repr, found))} may each be the column of {_ROLES.get(meaning, meaning)}; say "
+            f"{table.path}: {' and '.join(map(brief, found[:3]))} may each be the column of {_ROLES.get(meaning, meaning)}; say "
             f"which by data.columns.{meaning}"
         )
     return found[0] if found else None
@@ -87,7 +88,9 @@ def _find(table: RawTable, meaning: str, given: str | None) -> str | None:
 
 def _raise_missing(path: Path, columns: tuple[str, ...], meaning: str, given: str) -> None:
     if given not in columns:
-        raise DataError(f"{path} has no column {given!r}, which data.columns.{meaning} names, only {sorted(columns)}")
+        raise DataError(
+            f"{path} has no column {given!r}, which data.columns.{meaning} names, only {brief_names(sorted(set(columns)))}"
+        )
 
 
 def _without_header(table: RawTable, given: ColumnsConfig) -> Columns:
@@ -111,7 +114,7 @@ def _without_header(table: RawTable, given: ColumnsConfig) -> Columns:
     rows = table.head()
     if not any(is_number(str(row["2"]).strip(), comma=True) for row in rows):
         raise DataError(
-            f"{table.path} holds no scores: it has no header, and its second column is {rows[0]['2']!r} and the like. Give the "
-            "file with the scores"
+            f"{table.path} holds no scores: it has no header, and its second column is {brief(rows[0]['2'])} and the like. "
+            "Give the file with the scores"
         )
     return Columns("1", "2", "3" if width == 3 else None)

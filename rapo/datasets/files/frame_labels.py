@@ -19,6 +19,7 @@ from rapo.datasets.files.found import split_word
 from rapo.datasets.files.frame import FIX, Frame
 from rapo.datasets.labels import NO_SPLIT, SPLITS, Labels
 from rapo.datasets.rows import raise_bad_rows
+from rapo.util.brief import brief
 
 
 def frame_labels(
@@ -89,7 +90,7 @@ def _split_codes(frame: Frame, column: str) -> NDArray[np.int8]:
     raise_bad_rows(
         frame.table.path,
         [
-            f"{frame.table.word} {frame.places[row]}: split {frame.words[column][int(row)].as_py()!r} is none of train, "
+            f"{frame.table.word} {frame.places[row]}: split {brief(frame.words[column][int(row)].as_py())} is none of train, "
             "validation, test"
             for row in np.flatnonzero(found == NO_SPLIT)
         ],

@@ -12,6 +12,7 @@ import numpy as np
 from rapo.datasets.files.raw_table import BATCH, Batch, RawTable
 from rapo.datasets.files.sniff import not_utf8, open_text
 from rapo.errors import DataError
+from rapo.util.brief import brief, brief_error
 
 _HEAD = 200
 
@@ -70,14 +71,14 @@ def _parse(path: Path, place: str, text: str) -> object:
             if place == "line 1"
             else ""
         )
-        raise DataError(f"{path}: {place} is not valid JSON: {error}{hint}") from error
+        raise DataError(f"{path}: {place} is not valid JSON: {brief_error(error)}{hint}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {place}: {error}") from error
+        raise DataError(f"{path}: {place}: {brief_error(error)}") from error
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     row = dict(pairs)
     if len(row) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice; keep one")
+        raise ValueError(f"the key {brief(next(n for n in names if names.count(n) > 1))} is there twice; keep one")
     return row

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from pathlib import Path
 from typing import IO, Literal
 
 from rapo.errors import DataError
+from rapo.util.brief import brief_error
 
 Kind = Literal["text", "json", "parquet", "arrow", "xlsx", "matlab"]
 
@@ -37,8 +39,8 @@ def sniff(path: Path) -> Kind:
     try:
         with open_bytes(path) as file:
             head = file.read(_HEAD)
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {brief_error(error)}") from error
     for magic, words in _REFUSED:
         if head.startswith(magic):
             raise DataError(f"{path} is {words}")

@@ -45,7 +45,10 @@ def open_text_table(path: Path, known: frozenset[str]) -> RawTable:
         declared, skip = match[1], 1
     full = [line for line in lines[skip:] if line.strip()]
     delimiter = declared or _delimiter(full)
-    head = next(_split(full, delimiter, _spaced_width(full, known)), []) if full else []
+    try:
+        head = next(_split(full, delimiter, _spaced_width(full, known)), []) if full else []
+    except csv.Error as error:
+        raise _open_quote(path, lines.index(full[0]) + 1, error) from error
     header = _is_header(head, known)
     columns = tuple(name.strip() for name in head) if header else tuple(str(i + 1) for i in range(len(head)))
 
@@ -147,6 +150,13 @@ def _rows(
             raise not_utf8(path, error) from error
 
 
+def _open_quote(path: Path, line: int, error: csv.Error) -> DataError:
+    return DataError(
+        f"{path}: line {line} opens a quotation mark that is not closed where its cell ends ({error}). Remove the mark, or "
+        "double it inside a quoted cell"
+    )
+
+
 class _Reader:
     """The rows of a file that are not blank, each of `width` cells; `numbers` are the lines that
     the rows of the last `read` begin in."""
@@ -170,10 +180,7 @@ class _Reader:
                 rows.append(row)
                 ends.append(self._rows.line_num)
         except csv.Error as error:
-            raise DataError(
-                f"{self._path}: line {ends[-1] + 1 + self._skip} opens a quotation mark that is not closed where its cell ends "
-                f"({error}). Remove the mark, or double it inside a quoted cell"
-            ) from error
+            raise _open_quote(self._path, ends[-1] + 1 + self._skip, error) from error
         if not rows:
             return None
         first, last = ends[0] + self._skip, ends[-1] + self._skip

@@ -24,6 +24,7 @@ from rapo.datasets.layout import Layout, register
 from rapo.datasets.layouts.table import read_table
 from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError, ResourceError
+from rapo.util.brief import brief_error
 
 if TYPE_CHECKING:
     import datasets
@@ -96,7 +97,7 @@ def _load(source: SourceConfig, found: Found) -> dict[str, datasets.Dataset]:
             if source.online or source.hub is None
             else ". It is read from the local cache: data.online = true downloads it"
         )
-        raise DataError(f"cannot read the data set {source.hub or found.path}: {error}{hint}") from error
+        raise DataError(f"cannot read the data set {source.hub or found.path}: {brief_error(error)}{hint}") from error
     return dict(loaded) if isinstance(loaded, dict) else {str(getattr(loaded, "split", None) or "rows"): loaded}
 
 
