@@ -110,8 +110,17 @@ def texts(cells: Cells) -> pa.Array:
     """A column of words: stripped, empty where there is none."""
     if isinstance(cells, list) or not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         values = cells if isinstance(cells, list) else cells.to_pylist()
-        return pa.array(["" if value is None else str(value).strip() for value in values], pa.large_string())
+        return pa.array(["" if value is None else _text(str(value)).strip() for value in values], pa.large_string())
     return pc.fill_null(pc.utf8_trim_whitespace(cells), "").cast(pa.large_string())
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string of JSON is text: an escape may name half of a character."""
+    return value.isascii() or _text(value) == value
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
 
 
 def image_names(cells: Cells) -> tuple[pa.Array, Problems]:
@@ -124,7 +133,7 @@ def image_names(cells: Cells) -> tuple[pa.Array, Problems]:
             one = value[0] if isinstance(value, list) and len(value) == 1 else value
             if isinstance(one, int) and not isinstance(one, bool):
                 one = str(one)  # ids of collections that number their images
-            if isinstance(one, str):
+            if isinstance(one, str) and _is_text(one):
                 names[index] = one
             else:
                 problems[index] = f"image is {brief(value)}, not a path"

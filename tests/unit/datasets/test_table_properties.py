@@ -159,6 +159,7 @@ _CELL = st.one_of(
 )
 @example([{"image": b"\xff" * 3_000_000, "score": b"\xff" * 3_000_000}], True)
 @example([{"image": "x" * 100_000, "score": "y" * 100_000}], False)
+@example([{"image": "half a character \ud800.jpg", "score": 1, "split": "\ud800"}], False)
 @example([{f"column {i}" * 9: i for i in range(300)}], False)
 def test_any_cells(rows: list[dict[str, object]], columnar: bool) -> None:
     if not columnar:
