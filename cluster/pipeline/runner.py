@@ -214,6 +214,8 @@ class Pipeline:
             )
         counts = self._data_facts().counts
         handle.update(**counts)
+        if not counts["validation"]:
+            handle.note("no image is left for validation, so that no model can be chosen by it; give more images")
         return DataResult(
             counts=counts,
             skipped=len(self._dataset.skipped),

@@ -1,6 +1,6 @@
 """Data check: what `rapo check` finds about the data before anything is paid for.
 
-- Labels are read whole, every image is looked for, and headers are read for a few seconds.
+- Labels are read whole. Images are looked for, and their headers read, for a few seconds.
 - Images of validation and test are looked for in training, by content.
 - The reward's settings are held against the sets that are there: a sigma by name, soft ties.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from rapo.config import Config
 from rapo.datasets.contamination import describe, find_leaks
@@ -52,11 +54,16 @@ def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
     found.warnings.extend(note for part in parts for note in part.notes)
     _check_splits(parts, found)
     _check_ties(config, parts, found)
+    in_time = True
     for number, part in enumerate(parts):
         seen = _check_images(part, config, length, _SECONDS / len(parts), found)
-        if seen is not None and seen.opened + seen.missing < seen.images:
-            found.lines[number] += f"; {seen.opened:,} of {seen.images:,} images were looked at in {_SECONDS:g} s"
-    _check_leaks(parts, config, found)
+        in_time &= seen.looked_for == seen.images
+        if seen.looked_at < seen.images:
+            found.lines[number] += (
+                f"; {seen.looked_at:,} of {seen.images:,} images were looked at in {_SECONDS:g} s, the data stage looks at all"
+            )
+    if in_time:
+        _check_leaks(parts, config, found)
     return found
 
 
@@ -134,22 +141,32 @@ def _check_ties(config: Config, parts: list[Part], found: DataCheck) -> None:
 
 def _check_images(
     part: Part, config: Config, length: PromptLength | None, seconds: float, found: DataCheck
-) -> ImagesSeen | None:
+) -> ImagesSeen:
     if part.records.labels.embedded:
-        return None
+        return ImagesSeen()
     # Limits that no image meets are said once, not of each image.
     check_size = length.check if length is not None and length.possible else None
     seen = look_at_images(RecordTable.of([part.records]), config.image, check_size, seconds)
     reasons = seen.found()
     if not reasons:
         return seen
-    looked_at = seen.missing + seen.opened
-    if reasons.total() > config.data.max_unusable * looked_at:
+    if reasons.total() > config.data.max_unusable * seen.looked_at:
         example = seen.examples[reasons.most_common(1)[0][0]]
-        found.problems.append(unusable_words(part, looked_at, reasons, example, config.data))
+        found.problems.append(unusable_words(part, seen.looked_at, reasons, example, config.data))
         return seen
+    for split in ("train", "test"):
+        members = np.flatnonzero(part.records.splits == SPLITS.index(split))
+        if len(members) and np.isin(members, seen.bad).all():
+            found.problems.append(
+                f"{part.source.path}: none of the {len(members):,} images of the {split} split can be used, for example "
+                f"{next(iter(seen.examples.values()))}"
+            )
+            return seen
     for reason, count in reasons.most_common():
-        words = f"{part.source.path}: {count:,} of {looked_at:,} images looked at: {reason}, for example {seen.examples[reason]}"
+        words = (
+            f"{part.source.path}: {count:,} of {seen.looked_at:,} images looked at: {reason}, for example "
+            f"{seen.examples[reason]}"
+        )
         if reason == TOO_LONG and config.data.long_prompts == "refuse":
             found.problems.append(f"{words}; data.long_prompts = 'skip' leaves them out")
         else:

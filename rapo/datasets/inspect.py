@@ -14,6 +14,7 @@ import numpy as np
 
 from rapo.config import ImageConfig, SourceConfig
 from rapo.datasets.files.found import Found
+from rapo.datasets.images.missing import hint
 from rapo.datasets.labels import NO_SPLIT, SPLITS, Labels, strings
 from rapo.datasets.registry import find_layout, read_source
 from rapo.datasets.rows import LabelSource
@@ -117,6 +118,8 @@ def _images(labels: Labels, limits: ImageConfig) -> ImageFacts:
     rows = _sample(len(labels), LOOKED_FOR)
     there = np.array([labels.path(int(row)).is_file() for row in rows], bool)
     examples = [f"not found: {labels.path(int(row))}" for row in rows[~there][:3]]
+    if where := hint(labels.root, [labels.files[int(row)].as_py() for row in rows[~there][:3]]):
+        examples.append(where)
     found = rows[there]
     decoded = found[_sample(len(found), DECODED)]
     broken: Counter[str] = Counter()

@@ -78,9 +78,13 @@ def is_image_struct(kind: pa.DataType) -> bool:
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     if name not in batch.schema.names:  # the paths of an image column
-        return batch.column(name.removesuffix(_PATH)).field("path")
-    column = batch.column(name)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        column = batch.column(name.removesuffix(_PATH)).field("path")
+    else:
+        column = batch.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    column.validate(full=not is_image_struct(column.type))  # a file's strings may be no UTF-8
+    return column
 
 
 def _size(columns: Sequence[str], schema: pa.Schema) -> int:

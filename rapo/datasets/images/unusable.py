@@ -50,16 +50,18 @@ def unusable_words(part: Part, looked_at: int, found: Counter[str], example: str
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.most_common())
     return (
         f"{part.source.path}: {found.total():,} of {looked_at:,} images cannot be used ({reasons}), more than the share "
-        f"data.max_unusable = {config.max_unusable:g}; for example {example[:200]}. {advice(part, found)}"
+        f"data.max_unusable = {config.max_unusable:g}; for example {example[:200]}. {advice(part, found)}; or raise "
+        "data.max_unusable to go on without them"
     )
 
 
 def advice(part: Part, found: Counter[str]) -> str:
     """What to do about a source's unusable images."""
+    if 2 * found[TOO_LONG] > found.total():
+        return "Lower policy.max_pixels, or raise rollout.engine.max_model_len"
     if 2 * found["missing"] < found.total():
-        return "Mend the images, or raise data.max_unusable to go on without them"
+        return "Mend the images, or leave them out of the table"
     labels = part.records.labels
     names = (name for name in strings(labels.files) if not (labels.root / name).is_file())
     where = hint(labels.root, list(islice(names, _LOOKED_INTO)))
-    look = where or f"Images are looked up in {labels.root}: give their folder by data.images"
-    return f"{look}; or raise data.max_unusable to go on without them"
+    return where or f"Images are looked up in {labels.root}: give their folder by data.images"

@@ -54,6 +54,12 @@ def long(folder: Path) -> list[str]:
     return ["policy.max_pixels=1_000_000"]
 
 
+def alone(folder: Path) -> list[str]:
+    long(folder)
+    rows(folder, lambda found: [row.update(split="test" if i == 7 else "train") for i, row in enumerate(found)])
+    return ["policy.max_pixels=1_000_000"]
+
+
 def upper_case(folder: Path) -> list[str]:
     return rows(folder, lambda found: [row.update(image=f"img/{i}.PNG") for i, row in enumerate(found) if i % 2])
 
@@ -82,6 +88,7 @@ DATA: dict[str, tuple[Plant, str]] = {
     "equal labels": (lambda d: rows(d, lambda r: set_all(r, score=0.5)), "all 30 scores are 0.5"),
     "half is missing": (upper_case, "'img/1.PNG' is there as 'img/1.png': upper and lower case differ"),
     "too long": (long, "lower policy.max_pixels, or raise rollout.engine.max_model_len"),
+    "no test image of use": (alone, "none of the 1 images of the test split can be used"),
     "train in test": (leak, "1 images are in a later split too and are left out (data.contamination)"),
     "one row": (lambda d: rows(d, lambda r: r.__delitem__(slice(1, None))), "1 image cannot be divided into"),
     "a fraction of 1": (lambda d: ["data.validation_fraction=1.0"], "their sum must be below 1"),

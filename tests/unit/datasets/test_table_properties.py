@@ -26,7 +26,7 @@ from rapo.datasets.scales import scale_of
 from rapo.errors import RapoError
 
 EXAMPLES = settings(
-    max_examples=int(os.environ.get("RAPO_EXAMPLES", "120")),
+    max_examples=int(os.environ.get("RAPO_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
