@@ -11,7 +11,7 @@ becomes a row with a reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypedDict
+from typing import NoReturn, TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ from rapo.config import Config
 from rapo.errors import ImageError, RapoError
 
 _PROBLEM_CHARACTERS = 500
+_Role = TypeVar("_Role")
 
 
 class _Row(TypedDict, total=False):
@@ -50,7 +51,7 @@ class GuardedTeacher:
     """Takes tables of `rapo.aescot.rows.READ`, returns tables of `WRITTEN`."""
 
     def __init__(self, role: Callable[[Config, float], TeacherRole], config: Config, spent: float = 0.0) -> None:
-        self._role = role(config, spent)
+        self._role = _opened(role, config, spent)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -74,7 +75,7 @@ class GuardedJudge:
     """Takes tables of `rapo.aescot.rows.WRITTEN`, returns tables of `JUDGED`."""
 
     def __init__(self, role: Callable[[Config, float], JudgeRole], config: Config, spent: float = 0.0) -> None:
-        self._role = role(config, spent)
+        self._role = _opened(role, config, spent)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -92,6 +93,25 @@ class GuardedJudge:
         for row, model, used in _used(rows, verdicts):
             row["judge_model"], row["judge_cost"] = model, used.cost
             row["judge_prompt_tokens"], row["judge_completion_tokens"] = used.prompt_tokens, used.completion_tokens
+
+
+class _NotOpened:
+    """Stands for a role that could not be made: each batch gets the error."""
+
+    def __init__(self, error: RapoError) -> None:
+        self._error = error
+
+    def __call__(self, batch: WrittenBatch) -> NoReturn:
+        raise self._error
+
+
+def _opened(role: Callable[[Config, float], _Role], config: Config, spent: float) -> _Role | _NotOpened:
+    """The role. Ray Data would start a process again whose role cannot be made on its node, for a
+    key or a folder that is not there, and would not say why."""
+    try:
+        return role(config, spent)
+    except RapoError as error:
+        return _NotOpened(error)
 
 
 def _used(rows: Sequence[_Row], answer: Critiques | Verdicts) -> Iterator[tuple[_Row, str | None, Usage]]:

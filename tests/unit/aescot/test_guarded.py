@@ -6,12 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from actors.guarded import GuardedJudge, GuardedTeacher
+from actors.judge import Judge as OwnJudge
 from actors.roles import Critiques, ImageBatch, Verdicts, WrittenBatch
+from actors.teacher import Teacher as OwnTeacher
 from rapo.aescot.read_images import ImageReader
 from rapo.aescot.rows import ASKED, JUDGED, STOP, WRITTEN
-from rapo.config import Config
+from rapo.config import Config, load_config
 from rapo.errors import ImageError, ResourceError
 
 CONFIG = Config()
@@ -103,6 +106,19 @@ def test_the_teacher_sees_usable_rows_only_and_single_rows_only_after_an_error(t
 def test_a_block_without_any_critique_keeps_its_types(tmp_path: Path) -> None:
     table = GuardedTeacher(Teacher, CONFIG)(read(tmp_path, gone=None, lost=None))
     assert table.schema == WRITTEN
+
+
+def test_a_role_that_cannot_be_made_is_an_error_of_all_rows_and_not_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAPO_TEST_KEY", raising=False)
+    endpoint = ("kind=openai", "model=m", "endpoint.base_url=http://127.0.0.1:9/v1", "endpoint.key_env=RAPO_TEST_KEY")
+    config = load_config(None, [f"aescot.{role}.{setting}" for role in ("teacher", "judge") for setting in endpoint])
+    written = GuardedTeacher(OwnTeacher, config)(read(tmp_path, a="x", b="x"))
+    judged = GuardedJudge(OwnJudge, config)(GuardedTeacher(Teacher, CONFIG)(read(tmp_path, a="x")))
+    for table in (written, judged):
+        assert set(table["reason"].to_pylist()) == {"stop"}
+        assert all("RAPO_TEST_KEY is not set" in problem for problem in table["problem"].to_pylist())
 
 
 def test_an_error_that_concerns_all_rows_ends_the_run(tmp_path: Path) -> None:
