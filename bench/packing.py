@@ -2,6 +2,7 @@
 its own.
 
     python -m bench.packing [--workloads W1 W2] [--completions 4 8 16] [--steps 5]
+    python -m bench.packing --models DIR...     model folders, with the images and lengths of W1
 
 One process, two threads, forward + backward + AdamW (learning rate 0: the same work, the weights
 stay), the two interleaved so that drift hits both. Rows of one micro-batch: all of W1, `micro_rows`
@@ -97,6 +98,7 @@ def _step(policy: GroupPolicy, batches: list[GroupBatch], optimizer: torch.optim
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
+    parser.add_argument("--models", type=Path, nargs="+", default=[], help="folders to measure instead of workloads")
     parser.add_argument("--completions", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--steps", type=int, default=5, help="for W1; W2 runs two")
     parser.add_argument("--threads", type=int, default=2)
@@ -105,7 +107,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     rows = []
-    for name in arguments.workloads:
+    for folder in arguments.models:
+        for completions in arguments.completions:
+            found = measure(WORKLOADS["W1"], folder, completions, arguments.steps)
+            rows.append(found | {"workload": folder.name})
+            sys.stdout.write(record.markdown_table(rows[-1:]) + "\n")
+    for name in [] if arguments.models else arguments.workloads:
         with tempfile.TemporaryDirectory() as temporary:
             folder = build_model(WORKLOADS[name], Path(temporary) / "model")
             for completions in arguments.completions:

@@ -1,8 +1,12 @@
 """Tiny families: a model of each family from its own configuration class, with random weights, a
-tokenizer and a processor, all made here."""
+tokenizer and a processor, all made here.
+
+    python -m tests.tiny_families DIR    writes each to a folder of its name in DIR
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +40,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from rapo.answers.prompts import SCORE_PROMPT
 from rapo.families.tiny_prompt import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from rapo.models.completeness import model_class
 from rapo.models.weight_files import SINGLE
@@ -284,3 +289,8 @@ TINY: dict[str, Callable[[list[str], int], Made]] = {
     "llava": _llava,
     "gemma3": _gemma3,
 }
+
+
+if __name__ == "__main__":
+    for name in TINY:
+        build_tiny(name, Path(sys.argv[1]) / name, SCORE_PROMPT.split(": "))
