@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,3 +43,6 @@ def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: It
         model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
     model.save_pretrained(folder)
     PolicyProcessor(source).save(folder)
+    # The library of the weights' format lets nobody but their owner read them.
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", weights)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from builders import gathered
+from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from cluster.pipeline.stages.export import export_model
+from rapo.config import load_config
 from rapo.errors import WeightError
 from rapo.models.folder import check_model_folder
 from rapo.policy.export import write_model
+from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import model_tensors, pack
 
@@ -37,6 +44,7 @@ def test_the_folder_holds_exactly_the_version(tiny_model, tmp_path, processor):
     for name, tensor in tensors.items():
         assert torch.equal(got[name], tensor), name
     check_model_folder(tmp_path / "out")
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1, "all can be read alike"
     assert loaded.generation_config.eos_token_id == processor.stop_token_ids[0]
     again = AutoProcessor.from_pretrained(tmp_path / "out", local_files_only=True)
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
@@ -58,3 +66,18 @@ def test_damage_is_refused_before_anything_is_written(tiny_model, tmp_path):
     with pytest.raises(WeightError, match="checksum"):
         write_model(tmp_path / "out", tiny_model, manifest, chunks)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_lines_of_the_documents_ask_as_the_model_was_trained(tiny_model, tmp_path):
+    out = tmp_path / "export"
+    config = load_config(None, ["policy.max_completion_tokens=8", "policy.dtype=float32", "policy.max_pixels=6272"])
+    export_model(config, tiny_model, out, {})
+    image = Image.new("RGB", (168, 168), (90, 120, 60))
+    asked = PolicyProcessor(tiny_model, max_pixels=6272).prepare(image).prompt_ids
+    image.save(tmp_path / "photo.png")
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(import json\n.*?)```", page, re.DOTALL)
+    names = {}
+    exec(lines.replace("runs/demo/export", str(out)).replace("photo.jpg", str(tmp_path / "photo.png")), names)
+    assert names["inputs"]["input_ids"][0].tolist() == asked.tolist()
+    assert names["tokens"].shape[1] > len(asked)
