@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rapo.evaluation.comparison import Comparison
     from rapo.explanations.evaluate import ModelEvaluation
 
+#: The name of the rendered scenes, whose raters are simulated.
+EMBEDDED = "embedded scenes"
+
 #: The evaluated models: key in the report, name for people.
 MODELS: tuple[tuple[str, str], ...] = (("coldstart", "cold start"), ("rapo", "RAPO"))
 
@@ -114,3 +117,8 @@ class Report:
     evaluate: dict[str, ModelEvaluation] = field(default_factory=dict)
     comparison: Comparison | None = None
     served: ServedFacts | None = None
+
+    @property
+    def raters(self) -> str:
+        """Whose scores the images have: "human", or those of simulated raters."""
+        return "simulated raters'" if self.data is not None and self.data.name == EMBEDDED else "human"

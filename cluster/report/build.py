@@ -80,10 +80,11 @@ def render(run_dir: Path, report: Report) -> str:
         total=sum(seconds for _, seconds in times),
         data=data_line(report),
         served=served_line(report),
-        interval=interval_line(report.evaluate.get("rapo")),
+        interval=interval_line(report.evaluate.get("rapo"), report.raters),
         by_set=None if report.comparison is None else evaluation_tables(report.comparison),
         versions=report.versions,
         seed=report.run.seed,
+        raters=report.raters,
         config=_read_text(run_dir / "config.toml"),
     )
 

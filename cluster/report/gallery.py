@@ -50,7 +50,7 @@ def choose(rows: Sequence[PredictionRow], before: Mapping[str, float | None], fo
     ]
     if before:
         wanted.append(("Largest gain over the cold start", lambda image: image.gain))
-    wanted.append(("Closest to the human score", lambda image: -abs(image.error)))
+    wanted.append(("Closest to the raters' score", lambda image: -abs(image.error)))
     images: list[GalleryImage] = []
     for title, key in wanted:
         if left:

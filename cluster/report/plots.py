@@ -107,8 +107,8 @@ def validation_svg(curve: Curve, *, alt: str, marks: Sequence[float] = ()) -> st
         return _svg(figure, alt)
 
 
-def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, alt: str) -> str:
-    """Predicted scores against human ones, `(n,)` each, with the line on which they agree."""
+def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, raters: str, alt: str) -> str:
+    """Predicted scores against those of the `raters`, `(n,)` each, with the line of agreement."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(_SCATTER_SIZE)
         axes.grid(True, axis="both", color=_GRID, linewidth=0.8)
@@ -124,7 +124,9 @@ def scatter_svg(target: Floats, score: Floats, limits: tuple[float, float], *, a
             markeredgewidth=0,
             rasterized=target.size > _MAX_VECTOR_POINTS,
         )
-        axes.set(xlim=limits, ylim=limits, xlabel="human score", ylabel="predicted score", aspect="equal", anchor="W")
+        axes.set(
+            xlim=limits, ylim=limits, xlabel=f"{raters} score", ylabel="predicted score", aspect="equal", anchor="W"
+        )
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
         return _svg(figure, alt)

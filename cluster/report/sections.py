@@ -69,19 +69,23 @@ def validation_part(metrics: Metrics, warned: list[int]) -> Part:
 def curves_part(metrics: Metrics) -> Part:
     if not metrics.rows:
         return Part(missing="Training curves are not shown: rapo/metrics.jsonl is missing or empty.")
-    part, absent, longest = Part(), [], 0
+    part, absent, zero, longest = Part(), [], [], 0
     for title, keys in _PANELS:
         curves = [curve for key, label in keys if (curve := metrics.curve(key, label)) is not None]
-        if curves:
+        if curves and not any(curve.values.any() for curve in curves):
+            zero.append(title)
+        elif curves:
             longest = max(longest, *(curve.steps.size for curve in curves))
             part.figures.append(Figure(title, Markup(plots.curves_svg(curves, alt=f"{title} over RAPO steps"))))
         else:
             absent.append(title)
-    if not part.figures:
+    if not part.figures and not zero:
         return Part(missing="Training curves are not shown: rapo/metrics.jsonl holds none of the known metrics.")
     notes = []
     if (span := plots.window(longest)) > 1:
         notes.append(f"Thin: each step. Bold: mean over {span} steps.")
+    if zero:
+        notes.append(f"Zero at every step, not shown: {'; '.join(zero)}.")
     if absent:
         notes.append(f"Not recorded: {'; '.join(absent)}.")
     if metrics.unreadable:
@@ -102,12 +106,13 @@ def scatter_part(report: Report, tables: Mapping[str, Table]) -> Part:
         target, score = np.asarray(table.points, dtype=np.float64).T
         value = srcc(report, key)
         title = name[0].upper() + name[1:] + (f", SRCC {value:.3f}" if value is not None else "")
-        svg = plots.scatter_svg(target, score, limits, alt=f"Predicted against human scores, {name}")
+        alt = f"Predicted against {report.raters} scores, {name}"
+        svg = plots.scatter_svg(target, score, limits, raters=report.raters, alt=alt)
         part.figures.append(Figure(title, Markup(svg)))
         if invalid := len(table.rows) - len(target):
             notes.append(f"{name[0].upper() + name[1:]}: {invalid} of {len(table.rows):,} answers invalid, not shown.")
     if part.figures:
-        part.note = " ".join(["Dashed: predicted equals human score.", *notes])
+        part.note = " ".join([f"Dashed: predicted equals {report.raters} score.", *notes])
     else:
         part.missing = " ".join(notes)
     return part

@@ -30,11 +30,11 @@ def verdict(report: Report) -> str:
     where = f"on {count(n)} held-out images" if n else "on held-out images"
     if before is not None and after is not None:
         if f"{before:.3f}" == f"{after:.3f}":
-            return f"RAPO left the rank correlation with human scores (SRCC) {where} at {after:.3f}."
+            return f"RAPO left the rank correlation with {report.raters} scores (SRCC) {where} at {after:.3f}."
         verb = "raised" if after > before else "lowered"
-        sentence = f"RAPO {verb} the rank correlation with human scores (SRCC) {where} from {before:.3f} to {after:.3f}"
+        sentence = f"RAPO {verb} the rank correlation with {report.raters} scores (SRCC) {where} from {before:.3f} to {after:.3f}"
         return sentence + (", though the two intervals overlap." if _intervals_overlap(report) else ".")
-    what = f"the rank correlation with human scores (SRCC) {where} is"
+    what = f"the rank correlation with {report.raters} scores (SRCC) {where} is"
     if after is not None:
         return f"After RAPO, {what} {after:.3f}; there is no cold start to compare with."
     if before is not None:
@@ -84,7 +84,7 @@ def resolution_verdict(report: Report) -> str:
     if not narrow and after["distinct_scores"] >= _KEPT * before["distinct_scores"]:
         return ""
     return (
-        f"The scores lost resolution: their spread is {fixed(after['spread'], 2)} of the human scores' "
+        f"The scores lost resolution: their spread is {fixed(after['spread'], 2)} of the {report.raters} scores' "
         f"({fixed(before['spread'], 2)} before), on {count(after['distinct_scores'])} different values "
         f"({count(before['distinct_scores'])} before)."
     )

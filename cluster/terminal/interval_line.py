@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rapo.metrics import Evaluation
 
 
-def interval_line(evaluation: Evaluation | None) -> str:
+def interval_line(evaluation: Evaluation | None, raters: str = "human") -> str:
     """What the intervals hold on the test images; empty for a model that was not calibrated."""
     if evaluation is None or "interval" not in evaluation:
         return ""
@@ -20,7 +20,7 @@ def interval_line(evaluation: Evaluation | None) -> str:
         return "No calibrated interval: too few images have a score to calibrate or to measure it."
     low, high = found["measured_interval"]
     return (
-        f"The {percent(found['stated'], 0)} interval holds {count(found['inside'])} of {count(found['n'])} human scores: "
+        f"The {percent(found['stated'], 0)} interval holds {count(found['inside'])} of {count(found['n'])} {raters} scores: "
         f"{percent(found['measured'])} (95 %: {100 * low:.1f} to {percent(high)}). Its mean width is "
         f"{fixed(found['mean_width'])}; calibrated on {count(found['calibration_n'])} validation images, readout "
         f"{found['readout']}."

@@ -26,7 +26,7 @@ def summary_tables(report: Report, *, plain_dashes: bool = False) -> Iterator[Ta
         if table.row_count:
             yield Text()
             yield _with_plain_dashes(table) if plain_dashes else table
-    if line := interval_line(report.evaluate.get("rapo")):
+    if line := interval_line(report.evaluate.get("rapo"), report.raters):
         yield Text()
         yield Text(f" {line}")
     if report.comparison is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.files.atomic import write_json
+from cluster.files.report import EMBEDDED
 from cluster.files.run_folder import RunFolder
 from rapo.config import Config
 from rapo.datasets.index import read_index, write_index
@@ -41,7 +42,7 @@ def load_data(config: Config, folder: RunFolder, progress: Callable[[int, int], 
     write_json(
         folder / "data" / SUMMARY,
         {
-            "name": "embedded scenes" if scenes else dataset.name,
+            "name": EMBEDDED if scenes else dataset.name,
             **dataset.info,
             "skipped_images": list(dataset.skipped),
             "leaked_images": list(dataset.leaks),

@@ -143,7 +143,7 @@ def test_the_page_stands_alone(run: Path, report: Report) -> None:
 def test_the_calibrated_interval_is_in_the_report_and_on_the_page(run: Path, report: Report) -> None:
     write_report(run, report)
     found = json.loads((run / "report.json").read_text())["evaluate"]["rapo"]["interval"]
-    says = f"The 90 % interval holds {found['inside']} of 40 human scores: {100 * found['measured']:.1f} %"
+    says = f"The 90 % interval holds {found['inside']} of 40 simulated raters' scores: {100 * found['measured']:.1f} %"
     assert says in Page((run / "report.html").read_text()).text
     assert "No calibrated interval" in Page(render(run, changed(report, "rapo", interval=None))).text
     assert "interval holds" not in Page(render(run, without(report, "rapo"))).text
@@ -164,7 +164,8 @@ def test_what_the_page_says(run: Path, report: Report) -> None:
     page = Page(render(run, report))
     text = page.text
     assert page.headings == [
-        "Evaluation", "Explanations and resolution", "Predicted against human scores", "Images, as the RAPO model sees them",
+        "Evaluation", "Explanations and resolution", "Predicted against simulated raters' scores",
+        "Images, as the RAPO model sees them",
         "Validation during RAPO", "Training curves, by RAPO step", "AesCoT: 480 critiques generated",
         "Where the time went", "How to repeat this run",
     ]  # fmt: skip
@@ -205,11 +206,32 @@ def test_a_panel_without_values_is_named(run: Path, report: Report) -> None:
     assert "Not recorded: Reward; Share of completions that parse; Entropy of the policy; Mean grounding" in text
 
 
+def test_a_panel_that_is_always_zero_is_named_and_not_drawn(run: Path, report: Report) -> None:
+    (run / "rapo" / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 0.5, "kl": 0.0}\n{"step": 2, "loss": 0, "kl": 0}\n'
+    )
+    page = Page(render(run, report))
+    assert "Zero at every step, not shown: KL from the reference policy." in page.text
+    assert "KL from the reference policy over RAPO steps" not in str(page.values("svg", "aria-label"))
+    assert "Loss" in page.text
+
+
+def test_scores_of_people_are_called_human(run: Path, report: Report) -> None:
+    assert report.data is not None
+    page = Page(render(run, replace(report, data=replace(report.data, name="ava"))))
+    assert "Predicted against human scores" in page.headings
+    assert "simulated" not in page.text
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        (0.612, 0.742, "human scores (SRCC) on 40 held-out images from 0.612 to 0.742."),
-        (0.742, 0.742, "RAPO left the rank correlation with human scores (SRCC) on 40 held-out images at 0.742"),
+        (0.612, 0.742, "simulated raters' scores (SRCC) on 40 held-out images from 0.612 to 0.742."),
+        (
+            0.742,
+            0.742,
+            "RAPO left the rank correlation with simulated raters' scores (SRCC) on 40 held-out images at 0.742",
+        ),
         (0.8, 0.742, "RAPO lowered the rank correlation"),
         (None, 0.742, "is 0.742; there is no cold start to compare with."),
         (0.612, None, "is 0.612; there is no result of RAPO."),
