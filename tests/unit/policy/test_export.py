@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_lines_of_the_documents_ask_as_the_model_was_trained(tiny_model, tmp
     image.save(tmp_path / "photo.png")
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(import json\n.*?)```", page, re.DOTALL)
-    names = {}
+    names: dict[str, Any] = {}
     exec(lines.replace("runs/demo/export", str(out)).replace("photo.jpg", str(tmp_path / "photo.png")), names)
     assert names["inputs"]["input_ids"][0].tolist() == asked.tolist()
     assert names["tokens"].shape[1] > len(asked)
