@@ -58,7 +58,7 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
         except RapoError as error:
             found.append(str(error))
     found += length_problems(config, length)
-    found += machine_problems(config)
+    found += machine_problems(config, stages)
     if "serve" in stages and config.serve.demo_images:
         found += _serving(config)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,9 +59,9 @@ def length_problems(config: Config, length: PromptLength | None) -> Iterator[str
             )
 
 
-def machine_problems(config: Config) -> Iterator[str]:
-    """What a local Ray lacks on this machine: memory, GPUs, room in the object store, a temporary
-    folder."""
+def machine_problems(config: Config, stages: Sequence[str]) -> Iterator[str]:
+    """What a local Ray lacks on this machine for `stages`: memory, GPUs, room in the object store,
+    a temporary folder."""
     if config.rollout.gpus and config.rollout.engine.gpu_memory_utilization in (0.0, 1.0):
         yield (
             f"rollout.engine.gpu_memory_utilization = {config.rollout.engine.gpu_memory_utilization:g} leaves nothing for "
@@ -71,33 +71,40 @@ def machine_problems(config: Config) -> Iterator[str]:
         return
     if problem := temporary_folder_problem(config):
         yield problem
-    yield from _gpus(config)
+    yield from _gpus(config, stages)
     parameters = _parameters(config.policy.model)
-    yield from _memory(config, parameters)
-    yield from _object_store(config, parameters)
+    yield from _memory(config, parameters, stages)
+    if "rapo" in stages:
+        yield from _object_store(config, parameters)
 
 
-def _gpus(config: Config) -> Iterator[str]:
+def _most(amounts: Mapping[str, float], stages: Sequence[str]) -> tuple[str, float]:
+    """The stage among `stages` that needs most, and how much."""
+    return max(((stage, amounts.get(stage, 0.0)) for stage in stages), key=lambda item: item[1])
+
+
+def _gpus(config: Config, stages: Sequence[str]) -> Iterator[str]:
     coldstart, rollout, learner = config.coldstart, config.rollout, config.learner
-    stages = {
+    amounts = {
         "aescot": sum(role.actors * role.gpus for role in _writers(config)),
         "coldstart": coldstart.workers * coldstart.gpus,
         "rapo": rollout.workers * rollout.gpus + learner.workers * learner.gpus,
+        "evaluate": rollout.workers * rollout.gpus,
         "serve": config.serve.replicas * config.serve.gpus if config.serve.demo_images else 0.0,
     }
-    stage = max(stages, key=lambda name: stages[name])
-    if not stages[stage] or _OTHER_GPUS.exists():
+    stage, needed = _most(amounts, stages)
+    if not needed or _OTHER_GPUS.exists():
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     there = len(nvidia_gpus()) if visible is None else len([device for device in visible.split(",") if device.strip()])
-    if stages[stage] > there:
+    if needed > there:
         yield (
-            f"the stage {stage} needs {stages[stage]:g} GPUs, this machine has {there}: lower the workers or gpus of {stage}'s "
+            f"the stage {stage} needs {needed:g} GPUs, this machine has {there}: lower the workers or gpus of {stage}'s "
             "roles, or name a cluster by ray.address"
         )
 
 
-def _memory(config: Config, parameters: int) -> Iterator[str]:
+def _memory(config: Config, parameters: int, stages: Sequence[str]) -> Iterator[str]:
     """The stages' least memory on the CPU: weights and KV caches of the engines; weights, gradients
     and moments of the training."""
     known = memory_gib()
@@ -105,20 +112,31 @@ def _memory(config: Config, parameters: int) -> Iterator[str]:
         return
     rollout, learner, coldstart = config.rollout, config.learner, config.coldstart
     weights = parameters * _width(config) / _GIB
-    moments = parameters * _MOMENTS / _GIB
     engines = rollout.workers * (weights + rollout.engine.kv_cache_gib)
-    training = learner.workers * weights if learner.lora.rank else learner.workers * 2 * weights + moments
-    stages = {
+    training = (
+        learner.workers * weights
+        if learner.lora.rank
+        else _training(config, parameters, learner.workers, learner.zero_stage)
+    )
+    amounts = {
         "aescot": sum(role.actors * role.engine.kv_cache_gib for role in _writers(config) if not role.gpus),
-        "coldstart": 0.0 if coldstart.gpus else coldstart.workers * 2 * weights + moments,
+        "coldstart": 0.0 if coldstart.gpus else _training(config, parameters, coldstart.workers, coldstart.zero_stage),
         "rapo": (0.0 if rollout.gpus else engines) + (0.0 if learner.gpus else training),
+        "evaluate": 0.0 if rollout.gpus else engines,
     }
-    stage = max(stages, key=lambda name: stages[name])
-    if stages[stage] > known[0]:
+    stage, needed = _most(amounts, stages)
+    if needed > known[0]:
         yield (
-            f"the stage {stage} needs at least {stages[stage]:,.0f} GiB of memory, this machine has {known[0]:,.0f}: lower "
+            f"the stage {stage} needs at least {needed:,.0f} GiB of memory, this machine has {known[0]:,.0f}: lower "
             "kv_cache_gib of the engine or the number of workers, or take a smaller model"
         )
+
+
+def _training(config: Config, parameters: int, ranks: int, stage: int) -> float:
+    """GiB of weights, gradients and moments on all ranks. ZeRO divides the moments among the ranks
+    from stage 1 on, the gradients from 2 on, the weights from 3 on (Rajbhandari et al. 2020)."""
+    weights, gradients, moments = (1 if stage >= least else ranks for least in (3, 2, 1))
+    return parameters * ((weights + gradients) * _width(config) + moments * _MOMENTS) / _GIB
 
 
 def _object_store(config: Config, parameters: int) -> Iterator[str]:

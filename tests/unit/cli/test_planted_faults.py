@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import check_fit
 from cluster.cli.main import app
+from rapo.config import load_config
 
 LONGEST = 500
 
@@ -175,3 +176,23 @@ def test_several_are_all_found(folder: Path) -> None:
     for words in ("is in use", "raise it, or lower learner.workers", "cannot be written", "1200 x 1200 pixels"):
         assert sum(words in line for line in found) == 1, words
     assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("stages", "needed"), [(("aescot",), ""), (("coldstart",), ""), (("evaluate",), "2 GPUs"), (("rapo",), "4 GPUs")]
+)
+def test_only_the_stages_that_are_to_run_need_the_machine(
+    monkeypatch: pytest.MonkeyPatch, stages: tuple[str, ...], needed: str
+) -> None:
+    monkeypatch.setattr(check_fit, "nvidia_gpus", list)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = load_config(None, ["rollout.gpus=1", "learner.gpus=1"])
+    found = list(check_fit.machine_problems(config, stages))
+    assert len(found) == bool(needed)
+    assert all(f"needs {needed}, this machine has 0" in line for line in found)
+
+
+@pytest.mark.parametrize(("stage", "gib"), [(0, 36), (1, 20), (2, 16), (3, 12)])
+def test_zero_divides_what_training_needs(stage: int, gib: int) -> None:
+    """2^30 parameters in bfloat16 on three ranks: weights and gradients of 2 GiB, moments of 8."""
+    assert check_fit._training(load_config(None, ["policy.dtype=bfloat16"]), 2**30, 3, stage) == gib
