@@ -56,7 +56,8 @@ PAPER, FULL_SPLIT = (
 #: What a reader must know before comparing with `PAPER`.
 CAVEATS = (
     "Published rows are copied: Aes-R1 (arXiv 2509.21871), Tables 1 and 4; pyiqa's figures for AVA's official split; "
-    "ArtiMuse on each set as reported by others. They were not measured here.",
+    "ArtiMuse on each set as reported by others. They were not measured here. A star marks models that the authors of "
+    "Aes-R1 retrained on its 15,000 images.",
     "The paper tests on the official splits of TAD66K, AVA and PARA, and on a tenth of FLICKR-AES and of AADB that it "
     "sampled and did not publish. Figures on other images, or on a sample of them, are beside its rows and not "
     "comparable with them.",

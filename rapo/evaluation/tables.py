@@ -95,7 +95,7 @@ def _overview(comparison: Comparison, cells: _Cells) -> TextTable:
     of_paper = {name: facts["collection"] for name, facts in sets.items() if facts["collection"] in PAPER_SETS}
     whole = sorted(of_paper.values()) == sorted(PAPER_SETS) and len(sets) == len(PAPER_SETS)
     if of_paper:
-        for title, published in (("published, Table 1", PAPER), ("published, full split", FULL_SPLIT)):
+        for title, published in (("published, Aes-R1's Table 1", PAPER), ("published, full split", FULL_SPLIT)):
             made = [_published(row, list(sets), of_paper, whole=whole, several=several) for row in published]
             sections.append(Section(title, [row for row in made if any(cell != NONE for cell in row[1:])]))
     columns = ["PLCC / SRCC", *sets, *(["mean"] if several else [])]

@@ -11,6 +11,7 @@ import pytest
 
 from bench.paper_protocol import run_paper
 from bench.support.scene_collections import write_collections
+from cluster.files.parquet import read_parquet
 from rapo.evaluation.published import PAPER_SETS
 from tests.small import rapo
 
@@ -57,13 +58,21 @@ def test_three_sets_are_trained_on_and_five_tested(work: Path) -> None:
 
 
 def test_the_command_measures_a_run_as_its_own_stage_did(work: Path) -> None:
-    out = work / "again"
-    done = rapo("evaluate", f"mine={work / 'run'}", "--set", "run.seed=42", "--out", str(out))
+    out, run = work / "again", work / "run"
+    command = ("evaluate", f"mine={run}", "--set", "run.seed=42", "--out", str(out))
+    done = rapo(*command)
     assert done.returncode == 0, done.stderr
-    stage, command = results(work / "run" / "evaluate"), results(out)
-    names = {"cold start": "mine, cold start", "RAPO": "mine"}
-    for ours, theirs in names.items():
-        assert command["models"][theirs] == stage["models"][ours]
-    again = rapo("evaluate", f"mine={work / 'run'}", "--set", "run.seed=42", "--out", str(out), timeout=60)
+    for model, folder in (("coldstart", "mine-cold-start"), ("rapo", "mine")):
+        of_stage = {row["uid"]: row["score"] for row in read_parquet(run / "evaluate" / f"{model}.parquet")}
+        files = [out / "predictions" / folder / f"{name}.expected.parquet" for name in PAPER_SETS]
+        of_command = {row["uid"]: row["score"] for file in files for row in read_parquet(file)}
+        assert of_command == pytest.approx(of_stage, abs=1e-5)
+    first = results(out)
+    assert first["sets"] == {
+        name: {**one, "source": first["sets"][name]["source"]}
+        for name, one in results(run / "evaluate")["sets"].items()
+    }
+    again = rapo(*command, timeout=180)
     assert again.returncode == 0, again.stderr
-    assert results(out) == command
+    assert results(out) == first
+    assert "mine: started" in again.stderr
