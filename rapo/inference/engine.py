@@ -20,6 +20,7 @@ from rapo.config import EngineConfig
 from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_core import Core
 from rapo.inference.image_inputs import Renderer
+from rapo.inference.split_weights import load_in_parts
 from rapo.inference.types import SamplingSpec
 from rapo.models.completeness import check_parameters, refuse_not_finite, stored_names
 from rapo.policy.processing import PolicyProcessor
@@ -41,7 +42,7 @@ def engine_arguments(
         "seed": seed,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
-        "enforce_eager": engine.enforce_eager,
+        "enforce_eager": not torch.cuda.is_available() if engine.enforce_eager is None else engine.enforce_eager,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         # The learner corrects by these log-probs, so they must be those of the distribution that
@@ -53,8 +54,8 @@ def engine_arguments(
         # After a prefill that was split over steps vLLM winds a seeded generator back, which a
         # CPU's generator cannot do.
         arguments["enable_chunked_prefill"] = False
-    if engine.tensor_parallel_size == 1:
-        arguments["distributed_executor_backend"] = "uni"
+    # Never Ray, which vLLM would take inside a placement group: its workers need a bundle each.
+    arguments["distributed_executor_backend"] = "uni" if engine.tensor_parallel_size == 1 else "mp"
     if engine.block_size is not None:
         arguments["block_size"] = engine.block_size
     if worker_extension:
@@ -116,8 +117,9 @@ class Engine(Generic[State]):
         self.version = None
         weights = ((self._stored_names.get(name, name), tensor) for name, tensor in weights)
         if self._in_many_processes:
-            weights = list(weights)  # an iterator does not travel to the workers of a tensor-parallel engine
-        self._llm.collective_rpc("rapo_load_weights", args=(weights,))
+            load_in_parts(self._llm, weights)
+        else:
+            self._llm.collective_rpc("rapo_load_weights", args=(weights,))
         # Prefix blocks, processed inputs and vision features were computed with the old weights.
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)
         if self.busy:
