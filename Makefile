@@ -10,7 +10,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test test-all quick long unit integration chaos browser lint resolve format proto bench bench-runs clean
+.PHONY: setup demo test test-all quick long unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -51,6 +51,10 @@ integration: setup
 
 long: setup
 	$(BIN)/python -m pytest tests/integration tests/chaos -q -m long --durations=15
+
+# On a machine with a GPU and `make setup EXTRA=gpu`: the tests of the real parts that a GPU concerns, on it.
+gpu: setup
+	RAPO_TEST_GPUS=1 $(BIN)/python -m pytest tests/integration -q -m gpu --durations=15
 
 # Half an hour: sixty faults instead of six, on a run that learns, compared with one that was left alone.
 chaos: setup

@@ -18,7 +18,9 @@ from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.records import Chunk, WeightManifest
 from rapo.util.atomic_dir import sync, whole_folder
+from rapo.util.devices import require_device
 from rapo.util.file_manifest import Entries, entries_of
+from rapo.util.progress import Progress
 
 if TYPE_CHECKING:
     from rapo.policy.state import StateFiles
@@ -39,6 +41,7 @@ class Learner:
         self._rank = rank
         self._config = config
         self._started: PolicyTrainer | None = None
+        self._progress = Progress()
 
     @property
     def _trainer(self) -> PolicyTrainer:
@@ -52,17 +55,25 @@ class Learner:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def start(self, model_dir: str, address: str, port: int) -> RankInfo:
+    def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
+        """Join the other ranks and load the model. Each micro-batch is computed in `splits`
+        parts."""
         from rapo.policy.distributed import Rank, join_world
 
         settings = self._config.learner
+        require_device(settings.gpus, "learner.gpus")
         join_world(Rank(self._rank, settings.workers, settings.threads, address, port, settings.step_timeout_s))
         from rapo.policy.trainer import PolicyTrainer
 
-        trainer = PolicyTrainer(model_dir, self._config, world=settings.workers)
+        trainer = PolicyTrainer(model_dir, self._config, world=settings.workers, splits=splits, progress=self._progress)
         self._started = trainer
         return RankInfo(
-            self._rank, socket.gethostname(), os.getpid(), trainer.published_chunks, trainer.packing_fallback
+            self._rank,
+            socket.gethostname(),
+            os.getpid(),
+            trainer.published_chunks,
+            trainer.packing_fallback,
+            trainer.state_bytes,
         )
 
     def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:
@@ -92,8 +103,10 @@ class Learner:
             pass
 
     @ray.method(concurrency_group="health")
-    def ping(self) -> None:
-        """Answers as long as the process runs."""
+    def ping(self) -> float:
+        """Answers as long as the process runs: how long it has been at its present micro-batch, in
+        seconds; 0 without one."""
+        return self._progress.stalled_s
 
     def state(self) -> tuple[int, StateFiles]:
         """This rank's number of steps and its training state, an object each (`num_returns=2`); all
@@ -123,6 +136,13 @@ class Learner:
         """Go on from a folder; the number of steps that its state holds."""
         self._trainer.load_state(Path(folder), universal=universal)
         return self._trainer.version
+
+    def convert_state(self, folder: str, target: str) -> None:
+        """Rewrite the state of all ranks in a folder that this node can read, for a world of any
+        size and ZeRO stage."""
+        from rapo.policy.state import to_universal
+
+        to_universal(Path(folder), Path(target), timeout_s=self._config.learner.step_timeout_s)
 
     def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None:
         """Write a weight version as a model folder that transformers and vLLM load; it appears

@@ -23,7 +23,8 @@ class RankInfo:
     """A learner rank that has started.
 
     `chunks` is the number of chunks of every weight version that it publishes. `packing_fallback`
-    is the reason why completions are trained as rows; None where they are packed.
+    is the reason why completions are trained as rows; None where they are packed. `state_bytes` is
+    the size of its training state.
     """
 
     rank: int
@@ -31,6 +32,7 @@ class RankInfo:
     pid: int
     chunks: int
     packing_fallback: str | None = None
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class RankFigures:
     `loss` is this rank's part of the loss. `token_sums` are sums over this rank's completion
     tokens, of which there are `tokens`. `mismatch_kl` is a sum over the `fresh_tokens` alone: those
     sampled from the learner's own version. `grad_norm` and `learning_rate` are the same on all
-    ranks; `grad_norm` is None where DeepSpeed does not compute it (ZeRO-0). `busy_seconds` is how
-    long the step took.
+    ranks; `grad_norm` is None where DeepSpeed does not compute it (ZeRO-0). `skipped` is the number
+    of updates that were left out because the gradient was not finite. `busy_seconds` is how long
+    the step took.
     """
 
     loss: float
@@ -77,11 +80,12 @@ class RankFigures:
     mismatch_kl: float
     token_sums: Mapping[str, float]
     busy_seconds: float
+    skipped: float = 0.0
 
     @classmethod
     def of(cls, totals: Mapping[str, float], busy_seconds: float) -> RankFigures:
         """From what `PolicyTrainer.step` returns."""
-        own = {"loss", "learning_rate", "grad_norm", "tokens", "fresh_tokens", "mismatch_kl"}
+        own = {"loss", "learning_rate", "grad_norm", "tokens", "fresh_tokens", "mismatch_kl", "skipped"}
         return cls(
             loss=totals.get("loss", 0.0),
             learning_rate=totals["learning_rate"],
@@ -91,4 +95,5 @@ class RankFigures:
             mismatch_kl=totals.get("mismatch_kl", 0.0),
             token_sums={name: value for name, value in totals.items() if name not in own},
             busy_seconds=busy_seconds,
+            skipped=totals.get("skipped", 0.0),
         )

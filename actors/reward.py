@@ -40,6 +40,7 @@ class RewardScorer:
             scored,
             ranks=self._config.learner.workers,
             micro_batch_groups=self._config.learner.micro_batch_groups,
+            micro_batch_tokens=self._config.learner.micro_batch_tokens,
             keep_flat=self._config.rapo.flat_groups_teach,
         )
         uids = tuple(tuple(one.group.image_uid for one in share.groups) for share in shares)

@@ -20,6 +20,7 @@ from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
 from rapo.errors import ImageError
 from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
+from rapo.util.devices import require_device
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,7 @@ class RolloutWorker:
         from rapo.inference.sampler import GroupSampler
 
         settings = self._config.rollout
+        require_device(settings.gpus, "rollout.gpus")
         thread = EngineThread(
             lambda: ReadoutEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",

@@ -13,6 +13,21 @@ import pytest
 
 from rapo.config import dump_config, load_config
 
+#: The same on one GPU, for the tests with the mark `gpu`: sampler and learner share it.
+ON_ONE_GPU = (
+    "policy.dtype=float32",
+    "coldstart.workers=1",
+    "coldstart.gpus=1",
+    "rollout.workers=1",
+    "rollout.max_workers=1",
+    "rollout.gpus=0.45",
+    "rollout.start_timeout_s=600",
+    "rollout.engine.gpu_memory_utilization=0.3",
+    "learner.workers=1",
+    "learner.gpus=0.45",
+    "serve.gpus=0.45",
+    "serve.start_timeout_s=600",
+)
 #: Small enough for a test, large enough that every role has work, and that half of what the model
 #: writes after its cold start parses. A run of it can be repeated bit by bit.
 SMALL = (
@@ -35,6 +50,7 @@ SMALL = (
     "serve.port=0",
     "serve.threads=1",
     "serve.demo_images=6",
+    *(ON_ONE_GPU if os.environ.get("RAPO_TEST_GPUS") else ()),
 )
 
 

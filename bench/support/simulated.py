@@ -152,7 +152,7 @@ class SimulatedWorker(RolloutWorker):
 class SimulatedLearner(Learner):
     """A learner rank that sleeps."""
 
-    def start(self, model_dir: str, address: str, port: int) -> RankInfo:
+    def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
         self._latency = known_latency()
         return RankInfo(self._rank, "simulated", pid=0, chunks=1)
 

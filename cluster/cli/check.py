@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 
 from cluster.cli.check_fit import length_problems, machine_problems
+from cluster.cli.engine_build import check_engine_build
 from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
 from rapo.config import Config
@@ -52,7 +53,7 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     length = prompt_length(config)
     found = list((data or check_data(config, length)).problems)
     writing = (check_teacher, check_judge) if "aescot" in stages else ()
-    for check in (_model, *writing, _batch, _wandb, check_object_store):
+    for check in (_model, *writing, _batch, _wandb, check_object_store, check_engine_build):
         try:
             check(config)
         except RapoError as error:

@@ -88,9 +88,9 @@ def _gpus(config: Config, stages: Sequence[str]) -> Iterator[str]:
     amounts = {
         "aescot": sum(role.actors * role.gpus for role in _writers(config)),
         "coldstart": coldstart.workers * coldstart.gpus,
-        "rapo": rollout.workers * rollout.gpus + learner.workers * learner.gpus,
-        "evaluate": rollout.workers * rollout.gpus,
-        "serve": config.serve.replicas * config.serve.gpus if config.serve.demo_images else 0.0,
+        "rapo": rollout.workers * rollout.worker_gpus + learner.workers * learner.gpus,
+        "evaluate": rollout.workers * rollout.worker_gpus,
+        "serve": config.serve.most_replicas * config.serve_gpus if config.serve.demo_images else 0.0,
     }
     stage, needed = _most(amounts, stages)
     if not needed or _OTHER_GPUS.exists():

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.learner import Learner
 from actors.messages import RankFigures, RankInfo
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
+from cluster.remote.placement import await_placement, bundle, release, request_placement
 from cluster.remote.waiting import Waiting, wait, wait_each
 from cluster.remote.weight_source import WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
+from rapo.config.learning import LearnerConfig
 from rapo.util.file_manifest import Entries
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ray import ObjectRef
     from ray.actor import ActorHandle
+    from ray.util.placement_group import PlacementGroup
 
     from rapo.policy.state import StateFiles
 
@@ -43,31 +47,44 @@ class LearnerGroup:
     def __init__(self, config: Config, launch: Launch = Launcher(Learner)) -> None:
         self._config = config
         settings = config.learner
-        options = {
+        environment = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
+        environment |= config.ray.environment("learner", settings.gpus)
+        options: dict[str, object] = {
             "num_cpus": settings.cpus,
             "num_gpus": settings.gpus,
-            "label_selector": settings.labels,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}},
+            "runtime_env": {"env_vars": environment},
         }
-        self._ranks: list[ActorHandle] = [launch(rank, config, options=options) for rank in range(settings.workers)]
+        own = bundle(settings.cpus, settings.gpus)
+        self._placement = request_placement("learner", [own] * settings.workers, settings.labels)
+        self._ranks: list[ActorHandle] = [
+            launch(rank, config, options=options | _place(self._placement, rank, settings))
+            for rank in range(settings.workers)
+        ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
         self._heartbeat = Heartbeat({}, settings.hang_timeout_s)
         self._gathering: list[ObjectRef] = []
         #: What the ranks said of themselves when they were ready.
         self.ranks: list[RankInfo] = []
 
-    def start(self, model_dir: Path) -> list[ObjectRef[RankInfo]]:
-        """Begin to start all ranks on a model folder; the refs to wait for (see `ready`)."""
-        limit = self._config.learner.start_timeout_s
+    def start(self, model_dir: Path, splits: int = 1) -> list[ObjectRef[RankInfo]]:
+        """Begin to start all ranks on a model folder; the refs to wait for (see `ready`). Each
+        micro-batch is computed in `splits` parts.
+
+        Raises `RoleError` where the cluster has no room for all of them.
+        """
+        limit, room = self._config.learner.start_timeout_s, self._config.learner.place_timeout_s
+        keys = "learner.workers, learner.cpus and learner.gpus"
+        await_placement(self._placement, role="learner ranks", keys=keys, timeout_s=room)
         meeting: ObjectRef[tuple[str, int]] = self._ranks[0].rendezvous.remote()
         address, port = wait(meeting, role=self._names[0], timeout_s=limit)
-        return [rank.start.remote(str(model_dir), address, port) for rank in self._ranks]
+        return [rank.start.remote(str(model_dir), address, port, splits) for rank in self._ranks]
 
     def ready(self, started: Sequence[ObjectRef[RankInfo]]) -> Waiting[list[RankInfo]]:
         settings = self._config.learner
         ranks = yield from wait_each(started, roles=self._names, timeout_s=settings.start_timeout_s)
         self._names = [f"learner rank {rank.rank} on {rank.node}" for rank in ranks]
-        self._heartbeat = Heartbeat(dict(zip(self._names, self._ranks, strict=True)), settings.hang_timeout_s)
+        actors = dict(zip(self._names, self._ranks, strict=True))
+        self._heartbeat = Heartbeat(actors, settings.hang_timeout_s, settings.progress_timeout_s)
         self.ranks = ranks
         return ranks
 
@@ -112,6 +129,11 @@ class LearnerGroup:
         )
         return steps[0]
 
+    def convert_state(self, folder: Path, target: Path) -> Waiting[None]:
+        """Rewrite a saved state under `target`, for any number of ranks and any ZeRO stage. A rank
+        does it, which has the memory for it."""
+        yield from self._each([self._ranks[0].convert_state.remote(str(folder), str(target))])
+
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
         """Have the weights of the last step published as `version`; returns at once, the refs fill
         up chunk by chunk.
@@ -145,12 +167,21 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+        release(self._placement)
+        self._placement = None
+
+
+def _place(group: PlacementGroup | None, rank: int, settings: LearnerConfig) -> dict[str, object]:
+    if group is None:
+        return {"label_selector": settings.labels}
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)}
 
 
 def merge_figures(parts: Sequence[RankFigures]) -> dict[str, float]:
     """The step's figures: means per token of the ranks' sums; `loss`, `grad_norm` and
     `learning_rate` as they are.
 
+    `skipped` counts updates that were left out, and is missing where there are none.
     `mismatch_kl` is a mean over the tokens of the learner's own version, and missing where there
     are none; `fresh` is their share. `learner_busy_s` is the mean of the ranks' working time.
     """
@@ -169,4 +200,6 @@ def merge_figures(parts: Sequence[RankFigures]) -> dict[str, float]:
     if parts[0].grad_norm is not None:
         merged["grad_norm"] = parts[0].grad_norm
     merged["learning_rate"] = parts[0].learning_rate
+    if parts[0].skipped:
+        merged["skipped"] = parts[0].skipped
     return merged

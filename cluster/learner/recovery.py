@@ -1,8 +1,9 @@
 """RecoveringLearnerGroup: learner ranks that survive a death or a hang of any of them.
 
-- After every `learner.snapshot_every` steps each rank puts a snapshot of its training state into
-  the object store. This process owns the snapshots, so they outlive the ranks (but not the node
-  that holds one).
+- After `learner.snapshot_every` steps, or `learner.snapshot_seconds` where the state is large, each
+  rank puts a snapshot of its training state into the object store. This process owns the snapshots,
+  so they outlive the ranks (but not the node that holds one). - Ranks that ran out of memory
+  compute each micro-batch in two parts from then on.
 - The steps since are kept as refs. When a rank fails, all ranks are started anew from the latest
   snapshot and train these steps again from the same groups: no step is lost, none is applied twice,
   and the result is the one that an unbroken run has.
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _RECEIPT_S = 60.0
+#: A rank's state of this size is copied in well under a second.
+_SMALL_BYTES = 256 * 2**20
 
 
 @dataclass(slots=True)
@@ -73,6 +77,8 @@ class RecoveringLearnerGroup:
         self._resumed: tuple[Path, bool] | None = None
         self._snapshots = [_Snapshot(None)]
         self._steps = 0
+        self._splits = 1
+        self._snapshot_at = time.monotonic()
 
     @property
     def ranks(self) -> list[RankInfo]:
@@ -93,15 +99,29 @@ class RecoveringLearnerGroup:
         self._snapshots.append(_Snapshot(self._group.states()))
         return self._steps
 
+    def convert_state(self, folder: Path, target: Path) -> Waiting[None]:
+        """Rewrite a saved state for the ranks that there are."""
+        return self._group.convert_state(folder, target)
+
     def step(self, shares: Sequence[ObjectRef[Share]], images: Sequence[ImageRefs]) -> Waiting[dict[str, float]]:
         figures = yield from self._surviving(lambda group: group.step(shares, images))
         for snapshot in self._snapshots:
             snapshot.since.append((shares, images))
         self._steps += 1
         self._settle_snapshots()
-        if len(self._snapshots[-1].since) >= self._config.learner.snapshot_every:
+        if self._snapshot_due():
             self._snapshots.append(_Snapshot(self._group.states()))
+            self._snapshot_at = time.monotonic()
         return figures
+
+    def _snapshot_due(self) -> bool:
+        """Copying a large state takes as long as several steps, so that it goes by time."""
+        settings = self._config.learner
+        if settings.snapshot_every is not None:
+            return len(self._snapshots[-1].since) >= settings.snapshot_every
+        if max((rank.state_bytes for rank in self.ranks), default=0) <= _SMALL_BYTES:
+            return True
+        return time.monotonic() - self._snapshot_at >= settings.snapshot_seconds
 
     def _settle_snapshots(self) -> None:
         """The latest snapshot was made before the step that has just ended, so now it is known
@@ -179,6 +199,9 @@ class RecoveringLearnerGroup:
                     raise
                 failed = error
                 action = "published again" if lost else "the ranks go on from the latest snapshot of their state"
+                if error.kind is FaultKind.OUT_OF_MEMORY:  # the same groups would not fit again
+                    self._splits *= 2
+                    action += f", with each micro-batch in {self._splits} parts"
                 self._report(Fault("learner", "", error.kind, str(error), action))
         raise AssertionError  # the last attempt returns or raises
 
@@ -186,7 +209,7 @@ class RecoveringLearnerGroup:
         """New ranks in the state in which the last step left the old ones."""
         self._group.close()
         self._group = self._make()
-        yield from self._group.ready(self._group.start(self._model_dir))
+        yield from self._group.ready(self._group.start(self._model_dir, self._splits))
         for snapshot in reversed(self._snapshots):
             if (yield from self._restore(snapshot)):
                 self._snapshots = [snapshot]

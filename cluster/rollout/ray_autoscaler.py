@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.rollout.worker_handle import bundle
+from cluster.remote.placement import bundle
+from cluster.rollout.worker_handle import worker_bundle
 from rapo.config import Config
 
 
@@ -19,11 +20,9 @@ def request_capacity(config: Config, workers: int | None) -> None:
     if workers is None:
         request_resources(bundles=[])
         return
-    learner = {"CPU": config.learner.cpus, "GPU": config.learner.gpus}
-    wanted = [(bundle(config.rollout), config.rollout.labels)] * workers
-    wanted += [({name: amount for name, amount in learner.items() if amount}, config.learner.labels)] * (
-        config.learner.workers
-    )
+    learner = bundle(config.learner.cpus, config.learner.gpus)
+    wanted = [(worker_bundle(config.rollout), config.rollout.labels)] * workers
+    wanted += [(learner, config.learner.labels)] * config.learner.workers
     wanted = [(resources, labels) for resources, labels in wanted if resources]
     request_resources(
         bundles=[resources for resources, _ in wanted], bundle_label_selectors=[labels for _, labels in wanted]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,10 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.remote.actors import Launch
+from cluster.remote.placement import bundle, release, request_placement
 from cluster.rollout.tasks import InFlightCall
 from rapo.config import Config, RolloutConfig
 from rapo.errors import FaultKind
@@ -21,6 +20,7 @@ from rapo.inference.environment import engine_environment
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+    from ray.util.placement_group import PlacementGroup
 
 
 class WorkerState(StrEnum):
@@ -146,18 +146,19 @@ class WorkerHandle:
     def end(self) -> None:
         """Kill the actor and give its placement group back."""
         ray.kill(self.actor)
-        if self.placement is not None:
-            remove_placement_group(self.placement)
+        release(self.placement)
 
 
 def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
     """Start a worker in a placement group of its own; returns at once."""
     settings = config.rollout
-    placement = _placement(number, settings)
+    placement = request_placement(f"rollout-{number}", [worker_bundle(settings)], settings.labels)
+    environment = engine_environment(settings.threads, settings.engine.kv_cache_gib)
+    environment |= config.ray.environment("rollout", settings.gpus)
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
-        "num_gpus": settings.gpus,
-        "runtime_env": {"env_vars": engine_environment(settings.threads, settings.engine.kv_cache_gib)},
+        "num_gpus": settings.worker_gpus,
+        "runtime_env": {"env_vars": environment},
     }
     if placement is None:
         options["label_selector"] = settings.labels
@@ -168,17 +169,7 @@ def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
     return worker
 
 
-def bundle(settings: RolloutConfig) -> dict[str, float]:
-    """The resources that one worker takes."""
-    resources = {"CPU": settings.cpus, "GPU": settings.gpus}
-    return {name: amount for name, amount in resources.items() if amount}
-
-
-def _placement(number: int, settings: RolloutConfig) -> PlacementGroup | None:
-    resources = bundle(settings)
-    # One bundle: a tensor-parallel engine needs its GPUs on one node. An empty group is not
-    # allowed. Names are unique in a cluster, where other runs may have workers of the same number.
-    name = f"rapo-rollout-{number}-{secrets.token_hex(4)}"
-    if not resources:
-        return None
-    return placement_group([resources], name=name, bundle_label_selector=[settings.labels])
+def worker_bundle(settings: RolloutConfig) -> dict[str, float]:
+    """The resources that one worker takes. A model that is split over several GPUs needs them on
+    one node."""
+    return bundle(settings.cpus, settings.worker_gpus)

@@ -25,6 +25,7 @@ from cluster.files.json_values import finite
 from cluster.files.jsonl import read_jsonl
 from cluster.training.best_model import BestState
 from cluster.training.staleness import WindowState
+from rapo.config import Config
 from rapo.errors import RunFolderError
 from rapo.records import Group
 from rapo.util.atomic_dir import whole_folder
@@ -43,13 +44,31 @@ SavedGroups = Mapping[int, tuple[Group, GroupReceipt]]
 @dataclass(frozen=True, slots=True)
 class TrainingState:
     """What a checkpoint keeps beside the groups and the learner's files. `ranks` is the number of
-    learner ranks that wrote these."""
+    learner ranks that wrote these, `zero_stage` their stage (None: not known)."""
 
     step: int
     window: WindowState
     validation: list[ValidationPoint]
     best: BestState
     ranks: int
+    zero_stage: int | None = None
+
+    def fits(self, config: Config) -> bool:
+        """Whether the learner's files are those that ranks of this configuration write."""
+        settings = config.learner
+        return self.ranks == settings.workers and self.zero_stage in (None, settings.zero_stage)
+
+    def check_convertible(self, config: Config) -> None:
+        """Raise `RunFolderError` where ranks of this configuration cannot take the learner's files
+        over, converted or not."""
+        wanted = config.learner.zero_stage
+        if self.zero_stage in (None, wanted) or {self.zero_stage, wanted} == {1, 2}:
+            return
+        raise RunFolderError(
+            f"the state of step {self.step} was written with learner.zero_stage = {self.zero_stage}, and this configuration "
+            f"has {wanted}: DeepSpeed converts between stages 1 and 2 only. Give learner.zero_stage={self.zero_stage}; "
+            "learner.offload and learner.gradient_checkpointing save memory in its place."
+        )
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
@@ -60,6 +79,7 @@ class TrainingState:
             validation=raw["validation"],
             best=BestState(**raw["best"]),
             ranks=raw["ranks"],
+            zero_stage=raw.get("zero_stage"),
         )
 
 
@@ -105,7 +125,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def converted(self, checkpoint: Checkpoint) -> Path:
-        """Where a state that is rewritten for another number of ranks goes, until the next one is
+        """Where a state that is rewritten for other ranks goes, until the next one is
         written; nothing is there."""
         folder = self._folder / f"{_CONVERTED}-{checkpoint.folder.name}"
         shutil.rmtree(folder, ignore_errors=True)

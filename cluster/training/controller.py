@@ -370,9 +370,8 @@ class Controller:
             ready.ticket: (ray.get(ready.group, timeout=_FETCH_S), self._results[ready.ticket].receipt)
             for ready in self._window.ready
         }
-        state = TrainingState(
-            self.step, self._window.state(), self._validation, self._models.state(), self._config.learner.workers
-        )
+        ranks = self._config.learner.workers, self._config.learner.zero_stage
+        state = TrainingState(self.step, self._window.state(), self._validation, self._models.state(), *ranks)
         self._checkpoints.write(state, groups, lambda folder: finish(self._learners.save_state(folder)))
         self._models.prune(saved.best for saved in self._checkpoints.kept())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from rapo.chat.types import ChatModel
 from rapo.config import ChatConfig, Config
+from rapo.util.devices import require_device
 
 
 def open_chat_model(
@@ -25,6 +27,8 @@ def open_chat_model(
 
     # The engine reads this when vLLM is first imported.
     set_engine_environment(max(1, int(settings.cpus)), settings.engine.kv_cache_gib)
+    os.environ.update(config.ray.environment("teacher", settings.gpus))
+    require_device(settings.gpus, "the gpus of a teacher or judge")
     from rapo.inference.chat_engine import VllmModel
 
     return VllmModel(settings, config.image, schema=schema)

@@ -7,11 +7,11 @@
 from rapo.config.aescot import AesCoTConfig, ChatConfig, EndpointConfig, JudgeConfig, TeacherConfig
 from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SceneWorld, SourceConfig
 from rapo.config.engine import EngineConfig
+from rapo.config.learning import LoRAConfig
 from rapo.config.load import diff_config, dump_config, load_config
 from rapo.config.sections import (
     Config,
     ImageConfig,
-    LoRAConfig,
     RayConfig,
     RolloutAutoscaleConfig,
     RolloutConfig,

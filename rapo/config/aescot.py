@@ -30,8 +30,8 @@ class ChatConfig(Section):
     prompt_file: Path | None = Field(None, description="instead of prompt: a text file")
     actors: Positive = Field(1, description="at most so many processes")
     min_actors: Positive = Field(1, description="to which the pool shrinks where it has too little to do")
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
+    cpus: MayChange[Amount] = 1.0
+    gpus: MayChange[Amount] = 0.0
     temperature: Annotated[float, Field(ge=0)] = 0.0
     max_tokens: Positive = 320
     max_pixels: Positive = Field(1280 * 28 * 28, description="larger images are shrunk for a model")

@@ -1,5 +1,4 @@
-"""Configuration sections: fields and defaults of all but `data`, `aescot`, `rapo` and `serve`,
-which have files of their own."""
+"""Configuration sections: fields and defaults of those that have no file of their own."""
 
 from __future__ import annotations
 
@@ -12,10 +11,12 @@ from rapo.answers.readout_names import ReadoutName
 from rapo.config.aescot import AesCoTConfig
 from rapo.config.data import DataConfig
 from rapo.config.engine import EngineConfig
+from rapo.config.learning import ColdStartConfig, LearnerConfig
 from rapo.config.serving import ServeConfig
 from rapo.config.training import RapoConfig
 from rapo.config.types import (
     Amount,
+    EnvironmentRole,
     Fraction,
     MayChange,
     NodeLabels,
@@ -24,6 +25,7 @@ from rapo.config.types import (
     Section,
     StoredModel,
 )
+from rapo.util.devices import device_environment
 
 
 class RunConfig(Section):
@@ -58,32 +60,13 @@ class PolicyConfig(Section):
     transformers format."""
 
     model: StoredModel = "embedded"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="default where a role that holds the model has GPUs: bfloat16"
+    )
     max_pixels: Positive | None = Field(None, description="overrides the processor's own limit")
     min_pixels: Positive | None = None
     max_completion_tokens: Positive = 64
     embedded: TinyModelConfig = TinyModelConfig()
-
-
-class ColdStartConfig(Section):
-    """Supervised fine-tuning on the kept critiques, by Ray Train and DeepSpeed."""
-
-    steps: Positive = 200
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    micro_batch_size: Positive = Field(64, description="rows of one forward pass on one worker")
-    workers: Positive = 2
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
-    labels: NodeLabels = Field({}, description="Ray labels that a node must have")
-    threads: Positive = 1
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    freeze_vision: bool = False
-    cache_mib: Positive = Field(1024, description="rows are kept in memory between epochs up to this size")
-    timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0
 
 
 class RolloutAutoscaleConfig(Section):
@@ -106,10 +89,10 @@ class RolloutConfig(Section):
     max_workers: MayChange[Positive] = Field(
         8, description="limit of `rapo scale` and of autoscaling; at least `workers`"
     )
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
+    cpus: MayChange[Amount] = 1.0
+    gpus: MayChange[Amount] = Field(0.0, description="of one worker; 0: on the CPU")
     labels: NodeLabels = Field({}, description="Ray labels that a node must have")
-    threads: Positive = 1
+    threads: MayChange[Positive] = 1
     start_timeout_s: MayChange[Seconds] = 300.0
     generate_timeout_s: MayChange[Seconds] = 600.0
     load_timeout_s: MayChange[Seconds] = 300.0
@@ -118,70 +101,31 @@ class RolloutConfig(Section):
     hang_timeout_s: MayChange[Seconds] = Field(
         60.0, description="how long an answer may take before the worker is replaced"
     )
-    max_groups: Positive | None = Field(
+    max_groups: MayChange[Positive | None] = Field(
         None, description="groups in flight on one worker; default: as many as fill its engine"
     )
     autoscale: MayChange[RolloutAutoscaleConfig] = RolloutAutoscaleConfig()
     engine: EngineConfig = EngineConfig()
 
+    @model_validator(mode="after")
+    def _gpu_for_each_part(self) -> RolloutConfig:
+        parts = self.engine.tensor_parallel_size
+        if self.gpus and parts > 1 and self.gpus not in (1.0, float(parts)):
+            raise ValueError(
+                f"rollout.gpus = {self.gpus:g} does not fit rollout.engine.tensor_parallel_size = {parts}: give 1 (for each "
+                f"part of the model) or {parts} (for the worker)"
+            )
+        return self
+
+    @property
+    def worker_gpus(self) -> float:
+        """The GPUs of one worker: one for each part of a model that is split over several."""
+        return _split_gpus(self.gpus, self.engine.tensor_parallel_size)
+
     @property
     def most(self) -> int:
         """The largest number of workers."""
         return max(self.workers, self.max_workers)
-
-
-LoRATarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-class LoRAConfig(Section):
-    """Low-rank adapters on the text model's linear layers in RAPO: weight + (alpha / rank) * B @ A,
-    where only A and B train.
-
-    The merged weight is published, saved and exported under its plain name, so that only the
-    learner knows of LoRA.
-    """
-
-    rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
-    targets: tuple[LoRATarget, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="layers of the text model that get an adapter; the vision tower gets none and is not trained",
-    )
-
-    @model_validator(mode="after")
-    def _something_trains(self) -> LoRAConfig:
-        if not self.targets:
-            raise ValueError("learner.lora.targets is empty, so nothing would train; name layers, or leave it out")
-        return self
-
-
-class LearnerConfig(Section):
-    workers: MayChange[Positive] = 2
-    cpus: Amount = 1.0
-    gpus: Amount = 0.0
-    labels: NodeLabels = Field({}, description="Ray labels that a node must have")
-    threads: Positive = 1
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    micro_batch_groups: Positive = 16
-    packing: Literal["prefix", "rows"] = Field("prefix", description="prefix: completions share their image's prefix")
-    gradient_checkpointing: bool = False
-    freeze_vision: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    chunk_mib: Positive = Field(256, description="size of one chunk of a published weight version")
-    lora: LoRAConfig = LoRAConfig()
-    snapshot_every: MayChange[Positive] = Field(
-        1, description="steps between two snapshots of the training state in the object store; later steps are repeated"
-    )
-    max_failures: MayChange[Annotated[int, Field(ge=0)]] = Field(
-        3, description="how often the ranks are rebuilt within one step before the run fails"
-    )
-    hang_timeout_s: MayChange[Seconds] = Field(
-        120.0, description="how long a rank may take to answer before it counts as hung"
-    )
-    start_timeout_s: MayChange[Seconds] = 300.0
-    step_timeout_s: MayChange[Seconds] = 1800.0
 
 
 class EvaluateConfig(Section):
@@ -220,6 +164,14 @@ class RayConfig(Section):
     cpus: Positive | None = Field(None, description="logical CPUs of a local instance; default: enough for the roles")
     object_store_mib: Annotated[int, Field(ge=80)] = 512
     temp_dir: Path | None = None
+    env: dict[EnvironmentRole, dict[str, str]] = Field(
+        default={}, description="environment variables of the processes of all roles, or of one; NCCL's, for example"
+    )
+
+    def environment(self, role: EnvironmentRole, gpus: float) -> dict[str, str]:
+        """The variables of a process of `role` that has `gpus` GPUs. What hides the GPUs of a node
+        from a role without any overrules `env`."""
+        return {**self.env.get("all", {}), **self.env.get(role, {}), **device_environment(gpus)}
 
 
 class StorageConfig(Section):
@@ -233,6 +185,19 @@ class StorageConfig(Section):
 
 class Config(Section):
     """The whole configuration. `config.toml` in a run folder is this, resolved."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dtype_by_device(cls, data: object) -> object:
+        """bfloat16 where a role that holds the model has GPUs, unless `policy.dtype` is given."""
+        if not isinstance(data, dict):
+            return data
+        holders = [data.get(name) for name in ("coldstart", "rollout", "learner", "serve")]
+        on_gpus = any(isinstance(section, dict) and section.get("gpus") for section in holders)
+        policy = data.get("policy", {})
+        if on_gpus and isinstance(policy, dict) and "dtype" not in policy:
+            return data | {"policy": policy | {"dtype": "bfloat16"}}
+        return data
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -248,3 +213,13 @@ class Config(Section):
     ray: MayChange[RayConfig] = RayConfig()
     storage: MayChange[StorageConfig] = StorageConfig()
     telemetry: MayChange[TelemetryConfig] = TelemetryConfig()
+
+    @property
+    def serve_gpus(self) -> float:
+        """The GPUs of one scorer replica, whose engine is set by `rollout.engine`: one for each
+        part of a model that is split over several."""
+        return _split_gpus(self.serve.gpus, self.rollout.engine.tensor_parallel_size)
+
+
+def _split_gpus(gpus: float, parts: int) -> float:
+    return gpus if parts == 1 or not gpus else float(parts)

@@ -4,7 +4,7 @@ that may change when a run is continued."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias, TypeVar, get_args
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -42,6 +42,9 @@ def _stored_path(path: object) -> object:
 
 #: A path of this machine, or a URL of object storage.
 StoredPath = Annotated[Path, BeforeValidator(_stored_path)]
+
+#: Roles whose processes may have environment variables of their own.
+EnvironmentRole: TypeAlias = Literal["all", "teacher", "coldstart", "rollout", "learner", "serve"]
 
 
 class _MayChange:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from rapo.config.learning import Offload
 from rapo.families.family import vision_parameters
 from rapo.policy.forward import GroupPolicy
 
@@ -51,6 +52,7 @@ class OptimizerSettings:
     warmup_steps: int
     schedule: Literal["constant", "linear", "cosine"]
     beta2: float = 0.999
+    offload: Offload = "none"
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -112,7 +114,11 @@ def learning_rate_factor(settings: OptimizerSettings) -> Callable[[int], float]:
 
 
 def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> DeepSpeedEngine:
-    """The DeepSpeed engine of `policy`. The process group must exist."""
+    """The DeepSpeed engine of `policy`. The process group must exist.
+
+    In bfloat16 gradients are added up and reduced in float32: 32 micro-batches would otherwise cost
+    .7 % of the gradient. DeepSpeed does that under ZeRO only, so that stage 0 runs as stage 1.
+    """
     import deepspeed
 
     parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -128,9 +134,40 @@ def wrap(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> Dee
             "train_micro_batch_size_per_gpu": 1,  # required, but without effect: micro-batches hold groups
             "gradient_accumulation_steps": 1,
             "gradient_clipping": settings.max_grad_norm,
-            "zero_optimization": {"stage": settings.zero_stage},
+            **_precision(settings, dtype),
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 10**9,
+        },
+    )
+    return engine
+
+
+def _precision(settings: OptimizerSettings, dtype: str) -> dict[str, object]:
+    """DeepSpeed's settings of ZeRO, dtypes and offload."""
+    half = dtype == "bfloat16"
+    zero: dict[str, object] = {"stage": max(1, settings.zero_stage) if half else settings.zero_stage}
+    if settings.offload == "optimizer":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    result: dict[str, object] = {"zero_optimization": zero, "bf16": {"enabled": half}}
+    if half:
+        result |= {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+    return result
+
+
+def frozen(policy: GroupPolicy, settings: OptimizerSettings, *, dtype: str) -> GroupPolicy | DeepSpeedEngine:
+    """`policy` for forward passes alone. Under ZeRO-3 its parameters are shared out over the ranks,
+    which then call it together."""
+    policy.requires_grad_(requires_grad=False)
+    if settings.zero_stage < 3:
+        return policy
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=policy,
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3},
             "bf16": {"enabled": dtype == "bfloat16"},
             "steps_per_print": 10**9,
         },
@@ -145,13 +182,23 @@ def freeze_vision(policy: GroupPolicy) -> None:
         parameter.requires_grad_(requires_grad=False)
 
 
-def accumulate(engine: DeepSpeedEngine, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
+def checkpoint_activations(policy: GroupPolicy) -> None:
+    """Keep each layer's input only, and compute the rest again in the backward pass."""
+    policy.model.gradient_checkpointing_enable()
+    policy.train()  # transformers checkpoints in training mode only
+
+
+def accumulate(
+    engine: DeepSpeedEngine, losses: Sequence[Callable[[], torch.Tensor]], advance: Callable[[], None] = lambda: None
+) -> list[float]:
     """Backward over micro-batches, then one optimiser step; the micro-batches' losses.
 
-    `losses` are called one by one, so that one graph exists at a time.
+    `losses` are called one by one, so that one graph exists at a time; `advance` is called before
+    each.
     """
     values = []
     for index, loss_of in enumerate(losses):
+        advance()
         engine.set_gradient_accumulation_boundary(index == len(losses) - 1)
         loss = loss_of()
         engine.backward(loss)

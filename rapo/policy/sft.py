@@ -16,7 +16,16 @@ from rapo.errors import ConfigError
 from rapo.families.inputs import Prepared
 from rapo.images.decode import decode_image
 from rapo.policy.batch import collate
-from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
+from rapo.policy.distributed import (
+    OptimizerSettings,
+    accumulate,
+    checkpoint_activations,
+    device,
+    freeze_vision,
+    torch_dtype,
+    wrap,
+)
+from rapo.policy.example_batches import split_by_tokens, split_evenly
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
@@ -49,9 +58,11 @@ class SupervisedTrainer:
         self.processor = PolicyProcessor(
             model_dir, min_pixels=config.policy.min_pixels, max_pixels=config.policy.max_pixels
         )
-        policy = GroupPolicy(load_model(model_dir, config.policy.dtype), [], packing="rows")
+        policy = GroupPolicy(load_model(model_dir, config.policy.dtype), [], packing=settings.packing)
         if settings.freeze_vision:
             freeze_vision(policy)
+        if settings.gradient_checkpointing:
+            checkpoint_activations(policy)
         optimizer = OptimizerSettings(
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
@@ -60,6 +71,7 @@ class SupervisedTrainer:
             steps=settings.steps,
             warmup_steps=settings.warmup_steps,
             schedule="cosine",
+            offload=settings.offload,
         )
         self.engine = wrap(policy.to(device()), optimizer, dtype=config.policy.dtype)
         self.batch_per_rank = max(1, settings.batch_size // world)
@@ -88,9 +100,17 @@ class SupervisedTrainer:
     def step(self, examples: Sequence[Example]) -> float:
         """One optimiser step on this rank's examples; their mean negative log-likelihood per target
         token, in nats."""
-        size, tokens = self._config.coldstart.micro_batch_size, sum(len(e.target) for e in examples)
-        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
-        return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in parts]))
+        settings, tokens = self._config.coldstart, sum(len(e.target) for e in examples)
+        parts: Sequence[Sequence[int]]
+        if settings.micro_batch_tokens is None:
+            parts = split_evenly(len(examples), settings.micro_batch_size)
+        else:
+            lengths = [len(e.prepared.prompt_ids) + len(e.target) for e in examples]
+            parts = split_by_tokens(
+                lengths, settings.micro_batch_size, settings.micro_batch_tokens, padded=settings.packing == "rows"
+            )
+        chosen = [[examples[index] for index in part] for part in parts]
+        return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in chosen]))
 
     def _loss(self, examples: Sequence[Example], tokens: int) -> torch.Tensor:
         """The summed loss of a micro-batch over the token count of the whole batch."""

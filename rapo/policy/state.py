@@ -4,6 +4,7 @@ DeepSpeed's own format.
 - All ranks of the world save and load together.
 - A state belongs to the world size that saved it. `to_universal` rewrites one for a world of any
   size.
+- Parameters that do not train are left out: they are those of the model that the ranks start from.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def save_state(engine: DeepSpeedEngine, folder: Path, *, version: int) -> None:
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
     client_state = {**_CONVERTIBLE, "version": version, "generators": generators}
-    engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, client_state=client_state)
+    engine.save_checkpoint(
+        str(folder), tag=_TAG, save_latest=False, client_state=client_state, exclude_frozen_parameters=True
+    )
 
 
 def load_state(engine: DeepSpeedEngine, folder: Path, *, universal: bool = False) -> int:
@@ -56,7 +59,8 @@ def load_state(engine: DeepSpeedEngine, folder: Path, *, universal: bool = False
     settings = engine._config
     before, settings.load_universal_checkpoint = settings.load_universal_checkpoint, universal
     try:
-        loaded, client_state = engine.load_checkpoint(str(folder), tag=_TAG)
+        # Not strict: parameters that do not train are not among them.
+        loaded, client_state = engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
     finally:
         settings.load_universal_checkpoint = before
     if loaded is None:
@@ -80,11 +84,11 @@ def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if line.strip()]
         raise RunFolderError(
-            f"{folder} cannot be converted to another number of learner ranks: {lines[-1:]}"
+            f"{folder} cannot be converted for another number of learner ranks or ZeRO stage: {lines[-1:]}"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise RunFolderError(
-            f"converting {folder} to another number of learner ranks took longer than {timeout_s:.0f} s "
+            f"converting {folder} for another number of learner ranks or ZeRO stage took longer than {timeout_s:.0f} s "
             "(learner.step_timeout_s)"
         ) from error
 

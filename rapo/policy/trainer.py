@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,17 @@ from rapo.images.decode import decode_image
 from rapo.models.completeness import check_finite, model_class, quiet_loading, refuse_incomplete
 from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
-from rapo.policy.distributed import OptimizerSettings, accumulate, device, freeze_vision, torch_dtype, wrap
+from rapo.policy.device_memory import device_memory_named
+from rapo.policy.distributed import (
+    OptimizerSettings,
+    accumulate,
+    checkpoint_activations,
+    device,
+    freeze_vision,
+    frozen,
+    torch_dtype,
+    wrap,
+)
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
@@ -32,6 +41,7 @@ from rapo.policy.state import StateFiles, load_state, pack_state, save_state, un
 from rapo.policy.weight_packing import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
 from rapo.util.cache import get_or_make
+from rapo.util.progress import Progress
 from rapo.util.seeds import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
@@ -59,12 +69,17 @@ def load_model(folder: str | Path, dtype: str) -> PreTrainedModel:
 class PolicyTrainer:
     """Trains the policy of `model_dir` under DeepSpeed, as one of `world` ranks.
 
-    The process group must exist. `version` counts the optimiser steps.
+    The process group must exist. `version` counts the steps. Each micro-batch is computed in
+    `splits` parts. `progress` tells of the micro-batch at hand.
     """
 
-    def __init__(self, model_dir: str, config: Config, *, world: int) -> None:
+    def __init__(
+        self, model_dir: str, config: Config, *, world: int, splits: int = 1, progress: Progress | None = None
+    ) -> None:
         self._config = config
         self._world = world
+        self._splits = splits
+        self._progress = progress or Progress()
         self.version = 0
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._first_update = True
@@ -78,8 +93,7 @@ class PolicyTrainer:
         if config.learner.freeze_vision:
             freeze_vision(policy)
         if config.learner.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable()
-            policy.train()  # transformers checkpoints in training mode only
+            checkpoint_activations(policy)
         rapo = config.rapo
         settings = OptimizerSettings(
             learning_rate=rapo.learning_rate,
@@ -90,12 +104,13 @@ class PolicyTrainer:
             warmup_steps=rapo.warmup_steps,
             schedule=rapo.schedule,
             beta2=config.learner.adam_beta2,
+            offload=config.learner.offload,
         )
         self.engine = wrap(policy.to(device()), settings, dtype=config.policy.dtype)
         self._reference = None
         # With LoRA the model without its adapters is the reference.
         if rapo.needs_reference and not self._lora:
-            self._reference = self._policy(model_dir).to(device()).requires_grad_(requires_grad=False)
+            self._reference = frozen(self._policy(model_dir).to(device()), settings, dtype=config.policy.dtype)
 
     def _policy(self, model_dir: str) -> GroupPolicy:
         return GroupPolicy(
@@ -110,26 +125,33 @@ class PolicyTrainer:
         """One step: `updates_per_batch` updates on this rank's groups.
 
         `images` are the encoded images of the groups, by uid. Returns sums for metrics, to be added
-        up over the ranks, and `learning_rate` and `grad_norm` (missing under ZeRO-0), which are the
-        same on all ranks.
+        up over the ranks, and `learning_rate`, `skipped` and `grad_norm` (missing under ZeRO-0),
+        which are the same on all ranks. `skipped` counts the updates that DeepSpeed left out
+        because the gradient was not finite: their version has the weights of the one before.
+
+        Raises `RoleError` (`FaultKind.OUT_OF_MEMORY`) where a smaller micro-batch may fit into the
+        device's memory; this rank and its peers are of no use then. Raises `ResourceError` where
+        the micro-batch is a single group.
         """
+        with self._progress.working(), device_memory_named(share, self._splits):
+            return self._step(share, images)
+
+    def _step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
         prepared = {uid: get_or_make(self._prepared, uid, partial(self._prepare, data)) for uid, data in images.items()}
         totals: dict[str, float] = {}
         # Read now, because the scheduler changes it at the step's end.
-        learning_rate = float(self.engine.optimizer.param_groups[0]["lr"])
+        learning_rate, skipped = float(self.engine.optimizer.param_groups[0]["lr"]), self.engine.skipped_steps
         for update in range(self._config.rapo.updates_per_batch):
             self._first_update = update == 0
-            losses = [
-                partial(self._loss, chunk, prepared, share, totals)
-                for chunk in _chunks(share.groups, share.micro_batches)
-            ]
-            values = accumulate(self.engine, losses)
+            losses = [partial(self._loss, chunk, prepared, share, totals) for chunk in share.parts(self._splits)]
+            values = accumulate(self.engine, losses, self._progress.advance)
             totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world / self._config.rapo.updates_per_batch
         self.version += 1
         norm = self.engine.get_global_grad_norm()
         if norm is not None:  # ZeRO-0 has none
             totals["grad_norm"] = float(norm)
         totals["learning_rate"] = learning_rate
+        totals["skipped"] = float(self.engine.skipped_steps - skipped)
         return totals
 
     def _prepare(self, image: bytes) -> Prepared:
@@ -236,6 +258,13 @@ class PolicyTrainer:
         sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
         return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
 
+    @property
+    def state_bytes(self) -> int:
+        """About the size of this rank's training state: a float32 copy and two moments of what
+        trains."""
+        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters() if p.requires_grad)
+        return 12 * trained // self._world
+
     def save_state(self, folder: Path) -> None:
         """Write this rank's training state (`rapo.policy.state`). Call it on all ranks together."""
         save_state(self.engine, folder, version=self.version)
@@ -282,14 +311,6 @@ class PolicyTrainer:
         else:
             for _ in tensors:
                 pass
-
-
-def _chunks(groups: Sequence[ScoredGroup], count: int) -> list[Sequence[ScoredGroup]]:
-    """`groups` in `count` nearly equal parts, sorted by prompt length so that padding is short.
-    Parts may be empty."""
-    ordered = sorted(groups, key=lambda g: g.group.prompt_tokens)
-    bounds = [round(i * len(ordered) / count) for i in range(count + 1)]
-    return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
 def _masked(chunk: Sequence[ScoredGroup], settings: LossConfig) -> NDArray[np.bool_]:

@@ -51,6 +51,7 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | P
     config = with_card(config, card)
     settings = config.serve
     environment = engine_environment(settings.threads, config.rollout.engine.kv_cache_gib)
+    environment |= config.ray.environment("serve", settings.gpus)
     # The limit of gRPC between Serve's proxy and its replicas, which is 4 MiB by default.
     environment["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(message_limit(config.image))
     # vLLM would configure its own log when it is imported, and close all handlers of the process.
@@ -58,7 +59,7 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | P
     environment["VLLM_CONFIGURE_LOGGING"] = "0"
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
-        "num_gpus": settings.gpus,
+        "num_gpus": config.serve_gpus,
         "label_selector": settings.labels,
         "runtime_env": {"env_vars": environment},
     }

@@ -33,7 +33,7 @@ from rapo.images.decode import decode_image
 from rapo.records import Chunk, ImageRecord, ScoredGroup, WeightManifest
 from tests.small import SMALL
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.gpu]
 
 #: The manifest and the chunks of a weight version.
 Published = tuple[WeightManifest, list[Chunk]]

@@ -15,7 +15,7 @@ from rapo.datasets.scenes import render_scene
 from rapo.models.card import read_card
 from tests.small import rapo, settings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.gpu]
 
 
 def test_report_holds_what_the_design_names(finished: Path) -> None:

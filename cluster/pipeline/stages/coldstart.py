@@ -12,10 +12,12 @@ from cluster.files.json_values import finite
 from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.pipeline.results import ColdStartResult
 from cluster.pipeline.stages.aescot import kept_critiques
+from cluster.remote.placement import await_placement, bundle, release, request_placement
 from cluster.remote.waiting import run_limited
 from rapo.config import Config
 from rapo.storage.local_copy import local_copy
 from rapo.util.atomic_dir import whole_folder
+from rapo.util.devices import require_device
 from rapo.util.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -77,13 +79,25 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
         run_config=RunConfig(
             name="coldstart",
             storage_path=str(out / "ray_train"),
-            # Without a limit Ray Train waits without end for workers that the cluster has no room
-            # for.
+            worker_runtime_env={"env_vars": config.ray.environment("coldstart", settings.gpus)},
+            # Without a limit Ray Train waits without end for workers whose room another run took.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),  # type: ignore[call-arg]
         ),
     )
+    _await_room(config, workers)
     _fit(trainer, out / METRICS, progress, settings.timeout_s)
     return ColdStartResult(examples=len(kept), workers=workers)
+
+
+def _await_room(config: Config, workers: int) -> None:
+    """Ray Train itself would wait for its workers until the stage's time limit."""
+    settings = config.coldstart
+    room = request_placement("coldstart", [bundle(settings.cpus, settings.gpus)] * workers, settings.labels)
+    try:
+        keys = "coldstart.workers, coldstart.cpus and coldstart.gpus"
+        await_placement(room, role="cold-start workers", keys=keys, timeout_s=settings.place_timeout_s)
+    finally:
+        release(room)
 
 
 def _train_loop(arguments: dict[str, object]) -> None:
@@ -104,6 +118,7 @@ def train_loop(arguments: LoopArguments) -> None:
     settings = config.coldstart
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    require_device(settings.gpus, "coldstart.gpus")
     prepare_process(settings.threads)
     join_world(Rank(rank, world, settings.threads, local_rank=context.get_local_rank()))
     from rapo.policy.sft import SupervisedTrainer, endless

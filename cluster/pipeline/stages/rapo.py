@@ -22,7 +22,6 @@ from cluster.training.metrics_file import METRICS
 from cluster.training.session import training_session
 from rapo.config import Config
 from rapo.errors import FaultKind, RoleError
-from rapo.policy.state import to_universal
 
 #: How often a run goes back to the same checkpoint because the learner's state was lost.
 _RESTARTS = 3
@@ -90,17 +89,18 @@ class RapoStage:
                 (self.out / name).unlink(missing_ok=True)
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             return None
+        found.state.check_convertible(self.config)
         for name in (METRICS, LEDGER, ALERTS):
             cut_back(self.out / name, found.step)
         self.note(f"goes on after step {found.step}")
         return found
 
     def _load(self, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
-        """Have the ranks go on from a checkpoint, which is converted where another number of ranks
-        wrote it."""
-        if checkpoint.state.ranks == self.config.learner.workers:
+        """Have the ranks go on from a checkpoint, which one of them converts where another number
+        of ranks, or another ZeRO stage, wrote it."""
+        if checkpoint.state.fits(self.config):
             finish(learners.load_state(checkpoint.learner, universal=False))
             return
         converted = checkpoints.converted(checkpoint)
-        to_universal(checkpoint.learner, converted, timeout_s=self.config.learner.step_timeout_s)
+        finish(learners.convert_state(checkpoint.learner, converted))
         finish(learners.load_state(converted, universal=True))

@@ -80,3 +80,26 @@ def test_the_order_of_arrival_does_not_matter():
     groups = [scored(group(f"u{i}", lengths=(3, 3 + i % 2)), [1.0, -1.0]) for i in range(7)]
     one, other = (share_out(g, ranks=2, micro_batch_groups=2) for g in (groups, groups[::-1]))
     assert [uids(s) for s in one] == [uids(s) for s in other]
+
+
+@given(batches, st.integers(1, 4), st.integers(1, 6), st.integers(50, 400), st.integers(1, 2))
+def test_micro_batches_keep_both_limits(rows, ranks, micro, tokens, splits):
+    groups = [
+        scored(group(f"u{i:02d}", lengths=lengths, prompt_tokens=prompt), [1.0] * len(lengths))
+        for i, (lengths, _, prompt) in enumerate(rows)
+    ]
+    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, micro_batch_tokens=tokens)
+    for share in shares:
+        parts = share.parts(splits)
+        assert len(parts) == shares[0].micro_batches * splits
+        assert sorted(g.group.uid for part in parts for g in part) == sorted(uids(share))
+        for part in parts:
+            assert len(part) <= 1 or (len(part) <= micro and sum(map(group_cost, part)) <= tokens)
+
+
+def test_long_answers_make_more_micro_batches():
+    def count(length):
+        groups = [scored(group(f"u{i}", lengths=[length] * 4, prompt_tokens=400), [1.0] * 4) for i in range(8)]
+        return share_out(groups, ranks=2, micro_batch_groups=16, micro_batch_tokens=4096)[0].micro_batches
+
+    assert [count(100), count(300), count(1000)] == [1, 2, 4]

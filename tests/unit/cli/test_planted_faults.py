@@ -101,7 +101,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "the model's least": (("policy.max_pixels=1000",), "at least 3,136 (of the model) and at most 1,000"),
     "room for a prompt": (("policy.max_completion_tokens=500",), "leaves 12 tokens for a prompt"),
     "memory": (("rollout.engine.kv_cache_gib=90_000",), "lower kv_cache_gib of the engine"),
-    "GPUs": (("rollout.gpus=1", "learner.gpus=1"), "needs 4 GPUs, this machine has 0: lower"),
+    "GPUs": (("learner.gpus=1",), "needs 2 GPUs, this machine has 0: lower"),
     "temporary folder": ((f"ray.temp_dir=/tmp/{'x' * 90}",), "Give a shorter one by ray.temp_dir"),
     "object store": (("ray.object_store_mib=90_000_000",), "Free some, or enlarge it"),
     "steps and ranks": (("rapo.images_per_step=1", "learner.workers=2"), "raise it, or lower learner.workers"),

@@ -128,45 +128,81 @@ def test_a_difference_is_named_with_both_values():
 
 def test_how_a_run_is_executed_is_no_difference():
     old = load_config()
-    new = load_config(None, ["ray.address=auto", "rapo.watch.window=3", "rollout.workers=5", "learner.threads=2"])
-    assert diff_config(old, new) == ["learner.threads: 1 -> 2"]
-
-
-def test_these_keys_may_change_when_a_run_is_continued():
-    endpoint = (
-        *("base_url", "key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "request_timeout_s"),
-        *("item_timeout_s", "retries", "max_failures", "prompt_price", "completion_price", "budget"),
+    new = load_config(
+        None, ["ray.address=auto", "rapo.watch.window=3", "rollout.workers=5", "learner.freeze_vision=true"]
     )
-    assert {key.removesuffix(".") for key in keys_that_may_change()} == {
-        *(f"aescot.{role}.endpoint.{key}" for role in ("teacher", "judge") for key in endpoint),
-        "aescot.timeout_s",
-        "coldstart.labels",
-        "learner.labels",
-        "rollout.labels",
-        "coldstart.timeout_s",
-        "learner.hang_timeout_s",
-        "learner.max_failures",
-        "learner.snapshot_every",
-        "learner.start_timeout_s",
-        "learner.step_timeout_s",
-        "learner.workers",
-        "rapo.checkpoint_every",
-        "rapo.keep_checkpoints",
-        "rapo.watch",
-        "ray",
-        "rollout.autoscale",
-        "rollout.generate_timeout_s",
-        "rollout.hang_timeout_s",
-        "rollout.heartbeat_s",
-        "rollout.load_timeout_s",
-        "rollout.max_workers",
-        "rollout.place_timeout_s",
-        "rollout.start_timeout_s",
-        "rollout.workers",
-        "serve",
-        "storage",
-        "telemetry",
-    }
+    assert diff_config(old, new) == ["learner.freeze_vision: False -> True"]
+
+
+#: What an operator changes after a lack of memory, or on other hardware.
+MEMORY = [
+    "coldstart.gradient_checkpointing=true",
+    "coldstart.micro_batch_size=2",
+    "coldstart.micro_batch_tokens=4096",
+    "coldstart.offload=optimizer",
+    "learner.chunk_mib=64",
+    "learner.gradient_checkpointing=true",
+    "learner.micro_batch_groups=1",
+    "learner.micro_batch_tokens=4096",
+    "learner.offload=optimizer",
+    "learner.threads=4",
+    "learner.zero_stage=3",
+    "rollout.engine.enforce_eager=true",
+    "rollout.engine.gpu_memory_utilization=0.5",
+    "rollout.engine.max_num_seqs=8",
+    "rollout.engine.tensor_parallel_size=2",
+    "rollout.threads=4",
+]
+
+
+def test_what_saves_memory_or_uses_other_hardware_may_change():
+    assert diff_config(load_config(), load_config(None, MEMORY)) == []
+    on_gpus = ["policy.dtype=float32", "coldstart.gpus=1", "learner.gpus=1", "rollout.gpus=1", "rollout.cpus=4"]
+    assert diff_config(load_config(), load_config(None, on_gpus)) == []
+
+
+def test_what_a_run_computes_may_not_change():
+    may = set(keys_that_may_change())
+    for key in ("coldstart.workers", "coldstart.batch_size", "learner.lora.rank", "policy.dtype", "rapo.completions"):
+        assert not any(f"{key}.".startswith(free) for free in may), key
+
+
+def test_the_dtype_follows_the_device():
+    assert load_config().policy.dtype == "float32"
+    for key in ("coldstart.gpus", "learner.gpus", "rollout.gpus", "serve.gpus"):
+        assert load_config(None, [f"{key}=1"]).policy.dtype == "bfloat16"
+    assert load_config(None, ["learner.gpus=1", "policy.dtype=float32"]).policy.dtype == "float32"
+
+
+def test_a_worker_has_a_gpu_for_each_part_of_its_model():
+    def gpus(*overrides):
+        return load_config(None, overrides).rollout.worker_gpus
+
+    split = "rollout.engine.tensor_parallel_size=4"
+    assert gpus(split) == 0.0
+    assert gpus("rollout.gpus=1", split) == gpus("rollout.gpus=4", split) == 4.0
+    assert gpus("rollout.gpus=0.5") == 0.5
+    assert load_config(None, ["serve.gpus=1", split]).serve_gpus == 4.0
+    with pytest.raises(ConfigError, match=r"rollout\.gpus = 0\.5 does not fit .*tensor_parallel_size = 4"):
+        gpus("rollout.gpus=0.5", split)
+
+
+def test_a_role_without_gpus_sees_none_and_has_the_clusters_variables():
+    ray = load_config(
+        None, ['ray.env={all={NCCL_SOCKET_IFNAME="eth0"}, learner={NCCL_DEBUG="INFO", CUDA_VISIBLE_DEVICES="3"}}']
+    ).ray
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    assert ray.environment("rollout", 1.0) == {"NCCL_SOCKET_IFNAME": "eth0"}
+    assert ray.environment("learner", 0.0) == {"NCCL_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "INFO", **hidden}
+    assert ray.environment("learner", 1.0)["CUDA_VISIBLE_DEVICES"] == "3"
+    with pytest.raises(ConfigError, match=r"ray\.env"):
+        load_config(None, ['ray.env={leaner={A="b"}}'])
+
+
+def test_an_offload_needs_zero():
+    for section in ("coldstart", "learner"):
+        with pytest.raises(ConfigError, match=f"{section}.offload = 'optimizer' needs {section}.zero_stage"):
+            load_config(None, [f"{section}.offload=optimizer", f"{section}.zero_stage=0"])
 
 
 def test_a_config_cannot_be_changed_in_place():

@@ -4,6 +4,7 @@ not."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ class Group:
         if error is not None:
             raise error
 
-    def start(self, model_dir: Any) -> list[Any]:
+    def start(self, model_dir: Any, splits: int = 1) -> list[Any]:
+        self.splits = splits
         return []
 
     def _wait(self, what: str) -> Waiting[None]:
@@ -252,3 +254,28 @@ def test_an_error_of_the_loop_that_drives_a_wait_is_no_failure_of_the_ranks():
     assert not faults
     run(made, "b")
     assert groups[0].applied == ["a", "b"]
+
+
+def test_ranks_that_ran_out_of_memory_get_half_the_micro_batch_and_keep_it():
+    memory = RoleError("too little memory for a micro-batch of 4 group(s)", kind=FaultKind.OUT_OF_MEMORY)
+    plan = {0: {"step": [None, memory]}, 1: {"step": [None, died()]}}
+    made, groups, faults = learners(plan)
+    run(made, "abc")
+    assert groups[-1].applied == list("abc")
+    assert [group.splits for group in groups] == [1, 2, 2]
+    assert "with each micro-batch in 2 parts" in faults[0].action
+
+
+def test_a_large_state_is_copied_by_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(recovery.time, "monotonic", lambda: now[0])
+    made, groups, _ = learners({}, "learner.snapshot_seconds=100")
+    groups[0].ranks = [SimpleNamespace(state_bytes=2**33)]
+    run(made, "abc")
+    assert len(made._snapshots[-1].since) == 3
+    now[0] = 101.0
+    run(made, "d")
+    assert made._snapshots[-1].since == []
+    groups[0].ranks = [SimpleNamespace(state_bytes=2**20)]
+    run(made, "ef")
+    assert made._snapshots[-1].since == []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from cluster.learner.group import LearnerGroup
+from cluster.remote import placement
 from cluster.rollout import worker_handle
 from cluster.rollout.ray_autoscaler import request_capacity
 from rapo.config import Config, load_config
@@ -39,14 +40,20 @@ class Launched:
 def test_a_worker_and_a_rank_start_on_labelled_nodes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[dict[str, float]], object]] = []
 
-    def placement_group(bundles: list[dict[str, float]], *, name: str, bundle_label_selector: object) -> None:
+    def placement_group(bundles: list[dict[str, float]], *, bundle_label_selector: object, **named: str) -> None:
         asked.append((bundles, bundle_label_selector))
 
-    monkeypatch.setattr(worker_handle, "placement_group", placement_group)
+    monkeypatch.setattr(placement, "placement_group", placement_group)
     launched = Launched()
     worker_handle.create(0, config, launched)  # type: ignore[arg-type]  # a launch without Ray
-    assert asked == [([{"CPU": 1.0, "GPU": 1.0}], [SPOT])]
     LearnerGroup(config, launched)  # type: ignore[arg-type]
+    assert asked == [([{"CPU": 1.0, "GPU": 1.0}], [SPOT]), ([{"CPU": 1.0}], [STEADY])]
+
+
+def test_a_rank_without_resources_keeps_its_labels(config: Config) -> None:
+    launched = Launched()
+    learner = config.learner.model_copy(update={"cpus": 0.0})
+    LearnerGroup(config.model_copy(update={"learner": learner}), launched)  # type: ignore[arg-type]
     assert launched.options[-1]["label_selector"] == STEADY
 
 

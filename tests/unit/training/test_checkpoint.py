@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,8 @@ from cluster.files.jsonl import read_jsonl
 from cluster.training.best_model import BestState
 from cluster.training.checkpoint import Checkpoints, TrainingState, cut_back
 from cluster.training.staleness import WindowState
-from rapo.errors import ResourceError
+from rapo.config import load_config
+from rapo.errors import ResourceError, RunFolderError
 from rapo.util.file_manifest import entries_of
 
 
@@ -142,3 +144,17 @@ def test_rows_of_later_steps_are_cut_back(tmp_path):
     assert read_jsonl(path) == rows[:2]
     cut_back(tmp_path / "absent.jsonl", 2)
     assert not (tmp_path / "absent.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks", "fits", "convertible"),
+    [(2, 2, True, True), (1, 2, False, True), (2, 4, False, True), (None, 2, True, True), (3, 2, False, False)],
+)
+def test_what_ranks_of_another_number_or_stage_can_take_over(stage, ranks, fits, convertible):
+    saved = replace(state(25), ranks=ranks, zero_stage=stage)
+    assert saved.fits(load_config()) is fits
+    if convertible:
+        saved.check_convertible(load_config())
+    else:
+        with pytest.raises(RunFolderError, match=r"written with learner\.zero_stage = 3.*has 2"):
+            saved.check_convertible(load_config())

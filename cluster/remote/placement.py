@@ -1,0 +1,65 @@
+"""Placement: room for the processes of a role, asked for together.
+
+- Ranks that work together are placed together or not at all: half of them placed would hold what
+  the other half waits for.
+- A request tells an autoscaler what is missing. Where nothing comes within the limit, the error
+  says what was asked for and what the cluster has.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from rapo.errors import FaultKind, RoleError
+
+#: What one process takes, by Ray's names of resources.
+Bundle = Mapping[str, float]
+
+
+def bundle(cpus: float, gpus: float) -> dict[str, float]:
+    """The bundle of a process; empty where it takes nothing."""
+    return {name: amount for name, amount in {"CPU": cpus, "GPU": gpus}.items() if amount}
+
+
+def request_placement(name: str, bundles: Sequence[Bundle], labels: Mapping[str, str]) -> PlacementGroup | None:
+    """Ask for room on as few nodes as can be, all with `labels`; returns at once. None where the
+    bundles are empty, which Ray does not take."""
+    wanted = [dict(one) for one in bundles if one]
+    if not wanted:
+        return None
+    # Names are unique in a cluster, where other runs may have the same roles.
+    unique = f"rapo-{name}-{secrets.token_hex(4)}"
+    return placement_group(wanted, strategy="PACK", name=unique, bundle_label_selector=[dict(labels)] * len(wanted))
+
+
+def await_placement(group: PlacementGroup | None, *, role: str, keys: str, timeout_s: float) -> None:
+    """Wait until a placement has its room. Raises `RoleError` after `timeout_s`; `keys` are the
+    settings that ask for less."""
+    if group is None or group.wait(timeout_seconds=max(1, round(timeout_s))):
+        return
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in _total(group.bundle_specs).items())
+    there = ray.cluster_resources()
+    offered = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+    raise RoleError(
+        f"the cluster had no room for the {role} within {timeout_s:.0f} s: together they ask for {wanted}, and the cluster "
+        f"has {offered} in all. Add nodes, or lower {keys}; `ray status` shows what is taken.",
+        kind=FaultKind.LATE,
+    )
+
+
+def release(group: PlacementGroup | None) -> None:
+    """Give the room back."""
+    if group is not None:
+        remove_placement_group(group)
+
+
+def _total(bundles: Sequence[Bundle]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in bundles:
+        for name, amount in one.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total

@@ -1,0 +1,28 @@
+"""Room for roles: asked for together, and told what is missing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.remote import placement
+from cluster.remote.placement import await_placement, bundle, request_placement
+from rapo.errors import RoleError
+
+
+def test_no_room_is_told_with_what_was_asked_and_what_there_is(monkeypatch):
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"CPU": 16.0})
+    group: Any = SimpleNamespace(
+        wait=lambda timeout_seconds: False, bundle_specs=[{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    )
+    words = "no room for the learner ranks within 900 s: together they ask for 4 CPU, 2 GPU, and the cluster has 16 CPU, 0 GPU"
+    with pytest.raises(RoleError, match=words):
+        await_placement(group, role="learner ranks", keys="learner.gpus", timeout_s=900.0)
+
+
+def test_what_takes_nothing_is_placed_anywhere():
+    assert bundle(1.0, 0.0) == {"CPU": 1.0}
+    assert request_placement("learner", [bundle(0.0, 0.0)] * 2, {}) is None
+    await_placement(None, role="learner ranks", keys="", timeout_s=1.0)
