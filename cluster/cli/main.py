@@ -28,6 +28,7 @@ from cluster.cli.options import (
     local,
     stored,
 )
+from cluster.cli.plan import plan
 from rapo.client.types import READOUTS
 from rapo.errors import RapoError
 
@@ -96,6 +97,7 @@ _stage_command(
 
 
 app.command()(evaluate)
+app.command()(plan)
 
 
 @app.command()

@@ -1,0 +1,98 @@
+"""Traffic and time: bytes that a step moves over each link, and what bounds each role.
+
+The times are arithmetic: operations over the card's peak times a share of it, bytes over a link's
+speed. They say which part is the slow one, not how long it takes to the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rapo.plan.cards import Card
+from rapo.plan.memory import Sampling, Training, snapshot_bytes
+
+#: Share of a card's peak that training reaches, and that reading of memory reaches in decoding.
+_TRAINING, _DECODING = 0.35, 0.6
+#: What vLLM spends on each token of a batch beside the reading of weights, in seconds.
+_PER_TOKEN_S = 0.004
+#: Copying and hashing through the host and the object store, in bytes per second.
+_HOST = 2.0e9
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a step asks for: images of `prompt` tokens, completions each, tokens of an answer."""
+
+    images: int
+    completions: int
+    prompt: int
+    answer: int
+
+    @property
+    def group_tokens(self) -> int:
+        """Of a packed group: the prompt once, each completion once."""
+        return self.prompt + self.completions * self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a step: its seconds and what bounds it."""
+
+    name: str
+    seconds: float
+    bound: str
+
+
+def learner_part(training: Training, load: Load, card: Card, micro_batches: int) -> Part:
+    """Forward, backward and the reference's forward pass of a rank, against its gathers."""
+    tokens = load.images * load.group_tokens / training.world
+    passes = (8 if training.checkpointing else 6) + (2 if training.reference else 0)
+    text = passes * training.shape.text_parameters * tokens
+    patches = load.images / training.world * training.shape.patches(training.pixels)
+    vision = passes * training.shape.vision_parameters * patches
+    compute = (text + vision) / (card.flops * _TRAINING)
+    weights = training.element * training.shape.parameters
+    share = (training.world - 1) / training.world
+    gathers = micro_batches * 3 * weights * share if training.zero_stage == 3 else 0.0
+    reduced = 4.0 * training.trained * share * (micro_batches if training.zero_stage >= 2 else 1)
+    link = (gathers + reduced) / card.link
+    if training.offload:
+        link = max(link, 16.0 * training.trained / training.world / card.host_link)
+    return Part("learner", max(compute, link), "arithmetic" if compute >= link else "links between GPUs")
+
+
+def rollout_part(sampling: Sampling, load: Load, card: Card, workers: int) -> Part:
+    """Prefill and decoding of a worker's groups."""
+    groups = load.images / workers
+    prefill = 2 * sampling.shape.text_parameters * groups * load.prompt
+    prefill += 2 * sampling.shape.vision_parameters * groups * load.prompt * 4
+    element = 2 if sampling.half else 4
+    weights = element * sampling.shape.text_parameters / sampling.parts / (card.bandwidth * _DECODING)
+    batches = -(-int(groups * load.completions) // max(1, sampling.sequences))
+    decode = load.answer * batches * (weights + _PER_TOKEN_S)
+    seconds = prefill / (card.flops * _TRAINING * sampling.parts) + decode
+    return Part("rollout", seconds, "reading weights" if weights > _PER_TOKEN_S else "vLLM's own time per token")
+
+
+def weight_bytes(training: Training) -> float:
+    """Of one published version."""
+    return float(training.element * training.shape.parameters)
+
+
+def step_traffic(training: Training, workers: int, every: float) -> dict[str, float]:
+    """Bytes of a step by path, `every` being the steps between two snapshots."""
+    return {
+        "weights, GPU to object store": weight_bytes(training),
+        "weights, object store to workers": workers * weight_bytes(training),
+        "snapshot, GPUs to object store": snapshot_bytes(training) / every,
+    }
+
+
+def transfer_part(training: Training) -> Part:
+    """Gathering and copying a version out of the GPUs, while the ranks stand."""
+    return Part("weights", weight_bytes(training) / _HOST, "copying through the host")
+
+
+def snapshot_part(training: Training, every: float) -> Part:
+    """Copying the training state, while the ranks stand."""
+    return Part("snapshot", snapshot_bytes(training) / training.world / _HOST / every, "copying through the host")
