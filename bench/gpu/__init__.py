@@ -1,0 +1,1 @@
+"""Benchmarks of a machine with a GPU. `python -m bench.gpu` runs them."""
