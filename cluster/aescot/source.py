@@ -20,6 +20,9 @@ from cluster.aescot.round_files import read_plan
 from rapo.aescot.read_images import ImageReader
 from rapo.config import ImageConfig
 
+#: Rows whose images a read task holds at a time. Ray Data joins them to larger blocks.
+_ROWS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:
@@ -30,7 +33,9 @@ class _Read:
     limits: ImageConfig
 
     def __call__(self) -> Iterable[pa.Table]:
-        yield ImageReader(self.limits)(read_plan(self.plan, self.rows))
+        reader = ImageReader(self.limits)
+        for start in range(0, len(self.rows), _ROWS):
+            yield reader(read_plan(self.plan, self.rows[start : start + _ROWS]))
 
 
 class ShardSource(Datasource):

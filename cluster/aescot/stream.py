@@ -28,6 +28,8 @@ _RETRIES = 1
 #: So many blocks may be lost; with one more the stage ends.
 LOST_BLOCKS = 8
 _LOST_ROWS = 64
+#: Shards with more bytes of images go through the object store in parts.
+_BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def _pipeline(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = lost
+    context.target_max_block_size = _BLOCK_BYTES
     settings = config.aescot
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
