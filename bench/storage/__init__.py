@@ -1,0 +1,1 @@
+"""Object storage: its rates beside those of other clients."""
