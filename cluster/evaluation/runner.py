@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from rapo.evaluation.comparison import Comparer, Comparison
 from rapo.evaluation.figures import Predicted
 from rapo.evaluation.given import GivenPredictions
 from rapo.evaluation.sets import EvalSet, image_digests
-from rapo.models.card import weights_version
+from rapo.models.card import CARD, weights_version
 from rapo.records import Prediction
 
 #: Makes a client of the scorer at an address.
@@ -105,7 +106,7 @@ class EvaluationRun:
         if words:
             self.notes.append(words)
         version = weights_version(model.folder)
-        key = {**self._asked(config), "weights": version}
+        key = {**self._asked(config), "weights": version, "folder": _settings_digest(model.folder)}
 
         def ask(one: EvalSet, rows: Sequence[int], keep: Callable[[Sequence[Prediction]], None]) -> None:
             engines.predict(model, config, [one.records[row] for row in rows], keep)
@@ -167,6 +168,16 @@ class EvaluationRun:
 
     def _file(self, name: str, one: EvalSet, readout: str) -> Path:
         return self.out / "predictions" / _slug(name) / f"{_slug(one.name)}.{readout}.parquet"
+
+
+def _settings_digest(folder: Path) -> str:
+    """A digest of what a model folder says beside its weights: architecture, tokenizer, processor
+    and chat template. rapo's card, which holds no more than facts, has no part in it."""
+    digest = hashlib.sha256()
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.jinja"))):
+        if path.name != CARD:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _slug(name: str) -> str:

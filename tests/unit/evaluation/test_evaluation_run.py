@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def test_what_is_answered_is_not_asked_again(tmp_path, asked, model):
     run(sets, tmp_path / "out", "evaluate.readout=greedy").evaluate([model])
     assert len(asked.uids) == 12
     assert (tmp_path / "out" / "predictions" / "m" / "a.expected.parquet").is_file()
+
+
+def test_another_processor_gives_other_answers(tmp_path, asked, tiny_model):
+    model = FolderModel("m", Path(shutil.copytree(tiny_model, tmp_path / "model")))
+    sets = [eval_set(tmp_path, TARGETS, "a")]
+    run(sets, tmp_path / "out").evaluate([model])
+    (model.folder / "rapo.json").unlink(missing_ok=True)
+    asked.uids.clear()
+    run(sets, tmp_path / "out").evaluate([model])
+    assert asked.uids == []
+    config = next(path for path in model.folder.glob("*processor_config.json"))
+    config.write_text(config.read_text().rstrip() + "\n\n")
+    run(sets, tmp_path / "out").evaluate([model])
+    assert len(asked.uids) == len(TARGETS)
 
 
 def test_human_scores_are_those_of_today(tmp_path, asked, model):
