@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
 from rapo.aescot.exchange.given import check_given
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
-from rapo.config import AesCoTConfig, ChatConfig, Config
+from rapo.config import AesCoTConfig, ChatConfig, Config, EndpointConfig
 from rapo.errors import ConfigError, RapoError
 
 
@@ -76,12 +80,24 @@ def warnings_of(config: Config) -> list[str]:
             )
     found += _idle(config.aescot)
     for role, settings in (("teacher", teacher), ("judge", judge)):
-        endpoint = settings.endpoint
-        if settings.kind == "openai" and endpoint.prompt_price is not None and endpoint.budget is None:
-            found.append(
-                f"aescot.{role}.endpoint has prices and no budget: only aescot.images and aescot.refill limit what it costs"
-            )
+        if settings.kind == "openai":
+            found += [f"aescot.{role}.endpoint {words}" for words in _endpoint_warnings(settings.endpoint)]
     return found
+
+
+def _endpoint_warnings(endpoint: EndpointConfig) -> Iterator[str]:
+    if endpoint.prompt_price is not None and endpoint.budget is None:
+        yield "has prices and no budget: only aescot.images and aescot.refill limit what it costs"
+    url = urlsplit(endpoint.base_url or "")
+    if endpoint.key_env is not None and url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        yield f"sends its key unencrypted to {url.hostname}; use https"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _idle(settings: AesCoTConfig) -> list[str]:

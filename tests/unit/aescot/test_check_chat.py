@@ -51,12 +51,14 @@ def test_a_model_folder_is_looked_at_where_one_is_needed(kind: str, tmp_path: Pa
         (("language=German",), "are for English"),
         (("prompt=Write about {dimensions}.",), "the teacher is blind"),
         (("endpoint.prompt_price=1",), "no budget"),
+        (("endpoint.key_env=A_KEY", "endpoint.base_url=http://host/v1"), "unencrypted to host"),
     ],
 )
 def test_what_is_probably_not_intended_is_said(settings: tuple[str, ...], words: str) -> None:
     (line,) = warnings(config(*settings), DataCheck())
     assert words in line
-    assert warnings(config(), DataCheck()) == []
+    assert warnings(config("endpoint.key_env=A_KEY"), DataCheck()) == []
+    assert warnings(config("endpoint.key_env=A_KEY", "endpoint.base_url=https://host/v1"), DataCheck()) == []
     assert warnings(config("blind=true", "prompt=Write about {dimensions}."), DataCheck()) == []
 
 
