@@ -8,10 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
 from cluster.files.predictions import PredictionRow
 from rapo.answers.rationale import rationale_of
+from rapo.config import ImageConfig
+from rapo.errors import ImageError
+from rapo.images.decode import decode_image, read_image_file
+
+# The run had limits of its own; an image that it used is shown.
+_LIMITS = ImageConfig(max_bytes=2**31, max_pixels=170_000_000, min_side=1, max_frames=10**6)
 
 _THUMBNAIL = (520, 390)  # twice the size on the page, for dense screens
 _ENLARGED = 160
@@ -87,11 +91,10 @@ def _image(title: str, image: _Candidate, folder: Path) -> GalleryImage:
 def thumbnail(path: Path) -> str | None:
     """The image as a small data URI, upright; None where it cannot be decoded."""
     try:
-        with Image.open(path) as image:
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail(_THUMBNAIL)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None  # PIL reports damaged files with any of these
+        small = decode_image(read_image_file(path, _LIMITS), _LIMITS)
+    except ImageError:
+        return None
+    small.thumbnail(_THUMBNAIL)
     buffer = io.BytesIO()
     # JPEG's blocks would show where a small image is enlarged by the page.
     kind, settings = ("PNG", {}) if max(small.size) <= _ENLARGED else ("JPEG", {"quality": 86})
