@@ -51,6 +51,14 @@ def test_missing_and_broken_images_are_counted(tmp_path):
     assert str(tmp_path / "img/3.png") in text
 
 
+def test_missing_images_come_with_what_lies_there(tmp_path):
+    rows = [{"image": f"img/{i}.PNG", "score": 0.5} for i in range(9)]
+    path = table(tmp_path / "t.csv", rows, images=False)
+    for i in range(9):
+        make_image(tmp_path / f"img/{i}.png", i)
+    assert any("'img/0.PNG' is there as 'img/0.png'" in line for line in inspect_lines(path, load_config()))
+
+
 def test_the_histogram_counts_every_row(tmp_path):
     lines = [line for line in inspect_lines(table(tmp_path / "t.csv", rated(40)), load_config(None)) if line[0] == " "]
     counts = [int(line.split()[3]) for line in lines if line.split()[1:2] == ["to"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -11,8 +12,10 @@ from label_files import make_image, rated, table
 from cluster.files.report import DataFacts, Report, RunFacts
 from cluster.files.run_folder import RunFolder
 from cluster.files.typed_json import read_json_as
+from cluster.pipeline.runner import Pipeline
 from cluster.pipeline.stages.data import SUMMARY, load_data
 from cluster.report.sentences import data_line
+from cluster.terminal.console import Console
 from rapo.config import load_config
 from rapo.errors import RunFolderError
 
@@ -48,3 +51,13 @@ def test_the_summary_has_every_set_and_what_was_left_out(tmp_path):
     assert facts.sets["tad66k"].normalizer == "max"
     line = data_line(Report(run=RunFacts(0, ""), data=facts))
     assert "scores of koniq from 0 to 100, tad66k from 1 to 10, mine from 0 to 1" in line
+
+
+def test_a_run_without_images_for_validation_says_so(tmp_path):
+    rows = [{**row, "split": ("train", "validation", "test")[max(0, i - 9)]} for i, row in enumerate(rated(12))]
+    path = table(tmp_path / "t.csv", rows)
+    (tmp_path / "img/10.png").write_bytes((tmp_path / "img/11.png").read_bytes())  # validation is in test
+    config, folder, stream = load_config(None, [f"data.path={path}"]), RunFolder(tmp_path / "run"), io.StringIO()
+    with folder.open(config):
+        Pipeline(config, folder, Console(stderr=stream, stdout=stream)).run(("data",))
+    assert "data: no image is left for validation" in stream.getvalue()
