@@ -287,10 +287,10 @@ class PolicyTrainer:
 
         Rank 0 holds the copy. Under ZeRO-3 call it on all ranks together.
         """
-        copy = [
-            (name, tensor.clone()) for name, tensor in model_tensors(self.engine.module.model) if tensor is not None
-        ]
-        self._snapshots = {version: copy}
+        gathers = self._config.learner.zero_stage == 3
+        if torch.distributed.get_rank() == 0 or gathers:
+            tensors = model_tensors(self.engine.module.model, copies=True)
+            self._snapshots = {version: [(name, tensor) for name, tensor in tensors if tensor is not None]}
 
     def publish(self, version: int) -> Iterator[Any]:
         """The chunks, then the manifest, of a version (see `rapo.policy.weight_packing.pack`).

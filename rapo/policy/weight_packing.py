@@ -1,7 +1,7 @@
 """Weights: a weight version as bytes, packed into chunks with a manifest and unpacked with every
 checksum verified.
 
-- Tensors stream: one parameter is gathered at a time, and at most one chunk is held beside the
+- Tensors stream: a few parameters are gathered at a time, and at most one chunk is held beside the
   model.
 - Names are those of transformers' in-memory modules. Tied parameters appear once, and adapters
   (LoRA) are merged.
@@ -25,6 +25,10 @@ from rapo.errors import WeightError
 from rapo.policy.lora import Adapter, dense_parameters
 from rapo.records import Chunk, TensorSpec, WeightManifest
 
+#: Parameters that are gathered in one call; a call for each would wait for the network each time.
+GATHER_BYTES = 2**28
+_Dense = tuple[str, torch.nn.Parameter, "Adapter | None"]
+
 # Ray maps arrays read-only, which torch does not know. `unpack` says which tensors may be written.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
@@ -35,23 +39,51 @@ def checksum(data: NDArray[np.uint8]) -> str:
     return xxhash.xxh3_128_hexdigest(data.data)
 
 
-def model_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
+def model_tensors(model: torch.nn.Module, *, copies: bool = False) -> Iterator[tuple[str, torch.Tensor | None]]:
     """`(name, tensor on CPU)` for every parameter, with LoRA merged (in float32, then cast to the
-    base's dtype) under the base's name.
+    base's dtype) under the base's name. With `copies` no tensor is the parameter's own memory.
 
-    Under ZeRO-3 each parameter is gathered alone, with its adapter, on all ranks together; ranks
-    other than 0 get None.
+    Under ZeRO-3 parameters are gathered `GATHER_BYTES` at a time, each with its adapter, on all
+    ranks together; ranks other than 0 get None.
     """
-    for name, parameter, adapter in dense_parameters(model):
-        if not hasattr(parameter, "ds_id"):
-            yield name, _dense(parameter, adapter).cpu()
+    for group in _gathers(dense_parameters(model)):
+        if not hasattr(group[0][1], "ds_id"):
+            for name, parameter, adapter in group:
+                yield name, _on_host(parameter, adapter, copies=copies)
             continue
         import deepspeed
 
-        parts = [parameter] if adapter is None else [parameter, adapter.down, adapter.up]
+        parts = [part for _, parameter, adapter in group for part in _parts(parameter, adapter)]
+        first = torch.distributed.get_rank() == 0
         with deepspeed.zero.GatheredParameters(parts):
-            gathered = _dense(parameter, adapter).cpu().clone() if torch.distributed.get_rank() == 0 else None
-        yield name, gathered
+            gathered = [(name, _on_host(p, adapter, copies=True) if first else None) for name, p, adapter in group]
+        yield from gathered
+
+
+def _gathers(dense: Iterable[_Dense]) -> Iterator[list[_Dense]]:
+    """Parameters that are gathered together."""
+    group: list[_Dense] = []
+    size = 0
+    for one in dense:
+        group.append(one)
+        size += getattr(one[1], "ds_numel", one[1].numel()) * one[1].element_size()
+        if size >= GATHER_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _parts(parameter: torch.nn.Parameter, adapter: Adapter | None) -> list[torch.nn.Parameter]:
+    return [parameter] if adapter is None else [parameter, adapter.down, adapter.up]
+
+
+def _on_host(parameter: torch.nn.Parameter, adapter: Adapter | None, *, copies: bool) -> torch.Tensor:
+    """The dense tensor on the CPU; a tensor that came from a GPU, or was merged, is a copy
+    already."""
+    tensor = _dense(parameter, adapter).cpu()
+    shared = tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
+    return tensor.clone() if copies and shared else tensor
 
 
 def _dense(parameter: torch.nn.Parameter, adapter: Adapter | None) -> torch.Tensor:

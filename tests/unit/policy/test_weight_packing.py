@@ -11,6 +11,7 @@ import xxhash
 from builders import gathered
 
 from rapo.errors import WeightError
+from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import checksum, model_tensors, pack, unpack
 
 
@@ -155,3 +156,12 @@ def test_tied_parameters_travel_once():
     found = gathered(model_tensors(model))
     assert list(found) == ["0.weight"]
     assert not found["0.weight"].requires_grad
+
+
+def test_a_copy_shares_no_memory_with_the_parameters_and_what_is_only_read_does(tiny_model):
+    model = load_model(tiny_model, "float32")
+    own = {name: p.untyped_storage().data_ptr() for name, p in model.named_parameters()}
+    shared = {name: t.untyped_storage().data_ptr() for name, t in gathered(model_tensors(model)).items()}
+    copies = {name: t.untyped_storage().data_ptr() for name, t in gathered(model_tensors(model, copies=True)).items()}
+    assert shared == own
+    assert not set(copies.values()) & set(own.values())
