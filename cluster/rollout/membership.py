@@ -41,6 +41,8 @@ _FAILED_STARTS = 3
 #: Engines that may raise an error at their start before the next would raise it, too.
 _REFUSALS = 2
 _MOST_BACKOFF_S = 30.0
+#: What vLLM says where another process holds the GPU's memory.
+_GPU_IN_USE = "Free memory on device"
 
 
 class Membership:
@@ -219,7 +221,9 @@ class Membership:
             worker.move(WorkerState.HEALTHY)
             self._on_healthy(worker)
             return
-        self._refused += isinstance(error, RayTaskError)
+        # The GPU's last user is still going away, which the next try finds done.
+        waits = _GPU_IN_USE in str(cause_of(error))
+        self._refused += isinstance(error, RayTaskError) and not waits
         if is_input_error(error) or self._refused >= _REFUSALS:
             self._remove(worker, WorkerEvent.LOST)
             raise to_user_error(error, role=worker.name, timeout_s=0.0) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +42,7 @@ from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
 from rapo.policy.weight_packing import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
-from rapo.util.cache import get_or_make
+from rapo.util.cache import keep
 from rapo.util.progress import Progress
 from rapo.util.seeds import derive_seed
 
@@ -137,7 +139,7 @@ class PolicyTrainer:
             return self._step(share, images)
 
     def _step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
-        prepared = {uid: get_or_make(self._prepared, uid, partial(self._prepare, data)) for uid, data in images.items()}
+        prepared = self._prepare_all(images)
         totals: dict[str, float] = {}
         # Read now, because the scheduler changes it at the step's end.
         learning_rate, skipped = float(self.engine.optimizer.param_groups[0]["lr"]), self.engine.skipped_steps
@@ -153,6 +155,19 @@ class PolicyTrainer:
         totals["learning_rate"] = learning_rate
         totals["skipped"] = float(self.engine.skipped_steps - skipped)
         return totals
+
+    def _prepare_all(self, images: dict[str, bytes]) -> dict[str, Prepared]:
+        """The inputs of all images, by uid; those that are not kept are made side by side, by
+        `learner.threads` threads."""
+        found = {uid: self._prepared[uid] for uid in images if uid in self._prepared}
+        new = [uid for uid in images if uid not in found]
+        threads = self._config.learner.threads
+        with ThreadPoolExecutor(threads, thread_name_prefix="prepare") if threads > 1 else nullcontext() as pool:
+            made = (map if pool is None else pool.map)(self._prepare, (images[uid] for uid in new))
+            for uid, prepared in zip(new, made, strict=True):
+                found[uid] = prepared
+                keep(self._prepared, uid, prepared)
+        return found
 
     def _prepare(self, image: bytes) -> Prepared:
         return self.processor.prepare(decode_image(image, self._config.image))

@@ -128,6 +128,20 @@ def test_engines_that_refuse_to_start_end_the_run():
     assert len(fleet.workers) == 1, "the worker that failed does not stay behind"
 
 
+def test_a_gpu_that_is_still_in_use_is_tried_again(monkeypatch):
+    monkeypatch.setattr(membership, "_MOST_BACKOFF_S", 0.01)
+    fleet, workers, faults = made("rollout.workers=1", start=None)
+    words = "Free memory on device (3.1/79.1 GiB) on startup is less than desired GPU memory utilization"
+    for _ in range(2):
+        polled(fleet)
+        workers.made[-1].in_flight("start")[0].fail(RayTaskError("start", "tb", ValueError(words)))
+        polled(fleet)
+    workers.made[-1].in_flight("start")[0].ok(None)
+    polled(fleet)
+    assert states(fleet) == ["ready"]
+    assert len(faults) == 2
+
+
 def test_workers_that_die_one_after_the_other_before_any_work_end_the_run(monkeypatch):
     monkeypatch.setattr(membership, "_MOST_BACKOFF_S", 0.01)
     fleet, workers, faults = made(start=None)
