@@ -36,7 +36,7 @@ def roles_of(config: Config, stage: str) -> list[Roles]:
     """The roles that must start before a stage does its first work."""
     rollout, learner, coldstart, serve = config.rollout, config.learner, config.coldstart, config.serve
     teacher, judge = config.aescot.teacher, config.aescot.judge
-    workers = Roles(rollout.workers, "rollout worker(s)", rollout.cpus, rollout.gpus)
+    workers = Roles(rollout.workers, "rollout worker(s)", rollout.cpus, rollout.worker_gpus)
     stages = {
         "aescot": [
             Roles(teacher.actors, "teacher(s)", teacher.cpus, teacher.gpus),
