@@ -55,7 +55,7 @@ def open_xlsx_table(path: Path) -> RawTable:
         if numbers:
             yield batch()
 
-    return RawTable(path, "xlsx", columns, "row", rows)
+    return RawTable(path, "xlsx", columns, "row", rows, comma=True)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -56,6 +56,10 @@ def test_utf_16_and_gzip(tmp_path):
     assert rows(tmp_path / "a") == rows(tmp_path / "b") == rows(write(tmp_path / "c", GOOD))
 
 
+def test_a_decimal_comma_in_a_sheet_of_excel(tmp_path):
+    assert rows(xlsx(tmp_path / "t.xlsx", [["image", "score"], ["a.jpg", "1,5"]])) == {"a.jpg": 1.5}
+
+
 def test_a_sheet_of_excel(tmp_path):
     path = xlsx(tmp_path / "t.csv", [["image", None, "score"], ["b.jpg", "x", 4.5], ["a.jpg", None, 2]])
     assert rows(path) == {"b.jpg": 4.5, "a.jpg": 2.0}
