@@ -1,0 +1,36 @@
+"""Families on the real parts: sampler and learner of a tiny model of each compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from tests.integration.families import family_engine
+from tests.integration.families.family_engine import Agreement
+from tests.tiny_families import build_tiny
+
+pytestmark = [pytest.mark.integration, pytest.mark.long]
+
+#: float32 log-probs of vLLM's kernels and of the learner's.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture
+def compare() -> Iterator[Callable[[Path], Agreement]]:
+    """Compares in a process of its own, because vLLM needs an environment of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=family_engine.initialize) as child:
+        yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=500)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3"])
+def test_sampler_and_learner_compute_the_same(compare: Callable[[Path], Agreement], kind: str, tmp_path: Path) -> None:
+    found = compare(build_tiny(kind, tmp_path / "model", ["the light is even; "]))
+    assert found.tokens > 100
+    assert found.fresh < TOLERANCE
+    assert found.loaded < TOLERANCE, "weights by name, and no cache of the old ones"
+    assert found.changed > 0.01, "the loaded weights are others"
+    assert found.passes == pytest.approx(found.requests, abs=1e-6), "trees in one pass and node by node"
