@@ -127,7 +127,7 @@ def plan(config: str, folder: Path, *overrides: str) -> Estimate:
     )
 
 
-@pytest.mark.parametrize("config", ["gpu-1x8.toml", "gpu-8x8.toml"])
+@pytest.mark.parametrize("config", ["gpu-1x8.toml", "gpu-8x8.toml", "paper.toml"])
 def test_the_shipped_configurations_fit_their_cards(folder, config):
     found = plan(config, folder)
     assert {role.role: role.fits for role in found.memory} == {"coldstart": True, "learner": True, "rollout": True}
