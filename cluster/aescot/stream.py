@@ -26,8 +26,8 @@ _READERS = 2
 #: A process that died is started again, and gets its block again.
 _RETRIES = 1
 #: So many blocks may be lost; with one more the stage ends.
-LOST_BLOCKS = 8
-_LOST_ROWS = 64
+_LOST_BLOCKS = 32
+_LOST_ROWS = 256
 #: Shards with more bytes of images go through the object store in parts.
 _BLOCK_BYTES = 32 * 2**20
 
@@ -70,7 +70,7 @@ def _pipeline(
     from cluster.aescot.source import ShardSource
 
     single = all(len(rows) == 1 for rows in stretches)
-    lost = _LOST_ROWS if single else LOST_BLOCKS
+    lost = _LOST_ROWS if single else _LOST_BLOCKS
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -93,7 +93,7 @@ def _pipeline(
                 fn_constructor_args=(role, config, cost),
                 batch_size=1 if single else settings.batch_size,
                 batch_format="pyarrow",
-                compute=_pool(pool, len(stretches), 1 if single else settings.batch_size),
+                compute=_pool(pool, len(stretches), 1 if single else settings.batch_size, alone=single),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
                 # A pool whose processes may not start again waits for them without end.
@@ -103,7 +103,7 @@ def _pipeline(
     return dataset
 
 
-def _pool(settings: ChatConfig, blocks: int, batch_size: int) -> ActorPoolStrategy:
+def _pool(settings: ChatConfig, blocks: int, batch_size: int, *, alone: bool) -> ActorPoolStrategy:
     from ray.data import ActorPoolStrategy
 
     most = min(settings.actors, blocks)
@@ -116,5 +116,6 @@ def _pool(settings: ChatConfig, blocks: int, batch_size: int) -> ActorPoolStrate
         initial_size=most,
         max_concurrent_calls_per_actor=calls,
         enable_true_multi_threading=calls > 1,
-        max_tasks_in_flight_per_actor=calls + 1 if calls > 1 else None,
+        # Where a process dies, the blocks that wait for it are lost as well.
+        max_tasks_in_flight_per_actor=calls + (not alone),
     )

@@ -114,7 +114,7 @@ def test_a_row_that_kills_its_process_is_given_up_and_the_others_are_judged(tmp_
     assert len(rows) == 64
     assert {uid for uid, row in rows.items() if row["reason"] == "lost"} == {DEADLY}
     assert sum(row["keep"] for row in rows.values()) == job.bands[0].kept > 40
-    assert job.repeated == 8
+    assert 8 <= job.repeated <= 24  # its shard, and what waited behind it in the same process
 
 
 def test_an_error_that_concerns_all_rows_ends_the_job_and_what_is_written_stays(
