@@ -2,6 +2,7 @@
 the driver cost.
 
     python -m bench.aescot_job --work DIR [--rows 20000 200000] [--kills 3] [--latency 0.05]
+                               [--without-ray]
 
 Reader, Ray Data, pools, shards and rounds are the real ones; teacher and judge only take time
 (`bench.support.critique_roles`), and every image has 16 KiB. The first number of rows is asked once
@@ -71,8 +72,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the teacher takes for 64 rows")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-ray", action="store_true", help="the driver's own part, without kills")
     arguments = parser.parse_args()
     os.environ[LATENCY] = str(arguments.latency)
+    if arguments.without_ray:
+        for rows in arguments.rows:
+            Job(arguments.work / f"alone-{rows}", rows, ("--without-ray",)).run([])
+        return
     rows, *more = arguments.rows
     plain = arguments.work / f"plain-{rows}"
     results = [Job(plain, rows).run([])]
@@ -91,11 +97,12 @@ def main() -> None:
 class Job:
     """One job in a folder of its own, with its driver in a process of its own."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, flags: tuple[str, ...] = ()) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._folder = folder
         self._rows = rows
+        self._flags = flags
         self._questions = folder / "questions.txt"
         self._driver_mib = self._others_mib = 0.0
         self._answered: list[tuple[set[str], Counter[str]]] = []
@@ -132,7 +139,15 @@ class Job:
 
     def _start(self, kill_at: tuple[int, float] | None) -> str:
         """What the driver prints; empty where it is killed."""
-        command = [sys.executable, "-m", "bench.support.critique_job", str(self._folder), str(self._rows), *_SETTINGS]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.support.critique_job",
+            str(self._folder),
+            str(self._rows),
+            *self._flags,
+            *_SETTINGS,
+        ]
         environment = {**os.environ, LOG: str(self._questions)}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             driver = psutil.Process(process.pid)

@@ -9,21 +9,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.guarded import GuardedJudge, GuardedTeacher
-from bench.support.critique_job import records
-from bench.support.critique_roles import LATENCY, LOG, CoinJudge, SlowTeacher
+from bench.support.critique_job import in_process, records
+from bench.support.critique_roles import LATENCY, LOG, CoinJudge
 from cluster.aescot.job import CritiqueJob
-from cluster.aescot.round_files import read_plan
 from cluster.aescot.stream import Roles, judged_rows
-from rapo.aescot.read_images import ImageReader
 from rapo.config import Config, load_config
 from rapo.errors import RapoError
 from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher
@@ -43,13 +38,8 @@ def expected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, ob
     monkeypatch.setenv(LOG, str(folder / "asked-without-ray.txt"))
     monkeypatch.setenv(LATENCY, "0")
     settings = config(ROWS)
-    teacher, judge = GuardedTeacher(SlowTeacher, settings), GuardedJudge(CoinJudge, settings)
-
-    def ask(plan: Path, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]) -> Iterator[pa.Table]:
-        for places in stretches:
-            yield judge(teacher(ImageReader(settings.image)(read_plan(plan, places))))
-
-    job = CritiqueJob(settings, records(folder / "images", ROWS + ROWS // 2), folder / "whole", ask, lambda kept: None)
+    table = records(folder / "images", ROWS + ROWS // 2)
+    job = CritiqueJob(settings, table, folder / "whole", in_process(settings), lambda kept: None)
     job.run()
     return [row for table in job.tables() for row in table.to_pylist()]
 
