@@ -60,9 +60,10 @@ def build_app(config: Config, model_dir: str | Path, card: Card, secret: str | P
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
         "num_gpus": config.serve_gpus,
-        "label_selector": settings.labels,
         "runtime_env": {"env_vars": environment},
     }
+    if settings.labels:
+        options["label_selector"] = settings.labels
     deployment = serve.deployment(
         name="Scorer",
         ray_actor_options=options,

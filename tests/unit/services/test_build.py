@@ -33,14 +33,15 @@ def test_the_application_has_the_version_and_the_settings(tiny_model: Path, secr
             "version": "v9",
             "secret_file": str(secret_file),
             "config": str(config),
-            "set": ["serve.cpus=2"],
+            "set": ["serve.cpus=2", 'serve.labels={"ray.io/market-type" = "on-demand"}'],
         }
     )
     deployment = application._bound_deployment
     given, folder, card, secret = list(deployment.init_args)
     assert (folder, card.version, secret) == (str(tiny_model), "v9", secret_file)
     assert (deployment.num_replicas, given.serve.max_ongoing_requests) == (3, 5)
-    assert (deployment.ray_actor_options or {})["num_cpus"] == 2
+    options = deployment.ray_actor_options or {}
+    assert (options["num_cpus"], options["label_selector"]) == (2, {"ray.io/market-type": "on-demand"})
     assert SECRET.encode() not in pickle.dumps(deployment.init_args), "Ray keeps what it is given"
 
 
