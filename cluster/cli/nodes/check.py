@@ -57,7 +57,7 @@ def lines_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
         store = node.amount("object_store_memory") / 2**30
         shown = (f"; {key}={value}" for key, value in node.labels.items() if not key.startswith("ray.io/node-"))
         size = f"{node.amount('CPU'):g} CPUs{gpus}, object store of {store:.1f} GiB"
-        yield f"node       {node.address}: {size}{''.join(shown)}"
+        yield f"node       {node.name}: {size}{''.join(shown)}"
     for stage, needs in needs_of(config).items():
         for need, placed in place(needs, nodes):
             where = ", ".join(f"{count} on {address}" for address, count in placed.items() if address) or "nowhere"
@@ -68,7 +68,7 @@ def problems_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
     """What is wrong, with what to do."""
     for node in nodes:
         if node.facts is None:
-            yield f"{node.address} runs no task within {_LIMIT_S:.0f} s: see its raylet's log, or drain the node"
+            yield f"{node.name} runs no task within {_LIMIT_S:.0f} s: see its raylet's log, or drain the node"
     yield from _versions(nodes)
     for node in nodes:
         yield from _node_problems(node)
@@ -89,7 +89,7 @@ def _versions(nodes: Sequence[Node]) -> Iterator[str]:
     answered = [node for node in nodes if node.facts is not None]
     names = sorted({name for node in answered if node.facts for name in node.facts.versions})
     for name in names:
-        found = {node.address: node.facts.versions.get(name, "none") for node in answered if node.facts}
+        found = {node.name: node.facts.versions.get(name, "none") for node in answered if node.facts}
         if len(set(found.values())) > 1:
             (usual, _), *_ = Counter(found.values()).most_common()
             others = ", ".join(f"{version} on {address}" for address, version in found.items() if version != usual)
@@ -102,14 +102,14 @@ def _node_problems(node: Node) -> Iterator[str]:
         return
     for what, why in facts.missing.items():
         where = "give it access and the credentials" if is_url(what) else "mount it at the same path"
-        yield f"{node.address}: {what}: {why}; {where}"
+        yield f"{node.name}: {what}: {why}; {where}"
     if node.skew_s > _SKEW_S:
-        yield f"{node.address}: its clock differs by at least {node.skew_s:.0f} s; run NTP there"
+        yield f"{node.name}: its clock differs by at least {node.skew_s:.0f} s; run NTP there"
     if facts.disk_mib < _DISK_MIB:
-        yield f"{node.address}: {facts.disk_mib} MiB are free in its temporary folder; free {_DISK_MIB} MiB"
+        yield f"{node.name}: {facts.disk_mib} MiB are free in its temporary folder; free {_DISK_MIB} MiB"
     store = node.amount("object_store_memory") / 2**20
     if facts.shm_mib is not None and store * _SHM_SHARE > facts.shm_mib:
         yield (
-            f"{node.address}: /dev/shm has {facts.shm_mib} MiB, less than the object store's {store:.0f}: it would lie on the "
+            f"{node.name}: /dev/shm has {facts.shm_mib} MiB, less than the object store's {store:.0f}: it would lie on the "
             "disk; enlarge /dev/shm (docs/kubernetes.md), or start Ray with a smaller --object-store-memory"
         )

@@ -58,22 +58,22 @@ def _amounts(cpus: float, gpus: float) -> dict[str, float]:
 
 
 def place(needs: Sequence[Need], nodes: Sequence[Node]) -> Iterator[tuple[Need, Counter[str]]]:
-    """Each need with the number of its processes by the address of the node; those without room are
-    counted under ""."""
-    free = {node.address: dict(node.resources) for node in nodes}
-    labels = {node.address: node.labels for node in nodes}
-    for need in needs:
+    """Each need with the number of its processes by the name of the node; those without room are
+    counted under "". Needs with labels go first, because the others fit elsewhere, too."""
+    free = {one.name: dict(one.resources) for one in nodes}
+    labels = {one.name: one.labels for one in nodes}
+    for need in sorted(needs, key=lambda need: not need.labels):
         placed: Counter[str] = Counter()
         for _ in range(need.count):
             fits = (
-                address
-                for address, left in free.items()
-                if need.labels.items() <= labels[address].items()
+                node
+                for node, left in free.items()
+                if need.labels.items() <= labels[node].items()
                 and all(left.get(name, 0.0) >= amount for name, amount in need.resources.items())
             )
-            address = next(fits, "")
-            placed[address] += 1
-            if address:
+            node = next(fits, "")
+            placed[node] += 1
+            if node:
                 for name, amount in need.resources.items():
-                    free[address][name] -= amount
+                    free[node][name] -= amount
         yield need, placed

@@ -56,9 +56,12 @@ class NodeFacts:
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node as Ray knows it, and what it says of itself; `facts` is None where it does not answer.
-    `skew_s` is by how much its clock differs at least from the driver's."""
 
-    address: str
+    `name` is its address, with a part of its id where several have the same. `skew_s` is by how
+    much its clock differs at least from the driver's.
+    """
+
+    name: str
     resources: dict[str, float]
     labels: dict[str, str]
     facts: NodeFacts | None
@@ -157,5 +160,8 @@ def probe_nodes(look: Look, limit_s: float) -> list[Node]:
     for node in alive:
         facts, received = answers.get(node["NodeID"], (None, sent))
         skew = 0.0 if facts is None else max(0.0, sent - facts.clock, facts.clock - received)
-        found.append(Node(node["NodeManagerAddress"], dict(node["Resources"]), dict(node["Labels"]), facts, skew))
-    return sorted(found, key=lambda node: node.address)
+        name = node["NodeManagerAddress"]
+        if sum(name == other["NodeManagerAddress"] for other in alive) > 1:
+            name += f" ({node['NodeID'][:6]})"
+        found.append(Node(name, dict(node["Resources"]), dict(node["Labels"]), facts, skew))
+    return sorted(found, key=lambda node: node.name)

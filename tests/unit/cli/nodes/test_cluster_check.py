@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.nodes.check import check_cluster, lines_of, problems_of
+from cluster.cli.nodes.placement import Need, place
 from cluster.cli.nodes.probe import Look, Node, NodeFacts, facts_of, shared_files
 from rapo.config import Config, load_config
 from rapo.errors import ConfigError
@@ -79,6 +80,12 @@ def test_a_clock_a_silent_node_and_a_role_without_room_are_named(config: Config,
     assert "rapo: 1 of 2 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot find no room" in crowded
     (unlabelled,) = problems_of(config, [*nodes[:2], node("10.0.0.3", GPU=2)])
     assert "rapo: 2 of 2 rollout worker" in unlabelled
+
+
+def test_what_needs_no_labels_leaves_the_labelled_nodes_free(nodes: list[Node]) -> None:
+    needs = [Need("any", 8, {"CPU": 1.0}), Need("spot", 8, {"CPU": 1.0}, SPOT)]
+    placed = {need.role: dict(where) for need, where in place(needs, [nodes[2], nodes[0]])}
+    assert placed == {"spot": {"10.0.0.3": 8}, "any": {"10.0.0.1": 8}}
 
 
 def test_a_node_looks_for_what_it_is_told(tmp_path: Path) -> None:
