@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from producers import finished_run
@@ -42,6 +43,7 @@ def test_the_selected_model_is_calibrated_and_its_card_says_so(tmp_path: Path, m
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr("cluster.pipeline.stages.export.check_model_folder", lambda model: None)
+    monkeypatch.setattr("rapo.policy.processing.PolicyProcessor", lambda model: SimpleNamespace(prompt="a prompt"))
     (folder / "export" / "done.json").unlink()
     with folder.open(config):
         Pipeline(config, folder, Console()).run(("export",))
