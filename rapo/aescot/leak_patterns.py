@@ -15,7 +15,8 @@ _WORD = "|".join(WORDS)
 _ABOVE_ONE = "|".join(WORDS[2:])
 _BY_POINT = "|".join((WORDS[0], *WORDS[2:]))
 _DIGITS = r"\d+(?:[.,]\d+)?"
-_N = rf"(?:{_DIGITS}(?: \d/\d)?|{_WORD})(?:[ -](?:and a half|point (?:{_WORD})))?"
+_TENS = r"(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[ -](?:one|two|three|four|five|six|seven|eight|nine))?"
+_N = rf"(?:{_DIGITS}(?: \d/\d)?|{_TENS}|{_WORD})(?:[ -](?:and a half|point (?:{_WORD})))?"
 _PERCENT = r"(?:\d+(?:[.,]\d+)?|[a-z]+ty(?:-[a-z]+)?|ten|five|hundred) ?(?:%|per ?cent)"
 _UNIT = r"(?:s|sec|seconds?|mm|cm|m|metres?|meters?|ev|stops?|x|k|inch(?:es)?|feet|ft|mp|aspect|to)\b"
 _SPAN = r"(?:stops?|hours?|minutes?|seconds?|meters?|metres?|feet|inches|years?|times)\b"
@@ -55,6 +56,8 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
         _any(
             rf"\b{_N} (?:points? |stars? |marks? )?(?:out of|over) "
             rf"(?:a (?:possible|perfect|total|maximum) (?:of )?)?(?:{_N}|a? ?hundred)\b{_COUNTED}",
+            rf"\b(?:{_WORD})[ -](?:tenths|fifths|hundredths)\b(?! (?:of a (?:second|stop|degree)"
+            rf"|of the (?:frame|image|sky|picture)))",
             rf"\b(?:{_DIGITS}|{_ABOVE_ONE}) of (?:10|100|ten|a hundred)\b{_COUNTED}",
         ),
     ),
@@ -66,6 +69,12 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
             rf"|quality )?scale(?= (?:of|from|between|that|up|with) (?:{_N}|runs|goes|spans|ranges|hundred))",
             rf"(?<!gray )(?<!grey )(?<!tonal )\b(?:scale|range) (?:of|from) {_N} ?(?:to|-|through|and) ?{_N}\b"
             r"(?! (?:mm|millimet|met|feet|stops?|iso|ev))",
+            r"\b(?:middle|mid-?point|top|bottom|end|upper|lower|high|low|half) (?:end |half "
+            r"|part )?of the (?:scale|range|spectrum)\b",
+            rf"\b(?:{_DIGITS}|{_ABOVE_ONE}) ?(?:-|to|or) ?(?:{_DIGITS}|{_ABOVE_ONE}) (?:range|region|bracket"
+            rf"|territory|area|zone)\b"
+            r"(?! (?:of (?:the )?(?:frame|image|sky)|mm))",
+            r"\bscale (?:of|from) [ivx]+ (?:to|-) [ivx]+\b",
             r"\b(?:viii|vii|iii|iv|vi|ix) ?(?:/|out of|of) ?(?:x|v)\b",
         ),
     ),
@@ -79,9 +88,10 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "points",
         _any(
-            r"\b(?:give[sn]?|giving|gave|earn(?:s|ed)?|deserves?|merits?|scores?|gets?|worth|award(?:s|ed)?|lose|loses|lost"
+            r"\b(?:give[sn]?|giving|gave|earn(?:s|ed)?|deserves?|merits?|scores?|gets?|worth|award(?:s|ed|ing)?|lose|loses|lost"
             r"|costs?|total of|dock(?:s|ed)?|deduct(?:s|ed)?) "
             rf"(?:[a-z']+ ){{0,3}}(?:{_N}|hundred|a few|some|several|full|all) points?\b",
+            rf"\b(?:{_N}|hundred) points? (?:from me|for (?:the|its|this)|in total)\b",
             r"\b(?:half )?a point (?:off|deducted|less|lost)\b",
         ),
     ),
@@ -136,6 +146,9 @@ INSTRUCTIONS = _any(
     r"\bthe (?:user|task|system|assignment) (?:says|states|requires|expects|wants)\b",
     rf"\bas {_GIVEN} (?:by|in the (?:prompt|task|instructions?)|to me|earlier|here)\b|\bas (?:instructed|requested|told)\b",
     r"\bas (?:i|we) (?:was|were|have been) (?:told|asked|instructed)\b",
+    rf"\bthe target (?:{_RATED}|is|was|says|being|lies|sits)\b",
+    r"\bsuch an? (?:very )?(?:low|high|modest|poor|good|middling|generous|harsh) (?:number|figure|value|mark|verdict)\b",
+    r"\bthumbs[ -](?:up|down)\b|\b(?:crowd|public|audience|voters|viewers) (?:gave|voted|rated|liked|preferred|put|placed)\b",
     r"\bthe (?:provided|given|private|hidden|secret|known|supplied|assigned|target|reference) "
     r"(?:aesthetic |quality |beauty )?(?:value|number|mark|label|grade|figure|level|judge?ment|assessment|evaluation|verdict"
     r"|annotation|opinion)\b",
@@ -148,13 +161,15 @@ INSTRUCTIONS = _any(
 )
 
 _WEIGHS = (
-    r"\b(?:justif|explain|warrant|support|account|reflect|match|align|consistent|correspond|deserv|lower|rais|drag|pull|cost|lift)"
+    r"\b(?:justif|explain|warrant|support|account|reflect|match|align|consistent|correspond|deserv|lower|rais"
+    r"|drag|pull|cost|lift)"
     r"[a-z]*"
 )
 
 #: A score that exists: named, weighed, justified or guessed.
 NAMED = _any(
-    r"\b(?:a|an|the|its|this|that|my|our|your|their|his|her|overall|final|total|average|mean|aesthetic|quality|beauty|high|higher"
+    r"\b(?:a|an|the|its|this|that|my|our|your|their|his|her|overall|final|total|average|mean|aesthetic|quality"
+    r"|beauty|high|higher"
     r"|low|lower|middling|moderate|modest|top|perfect|full|maximum|decent|good|poor|strong|weak|fair|respectable|generous|such"
     r"|assigned|numerical|numeric|image's|photo's|picture's) (?:[a-z-]+ )?(?:scores?|ratings?)\b",
     r"\b(?:score|rating|scores|ratings|scored|rated) ?(?:[:=]|(?:of|at|is|was|as|reflects?|deserved|justified"
@@ -165,6 +180,7 @@ NAMED = _any(
     r"\b(?:rate|rates|rated|graded) (?:it|this|highly|lowly|poorly|well|among|above|below|near|somewhere"
     r"|(?:the )?(?:image|photo|photograph|picture|shot))\b",
     rf"\b(?:scores|scored|scoring) (?:it|this|highly|lowly|poorly|well|above|below|near|somewhere|in the|around|{_N})\b",
+    rf"\bmarks? of {_N}\b",
     r"\b(?:full|top|high|low|bonus|extra) marks\b|\b(?:is|are|was) (?:highly|poorly|well|lowly) (?:rated|scored|ranked)\b",
     r"\b(?:numerical|numeric) (?:value|assessment|evaluation|judge?ment|terms)\b",
 )

@@ -29,15 +29,18 @@ _BETWEEN = re.compile(r"[ .\-_*]")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s"})
 _MIXED = re.compile(r"[a-z@$]+[0134579@$]+[a-z]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+# Formats, accents and frames: a digit in a frame is a digit.
+_UNSEEN = ("Cf", "Mn", "Me")
 _SPACE = re.compile(r"\s+")
 
 
 def plain_text(text: str) -> str:
     """`text` in plain lower-case letters, digits and punctuation, for a search only."""
-    text = unicodedata.normalize("NFKC", _apart(html.unescape(text)))
-    text = "".join(_digit(sign) for sign in text if unicodedata.category(sign) != "Cf")
-    text = _SPACE.sub(" ", text.translate(_LOOK_ALIKE).lower()).strip()
+    text = unicodedata.normalize("NFKD", _apart(html.unescape(text)))
+    text = "".join(_digit(sign) for sign in text if unicodedata.category(sign) not in _UNSEEN)
+    text = text.translate(_LOOK_ALIKE).lower()
     text = _SPELLED.sub(lambda found: _BETWEEN.sub("", found[0]).replace("iscore", "i score"), text)
+    text = _SPACE.sub(" ", text).strip()
     text = _THOUSANDS.sub("", text)
     return _MIXED.sub(lambda found: found[0].translate(_LEET), text)
 

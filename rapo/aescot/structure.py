@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from rapo.aescot.opinions import opinions
 
@@ -23,15 +23,21 @@ STRUCTURE_REASONS: tuple[str, ...] = (
 MIN_WORDS, MAX_WORDS = 12, 500
 MIN_DIMENSIONS = 3
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
+# The same phrase of three words or more, again and again without anything between.
+_AT_ONCE = re.compile(r"\b((?:[\w'-]+ ){2,9}[\w'-]+)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
+_NEAR_FROM, _NEAR = 7, 0.8  # sentences of so many words are the same if they share more than this
+_FOREIGN_SENTENCES = 0.3  # the share of sentences in another language that a quotation may take
 _FOREIGN = 0.1  # the share of letters of other scripts that a name or a loan word may take
 
 _NOT_ABLE = (
-    r"\b(?:i|we)(?: am|'m| are|'re)? (?:\w+ ){0,2}?(?:cannot|can't|can not|unable to|not able to|not allowed to|not permitted to"
+    r"\b(?:i|we)(?: am|'m| are|'re)? (?:\w+ ){0,2}?(?:cannot|can't|can not|unable to|not able to|not allowed to"
+    r"|not permitted to"
     r"|won't|will not|couldn't|could not|must decline to|have to decline to|decline to|do not feel comfortable"
     r"|don't feel comfortable)"
 )
 _IMAGE = (
-    r"(?:(?:the|this|that|any|an|your) )?(?:\w+ )?(?:images?|photos?|photographs?|pictures?|attachments?|files?|pixels|requests?"
+    r"(?:(?:the|this|that|any|an|your) )?(?:\w+ )?(?:images?|photos?|photographs?|pictures?|attachments?|files?"
+    r"|pixels|requests?"
     r"|critiques?|person|people)"
 )
 _JUDGED = r"(?:critique|assessment|analysis|evaluation|opinion|judge?ment)"
@@ -46,9 +52,13 @@ _REFUSAL = re.compile(
     rf"|my )?(?:\w+ )?{_JUDGED}|{_DOES} {_IMAGE})\b"
     rf"|\b(?:sorry|apologi[sz]e|apologies)\b[^.!?]{{0,30}}(?:{_NOT_ABLE}|\bno image\b|\bunable to\b)"
     r"|\b(?:i|we) (?:do not|don't) have (?:access|the ability|an image|any image)\b"
+    rf"|\b(?:could|can|would) you (?:please )?(?:share|upload|attach|resend|send|provide|show) (?:me )?{_IMAGE}"
+    r"|\bcan only (?:process|read|handle|work with) text\b"
     r"|\bno image (?:was|is|has been|seems to|appears to)\b"
-    r"|\b(?:image|photo|picture|attachment|file) (?:(?:was|is|has|did|could|does)(?:n't| not)|(?:seems|appears) to (?:be|have)) "
-    r"(?:been |be )?(?:attached|provided|uploaded|loaded?|visible to me|accessible|available|missing|corrupted|failed)\b"
+    r"|\b(?:image|photo|picture|attachment|file) (?:(?:was|is|has|did|could|does)(?:n't| not)|(?:seems"
+    r"|appears) to (?:be|have)) "
+    r"(?:been |be )?(?:attached|provided|uploaded|shown|given|sent|included|loaded?|visible to me|accessible"
+    r"|available|missing|corrupted|failed)\b"
     rf"|\bplease (?:provide|upload|share|attach|resend|send) {_IMAGE}|\b(?:happy|glad) to (?:help|assist) (?:you )?with\b"
     r"|\blet me know if you\b|\b(?:against|violates?) (?:my|our|the content|the usage|content"
     r"|usage) (?:\w+ )?(?:polic\w+|guidelines)\b",
@@ -72,25 +82,44 @@ _DIMENSIONS: dict[str, re.Pattern[str]] = {
     name: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
     for name, words in {
         "light": r"\w*light\w*|lit|shad(?:ow|e|y|ing)\w*|contrast\w*|bright\w*|dark\w*|silhouette\w*|glow\w*|chiaroscuro|sun\w*"
-        r"|dusk|dawn",
+        r"|dusk|dawn|flash\w*|lamps?|candle\w*|neon|spot-?lit|beam\w*|rays?",
         "mood": r"mood\w*|narrative\w*|stor(?:y|ies|ytelling)|atmospher\w*|emoti\w*|feel\w*|evocative|evokes?"
         "|seren\w*|tranquil\w*"
-        r"|drama\w*|tension|intima\w*|calm\w*|lonel\w*|nostalgi\w*|energ\w*|express\w*|impact\w*|engag\w*|myster\w*|playful\w*|joy\w*",
+        r"|drama\w*|tension|intima\w*|calm\w*|lonel\w*|nostalgi\w*|energ\w*|express\w*|impact\w*|engag\w*"
+        r"|myster\w*|playful\w*|joy\w*",
         "composition": r"compos\w*|fram(?:e|ed|es|ing)|balanc\w*|perspective\w*|symmetr\w*|layout|thirds?|crop\w*|horizon\w*"
-        r"|foreground|background|placement|centr?e\w*|leading lines?|diagonal\w*|negative space|arrang\w*|angle\w*|depth|tilt\w*"
-        r"|subject\w*",
+        r"|foreground|background|placement|centr?e\w*|leading lines?|diagonal\w*|negative space|arrang\w*"
+        r"|angle\w*|depth|tilt\w*"
+        r"|subject\w*|focal point|lines?|curve\w*|edges?|corner\w*|cut|cluttered|wander\w*|bands?|fills?|space"
+        r"|vertical\w*|horizontal\w*",
         "color": r"colou?r\w*|hue\w*|palette\w*|saturat\w*|tone\w*|tonal\w*|vivid|muted|monochrom\w*"
         "|black[ -]and[ -]white|warm\w*"
-        r"|pastel\w*|grey|gray",
+        r"|pastel\w*|grey|gray|red\w*|orange|yellow\w*|green\w*|blue\w*|turquoise|teal|violet|purple|pink\w*"
+        r"|brown\w*|ochre|golden|amber|scarlet"
+        r"|white balance|cast|b&w|sepia|ivory|crimson|magenta|cyan",
         "technique": r"(?:over|under)?-?expos\w*|focus\w*|sharp\w*|blur\w*|nois[ey]\w*|grain\w*|resolution"
         "|detail\w*|clipp\w*|blown"
-        r"|bokeh|aperture|shutter|texture\w*|soft\w*|crisp\w*|technical\w*|artifacts?|lens",
+        r"|bokeh|depth of field|motion|resolved|panning|aperture|shutter|texture\w*|soft\w*|crisp\w*"
+        r"|technical\w*|artifacts?|lens",
     }.items()
 }
 _WHOLE = re.compile(
     r"\b(?:overall|altogether|all in all|in all|as a whole|on the whole|in sum\w*|to sum up|in conclusion|ultimately|in the end"
     r"|taken together|on balance|in short|in total|in general|generally|image|photo\w*|picture|shot|work|piece|frame|scene"
     r"|composition|it|this|result|effect|snapshot|portrait|landscape|attempt|whole)\b",
+    re.IGNORECASE,
+)
+_NAMES_IT = (
+    r"(?:image|photo|photograph|picture|shot|work|piece|snapshot|portrait|landscape|still life|study|abstract|capture|attempt"
+    r"|result|effort|document|record|photography|composition)"
+)
+# A summary by its form, whatever its words of opinion.
+_SUMS_UP = re.compile(
+    r"\b(?:overall|altogether|all in all|as a whole|on the whole|in sum\w*|to sum up|in conclusion|ultimately|in the end"
+    r"|taken together|on balance|all told|all things considered)\b"
+    rf"|\b(?:it|this|the {_NAMES_IT}) (?:is|remains|makes|stays|works as|succeeds as|becomes|reads as"
+    rf"|comes across as|amounts to)\b"
+    rf"[^.!?]*\b{_NAMES_IT}s?\b|^an? [^.!?]*\b{_NAMES_IT}\b",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
@@ -139,9 +168,15 @@ def _language(text: str) -> str:
     foreign = sum(1 for letter in letters if "LATIN" not in unicodedata.name(letter, ""))
     if letters and foreign > _FOREIGN * len(letters):
         return f"{foreign} of {len(letters)} letters are of another script"
-    words = [word.lower() for word in _WORD.findall(text)]
+    sentences = [[word.lower() for word in _WORD.findall(sentence)] for sentence in _SENTENCE.split(text)]
+    if sum(map(_is_foreign, sentences)) > _FOREIGN_SENTENCES * len(sentences):
+        return "another language than English"
+    return ""
+
+
+def _is_foreign(words: list[str]) -> bool:
     other, english = sum(word in _OTHER_LANGUAGES for word in words), sum(word in _ENGLISH for word in words)
-    return "another language than English" if other >= 3 and other > english else ""
+    return other >= 2 and other > english
 
 
 def _length(text: str) -> str:
@@ -150,12 +185,17 @@ def _length(text: str) -> str:
 
 
 def _repetition(text: str) -> str:
+    if found := _AT_ONCE.search(text):
+        return f"said again at once: {found[1][:40]!r}"
     sentences = Counter(
         " ".join(words) for sentence in _SENTENCE.split(text.lower()) if len(words := _WORD.findall(sentence)) > 3
     )
     twice = next((sentence for sentence, count in sentences.items() if count > 1), None)
     if twice:
         return f"a sentence said again: {twice[:40]!r}"
+    long = [set(sentence.split()) for sentence in sentences if len(sentence.split()) >= _NEAR_FROM]
+    if any(len(a & b) > _NEAR * len(a | b) for a, b in combinations(long, 2)):
+        return "a sentence said again with hardly a word changed"
     words = [word.lower() for word in _WORD.findall(text)]
     if any(a == b == c for (a, b), (_, c) in pairwise(pairwise(words))):
         return "a word said three times in a row"
@@ -179,7 +219,7 @@ def _closing(text: str) -> str:
     """The last sentence, or the one before it, must judge the whole image."""
     sentences = [sentence for sentence in _SENTENCE.split(text.strip()) if sentence.strip()]
     for sentence in sentences[-2:]:
-        if _WHOLE.search(sentence) and opinions(sentence):
+        if _SUMS_UP.search(sentence) or (_WHOLE.search(sentence) and opinions(sentence)):
             return ""
     return f"no judgement of the whole at its end: {(sentences or [''])[-1][-40:]!r}"
 
