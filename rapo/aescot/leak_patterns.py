@@ -74,6 +74,8 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
             rf"\b(?:{_DIGITS}|{_ABOVE_ONE}) ?(?:-|to|or) ?(?:{_DIGITS}|{_ABOVE_ONE}) (?:range|region|bracket"
             rf"|territory|area|zone)\b"
             r"(?! (?:of (?:the )?(?:frame|image|sky)|mm))",
+            r"\b(?:low|mid|middle|high|upper)[ -](?:ones|twos|threes|fours|fives|sixes|sevens|eights|nines)\b",
+            rf"\b(?:{_DIGITS}|{_ABOVE_ONE}) of (?:5|five)(?=[.,;!?]|$)",
             r"\bscale (?:of|from) [ivx]+ (?:to|-) [ivx]+\b",
             r"\b(?:viii|vii|iii|iv|vi|ix) ?(?:/|out of|of) ?(?:x|v)\b",
         ),
@@ -82,7 +84,7 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
         "stars",
         _any(
             rf"\b{_N}(?: ?-| (?:full |whole |solid |gold )?)stars?\b{_SKY}",
-            r"[★☆⭐]|\*{3,5}(?= |$|\.)|\bstar rating\b|\bstars? out of\b",
+            r"\bhalf a star\b|[★☆⭐]|\*{3,5}(?= |$|\.)|\bstar rating\b|\bstars? out of\b",
         ),
     ),
     (
@@ -92,6 +94,7 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"|costs?|total of|dock(?:s|ed)?|deduct(?:s|ed)?) "
             rf"(?:[a-z']+ ){{0,3}}(?:{_N}|hundred|a few|some|several|full|all) points?\b",
             rf"\b(?:{_N}|hundred) points? (?:from me|for (?:the|its|this)|in total)\b",
+            rf"\b{_N} points? (?:off|less|lost|deducted|short)\b",
             r"\b(?:half )?a point (?:off|deducted|less|lost)\b",
         ),
     ),
@@ -107,6 +110,7 @@ SCALES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "a percentage",
         _any(
+            rf"\b{_PERCENT}(?=,? (?:seems?|sounds?|feels?|would|overall)\b)",
             rf"\b{_PERCENT}(?= (?:for |in |on |of |as a )?(?:the |its |a |overall )?"
             r"(?:quality|aesthetic|appeal|success|perfect|score|rating|of the way|as good|satisf|approval|mark|merit))",
             r"\b(?:top|bottom|upper|lower|best|worst|better than|beats|ahead of|merits?|earns?|deserves?|scores?|rates?|worth"
@@ -157,7 +161,13 @@ INSTRUCTIONS = _any(
     r"\bground[ -]truth\b|\b(?:mean|average) (?:opinion|vote|human)\b|\bmos\b",
     r"\b(?:the|this|my|your) (?:prompt|instructions?|annotations?|annotators?|(?:human )?raters?)\b",
     r"\b(?:the|this) label (?:says|is|given|of|indicates|suggests)\b",
-    r"\b(?:human|crowd|expert|the|most|many|several) (?:raters|annotators|voters|evaluators)\b",
+    r"\b(?:raters?|annotators?|voters?|evaluators?|votes)\b|\b(?:its|the|contest|human|most) judges\b",
+    r"\b(?:crowd|panel|jury|public|audience|community)(?:'s|s')? (?:verdict|consensus|judge?ment|opinion|average|mean|view)\b"
+    r"|\bconsensus of\b|\bthe (?:average|mean) (?:of|is|was|rating|vote|viewer)\b|\baverage of \d",
+    r"\b(?:was|were|is|are|been|be|being|got|gets) (?:[a-z]+ ){0,2}(?:scored|ranked|rated|graded)\b",
+    r"\b(?:my|the) (?:guidelines?|instructions?|task|prompt) (?:requires?|says?|demands?|asks?|tells?|wants?)\b|\bmetadata\b",
+    r"\b(?:quality|aesthetic|beauty) (?:value|number|figure|index)\b|\b(?:figure|number|value) (?:that )?(?:i"
+    r"|we) (?:was|were) \w+\b",
 )
 
 _WEIGHS = (

@@ -36,6 +36,7 @@ _AFTER_SCORE = _words(
     "from because for here is was as but and overall on in given due at best if with since though although so or to when "
     "by it i this that which rather than would maybe perhaps again though"
 )
+_NEARLY = _words("over under above below around about nearly almost")
 _PHOTOGRAPHIC_BEFORE = re.compile(
     r"(?:\bf ?/? ?|\bf-stop (?:of )?|\baperture (?:of |at )?|\biso ?|\bat t|[$£€#]|\bno\. ?|\bmk ?|[a-z]{1,6}-?|\b1/|\d[x:]"
     r"|\bcirca |\bin (?:the )?|\bsince |\b(?:canon|nikon|sony|fuji|leica|version|chapter|figure|zone|page|day|room|route"
@@ -90,4 +91,4 @@ def _is_score(plain: str, number: re.Match[str]) -> bool:
     if value is not None:
         return not _GIVES.isdisjoint(tokens) or (after_article and value <= _HIGHEST_ALONE)
     # A number word is also an ordinary word: "the two", "gives the three equal weight".
-    return after_article or (bool(tokens) and tokens[-1] in _GIVES)
+    return after_article or (bool(tokens) and tokens[-1] in _GIVES | _NEARLY)

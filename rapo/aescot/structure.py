@@ -25,6 +25,7 @@ MIN_DIMENSIONS = 3
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
 # The same phrase of three words or more, again and again without anything between.
 _AT_ONCE = re.compile(r"\b((?:[\w'-]+ ){2,9}[\w'-]+)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
+_OFTEN = 3  # so often three words may come again
 _NEAR_FROM, _NEAR = 7, 0.8  # sentences of so many words are the same if they share more than this
 _FOREIGN_SENTENCES = 0.3  # the share of sentences in another language that a quotation may take
 _FOREIGN = 0.1  # the share of letters of other scripts that a name or a loan word may take
@@ -51,7 +52,11 @@ _REFUSAL = re.compile(
     rf"|{_NOT_ABLE} (?:to )?(?:\w+ ){{0,2}}(?:help|assist|comply|provide (?:an? |the |this "
     rf"|my )?(?:\w+ )?{_JUDGED}|{_DOES} {_IMAGE})\b"
     rf"|\b(?:sorry|apologi[sz]e|apologies)\b[^.!?]{{0,30}}(?:{_NOT_ABLE}|\bno image\b|\bunable to\b)"
-    r"|\b(?:i|we) (?:do not|don't) have (?:access|the ability|an image|any image)\b"
+    r"|\b(?:i|we) (?:(?:do not|don't) have (?:any )?|have no |lack )(?:access|ability|the ability|an image"
+    r"|image|eyes|way of seeing)\b"
+    r"|\btext-(?:based|only) (?:assistant|model|system)\b|\bproblem (?:loading|opening|reading)\b"
+    r"|\bif you could (?:describe|share|send|upload)\b"
+    rf"|\bno {_IMAGE} (?:came|arrived|was|is|has been|seems to|appears to)\b"
     rf"|\b(?:could|can|would) you (?:please )?(?:share|upload|attach|resend|send|provide|show) (?:me )?{_IMAGE}"
     r"|\bcan only (?:process|read|handle|work with) text\b"
     r"|\bno image (?:was|is|has been|seems to|appears to)\b"
@@ -81,7 +86,8 @@ _MARKUP = re.compile(
 _DIMENSIONS: dict[str, re.Pattern[str]] = {
     name: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
     for name, words in {
-        "light": r"\w*light\w*|lit|shad(?:ow|e|y|ing)\w*|contrast\w*|bright\w*|dark\w*|silhouette\w*|glow\w*|chiaroscuro|sun\w*"
+        "light": r"(?!delight|slight)\w*light\w*|lit|shad(?:ow|e|y|ing)\w*|contrast\w*|bright\w*|dark\w*"
+        "|silhouette\w*|glow\w*|chiaroscuro|sun\w*"
         r"|dusk|dawn|flash\w*|lamps?|candle\w*|neon|spot-?lit|beam\w*|rays?",
         "mood": r"mood\w*|narrative\w*|stor(?:y|ies|ytelling)|atmospher\w*|emoti\w*|feel\w*|evocative|evokes?"
         "|seren\w*|tranquil\w*"
@@ -90,7 +96,8 @@ _DIMENSIONS: dict[str, re.Pattern[str]] = {
         "composition": r"compos\w*|fram(?:e|ed|es|ing)|balanc\w*|perspective\w*|symmetr\w*|layout|thirds?|crop\w*|horizon\w*"
         r"|foreground|background|placement|centr?e\w*|leading lines?|diagonal\w*|negative space|arrang\w*"
         r"|angle\w*|depth|tilt\w*"
-        r"|subject\w*|focal point|lines?|curve\w*|edges?|corner\w*|cut|cluttered|wander\w*|bands?|fills?|space"
+        r"|subject\w*|focal point|lines?|curve\w*|edges?|corner\w*|cut|cluttered|wander\w*|bands?|fills?"
+        r"|rhythm\w*|overlap\w*|lined up|grouping|space"
         r"|vertical\w*|horizontal\w*",
         "color": r"colou?r\w*|hue\w*|palette\w*|saturat\w*|tone\w*|tonal\w*|vivid|muted|monochrom\w*"
         "|black[ -]and[ -]white|warm\w*"
@@ -119,7 +126,9 @@ _SUMS_UP = re.compile(
     r"|taken together|on balance|all told|all things considered)\b"
     rf"|\b(?:it|this|the {_NAMES_IT}) (?:is|remains|makes|stays|works as|succeeds as|becomes|reads as"
     rf"|comes across as|amounts to)\b"
-    rf"[^.!?]*\b{_NAMES_IT}s?\b|^an? [^.!?]*\b{_NAMES_IT}\b",
+    rf"[^.!?]*\b{_NAMES_IT}s?\b|^an? [^.!?]*\b{_NAMES_IT}\b"
+    r"|^(?:the|this) (?:whole|image|photograph|photo|picture|shot|snapshot|portrait)(?: as a whole)? "
+    r"(?!shows|contains|depicts|features|includes|was taken|has a|also)\w+",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
@@ -199,6 +208,11 @@ def _repetition(text: str) -> str:
     words = [word.lower() for word in _WORD.findall(text)]
     if any(a == b == c for (a, b), (_, c) in pairwise(pairwise(words))):
         return "a word said three times in a row"
+    if sum(a == b for a, b in pairwise(words)) > 1:
+        return "words said twice in a row"
+    threes = Counter(zip(words, words[1:], words[2:], strict=False))
+    if threes and max(threes.values()) > _OFTEN:
+        return f"{' '.join(threes.most_common(1)[0][0])!r} said {max(threes.values())} times"
     fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     copies = 1 - len(set(fours)) / len(fours) if fours else 0.0
     return f"{copies:.0%} of it is said again" if copies > _REPEATED else ""
