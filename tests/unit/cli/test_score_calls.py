@@ -96,7 +96,11 @@ def test_ctrl_c_says_how_to_go_on(client: ScorerClient, scorer: FakeScorer, phot
         (photos / f"e{number:02}.jpg").write_text(str(number))
     scorer.delay_s = 0.2
     output = tmp_path / "scores.csv"
-    command = [sys.executable, "-m", "rapo", "score", str(photos), "-o", str(output), "--server", client.target]
+    # A shell starts what runs in the background with SIGINT ignored, and these tests may run there.
+    as_in_front = (
+        "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from rapo.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", as_in_front, "score", str(photos), "-o", str(output), "--server", client.target]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         partial = tmp_path / "scores.csv.partial.jsonl"
         deadline = time.monotonic() + 60
