@@ -2,6 +2,7 @@
 
 - An image that cannot be read has its outcome at once and is not sent.
 - An image whose error says when to retry is sent again, and it alone, while the time limit allows.
+  It is sent to the version that scored others of the batch, whatever is the default by then.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ class BatchJob:
             self._outcomes[index] = outcome(index, self._images[index], result)
             if isinstance(result, CallError) and result.retry_delay is not None:
                 pauses[request.request_id] = self._policy.pause(result, self._tries, self.left())
+        scored = next((item.response.model_version for item in reply.results if item.HasField("response")), "")
+        for request in sent:
+            request.model_version = request.model_version or scored
         waits = [pause for pause in pauses.values() if pause is not None]
         again = [request for request in sent if request.request_id in pauses] if len(waits) == len(pauses) else []
         self.request = scorer_pb2.ScoreBatchRequest(requests=again)

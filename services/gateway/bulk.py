@@ -80,6 +80,10 @@ class BulkCalls:
         """The body of ScoreBatch."""
         requests = call.parse(scorer_pb2.ScoreBatchRequest, message).requests
         self.admit(call, len(requests), "requests")
+        default = self._upstream.routes.default or ""
+        for request in requests:
+            # Another version may become the default while the images of the call are scored.
+            request.model_version = request.model_version or default
         outcomes = await self.outcomes(call, requests)
         results = [result_of(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
         return scorer_pb2.ScoreBatchResponse(results=results).SerializeToString()

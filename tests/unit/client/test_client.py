@@ -206,8 +206,9 @@ def test_a_batch_keeps_the_order_and_its_faults_apart(client: ScorerClient, scor
     assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3]
     assert isinstance(outcomes[1].error, CallError)
     assert isinstance(outcomes[2].error, ImageError)
-    # The image that met a full queue was sent again, and it alone.
+    # The image that met a full queue was sent again, and it alone, to the version of the others.
     assert [bytes(request.image) for request in scorer.requests] == [b"1", b"bad", b"4", b"1"]
+    assert [request.model_version for request in scorer.requests] == ["", "", "", "v7"]
 
 
 def test_a_ranking_is_best_first_with_preferences(client: ScorerClient) -> None:

@@ -121,6 +121,16 @@ class TestBatch:
         assert sorted(scorer.applications) == ["app-6", "app-7"]
         assert results[2].error.code == grpc.StatusCode.NOT_FOUND.value[0]
 
+    def test_a_new_default_does_not_split_a_batch(self, stub: Stub, shared: tuple[FakeDeployment, Gateway]) -> None:
+        scorer, routes = shared[0], shared[1].routes
+        call = stub.ScoreBatch.future(scorer_pb2.ScoreBatchRequest(requests=requests(*[b"held:0.1"] * 8)), timeout=20)
+        assert until(lambda: scorer.in_flight == 4)
+        routes.replace("v6", {"v7": "app-7", "v6": "app-6"})
+        scorer.release.set()
+        assert len(call.result().results) == 8
+        routes.replace("v7", {"v7": "app-7", "v6": "app-6"})
+        assert set(scorer.applications) == {"app-7"}
+
     @pytest.mark.parametrize("end", ["deadline", "cancel"])
     def test_a_caller_that_leaves_cancels_all(self, stub: Stub, scorer: FakeDeployment, end: str) -> None:
         batch = scorer_pb2.ScoreBatchRequest(requests=requests(*[b"held:0.1"] * 8))
