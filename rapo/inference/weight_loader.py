@@ -105,7 +105,10 @@ def _in_part(layer: torch.nn.Module) -> bool:
     info = get_layerwise_info(layer)
     if hasattr(layer, "org_vocab_size"):  # the padding of a vocabulary has no weights
         return False
-    return info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0)
+    # Buffers that no file holds, such as the positions of patches, keep their values.
+    buffers = info.kernel_tensors[1] if info.kernel_tensors is not None else {}
+    kept = sum(buffer.numel() for name, buffer in buffers.items() if name in info.kernel_non_persistent_buffers)
+    return info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0) - kept
 
 
 class WeightLoader:
