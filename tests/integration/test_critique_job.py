@@ -55,8 +55,9 @@ def test_two_kills_of_the_driver_change_nothing_and_ask_nothing_twice_that_was_w
         written = {row["uid"] for path in shard_files(tmp_path) for row in pq.read_table(path).to_pylist()}
         before = Counter(questions.read_text().split())
         in_flight = set(before) - written
-        # Two teachers, a judge, and what is between them and the driver.
-        assert len(in_flight) <= 5 * SHARD
+        # Two tasks at each teacher and at the judge, and as many shards again between them and the
+        # driver, which is slow where the machine is busy.
+        assert len(in_flight) <= 12 * SHARD < ROWS
     job = begin(tmp_path, questions)
     printed, _ = job.communicate(timeout=120)
     assert job.returncode == 0
