@@ -2,11 +2,12 @@
 
 - After `learner.snapshot_every` steps, or `learner.snapshot_seconds` where the state is large, each
   rank puts a snapshot of its training state into the object store. This process owns the snapshots,
-  so they outlive the ranks (but not the node that holds one). - Ranks that ran out of memory
-  compute each micro-batch in two parts from then on.
+  so they outlive the ranks (but not the node that holds one).
 - The steps since are kept as refs. When a rank fails, all ranks are started anew from the latest
   snapshot and train these steps again from the same groups: no step is lost, none is applied twice,
-  and the result is the one that an unbroken run has.
+  and the result is the one that an unbroken run has. Where a node took one of these groups with it,
+  the state is lost.
+- Ranks that ran out of memory compute each micro-batch in two parts from then on.
 - A snapshot counts once the step after it has ended, because by then it has been made. Until then
   the one before is kept as well.
 """
@@ -213,13 +214,26 @@ class RecoveringLearnerGroup:
         for snapshot in reversed(self._snapshots):
             if (yield from self._restore(snapshot)):
                 self._snapshots = [snapshot]
-                for shares, images in snapshot.since:
-                    yield from self._group.step(shares, images)
+                yield from self._repeat(snapshot)
                 return
         raise RoleError(
             "the snapshot of the learner's state was lost together with the node that held it",
             kind=FaultKind.STATE_LOST,
         )
+
+    def _repeat(self, snapshot: _Snapshot) -> Waiting[None]:
+        """Train the steps since a snapshot again."""
+        try:
+            for shares, images in snapshot.since:
+                yield from self._group.step(shares, images)
+        except RoleError as error:
+            if error.kind is not FaultKind.DATA_LOST:
+                raise
+            # Not the caller's data: it would give the ranks its next step, with steps missing.
+            raise RoleError(
+                f"the groups of a step since the last snapshot of the learner's state were lost: {error}",
+                kind=FaultKind.STATE_LOST,
+            ) from error
 
     def _restore(self, snapshot: _Snapshot) -> Waiting[bool]:
         """Whether the snapshot could be restored. Ranks that died while they made it have left

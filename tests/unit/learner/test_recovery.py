@@ -185,6 +185,19 @@ def test_a_copy_that_is_lost_falls_back_to_the_one_before_or_says_so():
     assert raised.value.kind == "state lost"
 
 
+@pytest.mark.parametrize("call", ["step", "republish"])
+def test_a_step_that_cannot_be_repeated_is_no_loss_of_the_callers_data(call):
+    lost = RoleError("a share is gone", kind=FaultKind.DATA_LOST)
+    plan = {0: {"step": [None, None, died()], "published": [died()]}, 1: {"step": [None, lost]}}
+    made, groups, _ = learners(plan, "learner.snapshot_every=5")
+    run(made, "ab")
+    work = made.step([as_ref("c")], [{}]) if call == "step" else made.republish(2)
+    with pytest.raises(RoleError, match=r"since the last snapshot .* were lost: a share is gone") as raised:
+        finish(work)
+    assert raised.value.kind == "state lost"
+    assert len(groups) == 2
+
+
 def test_a_resumed_run_begins_with_the_saved_state():
     made, groups, _ = learners({0: {"step": [died()]}})
     assert finish(made.load_state(Path("folder"), universal=False)) == 1
