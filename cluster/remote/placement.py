@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 
 import ray
@@ -18,6 +19,9 @@ from rapo.errors import FaultKind, RoleError
 
 #: What one process takes, by Ray's names of resources.
 Bundle = Mapping[str, float]
+
+#: One wait of Ray's, during which no signal is handled: neither Ctrl-C nor SIGTERM.
+_LOOK_S = 1
 
 
 def bundle(cpus: float, gpus: float) -> dict[str, float]:
@@ -39,8 +43,12 @@ def request_placement(name: str, bundles: Sequence[Bundle], labels: Mapping[str,
 def await_placement(group: PlacementGroup | None, *, role: str, keys: str, timeout_s: float) -> None:
     """Wait until a placement has its room. Raises `RoleError` after `timeout_s`; `keys` are the
     settings that ask for less."""
-    if group is None or group.wait(timeout_seconds=max(1, round(timeout_s))):
+    if group is None:
         return
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if group.wait(timeout_seconds=_LOOK_S):
+            return
     wanted = ", ".join(f"{amount:g} {name}" for name, amount in _total(group.bundle_specs).items())
     there = ray.cluster_resources()
     offered = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
