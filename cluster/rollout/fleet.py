@@ -1,7 +1,7 @@
 """Fleet: rollout workers that join, leave and die while a run goes on.
 
 One thread uses a fleet. It does its work inside the calls that wait (`poll`, `ready`, `loaded`,
-`predictions`): calls that have ended are handled, then workers are checked and tasks given out.
+`predictions`): tasks are given out, calls that have ended are handled, then workers are checked.
 
 - `membership.py`: which workers there are.
 - `weight_sync.py`: which weights they hold.
@@ -202,7 +202,6 @@ class Fleet:
         deadline = time.monotonic() + timeout_s
         while True:
             self._work.dispatch()
-            self._check_workers()
             left = deadline - time.monotonic()
             ended = self._calls.take(min(left, _CHECK_S))
             for call in ended:
@@ -210,6 +209,8 @@ class Fleet:
                     worker, on_end = call.tag
                     if worker.state is not WorkerState.GONE:
                         on_end(call.value, call.error)
+            # Last: what has ended is not late, however long nobody has polled.
+            self._check_workers()
             if ended or left <= _CHECK_S:
                 return
 

@@ -65,6 +65,23 @@ def test_a_worker_that_is_late_is_replaced(limit, call, words):
     assert actors[0].killed or actors[1].killed
 
 
+def test_a_fleet_that_nobody_polled_for_long_takes_no_worker_for_late():
+    fleet, actors, faults = ready("rollout.generate_timeout_s=0.2")
+    fleet.submit(task(0))
+    fleet.poll(0.0)
+    (holder,) = (actor for actor in actors if actor.tickets())
+    holder.in_flight("generate")[0].ok(receipt())
+    time.sleep(0.3)
+    assert [result.task.ticket for result in polled(fleet)] == [0]
+    assert not faults
+
+
+def test_workers_that_came_while_nobody_polled_have_found_room():
+    fleet, _, _ = made("rollout.place_timeout_s=0.05")
+    time.sleep(0.1)
+    assert len(fleet.ready()) == 2
+
+
 def test_a_late_joiner_gets_the_newest_weights_before_it_gets_work():
     fleet, actors, _ = ready()
     fleet.load(WeightVersion(4, as_ref(), ()))
