@@ -177,6 +177,10 @@ class EngineThread(Generic[Request, Result]):
             self._fail_all(error)
 
     def _fail_all(self, error: Exception) -> None:
+        if isinstance(error, ValueError):  # which would say that a request is at fault
+            broken = RuntimeError(f"the engine is broken: {error!r}")
+            broken.__cause__ = error
+            error = broken
         with self._wake:
             self._failure = error
             waiting: list[Future[Result] | Future[int]] = [command.future for command in self._commands]

@@ -250,6 +250,17 @@ def test_a_broken_engine_fails_all_waiting_and_all_later_requests(engine, thread
         request(thread, 1).result(LIMIT)
 
 
+def test_a_broken_engine_is_not_taken_for_a_refused_request(engine, thread, monkeypatch):
+    def broken() -> list[tuple[str, list[Completion]]]:
+        raise ValueError("an index is out of range")
+
+    monkeypatch.setattr(engine, "step", broken)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"engine is broken: .*out of range"):
+            request(thread, 1).result(LIMIT)
+    assert not thread.alive
+
+
 def test_an_unexpected_failure_reaches_its_own_caller(engine, thread, monkeypatch):
     """Otherwise the caller whose command broke the engine would wait for ever."""
 
