@@ -101,7 +101,8 @@ def _written(
 
         def kept() -> str:
             done = sum(_scored(table, name) for name in names.values())
-            return f"{done:,} of {len(images):,} images are scored and kept; the same command scores the rest."
+            again = " without --fresh" if fresh and table.rows else ""
+            return f"{done:,} of {len(images):,} images are scored and kept; the same command{again} scores the rest."
 
         asked = _same_model(table, client, asked)
         try:

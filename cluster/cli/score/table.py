@@ -4,6 +4,7 @@
   a crash loses nothing that was scored.
 - The next call with the same output takes those rows, or the rows of the finished table, and scores
   the images that are missing or failed.
+- After a call with `fresh` that was stopped, the finished table of before counts for nothing.
 - Columns that a user added to the finished table stay.
 - Two calls never write the same output.
 """
@@ -26,6 +27,8 @@ from cluster.files.jsonl import ends_torn, read_jsonl
 from rapo.errors import DataError
 
 _SYNC_PERIOD_S = 1.0
+#: The first line of the rows aside, where the finished table does not belong to them.
+_FRESH = {"fresh": True}
 
 
 class ScoreTable:
@@ -78,6 +81,8 @@ class ScoreTable:
         known = self.rows.get(row.image)
         self.rows[row.image] = row if known is None else replace(row, foreign=known.foreign)
         try:
+            if self._fresh and not self._file.tell():
+                self._file.write(json_line(_FRESH))
             self._file.write(json_line(row.cells(self.columns)))
             self._file.flush()  # survives a crash of this process; only a sync survives a power cut
             if time.monotonic() - self._synced > _SYNC_PERIOD_S:
@@ -101,11 +106,14 @@ class ScoreTable:
     def _load(self, file: IO[bytes]) -> None:
         if self._fresh:
             file.truncate(0)
+            file.seek(0)
             return
-        if self.output.is_file():
+        rows = read_jsonl(self.partial)
+        if rows[:1] == [_FRESH]:
+            del rows[0]
+        elif self.output.is_file():
             self._was = read_content(self.output, self._format)
             self._keep(self._was.rows)
-        rows = read_jsonl(self.partial)
         check_rows(rows, self.partial)
         self._keep(rows)
         if ends_torn(file):

@@ -240,6 +240,22 @@ def test_a_bad_output_is_told_before_anything_is_scored(photos: Path, tmp_path: 
         score_paths([str(photos)], ScorerClient("127.0.0.1:1"), tmp_path / name)
 
 
+def test_a_stopped_fresh_call_says_how_to_go_on(
+    client: ScorerClient, scorer: FakeScorer, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "scores.csv"
+    assert score_paths([str(photos / "b.jpg")], client, output, progress=console()) == 0
+    scorer.default = "v6"
+    scorer.breaks = [2]
+    with (
+        ScorerClient(client.target, timeout=10, attempts=1) as hasty,
+        pytest.raises(ServiceError, match="the same command without --fresh scores the rest"),
+    ):
+        score_paths([str(photos)], hasty, output, fresh=True, in_flight=1, progress=console())
+    assert score_paths([str(photos)], client, output, progress=console()) == 1
+    assert [row["model_version"] for row in read(output)] == ["v6", "v6", None, "v6"]
+
+
 def test_no_service_is_one_error(photos: Path) -> None:
     client = ScorerClient("127.0.0.1:1", attempts=1)
     with pytest.raises(ServiceError, match="rapo serve"):

@@ -107,6 +107,30 @@ def test_rows_of_a_call_that_was_killed_are_read_back(tmp_path: Path, made: list
     assert read(output) == made
 
 
+def test_a_fresh_call_that_was_stopped_goes_on_without_the_table_of_before(tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    old, new, newer = (ScoreRow(f"{name}.jpg", 0.5, model_version=name) for name in ("old", "new", "newer"))
+    write(output, [old])
+    for row in (old, new):  # the second call starts over what the first one left
+        with ScoreTable(output, COLUMNS, fresh=True) as table:
+            table.append(row)
+    with ScoreTable(output, COLUMNS) as table:
+        assert list(table.rows.values()) == [new]
+        table.append(newer)
+    with ScoreTable(output, COLUMNS) as table:
+        assert list(table.rows.values()) == [new, newer]
+        table.finish([])
+    assert read(output) == [new, newer]
+
+
+def test_a_fresh_call_that_scored_nothing_leaves_the_table_as_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    write(output, [ScoreRow("old.jpg", 0.5)])
+    with ScoreTable(output, COLUMNS, fresh=True):
+        pass
+    assert [row.image for row in read(output)] == ["old.jpg"]
+
+
 @thorough
 @given(made=many_rows, delimiter=st.sampled_from(",;\t"), bom=st.booleans(), comma=st.booleans(), order=st.randoms())
 def test_a_spreadsheet_may_save_the_table_in_between(
