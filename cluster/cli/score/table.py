@@ -15,6 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -133,9 +134,10 @@ class ScoreTable:
             self.columns = tuple(dict.fromkeys((*self.columns, *NATIVE_COLUMNS)))
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.flush()
-            if self.partial.exists() and self.partial.stat().st_size == 0:
-                self.partial.unlink()
-            self._file.close()
-            self._file = None
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        if self.partial.exists() and self.partial.stat().st_size == 0:
+            self.partial.unlink()
+        with suppress(OSError):  # `append` has written what can be written, and said what cannot
+            file.close()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import resource
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,28 @@ def test_a_fresh_call_that_was_stopped_goes_on_without_the_table_of_before(tmp_p
         assert list(table.rows.values()) == [new, newer]
         table.finish([])
     assert read(output) == [new, newer]
+
+
+def test_a_full_disk_is_one_error_and_costs_no_row(tmp_path: Path) -> None:
+    output = tmp_path / "scores.csv"
+    made = [ScoreRow(f"{number}.jpg", 0.5, rationale="x" * 400) for number in range(20)]
+
+    def append(rows: list[ScoreRow]) -> None:
+        with ScoreTable(output, COLUMNS) as table:
+            for row in rows:
+                table.append(row)
+
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, usual[1]))
+    try:
+        with pytest.raises(DataError, match="cannot write"):
+            append(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    kept = len(read(output))
+    assert 1 < kept < len(made)
+    append(made[kept:])
+    assert read(output) == made
 
 
 def test_a_fresh_call_that_scored_nothing_leaves_the_table_as_it_is(tmp_path: Path) -> None:
