@@ -12,7 +12,7 @@ SIGNATURES = (b"GIF87a", b"GIF89a")
 #: Writers fill blocks up to 255 bytes: 20 MiB are 80,000 of them.
 MAX_BLOCKS = 200_000
 
-_EXTENSION, _IMAGE = 0x21, 0x2C
+_EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B
 
 
 def gif_pixels(data: bytes, limits: ImageConfig) -> int:
@@ -22,6 +22,9 @@ def gif_pixels(data: bytes, limits: ImageConfig) -> int:
     at = 13 + _table(packed)
     frames = blocks = 0
     while at < len(data):
+        blocks += 1
+        if blocks > MAX_BLOCKS:
+            refuse(f"more than {MAX_BLOCKS:,} blocks")
         kind = data[at]
         if kind == _IMAGE:
             frames += 1
@@ -33,13 +36,14 @@ def gif_pixels(data: bytes, limits: ImageConfig) -> int:
             at += 11 + _table(packed)  # with the size of its codes
         elif kind == _EXTENSION:
             at += 2
-        else:  # the end, or what no decoder reads
+        elif kind == _END or frames:
             break
-        while at < len(data) and data[at]:
+        else:  # on the way to the first frame the decoder passes over what it does not know
+            at += 1
+            continue
+        while at < len(data) and data[at] and blocks <= MAX_BLOCKS:
             at += 1 + data[at]
             blocks += 1
-            if blocks > MAX_BLOCKS:
-                refuse(f"more than {MAX_BLOCKS:,} blocks")
         at += 1
     return width * height or UNKNOWN_WORK
 

@@ -148,6 +148,15 @@ class TestGif:
         fits = b"\x01x" * (structure_gif.MAX_BLOCKS - 1_000)
         assert check_structure(encode(photo((20, 20)), "GIF")[:-1] + b"\x21\xfe" + fits + b"\0;", ImageConfig())
 
+    @pytest.mark.parametrize(
+        "piece", [b"\x21\xfe\0", b"\0", b"\0\x21\xfe\x01x\0"], ids=["empty extensions", "zeros", "behind a zero"]
+    )
+    def test_what_the_decoder_passes_over_counts(self, piece: bytes) -> None:
+        head = b"GIF89a" + struct.pack("<HHBBB", 20, 20, 0, 0, 0)
+        assert structure_reason(head + piece * (structure_gif.MAX_BLOCKS + 1)) == "too_complex"
+        first = encode(photo((20, 20)), "GIF")
+        assert check_structure(first[:-1] + b"\0" * 2 * structure_gif.MAX_BLOCKS, ImageConfig()) == 4 * 400
+
 
 def box(kind: bytes, *content: bytes) -> bytes:
     body = b"".join(content)
