@@ -2,6 +2,8 @@
 
 - A coded image has its size in a property (`ispe`). An image may be made of others, as the tiles of
   a grid: what it costs is the sum of all that it is made of, as often as they are named.
+- Decoders differ in which of two tables they take, and some take the tables in any order. So a
+  second one is refused, and the order does not matter.
 - Only the tables are read. A coded image that is larger than its property says is stopped by the
   decoder's own limits of time and memory.
 """
@@ -24,6 +26,8 @@ BRANDS = frozenset({
 MAX_ITEMS = 4_000
 #: An image and the parts that it is made of, in images of `image.max_pixels`.
 MAX_WHOLE_IMAGES = 4
+#: One for each of its two versions and two widths of an index.
+_IPMA_KINDS = 4
 
 
 def is_heif(data: bytes) -> bool:
@@ -37,21 +41,38 @@ def is_heif(data: bytes) -> bool:
 def heif_pixels(data: bytes, limits: ImageConfig) -> int:
     """The pixels that are decoded for the file's main image. Raises `ImageError` for a file that
     would cost too much."""
-    meta = next((box for box in boxes(data, 0, len(data)) if box.kind == b"meta"), None)
+    meta = _one(_by_kind(data, 0, len(data)), b"meta")
     if meta is None:
         return UNKNOWN_WORK  # a sequence without a main image; its decoder has limits
-    parts = {box.kind: box for box in boxes(data, meta.start + 4, meta.end)}
-    if not parts.keys() >= {b"pitm", b"iprp"}:
+    parts = _by_kind(data, meta.start + 4, meta.end)
+    pitm, iprp, iinf, iref = (_one(parts, kind) for kind in (b"pitm", b"iprp", b"iinf", b"iref"))
+    if pitm is None or iprp is None:
         return UNKNOWN_WORK
-    if b"iinf" in parts and _count(data, parts[b"iinf"]) > MAX_ITEMS:
+    if iinf is not None and _count(data, iinf) > MAX_ITEMS:
         refuse(f"more than {MAX_ITEMS:,} items")
-    sizes = _sizes(data, parts[b"iprp"], limits)
-    made_of = _parts(data, parts.get(b"iref"))
-    main = _number(data, parts[b"pitm"].start + 4, wide=data[parts[b"pitm"].start] > 0)
-    pixels = _total(main, sizes, made_of, {}, ())
-    if pixels > MAX_WHOLE_IMAGES * limits.max_pixels:
+    sizes = _sizes(data, iprp, limits)
+    made_of = _parts(data, iref)
+    known: dict[int, int] = {}
+    # Of every item, since the main image's transparency may be made of parts as well.
+    if any(_total(item, sizes, made_of, known, ()) > MAX_WHOLE_IMAGES * limits.max_pixels for item in made_of):
         refuse(f"parts of more than {MAX_WHOLE_IMAGES} times image.max_pixels together")
-    return pixels or UNKNOWN_WORK
+    main = _number(data, pitm.start + 4, wide=data[pitm.start] > 0)
+    return _total(main, sizes, made_of, known, ()) or UNKNOWN_WORK
+
+
+def _by_kind(data: bytes, start: int, end: int) -> dict[bytes, list[Box]]:
+    found = defaultdict(list)
+    for box in boxes(data, start, end):
+        found[box.kind].append(box)
+    return found
+
+
+def _one(found: dict[bytes, list[Box]], kind: bytes) -> Box | None:
+    """The only box of a kind, if there is one. Raises `ImageError` for several."""
+    several = found.get(kind, [])
+    if len(several) > 1:
+        refuse(f"several tables {kind.decode()}")
+    return several[0] if several else None
 
 
 def _number(data: bytes, at: int, *, wide: bool) -> int:
@@ -64,19 +85,22 @@ def _count(data: bytes, box: Box) -> int:
 
 def _sizes(data: bytes, iprp: Box, limits: ImageConfig) -> dict[int, int]:
     """Pixels by item."""
+    parts = _by_kind(data, iprp.start, iprp.end)
     properties: list[int | None] = [None]  # they count from 1
+    if (ipco := _one(parts, b"ipco")) is not None:
+        for box in boxes(data, ipco.start, ipco.end):
+            pixels = None
+            if box.kind == b"ispe":
+                width, height = struct.unpack_from(">II", data, box.start + 4)
+                check_pixels(width, height, limits)
+                pixels = width * height
+            properties.append(pixels)
     sizes: dict[int, int] = {}
-    for part in boxes(data, iprp.start, iprp.end):
-        if part.kind == b"ipco":
-            for box in boxes(data, part.start, part.end):
-                pixels = None
-                if box.kind == b"ispe":
-                    width, height = struct.unpack_from(">II", data, box.start + 4)
-                    check_pixels(width, height, limits)
-                    pixels = width * height
-                properties.append(pixels)
-        elif part.kind == b"ipma":
-            _associate(data, part, properties, sizes)
+    tables = parts.get(b"ipma", [])
+    if len(tables) > _IPMA_KINDS:
+        refuse("too many tables ipma")
+    for table in tables:
+        _associate(data, table, properties, sizes)
     return sizes
 
 

@@ -164,7 +164,14 @@ def box(kind: bytes, *content: bytes) -> bytes:
 
 
 def heif(
-    items: int, size: tuple[int, int], references: dict[int, list[int]], brand: bytes = b"heic", properties: int = 1
+    items: int,
+    size: tuple[int, int],
+    references: dict[int, list[int]],
+    brand: bytes = b"heic",
+    properties: int = 1,
+    *,
+    links_first: bool = False,
+    more: bytes = b"",
 ) -> bytes:
     """The tables of a file whose item 1 is the image; all items have the same size."""
     ispe = box(b"ispe", struct.pack(">III", 0, *size)) * properties
@@ -172,12 +179,14 @@ def heif(
     made_of = b"".join(
         box(b"dimg", struct.pack(f">HH{len(parts)}H", item, len(parts), *parts)) for item, parts in references.items()
     )
+    tables = [box(b"ipco", ispe), box(b"ipma", struct.pack(">II", 0, items), links)]
     return box(b"ftyp", brand, b"\0\0\0\0", b"mif1", brand) + box(
         b"meta",
         b"\0\0\0\0",
         box(b"pitm", struct.pack(">IH", 0, 1)),
-        box(b"iprp", box(b"ipco", ispe), box(b"ipma", struct.pack(">II", 0, items), links)),
+        box(b"iprp", *(reversed(tables) if links_first else tables)),
         box(b"iref", b"\0\0\0\0", made_of),
+        more,
     )
 
 
@@ -190,6 +199,17 @@ class TestHeif:
     def test_tiles_count_as_often_as_they_are_named(self) -> None:
         assert check_structure(heif(5, (100, 100), {1: [2, 3, 4, 5]}), ImageConfig()) == 10 * 50_000
         assert structure_reason(heif(2, (1000, 1000), {1: [2] * 400})) == "too_complex"
+
+    def test_tables_count_in_any_order_and_for_every_item(self) -> None:
+        tiles = {1: [2] * 400}
+        assert structure_reason(heif(2, (1000, 1000), tiles, links_first=True)) == "too_complex"
+        assert structure_reason(heif(3, (1000, 1000), {3: [2] * 400})) == "too_complex"  # its transparency
+
+    @pytest.mark.parametrize("kind", [b"pitm", b"iprp", b"iref"])
+    def test_a_second_table_is_refused(self, kind: bytes) -> None:
+        assert structure_reason(heif(1, (10, 10), {}, more=box(kind, b"\0" * 6))) == "too_complex"
+        one = heif(1, (10, 10), {})
+        assert structure_reason(one + one[one.index(b"meta") - 4 :]) == "too_complex"
 
     def test_images_made_of_images_made_of_images_are_refused(self) -> None:
         doubling = {item: [item + 1] * 60 for item in range(1, 6)}
