@@ -3,6 +3,8 @@
 - A decoder makes a record for every tile, precinct and code-block before it decodes a pixel, and
   room for every layer of every precinct. Small files may ask for billions of them.
 - Tiles may have settings of their own. The worst of all settings counts for the whole image.
+- Markers are followed as OpenJPEG follows them: one that it does not know has no length, and a part
+  of a tile may be empty.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ MAX_PACKETS = 2_000_000
 _MAX_MARKERS = 1_000
 
 _COD, _COC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
+#: Markers with a length: those of ISO 15444-1, and of part 2 those that OpenJPEG knows.
+_SEGMENTS = frozenset({
+    *(0xFF50, 0xFF51, _COD, _COC, 0xFF55, 0xFF57, 0xFF58, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF61),
+    *(0xFF63, 0xFF64, 0xFF74, 0xFF75, 0xFF77, 0xFF78, _SOT, 0xFF91),
+})  # fmt: skip
 _WHOLE = 15  # the exponent of a precinct that is as large as any image
 
 
@@ -104,10 +111,13 @@ def _settings(data: bytes, at: int) -> _Worst:
                 refuse(f"more than {MAX_TILE_PARTS:,} parts of tiles")
             size = struct.unpack_from(">I", data, at + 6)[0]
             next_part = at + size if size else len(data)
-        elif marker in (_SOD, _EOC):
-            if next_part <= at:
-                return worst
-            at = next_part
+        elif marker == _EOC:
+            return worst
+        elif marker == _SOD:
+            at = max(next_part, at + 2)
+            continue
+        elif marker not in _SEGMENTS:
+            at += 2
             continue
         elif marker == _COD:
             style, layers, levels = data[at + 4], *struct.unpack_from(">xHxB", data, at + 5)

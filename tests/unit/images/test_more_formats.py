@@ -274,6 +274,27 @@ class TestJpeg2000:
         boxed = structure_jpeg2000.SIGNATURE + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"jp2c", data)
         assert structure_reason(boxed) == reason
 
+    @pytest.mark.parametrize("before", ["an unknown marker", "an empty part of a tile"])
+    def test_settings_count_wherever_the_decoder_finds_them(self, before: str) -> None:
+        """The decoder gives the image, so that it has read the settings that lie there."""
+        usual = encode(photo((64, 64)), "JPEG2000", no_jp2=True)
+        at, tile = usual.index(b"\xff\x52"), usual.index(b"\xff\x90\0\x0a")
+        end = at + 2 + struct.unpack_from(">H", usual, at + 2)[0]
+        style = usual[at:end]
+        costly = style[:6] + b"\xff\xff" + style[8:9] + b"\x20" + style[10:]  # layers and levels
+        size = struct.unpack_from(">I", usual, tile + 6)[0] + len(style)
+        for settings, refused in ((style, False), (costly, True)):
+            if before == "an unknown marker":
+                data = usual[:at] + b"\xff\x30" + struct.pack(">H", 2 + len(style)) + settings + usual[end:]
+            else:
+                empty = b"\xff\x90\0\x0a" + struct.pack(">HIBB", 0, 12, 0, 2) + b"\xff\x93"
+                second = b"\xff\x90\0\x0a" + struct.pack(">HIBB", 0, size, 1, 2) + settings
+                data = usual[:tile] + empty + second + usual[tile + 12 :]
+            if refused:
+                assert structure_reason(data) == "too_complex"
+            else:
+                assert decode_image(data).tobytes() == photo((64, 64)).tobytes()
+
     def test_the_settings_of_a_tile_count(self) -> None:
         head = codestream((6000, 6000), (6000, 6000))
         style = struct.pack(">HHBBHBBBBBB", 0xFF52, 18, 1, 0, 1, 0, 5, 4, 4, 0, 1) + b"\x11" * 6
