@@ -1,9 +1,11 @@
 """RunFolder: the folder of one run.
 
 - DIR/config.toml is the resolved configuration. Another configuration is refused, except for the
-  keys that may change between two starts. A folder in which no stage is finished binds nothing: it
-  starts over under the new configuration.
-- A lock keeps a second run out.
+  keys that may change between two starts. A folder that has no more than an unfinished data stage
+  binds nothing: it starts over under the new configuration.
+- Only DIR/data is ever removed, and only where DIR was empty when the first run came. DIR/.lock
+  says so.
+- The lock keeps a second run out.
 - DIR/<stage>/done.json says that a stage is finished. A stage without it is run again from its
   start.
 """
@@ -26,8 +28,11 @@ from rapo.config import Config, diff_config, dump_config, load_config
 from rapo.errors import ConfigError, RunFolderError
 
 _CONFIG, _LOCK = "config.toml", ".lock"
-#: What unfinished stages leave, which is removed where a folder starts over.
-_STAGES = ("data", "policy", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
+_DATA = "data"
+#: What the stages after the first one make.
+_LATER = ("policy", "aescot", "coldstart", "rapo", "evaluate", "export", "serve")
+#: The content of the lock of a folder that was empty when the first run came.
+_WAS_EMPTY = "was empty"
 
 Result = TypeVar("Result")
 
@@ -52,7 +57,7 @@ class RunFolder:
     @contextmanager
     def open(self, config: Config) -> Iterator[list[str]]:
         """Create or join the folder and lock it. Yields the keys of a former configuration that
-        were given up because nothing was finished under it, as `key: old -> new`.
+        were given up because no more than a data stage had begun under it, as `key: old -> new`.
 
         Raises `RunFolderError` where another run is working in it, where it was made by another
         configuration, or where it is no run folder.
@@ -60,7 +65,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_config(config)  # before anything is written: a folder of something else stays as it was
-            lock_file = (self.path / _LOCK).open("w")
+            empty = not (self.path / _CONFIG).is_file()
+            lock_file = (self.path / _LOCK).open("a")
         except (FileExistsError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
         except PermissionError as error:
@@ -73,8 +79,9 @@ class RunFolder:
                     f"another run is working in {self.path}; wait for it or give another --out."
                 ) from error
             if changes := self._check_config(config):  # the run that held the lock may have finished a stage
-                for name in _STAGES:
-                    shutil.rmtree(self.path / name, ignore_errors=True)
+                shutil.rmtree(self.path / _DATA, ignore_errors=True)
+            if empty:
+                (self.path / _LOCK).write_text(_WAS_EMPTY, encoding="utf-8")
             write_atomic(self.path / _CONFIG, dump_config(config))
             yield changes
 
@@ -90,12 +97,23 @@ class RunFolder:
         except ConfigError as error:
             raise RunFolderError(f"{self.path} was made by another version of rapo or is damaged: {error}") from error
         changes = diff_config(old, config)
-        if changes and any((self.path / name / "done.json").is_file() for name in _STAGES):
+        if changes and not self._may_start_over():
             raise RunFolderError(
                 f"{self.path} was made by another configuration. Differing keys: {'; '.join(changes)}. "
                 "Give another --out, or the same configuration to continue."
             )
         return changes
+
+    def _may_start_over(self) -> bool:
+        """Whether no stage is finished or begun but the first, which is not finished, and its
+        folder can hold nothing but what it has made."""
+        lock = self.path / _LOCK
+        return (
+            not (self.path / _DATA / "done.json").is_file()
+            and not any((self.path / name).exists() for name in _LATER)
+            and lock.is_file()
+            and lock.read_text(encoding="utf-8") == _WAS_EMPTY
+        )
 
     def busy(self) -> bool:
         """Whether a run is working in the folder right now."""

@@ -1,4 +1,5 @@
 import fcntl
+from contextlib import suppress
 
 import pytest
 
@@ -69,6 +70,29 @@ def test_a_folder_in_which_nothing_was_finished_binds_nothing(tmp_path):
             pass
     with RunFolder(tmp_path).open(load_config(None, ["data.path=/typed.csv"])) as replaced:
         assert replaced == []
+
+
+def test_files_that_were_there_before_a_run_are_never_removed(tmp_path):
+    """A project whose configuration is called config.toml and whose images lie in data/."""
+    (tmp_path / "config.toml").write_text('[data]\npath = "data/labels.csv"\n')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_text("precious")
+    for override in ("data.path=data/labels.csv", "data.path=/abs/data/labels.csv", "rapo.steps=9"):
+        with suppress(RunFolderError):
+            opened(tmp_path, override)
+        assert (tmp_path / "data" / "labels.csv").read_text() == "precious"
+    with pytest.raises(RunFolderError, match="made by another configuration"):
+        opened(tmp_path, "rapo.steps=9")
+
+
+def test_answers_that_were_paid_for_bind_a_folder_whose_data_were_removed(tmp_path):
+    opened(tmp_path)
+    shard = tmp_path / "aescot" / "shards" / "00-00000.parquet"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("paid for")
+    with pytest.raises(RunFolderError, match=r"Differing keys: rapo\.steps"):
+        opened(tmp_path, "rapo.steps=9")
+    assert shard.read_text() == "paid for"
 
 
 @pytest.mark.parametrize(
