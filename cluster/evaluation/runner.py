@@ -122,7 +122,7 @@ class EvaluationRun:
 
             def ask(one: EvalSet, rows: Sequence[int], keep: Callable[[Sequence[Prediction]], None]) -> None:
                 records = [one.records[row] for row in rows]
-                scorer_predictions(client, settings.readout, settings.samples, records, keep)
+                scorer_predictions(client, version, settings.readout, settings.samples, records, keep)
 
             return self._answered(model.name, key, f"{model.address} ({version})", digests, ask)
 

@@ -16,24 +16,26 @@ from rapo.client.types import Outcome, ScoreOptions
 from rapo.errors import ImageError, ServiceError
 from rapo.records import ImageRecord, Prediction
 
-#: gRPC codes that tell something of the image or the answer, not of the call.
-_RESULTS = frozenset({"FAILED_PRECONDITION", "INVALID_ARGUMENT"})
 _CHUNK = 64
+#: The fields of a request that are the same with every image.
+_OPTIONS = ("readout", "samples")
 
 
 def scorer_predictions(
     client: ScorerClient,
+    version: str,
     readout: str,
     samples: int,
     records: Sequence[ImageRecord],
     keep: Callable[[Sequence[Prediction]], None],
 ) -> None:
-    """Have a service predict records; `keep` gets the predictions, some at a time.
+    """Have the model `version` of a service predict records; `keep` gets the predictions, some at a
+    time.
 
-    Raises `CallError` where the service cannot be reached or refuses the readout, and
-    `ServiceError` at the end where images were left without a result.
+    Raises `CallError` where the service cannot be reached, does not serve that version any more or
+    refuses the readout, and `ServiceError` at the end where images were left without a result.
     """
-    options: ScoreOptions = {"readout": readout}
+    options: ScoreOptions = {"readout": readout, "model_version": version}
     if readout == "sampled":
         options["samples"] = samples
     failed: list[Outcome] = []
@@ -72,10 +74,18 @@ def _prediction(record: ImageRecord, outcome: Outcome, readout: str) -> Predicti
             std=result.std,
             forced=result.forced,
         )
-    if isinstance(error, CallError) and error.code in _RESULTS:
+    if isinstance(error, CallError) and _is_result(error):
         reason = error.reason or error.code.lower()
     elif isinstance(error, ImageError):
         reason = error.reason
     else:
         return None
     return Prediction(record.uid, record.dataset, record.score, None, "", reason, readout)
+
+
+def _is_result(error: CallError) -> bool:
+    """Whether an error tells something of the answer or the image. Raises it where the service
+    refuses what it is asked for with every image."""
+    if any(violation.field in _OPTIONS for violation in error.violations):
+        raise error
+    return error.code in ("FAILED_PRECONDITION", "INVALID_ARGUMENT")

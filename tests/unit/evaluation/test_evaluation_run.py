@@ -15,6 +15,7 @@ from google.rpc import code_pb2
 from label_files import make_image, rated, table
 
 from cluster.evaluation import engines, runner
+from cluster.evaluation.answers import AnswerFile
 from cluster.evaluation.models import FolderModel, GivenModel, ScorerModel, evaluated_models
 from cluster.evaluation.runner import EvaluationRun
 from cluster.terminal.console import Console
@@ -192,6 +193,33 @@ def test_images_that_a_scorer_left_out_are_asked_for_again(tmp_path):
         found = run([one], tmp_path / "out").evaluate([ScorerModel("s", address)])
         assert len(scorer.requests) == requests + 1
         assert found["models"]["s"]["sets"]["a"]["n_valid"] == 5
+
+
+def test_a_scorer_that_changes_its_default_is_asked_for_the_version_of_the_table(tmp_path, monkeypatch):
+    sets = [eval_set(tmp_path, TARGETS, "a"), eval_set(tmp_path, TARGETS, "b")]
+    scorer, add = FakeScorer(), AnswerFile.add
+
+    def switch(file: AnswerFile, predictions: Sequence[Prediction]) -> None:
+        scorer.default = "v6"
+        add(file, predictions)
+
+    monkeypatch.setattr(AnswerFile, "add", switch)
+    with serving(scorer) as address:
+        run(sets, tmp_path / "out").evaluate([ScorerModel("s", address)])
+    assert scorer.default == "v6"
+    assert {request.model_version for request in scorer.requests} == {"v7"}
+
+
+def test_a_request_that_a_scorer_refuses_is_no_property_of_the_images(tmp_path):
+    scorer, one = FakeScorer(), eval_set(tmp_path, TARGETS, "a")
+    refused = status(code_pb2.INVALID_ARGUMENT, "samples must be 2 to 16", "samples_out_of_range", field="samples")
+    scorer.failures = [refused] * 5
+    with serving(scorer) as address:
+        with pytest.raises(ServiceError, match="samples must be 2 to 16"):
+            run([one], tmp_path / "out").evaluate([ScorerModel("s", address)])
+        scorer.failures.clear()
+        found = run([one], tmp_path / "out").evaluate([ScorerModel("s", address)])
+    assert found["models"]["s"]["sets"]["a"]["n_valid"] == 5, "it was kept as an answer"
 
 
 def test_predictions_of_another_system(tmp_path, asked, model):
