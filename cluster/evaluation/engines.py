@@ -1,13 +1,15 @@
 """Engines: model folders that answer through the rollout workers of a run.
 
-- One fleet serves all models of one architecture under the same settings, because an engine takes
-  long to start; they are loaded one after the other.
+- One fleet serves all models that differ in nothing but weights, under the same settings, because
+  an engine takes long to start; they are loaded one after the other. A worker keeps the tokenizer,
+  the processor and the chat template that it was started with.
 - A run's models are asked with that run's settings. Other folders are asked with those of the
   command, and with the dtype and the lengths on their card.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -79,6 +81,16 @@ def fitting(
     return fit, refused
 
 
+def settings_digest(folder: Path) -> str:
+    """A digest of what a model folder says beside its weights: architecture, tokenizer, processor
+    and chat template. rapo's card, which holds no more than facts, has no part in it."""
+    digest = hashlib.sha256()
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.jinja"))):
+        if path.name != CARD:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _longest(folder: Path) -> int:
     """The most tokens that a model takes, as its folder says."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -125,7 +137,7 @@ class Engines:
 
     def _loaded(self, model: FolderModel, config: Config) -> Fleet:
         """A fleet that holds the model."""
-        kind = dump_config(config) + (model.folder / "config.json").read_text(encoding="utf-8")
+        kind = dump_config(config) + settings_digest(model.folder)
         self._version += 1
         if self._fleet is not None and kind == self._kind:
             self._fleet.load_folder(model.folder, self._version)

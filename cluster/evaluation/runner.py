@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.evaluation.answers import AnswerFile, write_predictions
-from cluster.evaluation.engines import Engines, model_config
+from cluster.evaluation.engines import Engines, model_config, settings_digest
 from cluster.evaluation.models import EvaluatedModel, FolderModel, GivenModel, ScorerModel
 from cluster.evaluation.render import write_tables
 from cluster.evaluation.scorers import scorer_predictions
@@ -30,7 +29,7 @@ from rapo.evaluation.comparison import Comparer, Comparison
 from rapo.evaluation.figures import Predicted
 from rapo.evaluation.given import GivenPredictions
 from rapo.evaluation.sets import EvalSet, image_digests
-from rapo.models.card import CARD, weights_version
+from rapo.models.card import weights_version
 from rapo.records import Prediction
 
 #: Makes a client of the scorer at an address.
@@ -106,7 +105,7 @@ class EvaluationRun:
         if words:
             self.notes.append(words)
         version = weights_version(model.folder)
-        key = {**self._asked(config), "weights": version, "folder": _settings_digest(model.folder)}
+        key = {**self._asked(config), "weights": version, "folder": settings_digest(model.folder)}
 
         def ask(one: EvalSet, rows: Sequence[int], keep: Callable[[Sequence[Prediction]], None]) -> None:
             engines.predict(model, config, [one.records[row] for row in rows], keep)
@@ -168,16 +167,6 @@ class EvaluationRun:
 
     def _file(self, name: str, one: EvalSet, readout: str) -> Path:
         return self.out / "predictions" / _slug(name) / f"{_slug(one.name)}.{readout}.parquet"
-
-
-def _settings_digest(folder: Path) -> str:
-    """A digest of what a model folder says beside its weights: architecture, tokenizer, processor
-    and chat template. rapo's card, which holds no more than facts, has no part in it."""
-    digest = hashlib.sha256()
-    for path in sorted((*folder.glob("*.json"), *folder.glob("*.jinja"))):
-        if path.name != CARD:
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _slug(name: str) -> str:
