@@ -1,7 +1,8 @@
 """AnswerFile: the answers of one model for one test set, kept so that none is asked for twice.
 
 - While a model answers, each answer is appended to `<file>.partial.jsonl`. When all are there the
-  Parquet file appears whole, and the partial one goes.
+  Parquet file appears whole, and the partial one goes, unless it has to keep the answers for images
+  that this time were not asked for.
 - An answer is used again for the same image (by its bytes) under the same key, which holds model,
   readout and all settings that an answer depends on. Human scores are never taken from the file.
 """
@@ -77,10 +78,13 @@ class AnswerFile:
         self._set = one
         self._digests = dict(zip((record.uid for record in one.records), digests, strict=True))
         self._answers: dict[str, Answer] = {}
+        self._others: dict[str, Answer] = {}
         self.outdated = 0
         for stored, answer in (*self._whole(), *self._appended()):
             if stored == self._key and self._digests.get(answer.uid) == answer.digest:
                 self._answers[answer.uid] = answer
+            elif stored == self._key and answer.uid not in self._digests:
+                self._others[answer.uid] = answer
             elif stored != self._key:
                 self.outdated += 1
 
@@ -98,17 +102,23 @@ class AnswerFile:
         for one in predictions:
             answer = Answer(one.uid, self._digests[one.uid], one.score, one.text, one.reason, one.std, one.forced)
             self._answers[one.uid] = answer
-        rows = [{"key": self._key, **asdict(self._answers[one.uid])} for one in predictions]
-        append_jsonl(self._partial, {"answers": rows})
+        append_jsonl(self._partial, self._line([self._answers[one.uid] for one in predictions]))
 
     def finish(self, readout: str, model: str) -> Predicted:
         """Write the Parquet file, and return all answers in the set's order."""
         predictions = [
             self._answers[record.uid].prediction(record.dataset, record.score, readout) for record in self._set.records
         ]
+        if self._others:  # a sample of the set: the answers for the rest are kept for the next time
+            line = self._line([*self._others.values(), *self._answers.values()])
+            write_atomic(self._partial, json.dumps(line) + "\n")
         write_predictions(self._path, self._set, predictions, model, self._key, self._digests)
-        self._partial.unlink(missing_ok=True)
+        if not self._others:
+            self._partial.unlink(missing_ok=True)
         return Predicted(predictions)
+
+    def _line(self, answers: Sequence[Answer]) -> dict[str, object]:
+        return {"answers": [{"key": self._key, **asdict(answer)} for answer in answers]}
 
     def _whole(self) -> list[tuple[str, Answer]]:
         """The answers of a finished file."""

@@ -101,6 +101,17 @@ def test_what_is_answered_is_not_asked_again(tmp_path, asked, model):
     assert (tmp_path / "out" / "predictions" / "m" / "a.expected.parquet").is_file()
 
 
+def test_a_look_at_a_few_images_costs_no_answer_for_the_others(tmp_path, asked, model):
+    whole, few = eval_set(tmp_path, TARGETS, "a"), eval_set(tmp_path, TARGETS[:2], "a")
+    first = run([whole], tmp_path / "out").evaluate([model])
+    asked.uids.clear()
+    assert run([few], tmp_path / "out").evaluate([model])["models"]["m"]["sets"]["a"]["n"] == 2
+    run([few], tmp_path / "out").evaluate([model])
+    assert run([whole], tmp_path / "out").evaluate([model]) == first
+    assert asked.uids == []
+    assert not list((tmp_path / "out").rglob("*.partial.jsonl"))
+
+
 def test_another_processor_gives_other_answers(tmp_path, asked, tiny_model):
     model = FolderModel("m", Path(shutil.copytree(tiny_model, tmp_path / "model")))
     sets = [eval_set(tmp_path, TARGETS, "a")]
