@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import rich.console
@@ -14,7 +16,7 @@ from cluster.terminal.console import Console
 from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config, load_config
 from rapo.datasets.index import read_index
-from rapo.errors import ConfigError, DataError
+from rapo.errors import ConfigError, DataError, RunFolderError
 from rapo.evaluation.sets import EvalSet, sets_of_config, sets_of_path, sets_of_records
 from rapo.evaluation.tables import evaluation_tables
 
@@ -46,9 +48,8 @@ def evaluate_models(
             f"two of the test sets are called {twice!r}; give them names in a TOML file of sources (data.sources), or leave "
             "one out"
         )
-    out.mkdir(parents=True, exist_ok=True)
     log = out / "evaluate.log"
-    with redirect_output(log) as (stdout, stderr):
+    with _locked(out), redirect_output(log) as (stdout, stderr):
         console = Console(stdout=stdout, stderr=stderr)
         run = EvaluationRun(config, path, overrides, sets, out, console, connect)
         comparison = run.evaluate(chosen)
@@ -95,3 +96,23 @@ def _of_run(path: Path, config: Config) -> list[EvalSet]:
     if not sets:
         raise DataError(f"{path}: the run has no test images")
     return sets
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """The folder, made and locked. Raises `RunFolderError` where another evaluation has it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunFolderError(f"{out} is a file, not a folder; give another --out.") from error
+    except PermissionError as error:
+        raise RunFolderError(f"{out} cannot be written: {error.strerror}. Give another --out.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"another evaluation is working in {out}; wait for it or give another --out."
+            ) from error
+        yield

@@ -8,10 +8,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from cluster.terminal.console import Console
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.client.sync import ScorerClient
 from rapo.config import Config
-from rapo.errors import DataError, RunFolderError
+from rapo.errors import DataError
 from rapo.evaluation.comparison import Comparer, Comparison
 from rapo.evaluation.figures import Predicted
 from rapo.evaluation.given import GivenPredictions
@@ -53,7 +51,7 @@ class EvaluationRun:
         """Ask the models, and write `out/results.json`, `table.md`, `table.html` and
         `predictions/`. Raises `RapoError` where a model cannot be asked or answers nothing."""
         given = {model.name: GivenPredictions(model.file) for model in models if isinstance(model, GivenModel)}
-        with _locked(self.out), Engines() as engines:
+        with Engines() as engines:
             digests = self._digests(models)
             found: dict[str, Mapping[str, Predicted]] = {}
             for model in models:
@@ -172,23 +170,3 @@ class EvaluationRun:
 def _slug(name: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """The folder, made and locked. Raises `RunFolderError` where another evaluation has it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise RunFolderError(f"{out} is a file, not a folder; give another --out.") from error
-    except PermissionError as error:
-        raise RunFolderError(f"{out} cannot be written: {error.strerror}. Give another --out.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFolderError(
-                f"another evaluation is working in {out}; wait for it or give another --out."
-            ) from error
-        yield

@@ -14,14 +14,14 @@ from fake_scorer import FakeScorer, serving, status
 from google.rpc import code_pb2
 from label_files import make_image, rated, table
 
-from cluster.evaluation import engines, runner
+from cluster.evaluation import engines
 from cluster.evaluation.answers import AnswerFile
 from cluster.evaluation.models import FolderModel, GivenModel, ScorerModel, evaluated_models
 from cluster.evaluation.runner import EvaluationRun
 from cluster.terminal.console import Console
 from rapo.client.sync import ScorerClient
 from rapo.config import Config, load_config
-from rapo.errors import ConfigError, DataError, ModelError, RunFolderError, ServiceError
+from rapo.errors import ConfigError, DataError, ModelError, ServiceError
 from rapo.evaluation.sets import EvalSet
 from rapo.records import ImageRecord, Prediction
 
@@ -243,11 +243,6 @@ def test_predictions_of_another_system(tmp_path, asked, model):
     path.write_text("image,prediction\nx.jpg,.1\n")
     with pytest.raises(DataError, match="no row for any image of a"):
         run([one], tmp_path / "out").evaluate([GivenModel("p", path, None)])
-
-
-def test_two_evaluations_do_not_share_a_folder(tmp_path, asked, model):
-    with runner._locked(tmp_path / "out"), pytest.raises(RunFolderError, match="another evaluation"):
-        run([eval_set(tmp_path, TARGETS, "a")], tmp_path / "out").evaluate([model])
 
 
 def test_models_are_told_apart(tmp_path, tiny_model):
