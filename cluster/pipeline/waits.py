@@ -16,6 +16,7 @@ from rapo.config import Config
 
 #: Seconds until the first line; each further one takes twice as long to come.
 FIRST_S = 15.0
+_JOIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def waits_said(handle: StageHandle, roles: list[Roles], first_s: float = FIRST_S
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(_JOIN_S)  # it may be asking a Ray that no longer answers
 
 
 def _room(roles: list[Roles]) -> str:
