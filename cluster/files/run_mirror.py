@@ -142,11 +142,11 @@ class RunMirror:
                 told, stored = True, time.monotonic()
 
     def _acquire(self) -> None:
-        """Become the owner. One that does not stir for `LEASE_S`, or was of this machine (whose
-        lock this process holds), is gone."""
+        """Become the owner. One that does not stir for `LEASE_S`, or had this folder of this
+        machine (whose lock this process holds), is gone."""
         # What is wrong with the address shows here, and soon.
         first, deadline = Store(self.url, _FIRST_S).read(_OWNER), time.monotonic() + LEASE_S
-        if first is not None and _host_of(first) != _host():
+        if first is not None and _place_of(first) != self._place:
             self.note(f"another run worked at {self.url}; waiting {LEASE_S:.0f} s to see whether it is gone")
             while time.monotonic() < deadline:
                 if self._store.read(_OWNER) != first:
@@ -154,8 +154,12 @@ class RunMirror:
                 time.sleep(_POLL_S)
         self._write_owner()
 
+    @property
+    def _place(self) -> str:
+        return f"{_host()}:{self._folder.resolve()}"
+
     def _write_owner(self) -> None:
-        owner = {"id": self._id, "host": _host(), "pid": os.getpid(), "time": time.time()}
+        owner = {"id": self._id, "place": self._place, "pid": os.getpid(), "time": time.time()}
         self._store.write(_OWNER, json.dumps(owner).encode())
 
     def _check_owner(self) -> None:
@@ -174,9 +178,9 @@ def _host() -> str:
     return f"{socket.gethostname()}/{boot}"
 
 
-def _host_of(owner: bytes) -> str | None:
+def _place_of(owner: bytes) -> str | None:
     try:
-        found = json.loads(owner).get("host")
+        found = json.loads(owner).get("place")
     except (ValueError, AttributeError):
         return None
     return found if isinstance(found, str) else None

@@ -80,6 +80,8 @@ def test_a_second_run_is_refused_while_the_first_stirs(
     with mirror(url, tmp_path / "run").open():
         with pytest.raises(RunFolderError, match="another run is working"), mirror(url, tmp_path / "run").open():
             pass  # on this machine, by its lock
+        with pytest.raises(RunFolderError, match="another run is working"), mirror(url, tmp_path / "scratch").open():
+            pass  # on this machine, in another folder, whose lock tells nothing
         elsewhere(monkeypatch)
         with pytest.raises(RunFolderError, match="another run is working"), mirror(url, tmp_path / "other").open():
             pass
