@@ -132,7 +132,6 @@ class Family:
         ids, feature = render(processor.prompt_token_ids, image, key)
         # Both prompts follow from the image's size.
         own = ids if image.size in render.compared else self.prepare(processor, image).prompt_ids.tolist()
-        render.compared.add(image.size)
         if ids != own:
             counts = [part.count(processor.image_token_id) for part in (ids, own)]
             raise ModelError(
@@ -140,6 +139,7 @@ class Family:
                 f"image), that of transformers {len(own)} ({counts[1]}), or they differ: sampler and learner would not "
                 "see the same prompt. The model cannot be trained with these versions."
             )
+        render.compared.add(image.size)
         return EncodedImage({}, ids, key, feature)
 
     def feature(self, encoded: EncodedImage, image_token_id: int) -> MultiModalFeatureSpec:

@@ -59,7 +59,7 @@ class EncodedImage:
 
 
 class Render(Protocol):
-    """vLLM's own processor. `compared` are the sizes of images whose prompt was compared with the
+    """vLLM's own processor. `compared` are the sizes of images whose prompt was found to be the
     learner's."""
 
     compared: set[tuple[int, int]]
