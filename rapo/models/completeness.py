@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -23,6 +24,8 @@ from rapo.errors import ModelError
 from rapo.models.weight_files import INDEX, SINGLE, stored_tensors
 
 _SHOWN = 3
+# What transformers raises for a model that it does not have, and for values of the wrong kind.
+_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError)
 
 
 class LoadingInfo(TypedDict):
@@ -59,7 +62,7 @@ def stored_names(folder: str | Path) -> dict[str, str]:
 
 
 def _loaded_on_meta(folder: str | Path) -> tuple[PreTrainedModel, LoadingInfo]:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     state = {name: torch.empty(one.shape, device="meta") for name, one in stored_tensors(folder).items()}
     with quiet_loading():
         loaded: tuple[PreTrainedModel, LoadingInfo] = model_class(config).from_pretrained(
@@ -80,12 +83,23 @@ def check_teacher_parameters(folder: str | Path) -> None:
     and files other than safetensors.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
+        config = read_config(folder)
+    except ModelError:
         return
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(config, "quantization_config")
     if known and any((Path(folder) / name).is_file() for name in (SINGLE, INDEX)):
         check_parameters(folder, extra=True)
+
+
+def read_config(folder: str | Path) -> PretrainedConfig:
+    """The configuration of a model folder. Raises `ModelError` where transformers does not know the
+    model, or refuses a value; code that comes with a model is not run."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"transformers cannot use config.json in {folder}: {reason}") from error
+    return config
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

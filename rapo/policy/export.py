@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from rapo.errors import WeightError
 from rapo.families.registry import family_of
-from rapo.models.completeness import empty_model, model_class
+from rapo.models.completeness import empty_model, model_class, read_config
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.weight_packing import Chunk, unpack
 from rapo.records import WeightManifest
@@ -25,7 +25,7 @@ def write_model(folder: Path, source: Path, manifest: WeightManifest, chunks: It
     differ, and where a checksum does; nothing is written then.
     """
     tensors = dict(unpack(manifest, chunks))
-    config = AutoConfig.from_pretrained(source, local_files_only=True)
+    config = read_config(source)
     if family_of(config).keeps_stored_names:
         model = empty_model(source)
     else:

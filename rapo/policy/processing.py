@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoProcessor
 
 from rapo.answers.answer_tokens import AnswerTokens, answer_tokens
 from rapo.answers.parse import TAGS
@@ -21,6 +21,7 @@ from rapo.answers.prompts import SCORE_PROMPT, ChatMessage, chat, without_thinki
 from rapo.errors import ModelError
 from rapo.families.inputs import Prepared
 from rapo.families.registry import family_of, image_token
+from rapo.models.completeness import read_config
 from rapo.models.folder import check_model_folder
 
 # Stands for any answer.
@@ -37,7 +38,7 @@ class PolicyProcessor:
     def __init__(self, folder: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
         check_model_folder(folder)
         limits = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = read_config(folder)
         self.family = family_of(config)
         if limits and not self.family.limits_pixels:
             raise ModelError(

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
 from rapo.families.inputs import Prepared
 from rapo.images.decode import decode_image
-from rapo.models.completeness import check_finite, model_class, quiet_loading, refuse_incomplete
+from rapo.models.completeness import check_finite, model_class, quiet_loading, read_config, refuse_incomplete
 from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
 from rapo.policy.device_memory import device_memory_named
@@ -52,7 +52,7 @@ _CACHE_BYTES = 512 * 2**20
 def load_model(folder: str | Path, dtype: str) -> PreTrainedModel:
     """The model of a local folder in `dtype`, without a key-value cache. Raises `ModelError` unless
     every parameter came from the folder, and is finite."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     with quiet_loading():
         model, info = model_class(config).from_pretrained(
             folder,

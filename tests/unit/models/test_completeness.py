@@ -66,6 +66,24 @@ def test_what_does_not_fit_is_refused_by_check_and_trainer(changed, edit, said):
     assert str(caught.value) in problems(config, ("coldstart",))
 
 
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"model_type": "of_tomorrow"}, r"`of_tomorrow` but Transformers does not recognize"),
+        ({"text_config": "small"}, "text_config"),
+        ({"tie_word_embeddings": "sometimes"}, "tie_word_embeddings"),
+    ],
+)
+def test_a_configuration_that_transformers_refuses_is_named(changed, edit, said):
+    folder = changed(lambda state: None)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(ModelError, match=said) as caught:
+        check_parameters(folder)
+    assert f"cannot use config.json in {folder}: " in str(caught.value)
+    assert str(caught.value) in problems(load_config(None, [f"policy.model={folder}"]), ("coldstart",))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers_are_refused_when_they_are_loaded(changed, value):
     def damage(state: State) -> None:
