@@ -12,6 +12,7 @@ from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
 from rapo.config import AesCoTConfig, ChatConfig, Config, EndpointConfig
 from rapo.errors import ConfigError, RapoError
+from rapo.models.folder import check_chat_folder
 
 
 def check_teacher(config: Config) -> None:
@@ -119,8 +120,6 @@ def _idle(settings: AesCoTConfig) -> list[str]:
 
 def _check_model(settings: ChatConfig, key: str) -> None:
     if settings.kind == "vllm":
-        from rapo.inference.chat_engine import check_chat_folder
-
         check_chat_folder(settings.model or "")
         # Not at the top: it imports transformers, which nothing else here needs.
         from rapo.models.completeness import check_teacher_parameters

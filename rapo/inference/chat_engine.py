@@ -6,9 +6,7 @@ where an image belongs in its prompt.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -19,35 +17,12 @@ from rapo.config import ChatConfig, ImageConfig
 from rapo.errors import ImageError, ModelError
 from rapo.images.decode import decode_image
 from rapo.images.shrink import shrink
-from rapo.models.folder import check_model_path
-from rapo.models.weight_files import INDEX, SINGLE, stored_tensors
+from rapo.models.folder import check_chat_folder
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
 _OPEN = "<think>"
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
-
-
-def check_chat_folder(folder: str | Path) -> None:
-    """Raise `ModelError` unless the folder looks like a model in the transformers format, of any
-    architecture."""
-    path, what = Path(folder), "Kind 'vllm' takes a local folder with a vision-language model"
-    check_model_path(path)
-    if not path.is_dir():
-        raise ModelError(f"model folder not found: {folder}. {what}.")
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} holds no config.json. {what} in the transformers format.") from error
-    except ValueError as error:
-        raise ModelError(f"{path / 'config.json'} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or not config.get("architectures"):
-        raise ModelError(f"{path / 'config.json'} names no architecture. {what}.")
-    if not any(found for pattern in _WEIGHTS for found in path.glob(pattern)):
-        raise ModelError(f"{folder} holds no weights ({', '.join(_WEIGHTS)}).")
-    if (path / SINGLE).is_file() or (path / INDEX).is_file():
-        stored_tensors(path)
 
 
 class VllmModel:

@@ -240,3 +240,13 @@ def test_limits_of_serving_must_fit_each_other(override, words):
 
 def test_a_date_on_the_command_line_is_text():
     assert load_config(None, ["aescot.teacher.revision=2025-04-14"]).aescot.teacher.revision == "2025-04-14"
+
+
+def test_teacher_and_rollout_engines_have_defaults_of_their_own() -> None:
+    overrides = ["aescot.teacher.kind=vllm", "aescot.teacher.model=m", "aescot.teacher.engine.max_num_seqs=8"]
+    engine = load_config(overrides=overrides).aescot.teacher.engine
+    assert (engine.max_num_seqs, engine.max_model_len) == (8, 4096)
+    assert Config().rollout.engine.max_model_len == 512
+    assert "[aescot.teacher.engine]" in dump_config(Config())
+    with pytest.raises(ConfigError, match=r"aescot\.teacher\.temperature"):
+        load_config(overrides=["aescot.teacher.temperature=-1"])

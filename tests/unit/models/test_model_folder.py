@@ -8,7 +8,7 @@ import pytest
 from builders import safetensors_bytes
 
 from rapo.errors import ModelError
-from rapo.models.folder import check_model_folder
+from rapo.models.folder import check_chat_folder, check_model_folder
 
 FILES = {
     "config.json": json.dumps({"model_type": "qwen2_5_vl", "vision_config": {}}),
@@ -84,3 +84,26 @@ def test_a_hub_name_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="not found"):
         check_model_folder(tmp_path / "file")
+
+
+def test_any_architecture_is_accepted_and_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ModelError, match="not found"):
+        check_chat_folder(tmp_path / "none")
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        check_chat_folder(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match="not valid JSON"):
+        check_chat_folder(tmp_path)
+    config.write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="no architecture"):
+        check_chat_folder(tmp_path)
+    config.write_text(json.dumps({"architectures": ["SomeOtherVLM"]}), encoding="utf-8")
+    with pytest.raises(ModelError, match="no weights"):
+        check_chat_folder(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(safetensors_bytes()[:-1])
+    with pytest.raises(ModelError, match="cut or damaged"):
+        check_chat_folder(tmp_path)
+    weights.write_bytes(safetensors_bytes())
+    check_chat_folder(tmp_path)
