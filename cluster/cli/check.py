@@ -12,7 +12,7 @@ from cluster.remote.ray_session import check_object_store, logical_cpus
 from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
-from rapo.errors import RapoError, ResourceError
+from rapo.errors import ModelError, RapoError, ResourceError
 from rapo.models.folder import check_model_folder
 from rapo.models.prompt_length import prompt_length
 from rapo.util.ports import port_problem
@@ -99,7 +99,29 @@ def warnings(config: Config, data: DataCheck) -> list[str]:
             f"the model is chosen and measured by evaluate.readout = '{config.evaluate.readout}' and served by "
             f"serve.readout = '{config.serve.readout}': its calibrated interval is for the first only; set both alike"
         )
-    return found
+    return [*found, *_rows(config)]
+
+
+def _rows(config: Config) -> list[str]:
+    """Completions that cannot share the prefix of their image."""
+    if config.policy.model == "embedded" or config.learner.packing == "rows":
+        return []
+    try:
+        check_model_folder(config.policy.model)
+        # Not at the top: they import transformers, which nothing else here needs.
+        from rapo.families.registry import family_of
+        from rapo.models.completeness import read_config
+
+        model = read_config(config.policy.model)
+        reason = family_of(model).unpackable(model)
+    except ModelError:  # one of the problems
+        return []
+    if reason is None:
+        return []
+    return [
+        "every completion is trained with a prompt of its own, which takes more time and memory than learner.packing = "
+        f"'prefix': {reason}"
+    ]
 
 
 def _wandb(config: Config) -> None:

@@ -83,9 +83,10 @@ class Family:
         text: PreTrainedModel = model.model.get_decoder()
         return text
 
-    def unpackable(self, model: PreTrainedModel) -> str | None:
-        """Why completions of `model` cannot share a prefix; None where they can."""
-        return f"rapo has no shared prefixes for the family {model.config.model_type!r}"
+    def unpackable(self, config: PretrainedConfig) -> str | None:
+        """Why completions of a model of this configuration cannot share a prefix; None where they
+        can."""
+        return f"rapo has no shared prefixes for the family {config.model_type!r}"
 
     def merge(self, images: Sequence[Tensors]) -> dict[str, torch.Tensor]:
         """The tensors of several images in one: behind one another, padded with zeros where the
@@ -120,7 +121,7 @@ class Family:
         The text model must take `packed.positions` as they are, and hand `layout=packed.layout` on
         to its attention.
         """
-        raise NotImplementedError(self.unpackable(model))
+        raise NotImplementedError(self.unpackable(model.config))
 
     # The engine.
 
@@ -156,8 +157,8 @@ class PackingFamily(Family):
     #: The `model_type` of the text models whose attention hands on the layout.
     packs: frozenset[str] = frozenset()
 
-    def unpackable(self, model: PreTrainedModel) -> str | None:
-        text = model.config.get_text_config()
+    def unpackable(self, config: PretrainedConfig) -> str | None:
+        text = config.get_text_config()
         if text.model_type not in self.packs:
             return f"rapo has no shared prefixes for a text model of the type {text.model_type!r}"
         others = sorted(set(getattr(text, "layer_types", None) or ()) - {"full_attention"})

@@ -59,7 +59,7 @@ class GroupPolicy(nn.Module):
         self.model = model
         self.family = family_of(model.config)
         self.temperature = temperature
-        self.fallback = self.family.unpackable(model) if packing == "prefix" else None
+        self.fallback = self.family.unpackable(model.config) if packing == "prefix" else None
         self.packing: Packing = "rows" if self.fallback else packing
         bias = torch.zeros(model.config.get_text_config().vocab_size)
         bias[banned] = self.BIAS

@@ -15,7 +15,9 @@ from builders import CLAUSES, gathered, make_image
 from PIL import Image
 from transformers import PretrainedConfig, PreTrainedModel
 
-from rapo.config import LoRAConfig
+from cluster.cli.check import warnings
+from rapo.config import LoRAConfig, load_config
+from rapo.datasets.check import DataCheck
 from rapo.errors import ModelError
 from rapo.families.family import Family, vision_parameters
 from rapo.models.completeness import check_parameters, stored_names
@@ -86,6 +88,16 @@ def test_completions_share_their_prefix_or_it_is_said_why_not(tiny: Tiny) -> Non
         assert policy.packing == "rows"
         assert policy.fallback is not None
         assert ROWS[kind] in policy.fallback
+
+
+def test_the_check_warns_where_no_prefix_is_shared(tiny: Tiny) -> None:
+    def said(packing: Packing) -> list[str]:
+        overrides = (f"policy.model={tiny.folder}", f"learner.packing={packing}")
+        return [line for line in warnings(load_config(None, overrides), DataCheck()) if "a prompt of its own" in line]
+
+    kind = tiny.model.config.model_type
+    assert [line.endswith(ROWS.get(kind, "?")) for line in said("prefix")] == ([True] if kind in ROWS else [])
+    assert said("rows") == []
 
 
 def test_packed_completions_equal_rows_in_log_probs_and_gradients(tiny: Tiny) -> None:
