@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
 
 from rapo.errors import WeightError
+from rapo.inference.assigned import in_part
 from rapo.inference.split_weights import Slot, mapped
 from rapo.models.completeness import not_finite
 
@@ -65,7 +67,8 @@ class ParameterLoad:
     def finish(self) -> int:
         """The number of parameters assigned. Raises `WeightError` where one was not, or only in
         part (one shard of a fused one)."""
-        partial = [name for name, layer in self._model.named_modules() if _in_part(layer)]
+        layers = self._model.named_modules()
+        partial = [name for name, layer in layers if in_part(layer, get_layerwise_info(layer), SKIP_LOAD_TENSORS)]
         missing = sorted(self._expected - self._loaded)
         if missing or partial:
             raise WeightError(
@@ -98,17 +101,6 @@ def load_every_parameter(
     except BaseException:
         load.abandon()
         raise
-
-
-def _in_part(layer: torch.nn.Module) -> bool:
-    """Whether some but not all elements of a layer were assigned."""
-    info = get_layerwise_info(layer)
-    if hasattr(layer, "org_vocab_size"):  # the padding of a vocabulary has no weights
-        return False
-    # Buffers that no file holds, such as the positions of patches, keep their values.
-    buffers = info.kernel_tensors[1] if info.kernel_tensors is not None else {}
-    kept = sum(buffer.numel() for name, buffer in buffers.items() if name in info.kernel_non_persistent_buffers)
-    return info.can_load() and 0 < info.load_numel < (info.load_numel_total or 0) - kept
 
 
 class WeightLoader:
