@@ -5,8 +5,9 @@
 - uv resolves the extra for Linux on x86-64 and each Python of `PYTHONS`. Nothing is installed.
 - Versions are those of `constraints/gpu.txt`. A package that this file does not pin is an error,
   because two installations on two days would differ.
-- Only the user's package index is asked. Where it does not answer, the check says so and ends with
-  status 0, because nothing is known against the extra; with `--strict` that is an error as well.
+- Only the user's package index is asked. Where it does not answer, or where there is no uv, the
+  check says so and ends with status 0, because nothing is known against the extra; with `--strict`
+  that is an error as well.
 """
 
 from __future__ import annotations
@@ -27,23 +28,28 @@ PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORM = "x86_64-manylinux_2_28"
 #: Every virtual environment brings its own.
 _UNPINNED = frozenset({"pip", "setuptools", "wheel"})
-_UNREACHABLE = re.compile(r"Failed to fetch|dns error|tcp connect|Connection refused|timed out|Network is disabled")
+#: uv's words where the index does not answer, where uv is offline, and where pip's settings name no
+#: index.
+_UNREACHABLE = re.compile(
+    r"Failed to fetch|dns error|tcp connect|Connection refused|timed out|[Nn]etwork (?:connectivity is|was) disabled"
+    r"|not found in the provided package locations"
+)
 
 
-class Unreachable(Exception):
-    """The package index did not answer."""
+class Unchecked(Exception):
+    """Nothing could be found out; the message says why."""
 
 
 def problem(python: str) -> str | None:
     """Why the extra cannot be installed for a version of Python; None where it can.
 
-    Raises `Unreachable`.
+    Raises `Unchecked`.
     """
     done = _compile(python)
     if done.ok:
         return unpinned(done.output, CONSTRAINTS.read_text(encoding="utf-8"))
     if _UNREACHABLE.search(done.output):
-        raise Unreachable(done.reason)
+        raise Unchecked(f"the package index did not answer:\n{done.reason}")
     return f"the extra gpu does not resolve for Python {python} with {CONSTRAINTS.name}:\n{done.reason}"
 
 
@@ -60,9 +66,12 @@ def _names(lines: str) -> set[str]:
 
 def _compile(python: str) -> Outcome:
     here = Path(sys.executable)
+    uv = here.parent / "uv"
+    if not uv.is_file():  # then pip has installed
+        raise Unchecked(f"there is no {uv}")
     listed = run([str(here), "-m", "pip", "--disable-pip-version-check", "config", "list"])
     settings = PipSettings.parse(listed.output if listed.ok else "")
-    command = [str(here.parent / "uv"), "pip", "compile", "-q", "--no-header", "--no-annotate", *settings.uv_arguments]
+    command = [str(uv), "pip", "compile", "-q", "--no-header", "--no-annotate", *settings.uv_arguments]
     command += [str(ROOT / "pyproject.toml"), "--extra", "gpu", "--extra", "dev", "-c", str(CONSTRAINTS)]
     command += ["--python-version", python, "--python-platform", PLATFORM]
     return run(command, settings.uv_environment(os.environ))
@@ -76,8 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     for python in PYTHONS:
         try:
             wrong = problem(python)
-        except Unreachable as error:
-            sys.stderr.write(f"extra gpu: NOT CHECKED, because the package index did not answer:\n{error}\n")
+        except Unchecked as error:
+            sys.stderr.write(f"extra gpu: NOT CHECKED, because {error}\n")
             return 1 if strict else 0
         if wrong is not None:
             sys.stderr.write(f"extra gpu: {wrong}\n")

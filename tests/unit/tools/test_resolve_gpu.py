@@ -51,6 +51,26 @@ def test_an_index_that_does_not_answer_is_not_taken_for_a_conflict(answers, caps
     assert "u:p" not in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cause: Because a was not found in the cache\n\nhint: Packages were unavailable because the network was disabled.",
+        "error: Network connectivity is disabled, but the requested data wasn't found in the cache for: https://x/",
+        "cause: Because a was not found in the provided package locations and rapo depends on a==1, we can conclude",
+    ],
+)
+def test_without_a_network_or_an_index_nothing_is_known(answers, capsys, words):
+    answers(Outcome(1, f"error: No solution found when resolving dependencies\n  {words}\n"))
+    assert resolve_gpu.main([]) == 0
+    assert "NOT CHECKED" in capsys.readouterr().err
+
+
+def test_without_uv_nothing_is_known(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(resolve_gpu.sys, "executable", str(tmp_path / "python"))
+    assert resolve_gpu.main([]) == 0
+    assert f"NOT CHECKED, because there is no {tmp_path / 'uv'}" in capsys.readouterr().err
+
+
 def test_the_constraints_hold_the_builds_for_gpus():
     lines = PINS.splitlines()
     assert pinned("torch") in lines
