@@ -54,8 +54,9 @@ class Training:
     @property
     def lora_parameters(self) -> int:
         """Of adapters on all seven layers of each block."""
-        shape, kv = self.shape, self.shape.kv_heads * self.shape.head_width
-        widths = 2 * (shape.hidden + shape.hidden) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + shape.intermediate)
+        shape = self.shape
+        queries, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+        widths = 2 * (shape.hidden + queries) + 2 * (shape.hidden + kv) + 3 * (shape.hidden + shape.intermediate)
         return self.lora_rank * widths * shape.layers
 
     def state_bytes(self) -> Items:

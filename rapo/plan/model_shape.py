@@ -1,7 +1,8 @@
 """ModelShape: the sizes of a vision-language model, from its `config.json` alone.
 
 - The layers are those of the embedded policy's family: biases on queries, keys and values, a gated
-  inner layer, and a vision tower whose projector joins four patches.
+  inner layer, and a vision tower whose projector joins four patches. For other families the figures
+  are rough.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _CHANNELS = 3
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Text model and vision tower; `tied`: the head is the embedding."""
+    """Text model and vision tower; `tied`: the head is the embedding. `head` is the width of an
+    attention head, None where the heads share out the model's width."""
 
     hidden: int
     intermediate: int
@@ -33,6 +35,7 @@ class ModelShape:
     vision_layers: int
     patch: int
     temporal: int
+    head: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> ModelShape:
@@ -49,11 +52,13 @@ class ModelShape:
                 kv_heads=int(text.get("num_key_value_heads", text["num_attention_heads"])),
                 vocabulary=int(text["vocab_size"]),
                 tied=bool(content.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-                vision_hidden=int(vision.get("hidden_size", 1280)),
+                # Where both are there, `hidden_size` is the width that the projector makes of it.
+                vision_hidden=int(vision.get("embed_dim", vision.get("hidden_size", 1280))),
                 vision_intermediate=int(vision.get("intermediate_size", 3420)),
                 vision_layers=int(vision.get("depth", 32)),
                 patch=int(vision.get("patch_size", 14)),
                 temporal=int(vision.get("temporal_patch_size", 2)),
+                head=text.get("head_dim"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} does not describe a model that can be planned: {error!r}") from error
@@ -69,13 +74,13 @@ class ModelShape:
 
     @property
     def head_width(self) -> int:
-        return self.hidden // self.heads
+        return self.head or self.hidden // self.heads
 
     @property
     def layer_parameters(self) -> int:
         """Of one layer of the text model."""
-        h, kv = self.hidden, self.kv_heads * self.head_width
-        attention = 2 * h * h + h + 2 * (h * kv + kv)  # q and o, bias of q, k and v with theirs
+        h, q, kv = self.hidden, self.heads * self.head_width, self.kv_heads * self.head_width
+        attention = 2 * h * q + q + 2 * (h * kv + kv)  # q and o, bias of q, k and v with theirs
         return attention + 3 * h * self.intermediate + 2 * h
 
     @property

@@ -29,6 +29,19 @@ THREE = {
 }  # fmt: skip
 
 
+#: Qwen2-VL-2B, whose vision tower calls its own width `embed_dim`, and the text of Qwen3-VL-4B,
+#: whose heads are wider than the model's width shared out.
+TWO = {
+    "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+TWO_VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "patch_size": 14, "temporal_patch_size": 2}
+FOUR = {
+    "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"vision_config": VISION, **SEVEN}))
@@ -43,6 +56,14 @@ def shape_of(tmp_path: Path, text: Mapping[str, object]) -> ModelShape:
 @pytest.mark.parametrize(("text", "count"), [(SEVEN, 8_292_166_656), (THREE, 3_754_622_976)])
 def test_parameters_are_those_of_the_published_models(tmp_path, text, count):
     assert shape_of(tmp_path, text).parameters == count
+
+
+def test_other_qwens_are_counted_by_the_sizes_that_they_have(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": TWO_VISION, **TWO}))
+    assert ModelShape.read(tmp_path).parameters == pytest.approx(2_208_985_600, rel=1e-3)
+    four = shape_of(tmp_path, FOUR)
+    assert four.text_parameters == pytest.approx(4_022_468_096, rel=1e-3)
+    assert four.kv_bytes_per_token(2) == 36 * 2 * 8 * 128 * 2
 
 
 def test_parameters_are_those_of_the_embedded_model(tiny_model):
