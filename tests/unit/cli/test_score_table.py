@@ -164,6 +164,7 @@ def test_a_spreadsheet_may_save_the_table_in_between(
     with output.open(newline="", encoding="utf-8") as file:
         header, *cells = csv.reader(file)
     numbers = {header.index(name) for name in header if "score" in name or "interval" in name}
+    forced = header.index("forced")
     moved = list(range(len(header)))
     order.shuffle(moved)
     saved = io.StringIO(newline="")
@@ -171,7 +172,7 @@ def test_a_spreadsheet_may_save_the_table_in_between(
     writer.writerow([header[place] for place in moved] + ["", "note"])
     for number, record in enumerate(cells):
         shown = [c.replace(".", ",") if comma and place in numbers else c for place, c in enumerate(record)]
-        shown = [{"True": "WAHR", "False": "FALSCH"}.get(c, c) for c in shown]
+        shown[forced] = {"True": "WAHR", "False": "FALSCH"}.get(shown[forced], shown[forced])
         writer.writerow([shown[place] for place in moved] + ["", f"note {number}\r\nof mine"])
         writer.writerow([""] * (len(header) + 2))
     output.write_bytes((b"\xef\xbb\xbf" if bom else b"") + saved.getvalue().encode())
