@@ -2,7 +2,8 @@
 without torch.
 
 - The sizes are exactly the processor's, where it brings an image to one size that follows from its
-  area. One that cuts an image into tiles has no such size: its view is the image as it is.
+  area (`rapo.families.resizing`). With any other, such as one that cuts an image into tiles, the
+  view is the image as it is.
 - The pixels come from Pillow's resampling instead of torchvision's and differ by rounding. They are
   for display, never for the model.
 """
@@ -20,6 +21,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ModelError
+from rapo.families.resizing import BY_AREA
 from rapo.images.decode import decode_image
 
 _FILES = ("processor_config.json", "preprocessor_config.json")
@@ -63,7 +65,7 @@ class ModelView:
             settings = settings.get("image_processor", settings)
             # Folders of older versions of transformers have the names of its arguments.
             size = settings.get("size") or {}
-            if "merge_size" not in settings:
+            if settings.get("image_processor_type") not in BY_AREA:
                 return cls()
             return cls(
                 min_pixels=int(size.get("shortest_edge") or settings["min_pixels"]),

@@ -79,12 +79,14 @@ def test_nothing_is_said_of_a_folder_that_cannot_be_read(tiny_model, tmp_path, b
     assert prompt_length(load_config(None, [f"policy.model={folder}"])) is None
 
 
-def test_nothing_is_said_of_a_processor_that_cuts_images_into_tiles(tiny_model, tmp_path):
-    folder = tmp_path / "tiles"
+@pytest.mark.parametrize("other", ["GotOcr2ImageProcessor", "Glm4vImageProcessor"])
+def test_nothing_is_said_of_a_processor_with_another_rule(tiny_model, tmp_path, other):
+    """Such as one that cuts images into tiles, even where its settings have the same names."""
+    folder = tmp_path / "other"
     shutil.copytree(tiny_model, folder)
     path = folder / "processor_config.json"
     settings = json.loads(path.read_text())
-    del settings["image_processor"]["merge_size"]
+    settings["image_processor"]["image_processor_type"] = other
     path.write_text(json.dumps(settings))
     assert prompt_length(load_config(None, [f"policy.model={folder}"])) is None
 
