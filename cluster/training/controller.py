@@ -39,6 +39,7 @@ from cluster.training.listener import TrainingListener
 from cluster.training.metrics_file import METRICS, recorded_rows
 from cluster.training.reward_client import RewardClient
 from cluster.training.staleness import ReadyGroup, StalenessWindow
+from cluster.training.start_check import check_start
 from cluster.training.status import FleetStatus, TrainingStatus, WindowStatus
 from cluster.training.validation import Validation
 from rapo.algorithm.alert_kinds import Alert
@@ -109,7 +110,7 @@ class Controller:
         self._fleet = fleet
         self._learners = learners
         self._rewards = rewards
-        self._out = out
+        self._start_dir, self._out = start_dir, out
         self._listener = listener
         self._resume = resume
         self._alerts = TrainingAlerts(settings.watch)
@@ -186,13 +187,14 @@ class Controller:
         clock, busy = StepClock(), self._fleet.busy_seconds
         dropped = self._window.dropped
         batch, scored, figures = self._learn(step, clock)
+        check_start(self._config, self._start_dir, step, figures)
         self.step += 1
         self._publish(self.step)
         clock.lap("weights")
         staleness = [step - result.receipt.version for result in batch]
-        workers = max(1, len(self._fleet))
         idle_learner = 1.0 - min(1.0, figures["learner_busy_s"] / clock.total)
-        idle_rollout = max(0.0, 1.0 - (self._fleet.busy_seconds - busy) / workers / clock.total)
+        busy = (self._fleet.busy_seconds - busy) / max(1, len(self._fleet))
+        idle_rollout = max(0.0, 1.0 - busy / clock.total)
         row = {
             "step": self.step,
             **scored.metrics,

@@ -65,6 +65,12 @@ def check_chat_folder(folder: str | Path) -> None:
         stored_tensors(path)
 
 
+def model_type(folder: str | Path) -> str:
+    """The `model_type` of a folder, which names its family. Raises `ModelError` without a
+    configuration."""
+    return str(_configuration(folder, "A model folder is wanted").get("model_type"))
+
+
 def _configuration(folder: str | Path, what: str) -> Mapping[str, object]:
     """The content of config.json. `what` says which folders are taken."""
     path = Path(folder)

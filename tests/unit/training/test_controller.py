@@ -22,7 +22,7 @@ from cluster.training.checkpoint import Checkpoints
 from cluster.training.controller import Controller, TrainingData, TrainingResult
 from cluster.training.listener import TrainingListener
 from rapo.config import Config, load_config
-from rapo.errors import RoleError, StoppedError
+from rapo.errors import ModelError, RoleError, StoppedError
 from rapo.records import ImageRecord
 from rapo.util.file_manifest import Entries
 
@@ -230,6 +230,23 @@ def test_the_state_is_saved_before_a_node_goes(tmp_path: Path) -> None:
     fleet.draining = ["spot-1"]
     controller.run()
     assert [folder.name for folder in (tmp_path / "state").glob("step-*")] == ["step-000001"]
+
+
+def test_a_run_whose_sampler_and_learner_differ_ends_before_anything_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(None, (*SETTINGS, "rapo.checkpoint_every=1"))
+    controller, step = started(tmp_path, Fleet(), config=config), Group.step
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3"}))
+
+    def differing(self: Group, shares: Any, images: Any) -> Waiting[dict[str, float]]:
+        return (yield from step(self, shares, images)) | {"mismatch_kl": 0.2}
+
+    monkeypatch.setattr(Group, "step", differing)
+    monkeypatch.setattr(Group, "publish", pytest.fail)
+    with pytest.raises(ModelError, match="different policies of this 'gemma3'"):
+        controller.run()
+    assert not list((tmp_path / "state").glob("step-*"))
 
 
 def test_a_fatal_error_of_the_fleet_is_no_failure_of_another_role(tmp_path: Path) -> None:
