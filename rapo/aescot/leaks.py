@@ -52,6 +52,7 @@ _NUMBER = re.compile(rf"(?<![\w.,])(?:\d+(?:[.,]\d+)?|{'|'.join(WORDS[2:])})(?![
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,]\d+)?|[^\w\s]")
 _SENTENCE_END = re.compile(r"[.!?;](?: |$)")
 _REACH = 6  # how many words before a number may make it a score
+_LOOK_BACK = 200  # how many characters they take at most
 _HIGHEST, _HIGHEST_ALONE = 100, 10  # scales end there
 
 
@@ -74,7 +75,7 @@ def _shown(name: str, plain: str, start: int, end: int) -> str:
 
 def _is_score(plain: str, number: re.Match[str]) -> bool:
     """Whether a number that stands by itself is a score."""
-    before, after = plain[: number.start()], plain[number.end() :]
+    before, after = plain[max(0, number.start() - _LOOK_BACK) : number.start()], plain[number.end() :]
     value = float(number[0].replace(",", ".")) if number[0][0].isdigit() else None
     if value is not None and (
         _PHOTOGRAPHIC_BEFORE.search(before) or _PHOTOGRAPHIC_AFTER.match(after) or value > _HIGHEST

@@ -27,7 +27,8 @@ _LOOK_ALIKE = str.maketrans(
 _SPELLED = re.compile(r"(?<![^\W\d_])(?:[a-z][ .\-_*]){3,}[a-z](?![^\W\d_])")
 _BETWEEN = re.compile(r"[ .\-_*]")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s"})
-_MIXED = re.compile(r"[a-z@$]+[0134579@$]+[a-z]+")
+# From the first letter of a run on, so that a long run is gone through once.
+_MIXED = re.compile(r"(?<![a-z@$])[a-z@$]+(?:[0134579][0134579@$]*|(?<=[a-z@$][@$]))[a-z]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 # Formats, accents and frames: a digit in a frame is a digit.
 _UNSEEN = ("Cf", "Mn", "Me")

@@ -21,10 +21,12 @@ STRUCTURE_REASONS: tuple[str, ...] = (
 )  # fmt: skip
 
 MIN_WORDS, MAX_WORDS = 12, 500
+# A longer text is looked at no further: a few of the searches take the square of its length.
+_MAX_CHARACTERS = 20 * MAX_WORDS
 MIN_DIMENSIONS = 3
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
 # The same phrase of three words or more, again and again without anything between.
-_AT_ONCE = re.compile(r"\b((?:[\w'-]+ ){2,9}[\w'-]+)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
+_AT_ONCE = re.compile(r"\b((?:[\w'-]++ ){2,9}[\w'-]++)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
 _OFTEN = 3  # so often three words may come again
 _NEAR_FROM, _NEAR = 7, 0.8  # sentences of so many words are the same if they share more than this
 _FOREIGN_SENTENCES = 0.3  # the share of sentences in another language that a quotation may take
@@ -156,6 +158,8 @@ _ENGLISH = _words(
 
 def structure_fault(text: str) -> tuple[str, str] | None:
     """`(reason, detail)` of the first check that a text fails, None if it passes all."""
+    if len(text) > _MAX_CHARACTERS:
+        return "length", f"{len(text)} characters, not at most {_MAX_CHARACTERS}"
     for reason in STRUCTURE_REASONS:
         if detail := _CHECKS[reason](text):
             return reason, detail

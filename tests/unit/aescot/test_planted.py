@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bench.judge.__main__ import AUTHORS, KEPT, cases, table
+from rapo.aescot.judge import text_fault
 from rapo.aescot.leaks import find_leak
 from rapo.aescot.plain_text import plain_text
 from rapo.aescot.structure import MAX_WORDS, STRUCTURE_REASONS, structure_fault
@@ -77,3 +80,14 @@ def test_length_has_two_bounds():
     long = " ".join(f"word{'x' * (number % 7)}{chr(97 + number % 26)}" for number in range(MAX_WORDS + 1))
     faults = [structure_fault(text) for text in ("Good light. A good image.", f"{long}.")]
     assert [fault and fault[0] for fault in faults] == ["length", "length"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("signs", ["@", "1-", "1, ", "a-", "[insert "])
+def test_a_model_that_repeats_a_sign_without_end_is_judged_at_once(signs):
+    began = time.process_time()
+    text_fault(f"The light is {signs * (9000 // len(signs))} soft. Overall it is a good image.")
+    fault = text_fault(f"The light is {signs * 50_000} soft. Overall it is a good image.")
+    assert fault is not None
+    assert fault[0] == "length"
+    assert time.process_time() - began < 10
