@@ -46,7 +46,8 @@ def opinions(text: str) -> int:
 def tone(text: str) -> tuple[float, int]:
     """The tone of a text in [-1, 1] by a small list of words, and the number of words that it rests
     on. The last sentence counts twice."""
-    sentences = [sentence for sentence in _SENTENCE.split(text.lower()) if sentence.strip()]
+    text = text.lower().replace("’", "'")
+    sentences = [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
     total = hits = 0
     for sentence in [*sentences, *sentences[-1:]]:
         words = _WORD.findall(sentence)

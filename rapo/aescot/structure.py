@@ -160,6 +160,7 @@ def structure_fault(text: str) -> tuple[str, str] | None:
     """`(reason, detail)` of the first check that a text fails, None if it passes all."""
     if len(text) > _MAX_CHARACTERS:
         return "length", f"{len(text)} characters, not at most {_MAX_CHARACTERS}"
+    text = text.replace("’", "'")
     for reason in STRUCTURE_REASONS:
         if detail := _CHECKS[reason](text):
             return reason, detail

@@ -149,6 +149,7 @@ def test_free_text_is_judged_by_its_tone():
     blame = "A dull, flat and cluttered frame. The light is harsh and the subject blurry; it is not a beautiful image."
     assert tone(praise)[0] > 0.9
     assert tone(blame)[0] < -0.9
+    assert tone("It isn’t beautiful.") == tone("It isn't beautiful.") == (-1.0, 2)
     assert judge(praise, score=0.9).keep
     assert judge(blame, score=0.1).keep
     assert judge(praise, score=0.1).reason == "misaligned"

@@ -76,6 +76,17 @@ def test_plain_text_undoes_disguises_and_keeps_words_apart():
     assert plain_text("the F-stop, 35mm") == "the f-stop, 35mm"
 
 
+@pytest.mark.parametrize("apostrophe", ["'", "’"])
+def test_a_refusal_is_found_whatever_its_apostrophes(apostrophe):
+    text = (
+        "I'm sorry, but I can't give a critique of this picture, since I'm not able to see it. Overall its light, color and "
+        "composition may well be beautiful."
+    )
+    fault = structure_fault(text.replace("'", apostrophe))
+    assert fault is not None
+    assert fault[0] == "refusal"
+
+
 def test_length_has_two_bounds():
     long = " ".join(f"word{'x' * (number % 7)}{chr(97 + number % 26)}" for number in range(MAX_WORDS + 1))
     faults = [structure_fault(text) for text in ("Good light. A good image.", f"{long}.")]
