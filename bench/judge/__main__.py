@@ -2,8 +2,8 @@
 
     python -m bench.judge [--critiques FILE]
 
-- Two authors planted the faults (`first.json`, `second.json`). The first wrote the rules as well;
-  the second did not see them.
+- Three authors planted the faults (`first.json`, `second.json`, `third.json`). The first wrote the
+  rules as well. The others did not see them, but the rules were mended by their texts since.
 - A leak is put into every sound critique of its author in turn; other faults are whole texts.
 - `misaligned` and `factual` are measured on the slips of the rule-based teacher, on rendered
   scenes, because free text has no levels to compare.
@@ -49,7 +49,7 @@ class Case:
 
 
 def cases(author: str) -> list[Case]:
-    """The planted texts of one author (`first`, `second`), each read by the structure gate and the
+    """The planted texts of one author (`AUTHORS`), each read by the structure gate and the
     leak rules."""
     texts = json.loads((Path(__file__).parent / f"{author}.json").read_text(encoding="utf-8"))
     planted = [(text, KEPT) for text in texts["sound"]]
