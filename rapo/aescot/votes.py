@@ -19,6 +19,14 @@ from rapo.aescot.written import without_reasoning
 from rapo.chat.types import NOTHING, ChatAnswer, ChatFault, Usage
 
 _LONGEST_FAULT = 300
+# The reason of a critique whose votes cannot be read: first what leaves it to be asked again.
+_REASONS: dict[ChatFault | None, str] = {
+    "stopped": STOP,
+    "unanswered": UNANSWERED,
+    "image": IMAGE,
+    "unusable": JUDGE,
+    None: JUDGE,
+}
 
 
 class VoteFile(BaseModel):
@@ -93,8 +101,9 @@ def count_votes(votes: Sequence[Vote], usage: Usage = NOTHING, model: str | None
     """The verdict of the votes on one critique, of which there is at least one."""
     valid = [vote for vote in votes if vote.problem is None]
     if 2 * len(valid) <= len(votes):
-        bad = next(vote for vote in votes if vote.problem is not None)
-        reason = {"image": IMAGE, "unanswered": UNANSWERED, "stopped": STOP}.get(bad.fault or "", JUDGE)
+        unread = [vote for vote in votes if vote.problem is not None]
+        bad = min(unread, key=lambda vote: list(_REASONS).index(vote.fault))
+        reason = _REASONS[bad.fault]
         detail = f"{len(votes) - len(valid)} of {len(votes)} votes cannot be read: {bad.problem}"
         return ModelVerdict(False, reason, detail, usage, model)
     for reason, against in (

@@ -69,6 +69,8 @@ def test_what_is_no_vote_is_a_vote_with_a_reason(answer: ChatAnswer, words: str)
         ([YES, BAD, BAD], "judge"),
         ([BAD], "judge"),
         ([GONE, GONE, YES], "unanswered"),
+        ([BAD, GONE, YES], "unanswered"),
+        ([BAD, GONE, Vote(problem="the budget is spent", fault="stopped")], "stop"),
         ([Vote(problem="torn", fault="image")], "image"),
     ],
 )
