@@ -3,6 +3,7 @@
 - A shard is written when each of its rows has an answer. Rows that nothing answered have none.
 - `flush` writes what there is, so that an end of the stage loses no answer. Rows without one are
   marked in their shard, and the next start asks for them.
+- What a row cost before it was answered is added to what its answer cost.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cluster.aescot.round_files import RoundFiles, read_plan
 from rapo.aescot.rows import JUDGED, LOST, STOP, TEACHER, UNANSWERED
 from rapo.errors import RapoError
 
+_USED = [name for name in JUDGED.names if name.endswith(("_tokens", "_cost"))]
 _LOST = "the process of teacher or judge died twice over this row"
 _NOT_ASKED = "the stage ended before this row was asked"
 
@@ -34,6 +36,7 @@ class Answers:
         self.unanswered: dict[int, str] = {}
         self._answered = np.zeros(len(keep), bool)
         self._parts: dict[int, list[pa.Table]] = defaultdict(list)
+        self._paid: dict[int, dict[str, float]] = {}
 
     def has(self, place: int) -> bool:
         """Whether a row has an answer."""
@@ -46,10 +49,12 @@ class Answers:
 
     def take_over(self, shard: int, table: pa.Table) -> None:
         """Take in a shard that an earlier start has written."""
-        answered = table.filter(pc.not_equal(pc.fill_null(table["reason"], ""), UNANSWERED))
+        silent = pc.equal(pc.fill_null(table["reason"], ""), UNANSWERED)
+        answered = table.filter(pc.invert(silent))
         self._note(answered)
         if len(answered) < len(table):
             self._parts[shard].append(answered)
+            self._pay(table.filter(silent))
 
     def add(self, table: pa.Table) -> None:
         """Take in rows as they come, and write the shards that are complete with them.
@@ -58,8 +63,9 @@ class Answers:
         """
         reasons = table["reason"].to_pylist()
         silent = np.array([reason in (UNANSWERED, STOP) for reason in reasons], bool)
-        for row in table.filter(pa.array(silent)).select(["place", "detail"]).to_pylist():
-            self.unanswered[row["place"]] = row["detail"]
+        unanswered = table.filter(pa.array(silent))
+        self.unanswered.update(zip(*(unanswered[name].to_pylist() for name in ("place", "detail")), strict=True))
+        self._pay(unanswered)
         answered = table.filter(pa.array(~silent))
         self._note(answered)
         shards = np.array([self.files.shard_of(place) for place in answered["place"].to_pylist()], np.int64)
@@ -77,13 +83,27 @@ class Answers:
 
     def flush(self) -> None:
         """Write the shards that have some of their answers."""
-        for shard in list(self._parts):
+        for shard in sorted({*self._parts, *map(self.files.shard_of, self._paid)}):
             missing = self.missing(shard)
             rows = [self._made([place], UNANSWERED, self.unanswered.get(place, _NOT_ASKED)) for place in missing]
             self._write(shard, rows)
 
     def _write(self, shard: int, more: Iterable[pa.Table]) -> None:
-        self.files.write(shard, pa.concat_tables([*self._parts.pop(shard), *more]))
+        table = pa.concat_tables([*self._parts.pop(shard, []), *more])
+        if not self._paid.keys().isdisjoint(self.files.rows(shard)):
+            rows = table.to_pylist()
+            for row in rows:
+                for name, used in self._paid.pop(row["place"], {}).items():
+                    row[name] = (row[name] or 0) + used
+            table = pa.Table.from_pylist(rows, schema=JUDGED)
+        self.files.write(shard, table)
+
+    def _pay(self, unanswered: pa.Table) -> None:
+        """Note what rows have cost that got no answer for it."""
+        for row in unanswered.to_pylist():
+            before = self._paid.get(row["place"], {})
+            if paid := {name: before.get(name, 0) + row[name] for name in _USED if row[name]}:
+                self._paid[row["place"]] = before | paid
 
     def _note(self, answered: pa.Table) -> None:
         places = answered["place"].to_numpy()

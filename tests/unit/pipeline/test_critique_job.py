@@ -66,9 +66,10 @@ class Asked:
 
     def _answer(self, uid: str) -> dict[str, object]:
         if uid == self._stop:
-            return {"problem": "no money", "reason": "stop", "keep": False, "detail": "no money"}
+            return {"problem": "no money", "reason": "stop", "keep": False, "detail": "no money", "judge_cost": 4.0}
         if uid in self._silent:
-            return {"problem": "status 500", "reason": "unanswered", "keep": False, "detail": "status 500"}
+            failed = {"problem": "status 500", "reason": "unanswered", "keep": False, "detail": "status 500"}
+            return failed | {"teacher_cost": 0.25, "teacher_prompt_tokens": 10}
         return judged(uid)
 
 
@@ -206,13 +207,17 @@ def test_a_row_that_nothing_answers_is_asked_once_more_and_another_takes_its_pla
     assert [asked.uids[uid] for uid in silent] == [2, 2, 2]
     given_up = {row["uid"]: (row["reason"], row["detail"]) for row in rows(job) if row["uid"] in silent}
     assert given_up == dict.fromkeys(silent, ("teacher", "status 500"))
+    paid = {(row["teacher_cost"], row["teacher_prompt_tokens"]) for row in rows(job) if row["uid"] in silent}
+    assert paid == {(0.5, 20)}, "both tries have cost something"
     assert all(band.kept == WANTED // 3 for band in job.bands)
 
 
 def test_a_teacher_that_answers_nothing_ends_the_job(tmp_path: Path, records: RecordTable) -> None:
     with pytest.raises(RapoError, match=r"answered none of 120 rows: status 500"):
         run(tmp_path / "out", records, Asked(silent=[record.uid for record in records]))
-    assert rows(run(tmp_path / "out", records, Asked())) == rows(run(tmp_path / "whole", records, Asked()))
+    job, whole = (run(tmp_path / out, records, Asked()) for out in ("out", "whole"))
+    assert [row["critique"] for row in rows(job)] == [row["critique"] for row in rows(whole)]
+    assert {row["teacher_cost"] for row in rows(job)} == {0.5 + 2 * 0.25, 0.5}
 
 
 def test_a_teacher_that_stops_ends_the_job_which_then_goes_on_and_knows_what_was_spent(
@@ -226,10 +231,22 @@ def test_a_teacher_that_stops_ends_the_job_which_then_goes_on_and_knows_what_was
     assert len(had) == first.uids.total() - 1
     second = Asked(seed=2)
     job = run(tmp_path / "out", records, second)
-    assert rows(job) == rows(whole)
+    assert [row["critique"] for row in rows(job)] == [row["critique"] for row in rows(whole)]
     assert not had & second.uids.keys()
     assert second.spent[0] == len(had) / 2
-    assert job.spent == {"teacher": len(rows(whole)) / 2, "judge": 0.0}
+    assert job.spent == {"teacher": len(rows(whole)) / 2, "judge": 4.0}
+    assert [row["judge_cost"] for row in rows(job) if row["judge_cost"]] == [4.0]
+
+
+def test_what_rows_without_an_answer_have_cost_is_known_to_every_later_start(
+    tmp_path: Path, records: RecordTable
+) -> None:
+    silent = [record.uid for record in records]
+    for start in range(2):
+        asked = Asked(seed=start, silent=silent)
+        with pytest.raises(RapoError, match="answered none of"):
+            run(tmp_path / "out", records, asked)
+        assert asked.spent[0] == start * 2 * WANTED * 0.25
 
 
 def test_shards_of_other_data_are_refused(tmp_path: Path, records: RecordTable) -> None:
