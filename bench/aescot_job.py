@@ -5,9 +5,10 @@ the driver cost.
                                [--without-ray]
 
 Reader, Ray Data, pools, shards and rounds are the real ones; teacher and judge only take time
-(`bench.support.critique_roles`), and every image has 16 KiB. The first number of rows is asked once
-more by a job whose driver is killed (SIGKILL) at random moments. The critiques must be the same to
-the last byte, and of a row that is asked twice no answer may have been in a shard.
+(`bench.support.critique_roles`), and every image has 16 KiB. Unless `--kills 0` says not to, the
+first number of rows is asked once more by a job whose driver is killed (SIGKILL) at random moments.
+The critiques must be the same to the last byte, and of a row that is asked twice no answer may have
+been in a shard.
 
 Memory is the peak of what processes hold for themselves (USS), looked at every two seconds: of the
 driver, and of all other processes of its Ray together. Expectation: flat in rows.
@@ -82,11 +83,13 @@ def main() -> None:
     rows, *more = arguments.rows
     plain = arguments.work / f"plain-{rows}"
     results = [Job(plain, rows).run([])]
-    rng = random.Random(arguments.seed)
-    moments = sorted(rng.sample(range(1, len(list((plain / "shards").iterdir()))), arguments.kills))
-    results.append(Job(arguments.work / f"killed-{rows}", rows).run([(at, rng.random()) for at in moments]))
+    same = True
+    if arguments.kills:
+        rng = random.Random(arguments.seed)
+        moments = sorted(rng.sample(range(1, len(list((plain / "shards").iterdir()))), arguments.kills))
+        results.append(Job(arguments.work / f"killed-{rows}", rows).run([(at, rng.random()) for at in moments]))
+        same = _digest(plain) == _digest(arguments.work / f"killed-{rows}")
     results += [Job(arguments.work / f"plain-{number}", number).run([]) for number in more]
-    same = _digest(plain) == _digest(arguments.work / f"killed-{rows}")
     table = [asdict(result) for result in results]
     path = record.write_json("aescot_job", {"machine": record.machine(), "same": same, "jobs": table})
     sys.stdout.write(f"{record.markdown_table(table)}\n\nthe same critiques after kills: {same}\n{path}\n")

@@ -33,9 +33,9 @@ class _Read:
     limits: ImageConfig
 
     def __call__(self) -> Iterable[pa.Table]:
-        reader = ImageReader(self.limits)
-        for start in range(0, len(self.rows), _ROWS):
-            yield reader(read_plan(self.plan, self.rows[start : start + _ROWS]))
+        reader, rows = ImageReader(self.limits), read_plan(self.plan, self.rows)
+        for start in range(0, len(rows), _ROWS):
+            yield reader(rows.slice(start, _ROWS))
 
 
 class ShardSource(Datasource):
