@@ -1,6 +1,7 @@
 """Data check: what `rapo check` finds about the data before anything is paid for.
 
-- Labels are read whole. Images are looked for, and their headers read, for a few seconds.
+- Labels are read whole. Images are looked for, and their headers read, for a few seconds; so are
+  images that lie inside of tables.
 - Images of validation and test are looked for in training, by content.
 - The reward's settings are held against the sets that are there: a sigma by name, soft ties.
 """
@@ -15,12 +16,13 @@ import numpy as np
 from rapo.config import Config
 from rapo.datasets.contamination import describe, find_leaks
 from rapo.datasets.images.look import ImagesSeen, look_at_images
+from rapo.datasets.images.look_embedded import look_at_embedded
 from rapo.datasets.images.unusable import unusable_words
 from rapo.datasets.labels import SPLITS
 from rapo.datasets.record_table import RecordTable
 from rapo.datasets.registry import read_source
 from rapo.datasets.sources import Part, read_parts
-from rapo.errors import RapoError
+from rapo.errors import DataError, RapoError
 from rapo.models.prompt_length import TOO_LONG, PromptLength
 
 #: How long headers are read, for all sources together.
@@ -142,11 +144,16 @@ def _check_ties(config: Config, parts: list[Part], found: DataCheck) -> None:
 def _check_images(
     part: Part, config: Config, length: PromptLength | None, seconds: float, found: DataCheck
 ) -> ImagesSeen:
-    if part.records.labels.embedded:
-        return ImagesSeen()
     # Limits that no image meets are said once, not of each image.
     check_size = length.check if length is not None and length.possible else None
-    seen = look_at_images(RecordTable.of([part.records]), config.image, check_size, seconds)
+    try:
+        if part.records.labels.embedded:
+            seen = look_at_embedded(part.records.labels, config.image, check_size, seconds)
+        else:
+            seen = look_at_images(RecordTable.of([part.records]), config.image, check_size, seconds)
+    except DataError as error:
+        found.problems.append(str(error))
+        return ImagesSeen()
     reasons = seen.found()
     if not reasons:
         return seen

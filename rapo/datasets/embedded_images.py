@@ -8,9 +8,11 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rapo.datasets.files.raw_table import Batch
 from rapo.datasets.labels import EmbeddedImages, embedded_file, strings
 from rapo.datasets.sources import Part
 from rapo.errors import DataError
@@ -33,19 +35,38 @@ def _write_all(number: int, images: EmbeddedImages, root: Path, wanted: set[str]
     """Write the `wanted` images of one table. One that the table only names becomes a link; one
     that it does not even name is missing afterwards, and is reported as such."""
     for batch in images.table.rows([images.column]):
-        cells = batch.cells[images.column]
-        if isinstance(cells, list):
-            raise DataError(f"{images.table.path}: {images.column} holds no images")
-        for place, cell in zip(batch.places, cells, strict=True):
-            content, name = (cell["bytes"].as_py(), cell["path"].as_py()) if cell.is_valid else (None, None)
-            file = embedded_file(number, int(place), name or "")
-            if file not in wanted:
+        for image in embedded_in(batch, images):
+            name = embedded_file(number, image.place, image.name)
+            if name not in wanted:
                 continue
-            if content is not None:
-                _write(root / file, content)
-            elif name and not (root / file).exists():
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                (root / file).symlink_to((images.table.path.parent / name).absolute())
+            file = root / name
+            if image.content is not None:
+                _write(file, image.content)
+            elif image.named is not None and not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.symlink_to(image.named.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """An image of a table: its row's place, its name ("" without one) and its encoded bytes. One
+    without bytes is the file `named`, where it has a name."""
+
+    place: int
+    name: str
+    content: bytes | None
+    named: Path | None
+
+
+def embedded_in(batch: Batch, images: EmbeddedImages) -> Iterator[EmbeddedImage]:
+    """The images of some rows. Raises `DataError` where the column holds none."""
+    cells = batch.cells[images.column]
+    if isinstance(cells, list):
+        raise DataError(f"{images.table.path}: {images.column} holds no images")
+    for place, cell in zip(batch.places, cells, strict=True):
+        content, name = (cell["bytes"].as_py(), cell["path"].as_py()) if cell.is_valid else (None, None)
+        named = images.table.path.parent / name if name and content is None else None
+        yield EmbeddedImage(int(place), name or "", content, named)
 
 
 def _write(path: Path, content: bytes) -> None:

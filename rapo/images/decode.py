@@ -117,6 +117,15 @@ def check_image_file(path: Path, limits: ImageConfig = ImageConfig(), *, decode:
         return image.size
 
 
+def check_image_bytes(data: bytes, limits: ImageConfig = ImageConfig(), *, decode: bool = True) -> tuple[int, int]:
+    """Like `check_image_file`, of encoded bytes."""
+    if decode:
+        return decode_image(data, limits).size
+    check_size(len(data), limits)
+    with _open(io.BytesIO(data), limits) as image:
+        return image.size
+
+
 def _check_file(path: Path, limits: ImageConfig) -> None:
     try:
         size = path.stat().st_size

@@ -21,8 +21,10 @@ from rapo.datasets.record_table import RecordTable
 from rapo.errors import ImageError
 from rapo.images.decode import check_image_file
 
-#: Images that are decoded, and of one task.
-_DECODED, _TASK = 32, 64
+#: So many images are decoded.
+DECODED = 32
+#: Images of one task.
+_TASK = 64
 #: Files that are looked for before the next look at the clock.
 _PIECE = 2048
 #: Multiples of the golden ratio fall evenly into any table.
@@ -48,6 +50,12 @@ class ImagesSeen:
         """The images of which it is known whether they can be used."""
         return self.missing + self.opened
 
+    def refuse(self, row: int, reason: str, example: str) -> None:
+        """Count a row's image as one that cannot be used."""
+        self.unusable[reason] += 1
+        self.bad.append(row)
+        self.examples.setdefault(reason, example)
+
     def found(self) -> Counter[str]:
         """The unusable images by reason, the missing ones included."""
         return self.unusable + Counter(missing=self.missing)
@@ -63,13 +71,13 @@ def look_at_images(
     order = np.argsort(np.arange(1, len(records) + 1) * _GOLDEN % 1.0, kind="stable")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         rows = _look_for(records, order, seen, pool, began + seconds / 2)
-        _look(records, limits, check_size, rows[:_DECODED], seen, decode=True)
+        _look(records, limits, check_size, rows[:DECODED], seen, decode=True)
 
         def look(piece: NDArray[np.int64]) -> None:
             if time.monotonic() < began + seconds:
                 _look(records, limits, check_size, piece, seen, decode=False)
 
-        for _ in pool.map(look, [rows[start : start + _TASK] for start in range(_DECODED, len(rows), _TASK)]):
+        for _ in pool.map(look, [rows[start : start + _TASK] for start in range(DECODED, len(rows), _TASK)]):
             pass
     return seen
 
@@ -109,7 +117,5 @@ def _look(
             if check_size is not None:
                 check_size(*size)
         except ImageError as error:
-            seen.unusable[error.reason] += 1
-            seen.bad.append(row)
-            seen.examples.setdefault(error.reason, f"{records.path(row)}: {error}")
+            seen.refuse(row, error.reason, f"{records.path(row)}: {error}")
     seen.opened += len(rows)

@@ -59,9 +59,9 @@ def advice(part: Part, found: Counter[str]) -> str:
     """What to do about a source's unusable images."""
     if 2 * found[TOO_LONG] > found.total():
         return "Lower policy.max_pixels, or raise rollout.engine.max_model_len"
-    if 2 * found["missing"] < found.total():
-        return "Mend the images, or leave them out of the table"
     labels = part.records.labels
+    if labels.embedded or 2 * found["missing"] < found.total():
+        return "Mend the images, or leave them out of the table"
     names = (name for name in strings(labels.files) if not (labels.root / name).is_file())
     where = hint(labels.root, list(islice(names, _LOOKED_INTO)))
     return where or f"Images are looked up in {labels.root}: give their folder by data.images"
