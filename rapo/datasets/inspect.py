@@ -19,7 +19,7 @@ from rapo.datasets.labels import NO_SPLIT, SPLITS, Labels, strings
 from rapo.datasets.registry import find_layout, read_source
 from rapo.datasets.rows import LabelSource
 from rapo.datasets.scales import scale_of
-from rapo.datasets.splits import hash_fraction
+from rapo.datasets.splits import hash_fractions
 from rapo.errors import DataError, ImageError, RapoError
 from rapo.images.decode import check_image_file
 
@@ -137,5 +137,5 @@ def _sample(count: int, limit: int) -> np.ndarray:
     """Up to `limit` of `count` rows, the same each time, in order."""
     if count <= limit:
         return np.arange(count)
-    order = np.argsort([hash_fraction(0, str(row), "inspect") for row in range(count)], kind="stable")
+    order = np.argsort(hash_fractions(0, map(str, range(count)), "inspect"), kind="stable")
     return np.sort(order[:limit])

@@ -21,8 +21,18 @@ _TRAIN, _VALIDATION, _TEST = (SPLITS.index(split) for split in ("train", "valida
 def hash_fraction(seed: int, uid: str, purpose: str) -> float:
     """A number in [0, 1) that depends on the arguments only and is the same on every machine
     (BLAKE2b)."""
-    digest = hashlib.blake2b(f"{purpose}\0{seed}\0{uid}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return float(hash_fractions(seed, [uid], purpose)[0])
+
+
+def hash_fractions(seed: int, uids: Iterable[str], purpose: str) -> Floats:
+    """`hash_fraction` of each uid."""
+    start = hashlib.blake2b(f"{purpose}\0{seed}\0".encode(), digest_size=8)
+    digests = bytearray()
+    for uid in uids:
+        one = start.copy()  # what all have in common is hashed once
+        one.update(uid.encode("utf-8", "surrogateescape"))
+        digests += one.digest()
+    return np.frombuffer(digests, ">u8").astype(np.float64) / 2**64
 
 
 def hash_splits(
@@ -37,7 +47,7 @@ def hash_splits(
             f"data.validation_fraction {validation_fraction} and data.test_fraction {test_fraction} leave nothing to "
             "train on: their sum must be below 1"
         )
-    fractions = _fractions(uids, seed, "split")
+    fractions = hash_fractions(seed, uids, "split")
     splits = np.full(len(fractions), _TRAIN, np.int8)
     splits[fractions < test_fraction + validation_fraction] = _VALIDATION
     splits[fractions < test_fraction] = _TEST
@@ -52,7 +62,7 @@ def subsample(uids: Sequence[str], limit: int | None, seed: int) -> NDArray[np.i
     """The indices, ascending, of up to `limit` uids, sampled by the hash; all without a limit."""
     if limit is None or limit >= len(uids):
         return np.arange(len(uids))
-    return np.sort(np.argsort(_fractions(uids, seed, "subsample"), kind="stable")[:limit])
+    return np.sort(np.argsort(hash_fractions(seed, uids, "subsample"), kind="stable")[:limit])
 
 
 def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> NDArray[np.bool_]:
@@ -60,17 +70,13 @@ def carve_validation(uids: Iterable[str], *, seed: int, fraction: float) -> NDAr
     or more. Raises `DataError` if `fraction` leaves nothing for training."""
     if fraction >= 1.0:
         raise DataError(f"data.validation_fraction {fraction} leaves nothing to train on: it must be below 1")
-    fractions = _fractions(uids, seed, "validation")
+    fractions = hash_fractions(seed, uids, "validation")
     chosen = fractions < fraction
     if len(chosen) >= 2 and not chosen.any():
         chosen[fractions.argmin()] = True
     if len(chosen) >= 2 and chosen.all():
         chosen[fractions.argmax()] = False
     return chosen
-
-
-def _fractions(uids: Iterable[str], seed: int, purpose: str) -> Floats:
-    return np.fromiter((hash_fraction(seed, uid, purpose) for uid in uids), np.float64)
 
 
 def _fill_split(splits: NDArray[np.int8], fractions: Floats, split: int) -> None:

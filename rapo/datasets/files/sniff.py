@@ -13,8 +13,11 @@ from rapo.util.brief import brief_error
 
 Kind = Literal["text", "json", "parquet", "arrow", "xlsx", "matlab"]
 
+ByteStream = IO[bytes] | gzip.GzipFile
+
 _HEAD = 1 << 16
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+#: The byte order marks of UTF-16.
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 #: First bytes of files that hold no labels, and what to do about them.
 _REFUSED: tuple[tuple[bytes, str], ...] = (
@@ -54,7 +57,7 @@ def sniff(path: Path) -> Kind:
         if b"xl/" in head or b"[Content_Types].xml" in head:
             return "xlsx"
         raise DataError(f"{path} is a ZIP archive; unpack it and give the label file in it")
-    if head.startswith(_UTF16):
+    if head.startswith(UTF16):
         return "text"
     if b"\0" in head:
         raise DataError(f"{path} is a binary file of no known kind; save the table as CSV or Parquet")
@@ -64,7 +67,7 @@ def sniff(path: Path) -> Kind:
     return "json" if start[:1] in (b"[", b"{") else "text"
 
 
-def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_bytes(path: Path) -> ByteStream:
     """The file's bytes, unpacked where they are gzip's."""
     file = path.open("rb")
     if file.read(2) == b"\x1f\x8b":
@@ -77,7 +80,7 @@ def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
 def open_text(path: Path) -> IO[str]:
     """The file's text, without a byte order mark: UTF-16 where one says so, otherwise UTF-8."""
     file = open_bytes(path)
-    encoding = "utf-16" if file.read(2) in _UTF16 else "utf-8-sig"
+    encoding = "utf-16" if file.read(2) in UTF16 else "utf-8-sig"
     file.seek(0)
     return io.TextIOWrapper(file, encoding=encoding)
 

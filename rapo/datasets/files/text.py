@@ -4,14 +4,17 @@
   writes it, is obeyed.
 - Quotation marks are read strictly: one that is left open would swallow the rows behind it.
 - A table that whitespace separates may have spaces in its first cell.
+- Arrow reads what is as plain as most tables are (`rapo.datasets.files.text_blocks`).
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import IO, Protocol
@@ -21,11 +24,11 @@ import pyarrow as pa
 
 from rapo.datasets.files.cells import is_number
 from rapo.datasets.files.raw_table import BATCH, Batch, RawTable
-from rapo.datasets.files.sniff import not_utf8, open_text
+from rapo.datasets.files.sniff import ByteStream, not_utf8, open_bytes, open_text
+from rapo.datasets.files.text_blocks import SPACES, BlockReader, after_head, blocks, line_ends
 from rapo.errors import DataError
 
 _DELIMITERS = ",;\t="
-_SPACES = " "
 #: Lines at the head of a file that tell its delimiter.
 _SAMPLE = 200
 _SEP = re.compile(r"sep=(.)\s*$", re.IGNORECASE)
@@ -68,7 +71,7 @@ def _delimiter(lines: list[str]) -> str:
     if not lines:
         return ","
     body = lines[: max(1, len(lines) - 1)]  # the last line may be cut
-    best, most = _SPACES, 0
+    best, most = SPACES, 0
     for mark in _DELIMITERS:
         counts = [line.count(mark) for line in body]
         if counts[0] > most and sum(count >= counts[0] for count in counts) >= 0.9 * len(counts):
@@ -120,7 +123,7 @@ class _SpacedRows:
 
 
 def _split(lines: Iterable[str], delimiter: str, width: int) -> _Rows:
-    if delimiter == _SPACES:
+    if delimiter == SPACES:
         return _SpacedRows(lines, width)
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
 
@@ -136,18 +139,55 @@ def _is_header(head: list[str], known: frozenset[str]) -> bool:
 def _rows(
     path: Path, delimiter: str, columns: tuple[str, ...], wanted: Sequence[str], *, skip: int, header: bool
 ) -> Iterator[Batch]:
-    at = [(name, columns.index(name)) for name in wanted]
-    with open_text(path) as file:
-        try:
-            reader = _Reader(path, file, delimiter, len(columns), skip)
+    table = _Table(path, delimiter, len(columns), {name: columns.index(name) for name in wanted})
+    try:
+        if table.plain:
+            with open_bytes(path) as file:
+                if (head := after_head(file, skip, header=header)) is not None:
+                    yield from _in_blocks(table, file, *head)
+                    return
+        with open_text(path) as text:
+            for _ in range(skip):
+                next(text)
+            reader = _Reader(table, text, skip)
             while header and (first := reader.read(1)) is not None and not first:
                 continue
-            while (rows := reader.read(BATCH)) is not None:
-                if rows:
-                    cells = {name: pa.array([row[i] for row in rows], pa.large_string()) for name, i in at}
-                    yield Batch(np.array(reader.numbers, np.int64), cells)
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, error) from error
+            yield from reader.batches()
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A text table of `width` columns, and where the wanted ones are."""
+
+    path: Path
+    delimiter: str
+    width: int
+    at: dict[str, int]
+
+    @property
+    def plain(self) -> bool:
+        """Whether Arrow may read it."""
+        return self.width > 1 and bool(self.at) and self.delimiter in (*_DELIMITERS, SPACES)
+
+
+def _in_blocks(table: _Table, file: ByteStream, start: int, before: int) -> Iterator[Batch]:
+    """The rows from the offset `start` on, behind the first `before` lines."""
+    reader = BlockReader(table.delimiter, table.width, list(table.at.values()))
+    file.seek(start)
+    for at, block in blocks(file, start):
+        if not reader.encloses(block):
+            file.seek(at)
+            yield from _Reader(table, io.TextIOWrapper(file, encoding="utf-8"), before).batches()
+            return
+        cells = reader.cells(block)
+        if cells is None:
+            yield from _Reader(table, io.StringIO(block.decode("utf-8"), newline=None), before).batches()
+        else:
+            places = np.arange(before + 1, before + 1 + len(cells[0]), dtype=np.int64)
+            yield Batch(places, dict(zip(table.at, cells, strict=True)))
+        before += line_ends(block)
 
 
 def _open_quote(path: Path, line: int, error: csv.Error) -> DataError:
@@ -158,18 +198,23 @@ def _open_quote(path: Path, line: int, error: csv.Error) -> DataError:
 
 
 class _Reader:
-    """The rows of a file that are not blank, each of `width` cells; `numbers` are the lines that
-    the rows of the last `read` begin in."""
+    """The rows of a text that are not blank, each of the table's width; `numbers` are the lines
+    that the rows of the last `read` begin in, where `before` lines come before the text."""
 
-    def __init__(self, path: Path, file: IO[str], delimiter: str, width: int, skip: int) -> None:
-        for _ in range(skip):
-            next(file)
-        self._path = path
-        self._delimiter = delimiter
-        self._width = width
-        self._skip = skip
-        self._rows = _split(file, delimiter, width)
+    def __init__(self, table: _Table, text: IO[str], before: int) -> None:
+        self._table = table
+        self._before = before
+        self._rows = _split(text, table.delimiter, table.width)
         self.numbers: Sequence[int] = ()
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows that are left."""
+        while (rows := self.read(BATCH)) is not None:
+            if rows:
+                cells = {
+                    name: pa.array([row[i] for row in rows], pa.large_string()) for name, i in self._table.at.items()
+                }
+                yield Batch(np.array(self.numbers, np.int64), cells)
 
     def read(self, most: int) -> list[list[str]] | None:
         """Up to `most` rows without the blank ones among them; None at the end."""
@@ -180,28 +225,28 @@ class _Reader:
                 rows.append(row)
                 ends.append(self._rows.line_num)
         except csv.Error as error:
-            raise _open_quote(self._path, ends[-1] + 1 + self._skip, error) from error
+            raise _open_quote(self._table.path, ends[-1] + 1 + self._before, error) from error
         if not rows:
             return None
-        first, last = ends[0] + self._skip, ends[-1] + self._skip
-        if last - first == len(rows) and set(map(len, rows)) == {self._width} and all(map(any, rows)):
+        first, last = ends[0] + self._before, ends[-1] + self._before
+        if last - first == len(rows) and set(map(len, rows)) == {self._table.width} and all(map(any, rows)):
             self.numbers = range(first + 1, last + 1)
             return rows
-        return self._checked(rows, [end + self._skip for end in ends])
+        return self._checked(rows, [end + self._before for end in ends])
 
     def _checked(self, rows: list[list[str]], ends: list[int]) -> list[list[str]]:
         """The rows that are not blank, where some span lines or have more or fewer cells."""
-        kept, numbers = [], []
+        kept, numbers, width = [], [], self._table.width
         for row, before, end in zip(rows, ends[:-1], ends[1:], strict=True):
             if end - before > 1:
                 self._check_cell_of_lines(before + 1, end, row)
-            if any(cell.strip() for cell in row[self._width :]):
+            if any(cell.strip() for cell in row[width:]):
                 raise DataError(
-                    f"{self._path}: line {before + 1} has {len(row)} cells where the header has {self._width}; quote cells that "
-                    "hold the delimiter"
+                    f"{self._table.path}: line {before + 1} has {len(row)} cells where the header has {width}; quote cells "
+                    "that hold the delimiter"
                 )
             if any(map(str.strip, row)):
-                kept.append([*row[: self._width], *[""] * (self._width - len(row))])
+                kept.append([*row[:width], *[""] * (width - len(row))])
                 numbers.append(before + 1)
         self.numbers = numbers
         return kept
@@ -209,8 +254,8 @@ class _Reader:
     def _check_cell_of_lines(self, first: int, last: int, row: list[str]) -> None:
         """A cell may span lines, such as a caption; but not where rows were swallowed."""
         inner = chain.from_iterable(cell.splitlines()[1:] for cell in row if "\n" in cell)
-        if any(line.count(self._delimiter) >= self._width - 1 for line in inner):
+        if any(line.count(self._table.delimiter) >= self._table.width - 1 for line in inner):
             raise DataError(
-                f"{self._path}: a cell reaches from line {first} to line {last} and holds whole rows: a quotation mark in line "
-                f"{first} is left open. Remove it"
+                f"{self._table.path}: a cell reaches from line {first} to line {last} and holds whole rows: a quotation "
+                f"mark in line {first} is left open. Remove it"
             )

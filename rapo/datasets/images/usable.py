@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rapo.config import ImageConfig
 from rapo.datasets.record_table import RecordTable
-from rapo.datasets.splits import hash_fraction
+from rapo.datasets.splits import hash_fractions
 from rapo.errors import ImageError
 from rapo.images.decode import check_image_file
 from rapo.records import ImageRecord
@@ -48,8 +48,7 @@ class Usable:
         a limit."""
         if limit is not None and limit < len(rows):
             uids = self._records.take(rows).uids()
-            order = [hash_fraction(self._seed, uid, "subsample") for uid in uids]
-            rows = rows[np.argsort(order, kind="stable")]
+            rows = rows[np.argsort(hash_fractions(self._seed, uids, "subsample"), kind="stable")]
         limit = len(rows) if limit is None else limit
         good: list[NDArray[np.int64]] = []
         wanted, start = limit, 0

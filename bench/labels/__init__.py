@@ -1,0 +1,1 @@
+"""Reading labels: what it takes for large tables."""
