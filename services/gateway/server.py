@@ -226,12 +226,13 @@ class Gateway:
             self._ready.set()
             await self._stopping.wait()
             self._upstream = None
-            self.serving = False
-            await servicer.enter_graceful_shutdown()
-            await server.stop(settings.options.grace_s)
+            # First the probe, which would call a gateway that drains ready again.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._announce(servicer, serving=False)
+            await servicer.enter_graceful_shutdown()
+            await server.stop(settings.options.grace_s)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         # The only place that decides about TLS.

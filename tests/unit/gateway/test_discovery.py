@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -113,6 +114,25 @@ def test_it_is_ready_when_the_scorer_answers_and_alive_before() -> None:
         assert until(lambda: not gateway.serving)
         assert (probe(gateway, "/livez"), probe(gateway, "/readyz")) == (200, 503)
         assert gateway.routes.versions() == ["v1"], "no answer is no news"
+
+
+def test_a_gateway_that_drains_is_not_ready_again() -> None:
+    served = FakeServe(SECRET, first="v1")
+    with (
+        proxy_of(served) as address,
+        discovering(address, grace_s=20.0) as gateway,
+        ScorerClient(gateway.address, timeout=20) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        assert until(lambda: gateway.serving)
+        held = pool.submit(client.score, b"held:0.75")
+        assert until(lambda: served.in_flight == 1)
+        stopped = pool.submit(gateway.stop)
+        assert until(lambda: probe(gateway, "/readyz") == 503)
+        assert not until(lambda: gateway.serving, 0.5), "the scorer answers, but no call is taken"
+        served.release.set()
+        assert held.result(10).score == 0.75
+        stopped.result(10)
 
 
 def test_calls_are_shared_among_proxies_and_pass_by_one_that_is_gone() -> None:
