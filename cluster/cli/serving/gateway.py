@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ def run_gateway(config: Config, upstreams: Sequence[str], secret_file: Path, say
         say(f"gateway of {', '.join(upstreams)} answers at {gateway.address}")
         if gateway.metrics_port is not None:
             say(f"metrics and probes at {config.serve.gateway.metrics_host}:{gateway.metrics_port}")
+        if secret_file.stat().st_mode & stat.S_IROTH:
+            say(f"warning: every user of this machine can read {secret_file}; chmod o-r takes that from them")
         while not stop.wait(timeout=_POLL_S):
             pass
         say("draining")

@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 
 from rapo.client import CallError, ScorerClient
+from tests.gateway_process import SECRET, gateway_process
 from tests.integration.conftest import make_image
 from tests.small import rapo
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
-
-SECRET = "0123456789abcdef0123456789abcdef"
 
 #: In a process of its own, because Ray reads its environment when it is imported. It says where the
 #: head is, and with a model where Serve's proxies are; it ends with its input.
@@ -109,26 +108,6 @@ def test_each_node_is_looked_at_and_each_role_has_its_place(tmp_path: Path, monk
         assert "5 of 5 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot find no room" in wrong.stderr
 
 
-@contextmanager
-def gateway(upstream: str, secret: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "rapo", "gateway", "--upstream", upstream, "--secret-file", str(secret)]
-    process = subprocess.Popen(
-        [*command, "--set", "serve.port=0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"answers at (\S+)", process.stdout.readline())
-        assert found
-        yield process, found[1]
-    finally:
-        process.kill()
-        process.wait(10)
-
-
 def test_a_gateway_is_killed_and_callers_of_both_see_nothing(taught_model: Path, tmp_path: Path) -> None:
     """The callers' address is a name of both gateways, as a Service or a balancer has."""
     secret = tmp_path / "secret"
@@ -138,8 +117,8 @@ def test_a_gateway_is_killed_and_callers_of_both_see_nothing(taught_model: Path,
     image = buffer.getvalue()
     with (
         a_cluster(str(taught_model), str(secret)) as where,
-        gateway(where["upstream"], secret) as (first, first_address),
-        gateway(where["upstream"], secret) as (_, second_address),
+        gateway_process(secret, where["upstream"]) as (first, first_address),
+        gateway_process(secret, where["upstream"]) as (_, second_address),
         ScorerClient(f"ipv4:{first_address},{second_address}", timeout=60) as client,
     ):
         assert client.score(image).model_version == "v1"

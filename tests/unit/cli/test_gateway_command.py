@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,37 +15,15 @@ from cluster.cli.serving.gateway import gateway_settings
 from rapo.client import CallError, ScorerClient
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
-
-SECRET = "0123456789abcdef0123456789abcdef"
+from tests.gateway_process import SECRET, gateway_process
 
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
     path.write_text(SECRET)
+    path.chmod(0o600)
     return path
-
-
-@contextmanager
-def gateway(secret_file: Path, *upstreams: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command and the address that it answers at."""
-    named = [part for address in upstreams for part in ("--upstream", address)]
-    command = [sys.executable, "-m", "rapo", "gateway", "--secret-file", str(secret_file), *named]
-    process = subprocess.Popen(
-        [*command, "--set", "serve.port=0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"answers at (\S+)", process.stdout.readline())
-        assert found
-        yield process, found[1]
-    finally:
-        process.kill()
-        process.wait(10)
 
 
 @pytest.mark.timeout(60)
@@ -58,8 +31,8 @@ def test_two_gateways_of_one_scorer_one_of_them_told_to_go(secret_file: Path) ->
     served = FakeServe(SECRET, app="v1")
     with (
         proxy_of(served) as address,
-        gateway(secret_file, address) as (first, first_address),
-        gateway(secret_file, address) as (_, second_address),
+        gateway_process(secret_file, address) as (first, first_address),
+        gateway_process(secret_file, address) as (_, second_address),
         ScorerClient(first_address, timeout=20) as client,
         ScorerClient(second_address, timeout=20) as other,
         ThreadPoolExecutor(1) as pool,
@@ -75,6 +48,16 @@ def test_two_gateways_of_one_scorer_one_of_them_told_to_go(secret_file: Path) ->
         served.release.set()
         assert held.result(10).score == 0.75
         assert first.wait(20) == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("mode", "next_line"), [(0o644, "every user of this machine can read"), (0o640, "draining")])
+def test_a_secret_that_all_can_read_is_said(secret_file: Path, mode: int, next_line: str) -> None:
+    secret_file.chmod(mode)
+    with gateway_process(secret_file, "127.0.0.1:1") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert next_line in process.stdout.readline()
 
 
 def _refused(client: ScorerClient) -> bool:

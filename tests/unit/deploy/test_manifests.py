@@ -93,6 +93,9 @@ def test_secrets_are_named_and_not_held(folder: Path) -> None:
         if one["kind"] == "RayService":
             password = cluster(one)["gcsFaultToleranceOptions"]["redisPassword"]
             assert password.keys() == {"valueFrom"}
+        for pod in pods(one):
+            secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+            assert all(secret["defaultMode"] == 0o440 for secret in secrets), "for the group of the pod alone"
 
 
 @everywhere
