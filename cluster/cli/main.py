@@ -20,17 +20,20 @@ from cluster.cli.options import (
     ConfigPath,
     Key,
     Out,
+    SecretFile,
     Server,
     ServerName,
     Set,
     Tls,
     TokenFile,
+    Upstream,
     local,
     stored,
 )
 from cluster.cli.plan import plan
 from rapo.client.types import READOUTS
 from rapo.errors import RapoError
+from rapo.util.daemon_threads import leave
 
 if TYPE_CHECKING:
     from rapo.client.sync import ScoreOptions
@@ -64,9 +67,11 @@ def main() -> None:
             "The bare one has `rapo score` and the client.\n"
         )
         sys.exit(2)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if not isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # which typer makes a status
+            raise
         sys.stderr.write("interrupted; start the same command again to continue\n")
-        sys.exit(130)
+        leave(130)
 
 
 @app.command()
@@ -132,12 +137,8 @@ def serve(
 
 @app.command()
 def gateway(
-    upstream: Annotated[
-        list[str], typer.Option(help="HOST:PORT of a gRPC proxy of Ray Serve, or of a name for several. Repeatable.")
-    ],
-    secret_file: Annotated[
-        Path, typer.Option(help="File with the secret that the replicas know as well.", callback=local)
-    ],
+    upstream: Upstream,
+    secret_file: SecretFile,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="TOML file with serve settings.", callback=local)
     ] = None,

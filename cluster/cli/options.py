@@ -44,3 +44,7 @@ Cert = Annotated[Path | None, typer.Option(help="PEM file of this client's certi
 Key = Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.", callback=local)]
 ServerName = Annotated[str | None, typer.Option(help="Name in the scorer's certificate, if it is not HOST.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the file. Repeatable.")]
+Upstream = Annotated[
+    list[str], typer.Option(help="HOST:PORT of a gRPC proxy of Ray Serve, or of a name for several. Repeatable.")
+]
+SecretFile = Annotated[Path, typer.Option(help="File with the secret that the replicas know as well.", callback=local)]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,10 +72,11 @@ def _run_in(config: Config, path: Path, stages: tuple[str, ...] | None, mirror: 
         folder.open(config) as replaced,
         redirect_output(log) as (stdout, stderr),
         exit_watchdog(words, stderr),
+        ExitStack() as stack,
     ):
         console = Console(stdout=stdout, stderr=stderr)
         if mirror is not None:
-            mirror.note = console.note
+            stack.enter_context(mirror.noting(console.note))
         if replaced:
             console.note(f"{folder.path} starts over, because nothing was finished in it: {'; '.join(replaced)}")
         for line in warnings(here, data):

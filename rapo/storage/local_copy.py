@@ -14,17 +14,16 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from rapo.errors import ResourceError
 from rapo.storage.snapshot import LIST
-from rapo.storage.store import DamagedError, Store, Stored
+from rapo.storage.store import DamagedError, Store, Stored, place_of
 from rapo.storage.urls import is_url, whole_url
+from rapo.util.daemon_threads import run_aside
 from rapo.util.private_folder import private_folder
 
-_THREADS = 8
 _LIMIT_S, _POLL_S = 4 * 3600.0, 0.5
 
 
@@ -39,6 +38,10 @@ def local_copy(path: str | Path, scratch: Path | None = None) -> Path:
     url = whole_url(path)
     if url.startswith("file:"):
         return Path(url.removeprefix("file://"))
+    return run_aside(lambda: _copy_of(url, scratch))
+
+
+def _copy_of(url: str, scratch: Path | None) -> Path:
     root = (scratch or private_folder()) / "copies"
     root.mkdir(parents=True, exist_ok=True)
     home = root / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -91,11 +94,9 @@ def _fetch_folder(store: Store, files: Sequence[Stored], target: Path) -> None:
             raise DamagedError(f"{store.url}: {min(missing)} is missing, which {LIST} names")
 
     def fetch(one: Stored) -> None:
-        path = target / one.name
+        path = place_of(one.name, target)
         store.download(one.name, path, checksums.get(one.name))
         if path.stat().st_size != one.size:
             raise DamagedError(f"{store.url}/{one.name}: {path.stat().st_size} of {one.size} bytes came")
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for done in [pool.submit(fetch, one) for one in files]:
-            done.result()
+    store.each(fetch, files)

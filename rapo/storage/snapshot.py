@@ -19,23 +19,20 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
 from rapo.errors import ResourceError
-from rapo.storage.store import DamagedError, Store
+from rapo.storage.local_mark import MARK, LocalMark, look_at
+from rapo.storage.store import DamagedError, Store, place_of
 from rapo.util.file_manifest import Entries, damage
 
 _MANIFEST, _BLOBS = ".rapo/manifest.json", ".rapo/blobs"
 #: In a published folder: size and xxh3-128 of each of its files, by path.
 LIST = ".rapo-files.json"
-#: In the folder: the state of the store that it had last.
-MARK = ".snapshot"
 _TRIES = 20
-_THREADS = 8
 # Larger files are not held in memory.
 _SMALL = 32 * 2**20
 
@@ -80,28 +77,37 @@ class FolderSnapshot:
         self._state = read_state(store)
         self._previous = self._state
         #: Checksum by path, with the mark of the file that it is of.
-        self._known: dict[str, tuple[object, tuple[int, str]]] = {}
+        self._known: dict[str, tuple[tuple[int, int, int], tuple[int, str]]] = {}
         self._lock = threading.Lock()
 
-    def restore(self) -> bool:
-        """Make the folder what the store holds, unless it was the last to be stored; whether it
-        changed.
+    def restore(self, note: Callable[[str], None] = lambda text: None) -> bool:
+        """Make the folder what the store holds, unless that was the last to be stored from it;
+        whether it changed. Files that were never stored are kept in a folder beside it, which
+        `note` is told.
 
-        Raises `ResourceError` where that cannot be fetched, or is damaged.
+        Raises `ResourceError` where the stored state cannot be fetched, or is damaged.
         """
-        if self._state is None or self._local_mark() == self._state.name:
+        mark = LocalMark.read(self._folder)
+        if self._state is None or self._state.name in mark.states:
             return False
         aside = self._folder.with_name(f".{self._folder.name}.restored")
+        fetched = (aside / MARK).is_file()  # by a call that was cut off while it moved the files
         shutil.rmtree(aside, ignore_errors=True)
         fetch(self._store, self._state.files, aside)
-        (aside / MARK).write_text(self._state.name, encoding="utf-8")
+        if not fetched and mark.lacks(self._folder, self._listed()):
+            kept = self._folder.with_name(f"{self._folder.name}.unstored-{secrets.token_hex(4)}")
+            self._folder.replace(kept)
+            note(
+                f"{self._store.url} holds a later state of another machine; what was not stored of this one is in {kept}"
+            )
+        LocalMark((self._state.name,), look_at(aside, self._state.files)).write(aside)
         for path in self._folder.glob("*"):
             if not self._skip(path.relative_to(self._folder)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._folder.mkdir(parents=True, exist_ok=True)
-        for path in (*aside.glob("*"), aside / MARK):
-            if path.exists():
-                path.replace(self._folder / path.name)
+        # The mark goes last: a folder that has it is complete.
+        for path in sorted(aside.glob("*"), key=lambda path: path.name == MARK):
+            path.replace(self._folder / path.name)
         aside.rmdir()
         return True
 
@@ -120,14 +126,19 @@ class FolderSnapshot:
                 continue
         else:
             raise ResourceError(f"{self._folder} changes faster than it can be stored at {self._store.url}")
+        looks = {name: self._known[name][0][:2] for name in files}
         if files == (self._state.files if self._state is not None else {}):
+            if self._state is not None:
+                LocalMark((self._state.name,), looks).write(self._folder)
             return False
         if not files:
             raise ResourceError(f"{self._folder} is empty or gone; what is stored at {self._store.url} stays as it is")
         before_manifest()
         state = State(secrets.token_hex(8), files)
+        mark = LocalMark.read(self._folder)
+        LocalMark((*mark.states, state.name), mark.files).write(self._folder)
         self._store.write(_MANIFEST, state.content())
-        (self._folder / MARK).write_text(state.name, encoding="utf-8")
+        LocalMark((state.name,), looks).write(self._folder)
         self._previous, self._state = self._state, state
         self._forget_old()
         return True
@@ -144,20 +155,9 @@ class FolderSnapshot:
         if not inside:
             return
 
-        def publish_one(name: str, checksum: str) -> None:
-            self._store.copy(f"{_BLOBS}/{checksum}", name)
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for done in [pool.submit(publish_one, name, checksum) for name, (_, checksum) in inside.items()]:
-                done.result()
+        self._store.each(lambda name: self._store.copy(f"{_BLOBS}/{inside[name][1]}", name), inside)
         files = {name.removeprefix(f"{folder}/"): entry for name, entry in inside.items()}
         self._store.write(f"{folder}/{LIST}", json.dumps(files, indent=1).encode())
-
-    def _local_mark(self) -> str | None:
-        try:
-            return (self._folder / MARK).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
 
     def _listed(self) -> list[str]:
         """The files of the folder. What appears together is listed together: twice in a row the
@@ -180,9 +180,8 @@ class FolderSnapshot:
 
     def _send(self) -> Entries:
         there = set() if self._state is None else {checksum for _, checksum in self._state.files.values()}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            names = self._listed()
-            entries = list(pool.map(lambda name: self._send_one(name, there), names))
+        names = self._listed()
+        entries = self._store.each(lambda name: self._send_one(name, there), names)
         return dict(zip(names, entries, strict=True))
 
     def _send_one(self, name: str, there: set[str]) -> tuple[int, str]:
@@ -227,16 +226,14 @@ def fetch(store: Store, files: Entries, folder: Path) -> None:
     for name, (_, checksum) in files.items():
         by_content.setdefault(checksum, []).append(name)
 
-    def fetch_one(checksum: str, names: list[str]) -> None:
-        first = folder / names[0]
+    def fetch_one(checksum: str) -> None:
+        first, *others = (place_of(name, folder) for name in by_content[checksum])
         store.download(f"{_BLOBS}/{checksum}", first, checksum)
-        for name in names[1:]:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(first, folder / name)
+        for other in others:
+            other.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(first, other)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for done in [pool.submit(fetch_one, *item) for item in by_content.items()]:
-            done.result()
+    store.each(fetch_one, by_content)
     if (wrong := damage(folder, files)) is not None:
         raise DamagedError(f"{folder}: {wrong}")
 

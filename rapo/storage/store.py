@@ -1,8 +1,11 @@
 """Store: files below one address of object storage, through pyarrow's file systems.
 
 - A file is visible whole or not at all: it gets its name when its last byte has come.
-- What may pass (503, a broken or silent connection) is tried again with growing pauses, for
-  `PATIENCE_S` in all. What will not (no such bucket, no access) is an error at once.
+- What may pass (503, a broken or silent connection) is tried again with growing pauses, until the
+  storage has answered nothing for `PATIENCE_S`. After that each action is tried once. What will not
+  pass (no such bucket, no access) is an error at once.
+- A wait of more than a few seconds is said (`Store.on_wait`). Ctrl-C ends it where the caller is a
+  `rapo.util.daemon_threads.run_aside`.
 - Credentials and endpoint come from the environment, never from the address.
 """
 
@@ -12,8 +15,10 @@ import logging
 import os
 import random
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +28,10 @@ import xxhash
 
 from rapo.errors import ConfigError, ResourceError
 from rapo.storage.urls import not_stored, whole_url
+from rapo.util.daemon_threads import run_each
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
 #: How long a storage that does not answer is waited for, in seconds.
@@ -35,12 +42,17 @@ _REQUEST_S, _CONNECT_S = 60.0, 10.0
 # It may be the way rather than what is stored.
 _DAMAGED_TRIES = 3
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 10.0
+_SAID_AFTER_S = 5.0
+_THREADS = 8
+#: S3 copies larger files in parts only, which pyarrow does not do.
+_COPY_LIMIT = 5 * 2**30
 #: What another try does not change, in the words of the services.
 _FINAL = re.compile(
     r"ACCESS_DENIED|Access ?Denied|NO_SUCH_BUCKET|NoSuchBucket|INVALID_ACCESS_KEY|InvalidAccessKey|SIGNATURE|Forbidden"
     r"|Permission denied|No space left|CredentialsNotFound|Unauthorized|NOT_FOUND|Not a regular file|Is a directory"
 )
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -68,8 +80,24 @@ class Store:
         if problem is not None:
             raise ConfigError(problem)
         self.url = whole_url(url)
+        self._local = self.url.startswith("file:")
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._files, self._root = _open(self.url)
+        #: Told once when the storage has been away for some seconds.
+        self.on_wait: Callable[[str], None] = lambda text: None
+        #: Since when no action has succeeded; None where the last one did.
+        self._away_since: float | None = None
+        self._said = False
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Try nothing again from now on: what fails is an error at once."""
+        self._given_up.set()
+
+    def each(self, action: Callable[[A], T], items: Iterable[A]) -> list[T]:
+        """The results of an action for each item, several at a time. After an error no other action
+        begins."""
+        return run_each(action, items, _THREADS)
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none."""
@@ -87,8 +115,7 @@ class Store:
         """Write a small file, which replaces the one before at once."""
 
         def attempt() -> None:
-            self._parent(name)
-            with self._files.open_output_stream(self._path(name)) as stream:
+            with self._writing(name) as stream:
                 stream.write(content)
 
         self._patiently(attempt, f"write {name}")
@@ -101,12 +128,11 @@ class Store:
 
         def attempt() -> str | OSError:
             digest, left = xxhash.xxh3_128(), size
-            self._parent(name)
             try:
                 file = path.open("rb")
             except OSError as error:
                 return error  # of this machine: no reason to try again
-            with file, self._files.open_output_stream(self._path(name)) as stream:
+            with file, self._writing(name) as stream:
                 while left and (piece := file.read(min(left, _PIECE))):
                     digest.update(piece)
                     stream.write(piece)
@@ -173,11 +199,20 @@ class Store:
                 yield Stored(name, int(info.size), int(info.mtime_ns or 0))
 
     def copy(self, name: str, to: str) -> None:
-        """Copy a file inside the store, which the service does itself."""
+        """Copy a file inside the store. The service does it itself, but for a file beyond its
+        limit."""
+        size = self.size(name)
 
         def attempt() -> None:
-            self._parent(to)
-            self._files.copy_file(self._path(name), self._path(to))
+            if size is None or size <= _COPY_LIMIT:
+                self._parent(to)
+                self._files.copy_file(self._path(name), self._path(to))
+                return
+            with self._files.open_input_stream(self._path(name)) as source, self._writing(to) as stream:
+                while piece := source.read(_PIECE):
+                    stream.write(piece)
+            if (stored := self.size(to)) != size:
+                raise OSError(f"{stored} of {size} bytes are stored")
 
         self._patiently(attempt, f"copy {name}")
 
@@ -196,20 +231,55 @@ class Store:
         return f"{self._root}/{name}".rstrip("/")
 
     def _parent(self, name: str) -> None:
-        if self.url.startswith("file:"):  # object storage knows no folders
+        if self._local:  # object storage knows no folders
             self._files.create_dir(self._path(name).rpartition("/")[0], recursive=True)
 
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[NativeFile]:
+        """A stream whose file has its name when the block has ended."""
+        path = self._path(name)
+        if not self._local:
+            with self._files.open_output_stream(path) as stream:
+                yield stream
+            return
+        self._parent(name)
+        aside = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
+        try:
+            with self._files.open_output_stream(aside) as stream:
+                yield stream
+            self._files.move(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                self._files.delete_file(aside)
+            raise
+
     def _patiently(self, action: Callable[[], T], what: str) -> T:
-        deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        pause, deadline = _FIRST_PAUSE_S, (self._away_since or time.monotonic()) + self._patience_s
         while True:
             try:
-                return action()
+                result = action()
             except OSError as error:
-                if _FINAL.search(str(error)) or time.monotonic() + pause > deadline:
+                now = time.monotonic()
+                self._away_since = since = self._away_since or now
+                if _FINAL.search(str(error)) or self._given_up.is_set() or now + pause > deadline:
                     raise ResourceError(f"{self.url}: cannot {what}: {_short(error)}") from error
                 logger.warning("%s: %s: %s; trying again in %.1f s", self.url, what, _short(error), pause)
-            time.sleep(pause * random.uniform(0.5, 1.0))
+                if not self._said and now - since > _SAID_AFTER_S:
+                    self._said = True
+                    self.on_wait(f"{self.url} does not answer; waiting for it, {deadline - now:.0f} s more at most")
+            else:
+                self._away_since, self._said = None, False
+                return result
+            self._given_up.wait(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LAST_PAUSE_S)
+
+
+def place_of(name: str, folder: Path) -> Path:
+    """Where a stored file goes below a folder. Raises `DamagedError` for a name that leads out of
+    it: names come from what is stored, which others may write."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DamagedError(f"{name!r} is no name of a file below a folder; nothing is fetched")
+    return folder / name
 
 
 def _short(error: OSError) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,40 @@ def test_a_second_run_is_refused_while_the_first_stirs(
             pass
 
 
+def test_the_address_is_kept_while_a_checkpoint_is_fetched_or_stored(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RENEW_S", 0.05)
+    renewed: list[str] = []
+
+    def slow(name: str) -> None:
+        before = Store(url).read(".rapo/owner.json")
+        until(lambda: Store(url).read(".rapo/owner.json") != before)
+        renewed.append(name)
+
+    monkeypatch.setattr(module.FolderSnapshot, "restore", lambda self, note: slow("restore"))
+    monkeypatch.setattr(module.FolderSnapshot, "store", lambda self, check: slow("store"))
+    with mirror(url, tmp_path / "run").open():
+        pass
+    assert renewed == ["restore", "store"]
+
+
+def test_an_owner_that_ends_meanwhile_leaves_the_address(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    store, notes = Store(url), list[str]()
+    store.write(".rapo/owner.json", b'{"id": "x", "place": "another"}')
+
+    def note(text: str) -> None:
+        notes.append(text)
+        store.delete(".rapo/owner.json")
+
+    with RunMirror(url, tmp_path / "run", 60.0, note).open():
+        assert "another run worked at" in notes[0]
+        assert b"another" not in (store.read(".rapo/owner.json") or b"another")
+
+
 def test_an_owner_that_went_silent_is_succeeded_and_stores_nothing_more(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +173,77 @@ def test_the_end_of_a_stage_is_an_error_where_nothing_can_be_stored(
         (folder / "a").write_text("x")
         line.faults = ["503"] * 10_000
         line.cut()
+
+
+def test_the_error_of_a_run_stays_where_its_end_cannot_be_stored(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rapo.storage.store.PATIENCE_S", 0.3)
+    folder, notes = tmp_path / "run", list[str]()
+    opened = RunMirror(f"s3://{BUCKET}/runs/error", folder, 60.0, notes.append)
+    with pytest.raises(ValueError, match="the run fails"), opened.open():  # noqa: PT012 - the end fails, too
+        folder.mkdir(exist_ok=True)
+        (folder / "a").write_text("x")
+        line.faults = ["503"] * 10_000
+        line.cut()
+        raise ValueError("the run fails")
+    assert f"what is not stored is in {folder}" in notes[-1]
+
+
+def test_a_stage_that_could_not_be_stored_is_said_once(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rapo.storage.store.PATIENCE_S", 0.3)
+    folder, notes, began = tmp_path / "run", list[str](), time.monotonic()
+    opened = RunMirror(f"s3://{BUCKET}/runs/said-once", folder, 60.0, notes.append)
+    with pytest.raises(SystemExit), opened.open():  # noqa: PT012 - as `rapo run` ends
+        folder.mkdir(exist_ok=True)
+        (folder / "a").write_text("paid for")
+        line.faults = ["503"] * 10_000
+        line.cut()
+        try:
+            opened.flush()
+        except ResourceError as error:
+            notes.append(str(error))
+            raise SystemExit(2) from error
+    assert len(notes) == 1
+    assert f"what is not stored is in {folder}" in notes[0]
+    assert time.monotonic() - began < 30
+    assert (folder / "a").read_text() == "paid for"
+
+
+@pytest.mark.timeout(120)
+def test_a_wait_for_the_storage_is_said_and_ends_with_ctrl_c(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rapo.storage.store._SAID_AFTER_S", 0.1)
+    folder, notes = tmp_path / "run", list[str]()
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if "does not answer" in text:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), RunMirror(f"s3://{BUCKET}/runs/gone", folder, 60.0, note).open():  # noqa: PT012
+            folder.mkdir(exist_ok=True)
+            for name in "abcdefghijklmnop":
+                (folder / name).write_text(name)
+            line.faults = ["503"] * 100_000
+            line.cut()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert f"what is not stored is in {folder}" in notes[-1]
+
+
+def test_notes_go_where_they_can_be_read(url: str, tmp_path: Path) -> None:
+    first, inner = list[str](), list[str]()
+    opened = RunMirror(url, tmp_path / "run", 60.0, first.append)
+    with opened.noting(inner.append):
+        opened._note("in the block")
+    opened._note("after it")
+    assert (first, inner) == (["after it"], ["in the block"])
 
 
 def test_results_have_their_own_names(url: str, tmp_path: Path) -> None:

@@ -95,9 +95,82 @@ def test_the_state_of_another_machine_replaces_an_older_one_here(store: Store, f
     (other / "a/two").write_text("went on")
     (other / "log").unlink()
     there.store()
-    (folder / "leftover").write_text("x")
     assert FolderSnapshot(folder, store).restore()
     assert contents(folder) == contents(other)
+    assert not list(tmp_path.glob("run.unstored-*")), "all of it was stored"
+
+
+@pytest.mark.parametrize("name", ["leftover", "a/one"])
+def test_what_was_never_stored_is_kept_beside_the_state_of_another_machine(
+    store: Store, folder: Path, tmp_path: Path, name: str
+) -> None:
+    FolderSnapshot(folder, store).store()
+    there = FolderSnapshot(tmp_path / "elsewhere", store)
+    there.restore()
+    (tmp_path / "elsewhere/a/two").write_text("went on")
+    there.store()
+    (folder / name).write_text("paid for")
+    notes: list[str] = []
+    assert FolderSnapshot(folder, store).restore(notes.append)
+    assert contents(folder) == contents(tmp_path / "elsewhere")
+    (kept,) = tmp_path.glob("run.unstored-*")
+    assert (kept / name).read_text() == "paid for"
+    assert str(kept) in notes[0]
+
+
+def test_work_is_kept_where_the_answer_to_the_last_state_was_lost(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FolderSnapshot(folder, store).store()
+    (folder / "a/two").write_text("sent")
+    write = Store.write
+
+    def lost(self: Store, name: str, content: bytes) -> None:
+        write(self, name, content)
+        raise ResourceError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", lost)
+        with pytest.raises(ResourceError, match="no answer"):
+            FolderSnapshot(folder, store).store()
+    (folder / "later").write_text("paid for")
+    assert not FolderSnapshot(folder, store).restore(), "this folder is ahead of what is stored"
+    assert (folder / "later").read_text() == "paid for"
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_restore_that_was_cut_off_begins_anew(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    FolderSnapshot(folder, store).store()
+    other = tmp_path / "elsewhere"
+    replace, done = Path.replace, list[Path]()
+
+    def cut_off(self: Path, target: Path) -> Path:
+        if self.parent.name.endswith(".restored"):
+            if len(done) == moved:
+                raise KeyboardInterrupt
+            done.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        if moved < 4:  # the mark is written; then a, log and the mark are moved
+            with pytest.raises(KeyboardInterrupt):
+                FolderSnapshot(other, store).restore()
+    FolderSnapshot(other, store).restore()
+    assert contents(other) == contents(folder)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_not_fetched(store: Store, folder: Path, tmp_path: Path) -> None:
+    FolderSnapshot(folder, store).store()
+    state = read_state(store)
+    assert state is not None
+    for name in ("../evil", "a/../../evil", str(tmp_path / "evil")):
+        store.write(".rapo/manifest.json", State("x", {name: state.files["log"]}).content())
+        with pytest.raises(DamagedError, match="no name of a file below"):
+            FolderSnapshot(tmp_path / "elsewhere", store).restore()
+    assert not list(tmp_path.rglob("evil"))
 
 
 def test_a_folder_that_is_gone_leaves_what_is_stored(store: Store, folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import xxhash
 
 from rapo.errors import ConfigError, ResourceError
+from rapo.storage import store as module
 from rapo.storage.store import DamagedError, Store
 from tests.s3_server import BUCKET, Line
 
@@ -76,6 +77,58 @@ def test_a_storage_that_stays_away_is_an_error_that_names_it(line: Line) -> None
     line.faults = ["503"] * 1000
     with pytest.raises(ResourceError, match=r"s3://bucket/away: cannot write a: .*"):
         Store(f"s3://{BUCKET}/away", patience_s=1).write("a", b"x")
+
+
+def test_patience_is_for_an_absence_and_not_for_each_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Service:
+        away = True
+        tries = 0
+
+        def get_file_info(self, path: str) -> object:
+            self.tries += 1
+            if self.away:
+                raise OSError("it does not answer")
+            return files.get_file_info(path)
+
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "_LAST_PAUSE_S", 0.01)
+    store, tries = Store(f"file://{tmp_path}", patience_s=0.5), []
+    files, service = store._files, Service()
+    monkeypatch.setattr(store, "_files", service)
+    for away in (True, True, False, True):
+        service.away, service.tries = away, 0
+        if away:
+            with pytest.raises(ResourceError, match="it does not answer"):
+                store.size("a")
+        else:
+            assert store.size("a") is None
+        tries.append(service.tries)
+    assert tries[1] == 1, "it has been away for long enough"
+    assert min(tries[0], tries[3]) > 1, "it had answered in between"
+
+
+def test_a_file_has_its_name_when_it_is_whole(store: Store) -> None:
+    store.write("a", b"old")
+    with store._writing("a") as stream:
+        stream.write(b"new, and longer")
+        stream.flush()
+        assert store.read("a") == b"old"
+    assert store.read("a") == b"new, and longer"
+    assert [one.name for one in store.files()] == ["a"]
+
+
+def test_what_the_service_does_not_copy_goes_through_here(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Service:
+        def __getattr__(self, name: str) -> object:
+            assert name != "copy_file", "the copy source is larger than the maximum"
+            return getattr(files, name)
+
+    store.write("a", b"content")
+    files = store._files
+    monkeypatch.setattr(store, "_files", Service())
+    monkeypatch.setattr(module, "_COPY_LIMIT", 6)
+    store.copy("a", "b/c")
+    assert store.read("b/c") == b"content"
 
 
 def test_what_will_not_pass_is_an_error_at_once(s3: None) -> None:
