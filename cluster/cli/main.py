@@ -274,7 +274,7 @@ def scale(
 
 @app.command()
 def status(
-    out: Annotated[Path, typer.Argument(help="Folder of a run.", callback=local)],
+    out: Annotated[Path, typer.Argument(help="Folder or URL of a run.", callback=stored)],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until the run ends.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between refreshes.")] = 2.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

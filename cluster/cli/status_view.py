@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich import box
@@ -17,6 +19,7 @@ from cluster.files.alerts import AlertRow, kind_name, printable
 from cluster.files.json_values import JsonRow, finite
 from cluster.files.run_state import worker_counts
 from cluster.terminal.format import ABSENT, clock, count, duration, fixed, metric, percent
+from rapo.storage.urls import is_url
 
 #: So many faults and warnings are shown; report.html and faults.jsonl have all of them.
 _LAST = 3
@@ -27,9 +30,11 @@ _COLOURS = {"running": "green", "finished": "green", "not running": "yellow", "r
 
 
 def show_status(out: Path, *, as_json: bool = False) -> None:
-    """Print the status of the run in `out`; `RunFolderError` where `out` is no run folder."""
+    """Print the status of the run in `out`, a folder or a URL; `RunFolderError` where it holds no
+    run."""
     console = Console()
-    status = run_status(out)
+    with _reader(out) as read:
+        status = read()
     if as_json:
         console.file.write(status.to_json() + "\n")
         return
@@ -39,13 +44,25 @@ def show_status(out: Path, *, as_json: bool = False) -> None:
 
 
 def watch_status(out: Path, every_s: float, stop: Callable[[], bool] = lambda: False) -> None:
-    """Show the status until it is interrupted, or until no run works in the folder any more."""
-    status = run_status(out)
-    with Live(Group(*view(status)), refresh_per_second=4) as live:
-        while status.driver.state == "running" and not stop():
-            time.sleep(every_s)
-            status = run_status(out)
-            live.update(Group(*view(status)))
+    """Show the status until it is interrupted, or until no run works there any more."""
+    with _reader(out) as read:
+        status = read()
+        with Live(Group(*view(status)), refresh_per_second=4) as live:
+            while status.driver.state == "running" and not stop():
+                time.sleep(every_s)
+                status = read()
+                live.update(Group(*view(status)))
+
+
+@contextmanager
+def _reader(out: Path) -> Iterator[Callable[[], RunStatus]]:
+    if not is_url(out):
+        yield partial(run_status, out)
+        return
+    from cluster.cli.stored_status import stored_run
+
+    with stored_run(out) as run:
+        yield run.status
 
 
 def view(status: RunStatus) -> Iterator[RenderableType]:

@@ -29,7 +29,7 @@ def path_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str
 
 @pytest.mark.parametrize(
     "key",
-    [*(key for key in path_keys() if not key.startswith("data.sources.")), "aescot.teacher.model"],
+    [key for key in path_keys() if not key.startswith("data.sources.")],
 )
 def test_a_url_is_no_path(key: str) -> None:
     with pytest.raises(ConfigError, match="s3://bucket/key is a URL"):
@@ -50,7 +50,8 @@ def test_every_option_with_a_path_refuses_a_url() -> None:
         for name, parameter in parameters.items():
             kind, *marks = get_args(parameter.annotation) or (None,)
             if kind is Path or Path in get_args(kind):
-                runs = marks[0] is get_args(options.Out)[1] or (command.callback.__name__, name) == ("check", "out")
+                named = (command.callback.__name__, name) in (("check", "out"), ("status", "out"))
+                runs = marks[0] is get_args(options.Out)[1] or named
                 wanted = options.stored if runs else options.local
                 assert marks[0].callback is wanted, f"{command.callback.__name__} {name}"
                 checked += 1
