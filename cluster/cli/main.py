@@ -314,7 +314,8 @@ def check(
     from rapo.datasets.check import check_data
     from rapo.models.prompt_length import prompt_length
 
-    loaded = with_copies_here(with_absolute_paths(load_config(config, set_ or ())))
+    given = with_absolute_paths(load_config(config, set_ or ()))
+    loaded = with_copies_here(given)
     data = check_data(loaded, prompt_length(loaded))
     for line in describe(loaded, data):
         typer.echo(line)
@@ -330,7 +331,7 @@ def check(
     if cluster:
         from cluster.cli.nodes.check import check_cluster
 
-        there, faults = check_cluster(loaded, out)
+        there, faults = check_cluster(given, out)
         for line in there:
             typer.echo(line)
         wrong += faults

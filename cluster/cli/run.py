@@ -137,7 +137,7 @@ def _absolute(source: SourceConfig) -> dict[str, Path]:
 
 def _settled(settings: ChatConfig) -> dict[str, object]:
     changes: dict[str, object] = {}
-    if settings.kind == "vllm" and settings.model is not None:
+    if settings.kind == "vllm" and settings.model is not None and not is_url(settings.model):
         changes["model"] = str(Path(settings.model).resolve())
     if isinstance(settings, TeacherConfig):
         folders = {"critiques": settings.critiques, "images": settings.images}

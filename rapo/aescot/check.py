@@ -10,6 +10,7 @@ from rapo.aescot.exchange.given import check_given
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
+from rapo.chat.open import folder_of
 from rapo.config import AesCoTConfig, ChatConfig, Config, EndpointConfig
 from rapo.errors import ConfigError, RapoError
 from rapo.models.folder import check_chat_folder
@@ -22,14 +23,14 @@ def check_teacher(config: Config) -> None:
         check_given(teacher, config.image)
     elif teacher.kind != "measured":
         teacher_template(teacher)
-        _check_model(teacher, "aescot.teacher")
+        _check_model(config, teacher, "aescot.teacher")
 
 
 def check_judge(config: Config) -> None:
     """Raise a `RapoError` for a judge that could not start."""
     if config.aescot.judge.kind in ("vllm", "openai"):
         judge_template(config.aescot.judge)
-        _check_model(config.aescot.judge, "aescot.judge")
+        _check_model(config, config.aescot.judge, "aescot.judge")
 
 
 def check_endpoints(config: Config) -> list[str]:
@@ -118,13 +119,14 @@ def _idle(settings: AesCoTConfig) -> list[str]:
     return found
 
 
-def _check_model(settings: ChatConfig, key: str) -> None:
+def _check_model(config: Config, settings: ChatConfig, key: str) -> None:
     if settings.kind == "vllm":
-        check_chat_folder(settings.model or "")
+        folder = folder_of(config, settings)
+        check_chat_folder(folder)
         # Not at the top: it imports transformers, which nothing else here needs.
         from rapo.models.completeness import check_teacher_parameters
 
-        check_teacher_parameters(settings.model or "")
+        check_teacher_parameters(folder)
         return
     try:
         read_key(settings.endpoint.key_env)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import prompt_hash, teacher_template
+from rapo.chat.open import folder_of
 from rapo.chat.types import NOTHING, Usage
 from rapo.config import Config
 from rapo.util.file_digest import digest_of, model_digest
@@ -89,7 +89,7 @@ def _digest(config: Config, role: Role) -> str | None:
     teacher = config.aescot.teacher
     chosen = teacher if role == "teacher" else config.aescot.judge
     if chosen.kind == "vllm" and chosen.model is not None:
-        return model_digest(Path(chosen.model))
+        return model_digest(folder_of(config, chosen))
     if role == "teacher" and teacher.critiques is not None:
         return digest_of([(teacher.critiques.name, teacher.critiques)], blocks=64)
     return None

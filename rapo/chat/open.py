@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from rapo.chat.types import ChatModel
 from rapo.config import ChatConfig, Config
+from rapo.storage.local_copy import local_copy
 from rapo.util.devices import require_device
+
+
+def folder_of(config: Config, settings: ChatConfig) -> Path:
+    """The folder of a model that vLLM runs: a copy on this machine where the model is at a URL.
+
+    Raises `ResourceError` where it cannot be fetched.
+    """
+    return local_copy(settings.model or "", config.storage.scratch)
 
 
 def open_chat_model(
@@ -31,4 +41,4 @@ def open_chat_model(
     require_device(settings.gpus, "the gpus of a teacher or judge")
     from rapo.inference.chat_engine import VllmModel
 
-    return VllmModel(settings, config.image, schema=schema)
+    return VllmModel(folder_of(config, settings), settings, config.image, schema=schema)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rapo.config.endpoint import EndpointConfig
 from rapo.config.engine import EngineConfig
-from rapo.config.types import Amount, Fraction, MayChange, ModelFolder, Positive, Seconds, Section
+from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section, StoredModel
 from rapo.records import DIMENSIONS
 
 
@@ -18,12 +18,12 @@ class ChatEngineConfig(EngineConfig):
 
 
 class ChatConfig(Section):
-    """A vision-language model that is asked about images. `vllm` runs it from a local folder,
+    """A vision-language model that is asked about images. `vllm` runs it from a folder,
     `openai` asks an OpenAI-compatible endpoint. Teacher and judge have these keys in common."""
 
     kind: str
-    model: ModelFolder | None = Field(
-        None, description="vllm: a local folder; openai: the endpoint's name of the model"
+    model: StoredModel | None = Field(
+        None, description="vllm: a folder, or a URL of one; openai: the endpoint's name of the model"
     )
     revision: str | None = Field(None, description="of the model, for the manifest only")
     prompt: str | None = Field(None, description="text with placeholders (docs/data.md); default: the project's own")
@@ -45,7 +45,7 @@ class ChatConfig(Section):
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("prompt and prompt_file exclude each other")
         if self.kind == "vllm" and not self.model:
-            raise ValueError("kind 'vllm' needs model: a local model folder")
+            raise ValueError("kind 'vllm' needs model: a model folder, or the URL of one")
         if self.kind == "openai":
             if not self.model or self.endpoint.base_url is None:
                 raise ValueError("kind 'openai' needs model, the endpoint's name of it, and endpoint.base_url")

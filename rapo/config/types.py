@@ -30,9 +30,7 @@ def _stored(path: str) -> str:
     return path
 
 
-#: The folder of a model, where other words than a path may stand in its place.
-ModelFolder = Annotated[str, AfterValidator(_local)]
-#: The same, and it may be a URL of object storage.
+#: The folder of a model, its URL in object storage, or other words in their place.
 StoredModel = Annotated[str, AfterValidator(_stored)]
 
 

@@ -7,6 +7,7 @@ where an image belongs in its prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -33,9 +34,8 @@ class VllmModel:
     """
 
     def __init__(
-        self, settings: ChatConfig, limits: ImageConfig, *, schema: Mapping[str, object] | None = None
+        self, folder: Path, settings: ChatConfig, limits: ImageConfig, *, schema: Mapping[str, object] | None = None
     ) -> None:
-        folder = settings.model or ""
         check_chat_folder(folder)
 
         from vllm import LLM
@@ -47,7 +47,7 @@ class VllmModel:
         self._refusals = (VLLMClientError, ValueError)
         try:
             self._llm = LLM(
-                **engine_arguments(folder, settings.engine, dtype="auto", seed=0, worker_extension=False),
+                **engine_arguments(str(folder), settings.engine, dtype="auto", seed=0, worker_extension=False),
                 disable_log_stats=True,
             )
         except self._refusals as error:

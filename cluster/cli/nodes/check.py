@@ -42,12 +42,12 @@ def _shared_folders(config: Config, out: Path | None) -> list[Path]:
 
 
 def _look(config: Config, out: Path | None, files: dict[str, str]) -> Look:
-    urls = {whole_url(path) for path in (out, config.policy.model) if path is not None and is_url(path)}
-    models = {}
-    folder = Path(config.policy.model)
-    if config.policy.model != "embedded" and (folder / "config.json").is_file():
-        models[str(folder)] = (folder / "config.json").stat().st_size
-    return Look(files, models, sorted(urls))
+    asked = (config.aescot.teacher, config.aescot.judge)
+    models = {config.policy.model, *(one.model for one in asked if one.kind == "vllm" and one.model)}
+    urls = {whole_url(path) for path in (out, *models) if path is not None and is_url(path)}
+    configs = {model: Path(model) / "config.json" for model in models - {"embedded"} if not is_url(model)}
+    sizes = {model: path.stat().st_size for model, path in configs.items() if path.is_file()}
+    return Look(files, sizes, sorted(urls))
 
 
 def lines_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:

@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> Path:
         ("[rapo]\ncheckpoint_every = 0", "'rapo.checkpoint_every' = 0"),
         ("[rapo]\ncompletions = 1", "'rapo.completions' = 1"),
         ("[aescot]\nbands = [0.5, 0.2]", "ascending numbers"),
-        ("[aescot.teacher]\nkind = 'vllm'", "local model folder"),
+        ("[aescot.teacher]\nkind = 'vllm'", "needs model: a model folder"),
         ("[rapo.reward]\npreset = 'upstream'\ngamma = 0.5", "preset 'upstream' fixes gamma"),
         ("[rapo]\nsteps = 3, 4", "not valid TOML"),
     ],

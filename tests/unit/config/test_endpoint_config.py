@@ -23,7 +23,7 @@ def load(*settings: str, role: str = "teacher") -> Config:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("kind=vllm",), "local model folder"),
+        (("kind=vllm",), "needs model: a model folder"),
         (("kind=openai",), "endpoint.base_url"),
         (("kind=openai", "model=m"), "endpoint.base_url"),
         ((*OPENAI, "actors=2"), "concurrency"),

@@ -11,12 +11,16 @@ import xxhash
 
 from cluster.cli.check import problems
 from cluster.cli.run import with_absolute_paths, with_copies_here
+from rapo.aescot.check import check_judge, check_teacher
+from rapo.aescot.provenance import ROLES, UsedBy, role_facts
+from rapo.chat.open import open_chat_model
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.folder import check_model_folder
 from rapo.storage.local_copy import local_copy
 from rapo.storage.snapshot import LIST
 from rapo.storage.store import DamagedError, Store
+from rapo.util.file_digest import model_digest
 from tests.s3_server import BUCKET
 
 
@@ -100,7 +104,36 @@ def test_a_run_takes_model_and_data_from_urls(url: str, tiny_model: Path, tmp_pa
         with_copies_here(gone)
 
 
-@pytest.mark.parametrize("key", ["policy.model", "data.path", "data.images"])
+def test_a_teacher_and_a_judge_come_from_urls(url: str, tiny_model: Path, tmp_path: Path) -> None:
+    put(f"{url}/model", tiny_model)
+    settings = [f"storage.scratch={tmp_path}"]
+    for role in ROLES:
+        settings += [f"aescot.{role}.kind=vllm", f"aescot.{role}.model={url}/model"]
+    config = with_copies_here(with_absolute_paths(load_config(overrides=settings)))
+    assert config.aescot.teacher.model == f"{url}/model", "each machine with a teacher fetches it for itself"
+    check_teacher(config)
+    check_judge(config)
+    for role in ROLES:
+        assert role_facts(config, role, UsedBy(role)).digest == model_digest(tiny_model)
+    gone = load_config(overrides=[*settings, f"aescot.judge.model={url}/none"])
+    with pytest.raises(ResourceError, match="none: nothing is stored there"):
+        check_judge(gone)
+
+
+def test_an_engine_gets_the_copy_of_its_model(
+    url: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(f"{url}/model", tiny_model)
+    given: list[Path] = []
+    monkeypatch.setattr("rapo.inference.chat_engine.VllmModel", lambda folder, *_, **named: given.append(folder))
+    settings = [f"storage.scratch={tmp_path}", "aescot.teacher.kind=vllm", f"aescot.teacher.model={url}/model"]
+    config = load_config(overrides=settings)
+    open_chat_model(config, config.aescot.teacher)
+    assert given[0].is_relative_to(tmp_path)
+    assert (given[0] / "config.json").read_bytes() == (tiny_model / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("key", ["policy.model", "aescot.judge.model", "data.path", "data.images"])
 @pytest.mark.parametrize("url", ["https://host/x", "s3://bucket"], ids=["scheme", "key"])
 def test_a_url_that_cannot_be_opened_is_refused(key: str, url: str) -> None:
     with pytest.raises(ConfigError, match=r"supported|bucket and a key"):
