@@ -16,7 +16,8 @@ from actors.learner import Learner
 from actors.messages import RankFigures, RankInfo
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
-from cluster.remote.placement import await_placement, bundle, release, request_placement
+from cluster.remote.needs import bundle
+from cluster.remote.placement import await_placement, release, request_placement
 from cluster.remote.waiting import Waiting, wait, wait_each
 from cluster.remote.weight_source import WeightVersion
 from rapo.algorithm.partition import Share
@@ -55,7 +56,7 @@ class LearnerGroup:
             "runtime_env": {"env_vars": environment},
         }
         own = bundle(settings.cpus, settings.gpus)
-        self._placement = request_placement("learner", [own] * settings.workers, settings.labels)
+        self._placement = request_placement("learner", [own] * settings.workers, settings.labels, settings.placement)
         self._ranks: list[ActorHandle] = [
             launch(rank, config, options=options | _place(self._placement, rank, settings))
             for rank in range(settings.workers)
@@ -73,7 +74,7 @@ class LearnerGroup:
         Raises `RoleError` where the cluster has no room for all of them.
         """
         limit, room = self._config.learner.start_timeout_s, self._config.learner.place_timeout_s
-        keys = "learner.workers, learner.cpus and learner.gpus"
+        keys = "learner.workers, learner.cpus and learner.gpus, or change learner.placement"
         await_placement(self._placement, role="learner ranks", keys=keys, timeout_s=room)
         meeting: ObjectRef[tuple[str, int]] = self._ranks[0].rendezvous.remote()
         address, port = wait(meeting, role=self._names[0], timeout_s=limit)

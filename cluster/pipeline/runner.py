@@ -32,7 +32,9 @@ from cluster.pipeline.results import (
     ServeResult,
 )
 from cluster.pipeline.stages.data import SUMMARY, load_data
-from cluster.pipeline.waits import roles_of, waits_said
+from cluster.pipeline.waits import waits_said
+from cluster.remote.needs import needs_of
+from cluster.remote.ray_autoscaler import requested_capacity
 from cluster.remote.ray_session import ray_session
 from cluster.terminal.console import Console, StageHandle
 from rapo.config import Config
@@ -103,7 +105,7 @@ class Pipeline:
                 with (
                     self._console.stage(stage, self._total(stage)) as handle,
                     disk_full_named(self._folder.path),
-                    waits_said(handle, roles_of(self._config, stage)),
+                    waits_said(handle, needs_of(self._config).get(stage, ())),
                 ):
                     result = self._work[stage](handle)
                 self._folder.finish(stage, time.perf_counter() - began, result)
@@ -228,7 +230,8 @@ class Pipeline:
 
         train = self._critique_images(handle)
         self._ray()
-        counts = write_aescot(self._config, train, self._folder / "aescot", handle.update, handle.note)
+        with requested_capacity(self._config, "aescot"):
+            counts = write_aescot(self._config, train, self._folder / "aescot", handle.update, handle.note)
         handle.update(counts.kept, kept=counts.kept)
         for name, band in counts.by_band.items():
             if counts.shortfall[name] and (self._config.aescot.refill or band.end == "exhausted"):
@@ -260,13 +263,14 @@ class Pipeline:
         base = self._base_model()
         self._ray()
         model = policy_digest(self._config)
-        result = train_coldstart(
-            self._config,
-            base,
-            self._folder / "aescot",
-            self._folder / "coldstart",
-            lambda step, metrics: handle.update(step, **metrics),
-        )
+        with requested_capacity(self._config, "coldstart"):
+            result = train_coldstart(
+                self._config,
+                base,
+                self._folder / "aescot",
+                self._folder / "coldstart",
+                lambda step, metrics: handle.update(step, **metrics),
+            )
         return replace(result, model=model)
 
     def _base_model(self) -> Path:
@@ -373,7 +377,8 @@ class Pipeline:
             return ServeResult(images=0, failed=0, scoring_seconds=None, max_abs_difference=None)
         self._close_fleet()
         self._ray()
-        return score_over_grpc(self._config, self._folder, handle.update)
+        with requested_capacity(self._config, "serve"):
+            return score_over_grpc(self._config, self._folder, handle.update)
 
 
 def _comparison(folder: Path) -> Comparison | None:

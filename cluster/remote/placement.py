@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from rapo.config.types import Strategy
 from rapo.errors import FaultKind, RoleError
 
 #: What one process takes, by Ray's names of resources.
@@ -24,20 +25,18 @@ Bundle = Mapping[str, float]
 _LOOK_S = 1
 
 
-def bundle(cpus: float, gpus: float) -> dict[str, float]:
-    """The bundle of a process; empty where it takes nothing."""
-    return {name: amount for name, amount in {"CPU": cpus, "GPU": gpus}.items() if amount}
-
-
-def request_placement(name: str, bundles: Sequence[Bundle], labels: Mapping[str, str]) -> PlacementGroup | None:
-    """Ask for room on as few nodes as can be, all with `labels`; returns at once. None where the
-    bundles are empty, which Ray does not take."""
+def request_placement(
+    name: str, bundles: Sequence[Bundle], labels: Mapping[str, str], strategy: Strategy = "pack"
+) -> PlacementGroup | None:
+    """Ask for room, all of it on nodes with `labels`; returns at once. None where the bundles are
+    empty, which Ray does not take."""
     wanted = [dict(one) for one in bundles if one]
     if not wanted:
         return None
     # Names are unique in a cluster, where other runs may have the same roles.
     unique = f"rapo-{name}-{secrets.token_hex(4)}"
-    return placement_group(wanted, strategy="PACK", name=unique, bundle_label_selector=[dict(labels)] * len(wanted))
+    selector = [dict(labels)] * len(wanted)
+    return placement_group(wanted, strategy=strategy.upper(), name=unique, bundle_label_selector=selector)
 
 
 def await_placement(group: PlacementGroup | None, *, role: str, keys: str, timeout_s: float) -> None:

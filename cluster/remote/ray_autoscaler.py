@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from cluster.remote.placement import bundle
-from cluster.rollout.worker_handle import worker_bundle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from cluster.remote.needs import Need, needs_of
 from rapo.config import Config
 
 
-def request_capacity(config: Config, workers: int | None) -> None:
-    """Ask for room for the learner ranks and `workers` rollout workers, whatever runs on it now;
-    None takes the request back.
+def request_capacity(config: Config, needs: Sequence[Need]) -> None:
+    """Ask for room for `needs`, whatever runs on it now, in place of the request before; none takes
+    that back.
 
     Without an autoscaler the request has no effect. A local instance has none.
     """
@@ -17,13 +19,21 @@ def request_capacity(config: Config, workers: int | None) -> None:
         return
     from ray.autoscaler.sdk import request_resources
 
-    if workers is None:
+    wanted = [need for need in needs if need.resources for _ in range(need.count)]
+    if not wanted:
         request_resources(bundles=[])
         return
-    learner = bundle(config.learner.cpus, config.learner.gpus)
-    wanted = [(worker_bundle(config.rollout), config.rollout.labels)] * workers
-    wanted += [(learner, config.learner.labels)] * config.learner.workers
-    wanted = [(resources, labels) for resources, labels in wanted if resources]
     request_resources(
-        bundles=[resources for resources, _ in wanted], bundle_label_selectors=[labels for _, labels in wanted]
+        bundles=[dict(need.resources) for need in wanted],
+        bundle_label_selectors=[dict(need.labels) for need in wanted],
     )
+
+
+@contextmanager
+def requested_capacity(config: Config, stage: str) -> Iterator[None]:
+    """Room for a stage without a fleet, which asks for its own, for the length of the block."""
+    request_capacity(config, needs_of(config).get(stage, ()))
+    try:
+        yield
+    finally:
+        request_capacity(config, ())

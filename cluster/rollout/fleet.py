@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.rollout import RolloutWorker
 from cluster.remote.actors import Launch, Launcher
+from cluster.remote.needs import Need
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
 from cluster.remote.weight_source import Folder, WeightSource
@@ -112,6 +114,11 @@ class Fleet:
         """Have `workers` from now on, within 1 and `rollout.max_workers`; the number wanted then.
         Joining and leaving go on beside the work."""
         return self._members.resize(workers)
+
+    def beside(self, needs: Sequence[Need]) -> AbstractContextManager[None]:
+        """For the length of the block, have the autoscaler keep room for these processes as
+        well."""
+        return self._members.beside(needs)
 
     # Weights.
 

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from cluster.remote.actors import Launch
 from cluster.remote.completions import CompletionQueue
 from cluster.remote.drain_notices import DrainNotices
 from cluster.remote.faults import Fault, cause_of, kind_of, one_line
+from cluster.remote.needs import Need, workers_need
+from cluster.remote.ray_autoscaler import request_capacity
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
 from cluster.remote.weight_source import Folder
 from cluster.rollout.listener import FleetListener, WorkerEvent
-from cluster.rollout.ray_autoscaler import request_capacity
 from cluster.rollout.tasks import InFlightCall
 from cluster.rollout.worker_handle import COMING, WorkerHandle, WorkerState, create
 from rapo.config import Config
@@ -75,6 +77,8 @@ class Membership:
         self._refused = self._failed_starts = 0
         self._not_before = 0.0
         self._placed_at = time.monotonic()
+        #: What runs at the same time, and needs room as well.
+        self._beside: Sequence[Need] = ()
 
     @property
     def ready_count(self) -> int:
@@ -90,7 +94,7 @@ class Membership:
         """Begin to start workers on a model folder, as `version`; returns at once."""
         self.model = Folder(Path(model_dir), version)
         self._placed_at = time.monotonic()
-        request_capacity(self._config, self.wanted)
+        self._request_room()
         self.balance()
 
     def resize(self, workers: int) -> int:
@@ -98,9 +102,24 @@ class Membership:
         wanted = max(1, min(self._limits.most, workers))
         if wanted != self.wanted:
             self.wanted = wanted
-            request_capacity(self._config, wanted)
+            self._request_room()
             self.balance()
         return wanted
+
+    @contextmanager
+    def beside(self, needs: Sequence[Need]) -> Iterator[None]:
+        """For the length of the block, have the autoscaler keep room for these processes as
+        well."""
+        self._beside = needs
+        try:
+            yield
+        finally:
+            self._beside = ()
+            if self.model is not None:
+                self._request_room()
+
+    def _request_room(self) -> None:
+        request_capacity(self._config, [workers_need(self._config, self.wanted), *self._beside])
 
     def check(self) -> None:
         """Replace workers that are late, ping the others now and then, create and send away.
@@ -192,7 +211,7 @@ class Membership:
             worker.end()
         self.workers.clear()
         if self.model is not None:
-            request_capacity(self._config, None)
+            request_capacity(self._config, ())
 
     def _create(self, model: Folder) -> None:
         worker = create(self._numbers, self._config, self._launch)

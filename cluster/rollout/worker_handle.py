@@ -12,7 +12,8 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.remote.actors import Launch
-from cluster.remote.placement import bundle, release, request_placement
+from cluster.remote.needs import workers_need
+from cluster.remote.placement import release, request_placement
 from cluster.rollout.tasks import InFlightCall
 from rapo.config import Config, RolloutConfig
 from rapo.errors import FaultKind
@@ -152,7 +153,9 @@ class WorkerHandle:
 def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
     """Start a worker in a placement group of its own; returns at once."""
     settings = config.rollout
-    placement = request_placement(f"rollout-{number}", [worker_bundle(settings)], settings.labels)
+    # All parts of a model that is split over several GPUs are on one node.
+    resources = workers_need(config, 1).resources
+    placement = request_placement(f"rollout-{number}", [resources], settings.labels, "spread")
     environment = engine_environment(settings.threads, settings.engine.kv_cache_gib)
     environment |= config.ray.environment("rollout", settings.gpus)
     options: dict[str, object] = {
@@ -167,9 +170,3 @@ def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
     worker = WorkerHandle(number, launch(f"rollout-{number}", config, options=options), placement)
     worker.move(WorkerState.PENDING)
     return worker
-
-
-def worker_bundle(settings: RolloutConfig) -> dict[str, float]:
-    """The resources that one worker takes. A model that is split over several GPUs needs them on
-    one node."""
-    return bundle(settings.cpus, settings.worker_gpus)

@@ -15,6 +15,7 @@ from actors.reward import RewardScorer
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.faults import Fault
 from cluster.remote.heartbeat import Heartbeat
+from cluster.remote.needs import REWARD_CPUS
 from cluster.remote.waiting import Waiting, wait_each
 from rapo.algorithm.partition import Share
 from rapo.config import Config
@@ -54,7 +55,7 @@ class RewardClient:
         self._start()
 
     def _start(self) -> None:
-        actor = self._launch(self._config, options={"num_cpus": 0.5})
+        actor = self._launch(self._config, options={"num_cpus": REWARD_CPUS})
         self._actor, self._heartbeat = actor, Heartbeat({_NAME: actor}, _HANG_S)
         self.process = None
 

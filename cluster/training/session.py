@@ -13,6 +13,7 @@ from actors.rollout import RolloutWorker
 from cluster.learner.group import LearnerGroup
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.actors import Launch, Launcher
+from cluster.remote.needs import training_needs
 from cluster.remote.waiting import finish
 from cluster.rollout.fleet import Fleet
 from cluster.training.checkpoint import Checkpoint
@@ -56,6 +57,7 @@ def training_session(
             fleet = Fleet(config, launchers.worker, listener)
             stack.callback(fleet.close)
         stack.callback(fleet.forget)
+        stack.enter_context(fleet.beside(training_needs(config)))
         learners = RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launchers.learner), listener.fault)
         stack.callback(learners.close)
         rewards = RewardClient(config, launchers.scorer, listener.fault)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rapo.config.types import Amount, MayChange, NodeLabels, Positive, Seconds, Section
+from rapo.config.types import Amount, MayChange, NodeLabels, Positive, Seconds, Section, Strategy
 
 #: What lies in the host's memory instead of the GPU's.
 Offload = Literal["none", "optimizer"]
@@ -77,6 +77,10 @@ class LearnerConfig(Section):
     cpus: MayChange[Amount] = 1.0
     gpus: MayChange[Amount] = Field(0.0, description="of one rank; 0: on the CPU")
     labels: NodeLabels = Field({}, description="Ray labels that a node must have")
+    placement: MayChange[Strategy] = Field(
+        "pack",
+        description="of the ranks on the nodes: few nodes, one (strict_pack), many, or one each (strict_spread)",
+    )
     threads: MayChange[Positive] = 1
     zero_stage: MayChange[Literal[0, 1, 2, 3]] = 2
     micro_batch_groups: MayChange[Positive] = Field(16, description="most groups of one forward pass")

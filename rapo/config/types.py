@@ -62,6 +62,11 @@ MayChange: TypeAlias = Annotated[T, MAY_CHANGE]
 NodeLabels: TypeAlias = MayChange[dict[str, str]]
 
 
+#: How the processes of a role lie on the nodes: on as few as can be, on one or not at all, on as
+#: many as can be, or each on one of its own.
+Strategy: TypeAlias = Literal["pack", "strict_pack", "spread", "strict_spread"]
+
+
 class Section(BaseModel):
     """A table of the configuration: unknown keys are refused, values cannot be set, and a path is
     no URL."""

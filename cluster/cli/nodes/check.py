@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cluster.cli.nodes.placement import needs_of, place
+from cluster.cli.nodes.placement import place
 from cluster.cli.nodes.probe import Look, Node, probe_nodes, shared_files
 from cluster.files.run_mirror import scratch_folder
+from cluster.remote.needs import Need, needs_of
 from rapo.config import Config
 from rapo.errors import ConfigError
 from rapo.storage.urls import is_url, whole_url
@@ -58,7 +59,7 @@ def lines_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
         shown = (f"; {key}={value}" for key, value in node.labels.items() if not key.startswith("ray.io/node-"))
         size = f"{node.amount('CPU'):g} CPUs{gpus}, object store of {store:.1f} GiB"
         yield f"node       {node.name}: {size}{''.join(shown)}"
-    for stage, needs in needs_of(config).items():
+    for stage, needs in _stages(config).items():
         for need, placed in place(needs, nodes):
             where = ", ".join(f"{count} on {address}" for address, count in placed.items() if address) or "nowhere"
             yield f"{stage:<10} {need}: {where}"
@@ -72,13 +73,18 @@ def problems_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
     yield from _versions(nodes)
     for node in nodes:
         yield from _node_problems(node)
-    for stage, needs in needs_of(config).items():
+    for stage, needs in _stages(config).items():
         for need, placed in place(needs, nodes):
             if without := placed[""]:
                 yield (
                     f"{stage}: {without} of {need} find no room: add nodes{_with_labels(need.labels)}, or ask for fewer or "
                     "smaller ones; an autoscaler may still add them"
                 )
+
+
+def _stages(config: Config) -> dict[str, Sequence[Need]]:
+    # An evaluation takes no more than the training before it.
+    return {stage: needs for stage, needs in needs_of(config).items() if stage != "evaluate"}
 
 
 def _with_labels(labels: object) -> str:

@@ -8,53 +8,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from cluster.cli.nodes.probe import Node
-from rapo.config import Config
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """`count` processes of a role, each with `resources` on a node with `labels`."""
-
-    role: str
-    count: int
-    resources: Mapping[str, float]
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        amounts = ", ".join(f"{amount:g} {name}" for name, amount in self.resources.items()) or "nothing"
-        labels = "".join(f", {key}={value}" for key, value in self.labels.items())
-        return f"{self.count} {self.role} of {amounts}{labels}"
-
-
-def needs_of(config: Config) -> dict[str, list[Need]]:
-    """What runs at the same time, by stage."""
-    rollout, learner, coldstart, serve = config.rollout, config.learner, config.coldstart, config.serve
-    teacher, judge = config.aescot.teacher, config.aescot.judge
-    stages = {
-        "aescot": [
-            Need("teacher", teacher.actors, _amounts(teacher.cpus, teacher.gpus)),
-            Need("judge", judge.actors, _amounts(judge.cpus, judge.gpus)),
-        ],
-        "coldstart": [
-            Need("cold start worker", coldstart.workers, _amounts(coldstart.cpus, coldstart.gpus), coldstart.labels)
-        ],
-        "rapo": [
-            Need("learner rank", learner.workers, _amounts(learner.cpus, learner.gpus), learner.labels),
-            Need("rollout worker", rollout.workers, _amounts(rollout.cpus, rollout.gpus), rollout.labels),
-            Need("reward actor", 1, {"CPU": 0.5}),
-        ],
-    }
-    if config.serve.demo_images:
-        stages["serve"] = [Need("replica", serve.most_replicas, _amounts(serve.cpus, serve.gpus), serve.labels)]
-    return stages
-
-
-def _amounts(cpus: float, gpus: float) -> dict[str, float]:
-    return {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+from cluster.remote.needs import Need
 
 
 def place(needs: Sequence[Need], nodes: Sequence[Node]) -> Iterator[tuple[Need, Counter[str]]]:

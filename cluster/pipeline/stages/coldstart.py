@@ -12,7 +12,8 @@ from cluster.files.json_values import finite
 from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.pipeline.results import ColdStartResult
 from cluster.pipeline.stages.aescot import kept_critiques
-from cluster.remote.placement import await_placement, bundle, release, request_placement
+from cluster.remote.needs import bundle
+from cluster.remote.placement import await_placement, release, request_placement
 from cluster.remote.waiting import run_limited
 from rapo.config import Config
 from rapo.storage.local_copy import local_copy

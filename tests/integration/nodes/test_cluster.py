@@ -105,7 +105,7 @@ def test_each_node_is_looked_at_and_each_role_has_its_place(tmp_path: Path, monk
         assert "nothing is wrong" in said.stdout
         wrong = rapo("check", "--cluster", *asked, "--set", "rollout.workers=5", "--set", "rollout.gpus=1")
         assert wrong.returncode == 2
-        assert "5 of 5 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot find no room" in wrong.stderr
+        assert "5 of 5 rollout workers (1 CPU, 1 GPU, ray.io/market-type=spot each) find no room" in wrong.stderr
 
 
 def test_a_gateway_is_killed_and_callers_of_both_see_nothing(taught_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import time
 import pytest
 import ray
 
-from cluster.pipeline.waits import roles_of, waits_said
+from cluster.pipeline.waits import waits_said
+from cluster.remote.needs import needs_of
 from cluster.terminal.console import Console
 from rapo.config import load_config
 
@@ -20,18 +21,21 @@ def said(monkeypatch: pytest.MonkeyPatch, *overrides: str, cpus: float, gpus: fl
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
     stream = io.StringIO()
-    roles = roles_of(load_config(None, overrides), "rapo")
+    needs = needs_of(load_config(None, overrides))["rapo"]
     with Console(stderr=stream, stdout=stream).stage("rapo") as handle:
         if works:
             handle.update(1)
-        with waits_said(handle, roles, first_s=0.05):
+        with waits_said(handle, needs, first_s=0.05):
             time.sleep(0.3)
     return stream.getvalue()
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     text = said(monkeypatch, "rollout.gpus=1", "learner.gpus=1", cpus=8, gpus=0)
-    assert "rapo: waits for 2 rollout worker(s) (1 CPU, 1 GPU each) and 2 learner rank(s) (1 CPU, 1 GPU each)" in text
+    assert (
+        "rapo: waits for 2 rollout workers (1 CPU, 1 GPU each) and 2 learner ranks (1 CPU, 1 GPU each) and 1 reward actor"
+        in text
+    )
     assert "8 CPUs, 1 of them free; 0 GPUs, 0 of them free, 4 are needed: add nodes, or lower the workers" in text
 
 
@@ -44,15 +48,3 @@ def test_what_is_there_is_said_without_advice(monkeypatch):
 
 def test_a_stage_that_works_says_nothing(monkeypatch):
     assert "waits" not in said(monkeypatch, cpus=8, gpus=0, works=True)
-
-
-def test_every_stage_with_actors_has_roles():
-    config = load_config()
-    assert {stage for stage in ("aescot", "coldstart", "rapo", "evaluate", "serve") if roles_of(config, stage)} == {
-        "aescot",
-        "coldstart",
-        "rapo",
-        "evaluate",
-        "serve",
-    }
-    assert roles_of(config, "export") == []

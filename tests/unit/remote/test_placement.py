@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.remote import placement
-from cluster.remote.placement import await_placement, bundle, request_placement
+from cluster.remote.needs import bundle
+from cluster.remote.placement import await_placement, request_placement
 from rapo.errors import RoleError
 
 

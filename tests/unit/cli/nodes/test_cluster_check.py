@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster.cli.nodes import check
 from cluster.cli.nodes.check import check_cluster, lines_of, problems_of
-from cluster.cli.nodes.placement import Need, place
+from cluster.cli.nodes.placement import place
 from cluster.cli.nodes.probe import Look, Node, NodeFacts, facts_of, shared_files
+from cluster.remote.needs import Need
 from rapo.config import Config, load_config
 from rapo.errors import ConfigError
 
@@ -50,8 +53,8 @@ def test_a_cluster_that_fits_is_described(config: Config, nodes: list[Node]) -> 
     assert list(problems_of(config, nodes)) == []
     said = "\n".join(lines_of(config, nodes))
     assert "10.0.0.3: 8 CPUs, 2 GPUs, object store of 4.0 GiB; ray.io/market-type=spot" in said
-    assert "2 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot: 2 on 10.0.0.3" in said
-    assert "2 learner rank of 1 CPU: 2 on 10.0.0.1" in said
+    assert "2 rollout workers (1 CPU, 1 GPU, ray.io/market-type=spot each): 2 on 10.0.0.3" in said
+    assert "2 learner ranks (1 CPU each): 2 on 10.0.0.1" in said
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_clock_a_silent_node_and_a_role_without_room_are_named(config: Config,
     (silent,) = problems_of(config, [nodes[0], replace(nodes[1], facts=None), nodes[2]])
     assert "10.0.0.2 runs no task" in silent
     (crowded,) = problems_of(config, [*nodes[:2], node("10.0.0.3", SPOT, GPU=1)])
-    assert "rapo: 1 of 2 rollout worker of 1 CPU, 1 GPU, ray.io/market-type=spot find no room" in crowded
+    assert "rapo: 1 of 2 rollout workers (1 CPU, 1 GPU, ray.io/market-type=spot each) find no room" in crowded
     (unlabelled,) = problems_of(config, [*nodes[:2], node("10.0.0.3", GPU=2)])
     assert "rapo: 2 of 2 rollout worker" in unlabelled
 
@@ -110,6 +113,32 @@ def test_a_node_looks_for_what_it_is_told(tmp_path: Path) -> None:
             "s3://b": "s3://b: give a bucket and a key, such as s3://bucket/runs/one",
         }
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_models_of_all_roles_are_looked_for(
+    config: Config, nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    looked: list[Look] = []
+
+    def probe(look: Look, limit_s: float) -> list[Node]:
+        looked.append(look)
+        return nodes
+
+    monkeypatch.setattr(check, "probe_nodes", probe)
+    monkeypatch.setattr("cluster.remote.ray_session.ray_session", lambda config: nullcontext())
+    settings = [
+        "ray.address=auto",
+        f"policy.model={tmp_path}",
+        "aescot.teacher.kind=vllm",
+        "aescot.teacher.model=s3://bucket/teacher",
+        "aescot.judge.kind=openai",
+        "aescot.judge.model=a-name",
+        "aescot.judge.endpoint.base_url=http://localhost/v1",
+    ]
+    check_cluster(load_config(overrides=settings), Path("s3://bucket/run"))
+    assert looked[0].models == {str(tmp_path): 2}
+    assert looked[0].urls == ["s3://bucket/run", "s3://bucket/teacher"]
 
 
 def test_without_a_cluster_there_is_nothing_to_look_at() -> None:
