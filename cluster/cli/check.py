@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cluster.cli.check_fit import length_problems, machine_problems
 from cluster.cli.engine_build import check_engine_build
-from cluster.remote.ray_session import check_object_store, logical_cpus
+from cluster.remote.ray_session import check_object_store, logical_cpus, working_dir_problem
 from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
@@ -53,7 +53,7 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     length = prompt_length(config)
     found = list((data or check_data(config, length)).problems)
     writing = (check_teacher, check_judge) if "aescot" in stages else ()
-    for check in (_model, *writing, _batch, _wandb, check_object_store, check_engine_build):
+    for check in (_model, *writing, _batch, _wandb, _working_dir, check_object_store, check_engine_build):
         try:
             check(config)
         except RapoError as error:
@@ -129,6 +129,11 @@ def _wandb(config: Config) -> None:
         raise ResourceError(
             "telemetry.wandb_project is set but wandb is not installed: pip install 'rapo[wandb]', or leave the key out"
         )
+
+
+def _working_dir(config: Config) -> None:
+    if problem := working_dir_problem(config):
+        raise ResourceError(problem)
 
 
 def _model(config: Config) -> None:

@@ -110,6 +110,8 @@ def with_absolute_paths(config: Config) -> Config:
             "judge": aescot.judge.model_copy(update=_settled(aescot.judge)),
         }
     )
+    if config.ray.working_dir is not None:
+        changes["ray"] = config.ray.model_copy(update={"working_dir": config.ray.working_dir.resolve()})
     if config.policy.model != "embedded" and not is_url(config.policy.model):
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)

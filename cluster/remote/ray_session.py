@@ -3,6 +3,7 @@ the run."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -46,6 +47,9 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+
+#: Where `ray job submit` tells a driver of the job's runtime environment.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 _LOOPBACK = "127.0.0.1"
 _THIS_MACHINE = (_LOOPBACK, "localhost", "::1")
@@ -108,6 +112,19 @@ def temporary_folder_problem(config: Config) -> str:
     return ""
 
 
+def working_dir_problem(config: Config) -> str:
+    """Why `ray.working_dir` cannot be sent to the nodes, and what to do; empty where it can, or is
+    not given."""
+    folder = config.ray.working_dir
+    if folder is None:
+        return ""
+    if config.ray.address is None:
+        return "ray.working_dir is for a cluster: give ray.address as well, or leave it out"
+    if missing := [name for name in ("rapo", "actors", "cluster", "services") if not (folder / name).is_dir()]:
+        return f"ray.working_dir = {folder} is no checkout of rapo: it has no folder {missing[0]}"
+    return ""
+
+
 @contextmanager
 def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use
@@ -118,6 +135,7 @@ def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
     """
     prepare_environment(config)
     import ray
+    from ray.exceptions import RuntimeEnvSetupError
     from ray.job_config import JobConfig
 
     class Job(JobConfig):
@@ -151,16 +169,36 @@ def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
                 _temp_dir=str(private_folder(config.ray.temp_dir) / "ray"),
             )
     else:
+        if problem := working_dir_problem(config):
+            raise ResourceError(problem)
         try:
-            # Its nodes may have rapo in other places than this one: each looks for itself.
-            job = Job(runtime_env={"worker_process_setup_hook": "rapo.system_folder.add_to_path"})
-            ray.init(job_config=job, address=config.ray.address, log_to_driver=False, logging_level=logging.ERROR)
+            # Not as a part of the job's configuration, where `ray job submit` would replace it.
+            ray.init(
+                job_config=Job(),
+                runtime_env=_runtime_environment(config),
+                address=config.ray.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except RuntimeEnvSetupError as error:
+            raise ResourceError(f"ray.working_dir = {config.ray.working_dir} cannot be sent: {error}") from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ResourceError(f"no Ray cluster answers at {config.ray.address!r}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _runtime_environment(config: Config) -> dict[str, object]:
+    """What the processes of a joined cluster need to import the system's packages."""
+    # Its nodes may have rapo in other places than this one: each looks for itself.
+    environment: dict[str, object] = {"worker_process_setup_hook": "rapo.system_folder.add_to_path"}
+    submitted = json.loads(os.environ.get(_SUBMITTED, "{}")).get("runtime_env") or {}
+    # The folder that a job was submitted with is there already, and Ray takes no second one.
+    if config.ray.working_dir is not None and "working_dir" not in submitted:
+        environment["working_dir"] = str(config.ray.working_dir)
+    return environment
 
 
 @contextmanager

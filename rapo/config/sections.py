@@ -164,6 +164,10 @@ class RayConfig(Section):
     cpus: Positive | None = Field(None, description="logical CPUs of a local instance; default: enough for the roles")
     object_store_mib: Annotated[int, Field(ge=80)] = 512
     temp_dir: Path | None = None
+    working_dir: Path | None = Field(
+        None,
+        description="a checkout of rapo that is sent to the nodes of the cluster, which then need none of their own",
+    )
     env: dict[EnvironmentRole, dict[str, str]] = Field(
         default={}, description="environment variables of the processes of all roles, or of one; NCCL's, for example"
     )

@@ -11,8 +11,9 @@ import ray
 from ray._private import services
 from ray.job_config import JobConfig
 
+from cluster.cli.check import problems
 from cluster.remote.loopback import listen_on_loopback
-from cluster.remote.ray_session import prepare_environment, ray_session
+from cluster.remote.ray_session import prepare_environment, ray_session, working_dir_problem
 from rapo.config import load_config
 from rapo.errors import ResourceError
 from rapo.system_folder import add_to_path
@@ -37,8 +38,34 @@ def test_a_joined_clusters_workers_look_for_themselves(monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **options: given.update(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with ray_session(load_config(None, ["ray.address=head:6379"])):
-        assert pkgutil.resolve_name(given["job_config"].runtime_env["worker_process_setup_hook"]) is add_to_path
+        assert pkgutil.resolve_name(given["runtime_env"]["worker_process_setup_hook"]) is add_to_path
+        assert given["runtime_env"].keys() == {"worker_process_setup_hook"}
+        # What the job's configuration has is replaced in a job of `ray job submit`.
+        assert given["job_config"].runtime_env == {}
     assert os.environ["PYTHONPATH"] == "mine"
+
+
+def test_a_checkout_is_sent_to_the_nodes_unless_the_job_was_submitted_with_a_folder(monkeypatch):
+    given = []
+    monkeypatch.setattr(ray, "init", lambda **options: given.append(options["runtime_env"].get("working_dir")))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    config = load_config(None, ["ray.address=head:6379", f"ray.working_dir={ROOT}"])
+    for submitted in ("{}", '{"runtime_env": {}}', '{"runtime_env": {"working_dir": "gcs://x.zip"}}'):
+        monkeypatch.setitem(os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR", submitted)
+        with ray_session(config):
+            pass
+    assert given == [ROOT, ROOT, None]
+
+
+@pytest.mark.parametrize(
+    ("address", "folder", "words"),
+    [("head:6379", "docs", "no checkout of rapo: it has no folder rapo"), (None, ".", "is for a cluster")],
+)
+def test_a_folder_that_is_no_checkout_is_refused(address, folder, words):
+    settings = [f"ray.working_dir={Path(ROOT, folder)}", *([] if address is None else [f"ray.address={address}"])]
+    config = load_config(None, settings)
+    assert words in working_dir_problem(config)
+    assert working_dir_problem(config) in problems(config, ("data",))
 
 
 def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
