@@ -71,7 +71,8 @@ class AnswerNodes:
     of answers.
 
     `start` is the index of its first token in the completion, `text` its four characters, and
-    `logprobs` `(4, 12)` holds those of `rapo.answers.readout.SYMBOLS` before each of them.
+    `logprobs` `(4, 12)` holds those of `rapo.answers.readout.SYMBOLS` before each of them. Where
+    the decimals are one token it is `(3, 112)`, of `SYMBOLS` and `PAIRS`.
     """
 
     start: int

@@ -38,9 +38,16 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SmolVLMConfig,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
 )
+from transformers.models.smolvlm import processing_smolvlm
 
 from rapo.answers.prompts import SCORE_PROMPT
+from rapo.answers.readout import PAIRS
+from rapo.families.tiny_model import TextSizes, VisionSizes, write_random_policy
 from rapo.families.tiny_prompt import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from rapo.models.completeness import model_class
 from rapo.models.weight_files import SINGLE
@@ -57,7 +64,10 @@ _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def build_tiny(kind: str, folder: Path, clauses: Sequence[str], *, seed: int = 0, vocabulary: int = 512) -> Path:
-    """Write a model of the family `kind`, a key of `TINY`, to `folder`."""
+    """Write a model of the family `kind`, a key of `TINY`, to `folder`. The kind "joined" is a
+    Qwen2.5-VL whose tokenizer writes the two decimals of an answer as one token."""
+    if kind == "joined":
+        return _joined(folder, list(clauses), vocabulary)
     config, processor = TINY[kind](list(clauses), vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,6 +83,29 @@ def build_tiny(kind: str, folder: Path, clauses: Sequence[str], *, seed: int = 0
         save_file(
             {name.replace(ours, theirs): tensor for name, tensor in state.items()}, folder / SINGLE, {"format": "pt"}
         )
+    return folder
+
+
+def _joined(folder: Path, clauses: list[str], vocabulary: int) -> Path:
+    tokenizer = build_tokenizer(vocabulary, clauses)
+    tokenizer.add_tokens(list(PAIRS))
+    sizes: TextSizes = {
+        "hidden_size": _HIDDEN,
+        "intermediate_size": 2 * _HIDDEN,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _HEADS,
+        "initializer_range": _STD,
+    }
+    tower: VisionSizes = {
+        "hidden_size": _HIDDEN,
+        "intermediate_size": 2 * _HIDDEN,
+        "depth": _LAYERS,
+        "num_heads": _HEADS,
+        "fullatt_block_indexes": [1],
+        "initializer_range": _STD,
+    }
+    write_random_policy(folder, tokenizer, text=sizes, vision=tower, tied=False, pixels=84 * 84, seed=0)
     return folder
 
 
@@ -121,6 +154,7 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 _SECTIONS = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]}
+_CUTS = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
 _VISION = {"depth": _LAYERS, "num_heads": _HEADS, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
@@ -194,12 +228,15 @@ def _internvl(clauses: list[str], vocabulary: int) -> Made:
     return config, InternVLProcessor(images, tokenizer, videos, image_seq_length=4, chat_template=template)
 
 
-def _idefics3(clauses: list[str], vocabulary: int) -> Made:
+def _cut(
+    clauses: list[str], vocabulary: int, kind: type[PretrainedConfig]
+) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
+    """Configuration and tokenizer of Idefics3 and SmolVLM."""
     tokens = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     tokens += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = _tokenizer(clauses, vocabulary, "<image>")
     tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
-    config = Idefics3Config(
+    config = kind(
         text_config=_text(tokenizer, model_type="llama", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
         vision_config={
             "hidden_size": _HIDDEN,
@@ -215,8 +252,21 @@ def _idefics3(clauses: list[str], vocabulary: int) -> Made:
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    images = Idefics3ImageProcessor(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return config, tokenizer
+
+
+def _idefics3(clauses: list[str], vocabulary: int) -> Made:
+    config, tokenizer = _cut(clauses, vocabulary, Idefics3Config)
+    images = Idefics3ImageProcessor(**_CUTS)
     return config, Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
+
+
+def _smolvlm(clauses: list[str], vocabulary: int) -> Made:
+    config, tokenizer = _cut(clauses, vocabulary, SmolVLMConfig)
+    images, videos = SmolVLMImageProcessor(**_CUTS), SmolVLMVideoProcessor(**_CUTS)
+    # The package writes the numbers of a video's frames.
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    return config, SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4, chat_template=tokenizer.chat_template)
 
 
 def _llava(clauses: list[str], vocabulary: int) -> Made:
@@ -286,6 +336,7 @@ TINY: dict[str, Callable[[list[str], int], Made]] = {
     "qwen3_vl": _qwen3,
     "internvl": _internvl,
     "idefics3": _idefics3,
+    "smolvlm": _smolvlm,
     "llava": _llava,
     "gemma3": _gemma3,
 }

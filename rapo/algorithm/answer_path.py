@@ -11,6 +11,8 @@ then known exactly, and those of the second decimal behind the sampled first one
 - It needs no request beyond the sampling of the completion. The whole tree would need one for every
   other first decimal of every completion.
 - The probabilities at a node are scaled to sum to 1 over the characters that can follow there.
+- Where the tokenizer writes both decimals as one token, the policy's probabilities of all of them
+  are known, and the expectation is exact.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rapo.answers.readout import NODES
+from rapo.answers.readout import ANSWERS, NODES, SYMBOLS
 from rapo.arrays import Floats
 from rapo.records import AnswerNodes
 
@@ -45,11 +47,15 @@ def path_moments(answers: Sequence[AnswerNodes]) -> tuple[Floats, Floats]:
     if not answers:
         return np.zeros(0), np.zeros(0)
     logprobs = np.stack([answer.logprobs for answer in answers]).astype(np.float64)
-    tenths, hundredths = _DIGITS / 10, _DIGITS / 100
     one = _scaled(logprobs[:, 0, :2])[:, 1]
-    first, second = _scaled(logprobs[:, 2, :10]), _scaled(logprobs[:, 3, :10])
-    below = first @ tenths + second @ hundredths
-    spread = _variance(first, tenths) + _variance(second, hundredths)
+    if logprobs.shape[2] > len(SYMBOLS):
+        pairs, values = _scaled(logprobs[:, 2, len(SYMBOLS) :]), ANSWERS[:-1]
+        below, spread = pairs @ values, _variance(pairs, values)
+    else:
+        tenths, hundredths = _DIGITS / 10, _DIGITS / 100
+        first, second = _scaled(logprobs[:, 2, :10]), _scaled(logprobs[:, 3, :10])
+        below = first @ tenths + second @ hundredths
+        spread = _variance(first, tenths) + _variance(second, hundredths)
     mean = (1.0 - one) * below + one
     variance = (1.0 - one) * spread + one * (1.0 - one) * np.square(1.0 - below)
     top = np.array([answer.text.startswith("1") for answer in answers])

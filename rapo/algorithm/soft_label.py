@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rapo.answers.readout import ANSWERS, NODES, SYMBOLS, TEXTS
+from rapo.answers.readout import ANSWERS, NODES, PAIRS, SYMBOLS, TEXTS
 from rapo.arrays import Floats
 
 
@@ -21,11 +21,28 @@ def soft_labels(targets: ArrayLike, std: float) -> Floats:
 
     At every node the probabilities sum to 1, however unlikely the node itself is.
     """
+    return np.einsum("gna,nac->gnc", _behind(targets, std), _NEXT)
+
+
+def joined_labels(targets: ArrayLike, std: float) -> Floats:
+    """The same `(G, 16, 112)` of `SYMBOLS` and `PAIRS`, where both decimals are one token: behind
+    the point pairs follow, and no single digit."""
+    labels, p = soft_labels(targets, std), _behind(targets, std)
+    pairs = np.zeros((*labels.shape[:2], len(PAIRS)))
+    for point, texts in (("0.", slice(0, 100)), ("1.", slice(100, 101))):
+        node = NODES.index(point)
+        labels[:, node] = 0.0
+        pairs[:, node, : len(TEXTS[texts])] = p[:, node, texts]
+    return np.concatenate([labels, pairs], axis=2)
+
+
+def _behind(targets: ArrayLike, std: float) -> Floats:
+    """The probability `(G, 16, 101)` of each answer behind each node."""
     logits = -0.5 * np.square((ANSWERS - np.asarray(targets, np.float64)[:, None]) / std)
-    behind = np.where(_BEHIND, logits[:, None, :], -np.inf)
+    behind = np.where(_ANSWERS_BEHIND, logits[:, None, :], -np.inf)
     p = np.exp(behind - behind.max(axis=2, keepdims=True))
     p /= p.sum(axis=2, keepdims=True)
-    return np.einsum("gna,nac->gnc", p, _NEXT)
+    return p
 
 
 def _next() -> Floats:
@@ -39,4 +56,4 @@ def _next() -> Floats:
 
 
 _NEXT = _next()
-_BEHIND = _NEXT.any(axis=2)
+_ANSWERS_BEHIND = _NEXT.any(axis=2)

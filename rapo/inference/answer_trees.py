@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
-#: Reads the trees of the first queries, as many as it can: log-probs `(trees, 16, 12)`.
+#: Reads the trees of the first queries, as many as it can: log-probs `(trees, 16, tokens)` of
+#: `AnswerTokens.read`.
 ReadTrees = Callable[[Sequence[TreeQuery]], NDArray[np.float32]]
 
 _MARK = "/="
@@ -151,9 +152,9 @@ class AnswerTrees:
         return self._read is not None and node == ""
 
     def _symbol_logprobs(self, row: NDArray[np.float32]) -> Floats:
-        """Log-probs of the answer's symbols `(12,)`, at most 0, from a row of `StepOutput`."""
+        """Log-probs of the answer's tokens, at most 0, from a row of `StepOutput`."""
         # The first is that of the token itself.
-        return np.minimum(row[1 : 1 + len(self._tokens.symbols)].astype(np.float64), 0.0)
+        return np.minimum(row[1 : 1 + len(self._tokens.read)].astype(np.float64), 0.0)
 
     def _request_nodes(self, name: str, wanted: _Wanted) -> None:
         for node in wanted.tree.missing():

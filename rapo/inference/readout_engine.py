@@ -74,8 +74,8 @@ class _ReadoutState:
 class ReadoutEngine(Engine[_ReadoutState]):
     """An `Engine` that turns a `ReadoutRequest` into a `ReadoutResult`.
 
-    A request that needs the symbols of answers raises `ModelError` where the model's tokenizer does
-    not write answers digit by digit.
+    A request that needs the tokens of answers raises `ModelError` where the model's tokenizer
+    writes them in another way than `rapo.answers.answer_tokens` knows.
     """
 
     def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
@@ -89,7 +89,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
 
     def _new_trees(self) -> AnswerTrees:
         one_token = SamplingSpec(1, 0.0, 1, logprobs=False, ignore_stop=True)
-        parameters = self._parameters(one_token, 0, logprob_token_ids=list(self._tokens.symbols))
+        parameters = self._parameters(one_token, 0, logprob_token_ids=self._tokens.read)
         banned = self.processor.banned_token_ids
         read = TreePass(self._llm, self._tokens, banned) if TreePass.possible(self._llm) else None
         return AnswerTrees(self._core, self._tokens, parameters, read)
@@ -109,7 +109,7 @@ class ReadoutEngine(Engine[_ReadoutState]):
         state = _ReadoutState(name, request, image, features, added_at=time.perf_counter())
         if request.tree and self._trees is None:
             self._trees = self._new_trees()
-        overrides = {"logprob_token_ids": list(self._tokens.symbols)} if sampling.symbols else {}
+        overrides = {"logprob_token_ids": self._tokens.read} if sampling.symbols else {}
         prefix = () if request.rationale else self._tokens.no_rationale
         self._check_length(len(image.prompt_ids) + len(prefix), _ANSWER_TOKENS)
         if not request.rationale:

@@ -112,14 +112,18 @@ class GroupSampler:
         """The last answer of two decimals in a completion, None where there is none behind its
         tag."""
         tokens = self._processor.answer_tokens
-        text = "".join(tokens.symbol(token_id) or " " for token_id in completion.token_ids.tolist())
-        start = max(text.rfind("0."), text.rfind("1."))
-        if start < 0 or completion.symbols is None or not path_nodes(text[start:]):
+        pieces = [tokens.text(token_id) or " " for token_id in completion.token_ids.tolist()]
+        starts = [start for start in range(len(pieces) - 1) if pieces[start] in {"0", "1"} and pieces[start + 1] == "."]
+        if not starts or completion.symbols is None:
+            return None
+        start, end = starts[-1], starts[-1] + tokens.length
+        text = "".join(pieces[start:end])
+        if len(text) != LENGTH or not path_nodes(text):
             return None
         before = completion.token_ids[max(0, start - _TAG_TOKENS) : start]
         if not self._processor.decode(before).endswith(OPEN):
             return None
-        return AnswerNodes(start, text[start : start + LENGTH], completion.symbols[start : start + LENGTH])
+        return AnswerNodes(start, text, completion.symbols[start:end])
 
     def prediction(self, record: ImageRecord, result: ReadoutResult) -> Prediction:
         """The prediction that a result holds."""

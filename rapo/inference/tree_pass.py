@@ -29,7 +29,7 @@ class TreePass:
 
     def __init__(self, llm: LLM, tokens: AnswerTokens, banned: Sequence[int]) -> None:
         self._llm = llm
-        self._arguments = (tokens.ids("".join((*TRUNKS, DIGITS))), tokens.symbols, list(banned))
+        self._arguments = (tokens.ids("".join((*TRUNKS, DIGITS))), tokens.read, list(banned))
         self._pool = llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool
 
     @staticmethod
@@ -42,8 +42,8 @@ class TreePass:
         return all(llm.collective_rpc("rapo_reads_trees"))
 
     def __call__(self, queries: Sequence[TreeQuery]) -> NDArray[np.float32]:
-        """Log-probs `(trees, 16, 12)` of the first `trees` queries, as many as there are blocks
-        for. Call it between two steps, while the requests of the queries run."""
+        """Log-probs `(trees, 16, tokens)` of the first `trees` queries, as many as there are
+        blocks for. Call it between two steps, while the requests of the queries run."""
         count = min(len(queries), self._pool.get_num_free_blocks() // SCRATCH_BLOCKS)
         parts = [self._read(queries[start : min(start + _MOST, count)]) for start in range(0, count, _MOST)]
         return np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)

@@ -17,8 +17,9 @@ class SamplingSpec:
 
     Completion k of a request is sampled with the request's seed plus k. `temperature` 0 is greedy
     and allows one completion only. With `ignore_stop` every completion has exactly `max_tokens`
-    tokens, for benchmarks. `symbols` asks for the log-probs of `rapo.answers.readout.SYMBOLS` at
-    each token. Raises `ValueError` for values that contradict each other.
+    tokens, for benchmarks. `symbols` asks for the log-probs of the tokens that answers are written
+    with (`AnswerTokens.read`) at each token. Raises `ValueError` for values that contradict each
+    other.
     """
 
     completions: int
@@ -41,8 +42,8 @@ class Completion:
 
     `token_ids` include the stop token. `logprobs` are the sampler's, None where they were not
     requested. `finish_reason` is "stop" or "length". `versions` holds the weight version that each
-    token was sampled from. `symbols` float32 `(tokens, 12)` are the log-probs of the answers'
-    symbols before each token, None where they were not requested.
+    token was sampled from. `symbols` float32 `(tokens, 12)` or `(tokens, 112)` are the log-probs of
+    `AnswerTokens.read` before each token, None where they were not requested.
     """
 
     token_ids: NDArray[np.int32]

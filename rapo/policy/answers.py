@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rapo.algorithm.answer_path import LENGTH, path_moments, path_nodes
-from rapo.algorithm.soft_label import soft_labels
+from rapo.algorithm.answer_path import path_moments, path_nodes
+from rapo.algorithm.soft_label import joined_labels, soft_labels
 from rapo.answers.readout import NODES, SYMBOLS
 from rapo.arrays import Floats
 from rapo.records import AnswerNodes, ScoredGroup
@@ -22,10 +22,10 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class AnswerTargets:
-    """The tokens of A answers, four each.
+    """The tokens of A answers, L each: four characters, or three tokens with both decimals in one.
 
-    `places` int64 `(4 A,)` are their places among the micro-batch's completion tokens, `labels`
-    float32 `(4 A, 12)` the soft labels of the characters at each, `answers` the A answers, and
+    `places` int64 `(L A,)` are their places among the micro-batch's completion tokens, `labels`
+    float32 `(L A, S)` the soft labels of `AnswerTokens.read` at each, `answers` the A answers, and
     `owners` int64 `(A,)` the completions that they belong to.
     """
 
@@ -35,9 +35,11 @@ class AnswerTargets:
     owners: torch.Tensor
 
 
-def answer_targets(chunk: Sequence[ScoredGroup], std: float) -> AnswerTargets:
-    """The answers of the valid completions of `chunk`, whose soft labels have the width `std`."""
-    labels = soft_labels([scored.group.target for scored in chunk], std)
+def answer_targets(chunk: Sequence[ScoredGroup], std: float, symbols: int) -> AnswerTargets:
+    """The answers of the valid completions of `chunk`, whose soft labels have the width `std` and
+    are over `symbols` tokens."""
+    make = soft_labels if symbols == len(SYMBOLS) else joined_labels
+    labels = make([scored.group.target for scored in chunk], std)
     places, rows, answers, owners = [], [], [], []
     begin = completion = 0
     for g, scored in enumerate(chunk):
@@ -45,15 +47,16 @@ def answer_targets(chunk: Sequence[ScoredGroup], std: float) -> AnswerTargets:
         for k, ids in enumerate(group.token_ids):
             answer = group.answers[k] if group.answers is not None else None
             if answer is not None and not np.isnan(scored.scores[k]):
-                places.append(begin + answer.start + np.arange(LENGTH))
-                rows.append(labels[g, [NODES.index(node) for node in path_nodes(answer.text)]])
+                nodes = path_nodes(answer.text)[: len(answer.logprobs)]
+                places.append(begin + answer.start + np.arange(len(nodes)))
+                rows.append(labels[g, [NODES.index(node) for node in nodes]])
                 answers.append(answer)
                 owners.append(completion)
             begin += len(ids)
             completion += 1
     return AnswerTargets(
         torch.from_numpy(np.concatenate(places) if places else np.zeros(0, np.int64)),
-        torch.from_numpy(np.concatenate(rows) if rows else np.zeros((0, len(SYMBOLS)))).float(),
+        torch.from_numpy(np.concatenate(rows) if rows else np.zeros((0, symbols))).float(),
         tuple(answers),
         torch.tensor(owners, dtype=torch.int64),
     )
@@ -63,15 +66,14 @@ def listener_advantages(chunk: Sequence[ScoredGroup], tokens: AnswerTargets, log
     """How well the reference policy tells the human score from each rationale, `(completions,)`,
     normalised within its group.
 
-    `log_probs` `(4 A, 12)` are the reference policy's at the answers' tokens. A rationale earns
+    `log_probs` `(L A, S)` are the reference policy's at the answers' tokens. A rationale earns
     minus the distance of its expected answer behind it from the human score. A completion without
     an answer earns the least that is possible, -1. A frozen model that reads the rationale again is
     the idea of "Listener-Rewarded Thinking in VLMs for Image Preferences" (arXiv 2506.22832).
     """
-    heard = [
-        replace(answer, logprobs=rows)
-        for answer, rows in zip(tokens.answers, log_probs.reshape(-1, LENGTH, len(SYMBOLS)), strict=True)
-    ]
+    length = max(1, len(log_probs) // max(1, len(tokens.answers)))
+    each = log_probs.reshape(-1, length, log_probs.shape[1])
+    heard = [replace(answer, logprobs=rows) for answer, rows in zip(tokens.answers, each, strict=True)]
     expected, _ = path_moments(heard)
     targets = np.concatenate([np.full(len(scored.scores), scored.group.target) for scored in chunk])
     owners = tokens.owners.numpy()

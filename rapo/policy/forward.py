@@ -40,7 +40,7 @@ class GroupPolicy(nn.Module):
 
     `forward` returns `(log_probs, entropy, symbols)`. The first two are float32 `(tokens,)`, for
     the completion tokens in the order in which `batch.completion_mask` selects them; `entropy`
-    carries no gradient. The last is float32 `(A, 12)`, the log-probs of the tokens `symbols` at
+    carries no gradient. The last is float32 `(A, S)`, the log-probs of the S `symbols` at
     `batch.answer_places`, None where the batch has none.
     """
 

@@ -42,7 +42,7 @@ class TokenTerms:
 @dataclass(frozen=True, slots=True)
 class AnswerTerms:
     """The answers' tokens: their `places` `(A,)` among the tokens, and the log-probs and the soft
-    labels `(A, 12)` of the characters of answers at each."""
+    labels `(A, S)` of the tokens of answers at each."""
 
     places: torch.Tensor
     log_probs: torch.Tensor

@@ -110,8 +110,8 @@ class PolicyProcessor:
 
     @cached_property
     def answer_tokens(self) -> AnswerTokens:
-        """The tokens that answers are written with. Raises `ModelError` where the tokenizer does
-        not write them digit by digit."""
+        """The tokens that answers are written with. Raises `ModelError` where the tokenizer
+        writes them in another way than `rapo.answers.answer_tokens` knows."""
         return answer_tokens(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def fit(self, image: Image.Image) -> Image.Image:

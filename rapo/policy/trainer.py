@@ -86,7 +86,7 @@ class PolicyTrainer:
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
-        self._symbols = self.processor.answer_tokens.symbols if config.rapo.reads_answers else ()
+        self._symbols = self.processor.answer_tokens.read if config.rapo.reads_answers else []
         self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.nbytes)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
@@ -204,7 +204,9 @@ class PolicyTrainer:
         advantages = torch.tensor(np.concatenate([g.advantages for g in chunk]), dtype=torch.float32)
         behaviour = pack_rows([g.group.logprobs for g in chunk], batch.completion_mask)
         fresh = torch.from_numpy(np.concatenate([_fresh(g.group, self.version) for g in chunk]))
-        answers = answer_targets(chunk, settings.answer_std) if self._config.rapo.reads_answers else None
+        answers = None
+        if self._config.rapo.reads_answers:
+            answers = answer_targets(chunk, settings.answer_std, len(self._symbols))
         if answers is not None:
             batch = replace(batch, answer_places=answers.places.to(where))
         reference, heard = self._reference_log_probs(batch)

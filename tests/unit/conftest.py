@@ -39,6 +39,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def joined_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose tokenizer writes the two decimals of an answer as one token."""
+    from tests.tiny_families import build_tiny
+
+    return build_tiny("joined", tmp_path_factory.mktemp("joined") / "model", CLAUSES)
+
+
+@pytest.fixture(scope="session")
 def processor(tiny_model: Path) -> PolicyProcessor:
     from rapo.policy.processing import PolicyProcessor
 

@@ -26,7 +26,7 @@ def compare() -> Iterator[Callable[[Path], Agreement]]:
         yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=500)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3", "joined"])
 def test_sampler_and_learner_compute_the_same(compare: Callable[[Path], Agreement], kind: str, tmp_path: Path) -> None:
     found = compare(build_tiny(kind, tmp_path / "model", ["the light is even; "]))
     assert found.tokens > 100

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rapo.algorithm.answer_path import path_moments, path_nodes
-from rapo.answers.readout import ANSWERS, SYMBOLS, TEXTS, AnswerTree
+from rapo.answers.readout import ANSWERS, NODES, PAIRS, SYMBOLS, TEXTS, AnswerTree
 from rapo.arrays import Floats
 from rapo.records import AnswerNodes
 
@@ -54,6 +54,21 @@ def test_an_answer_of_one_is_itself() -> None:
     mean, variance = path_moments([answer(tree, "1.00")])
     assert (mean[0], variance[0]) == (1.0, 0.0)
     assert [part.shape for part in path_moments([])] == [(0,), (0,)]
+
+
+def test_where_both_decimals_are_one_token_it_is_the_exact_expectation() -> None:
+    rng, width = np.random.default_rng(2), len(SYMBOLS) + len(PAIRS)
+    rows = np.full((len(NODES), width), -50.0, np.float32)
+    rows[NODES.index(""), :2] = np.log([0.9, 0.1])
+    rows[[NODES.index("0"), NODES.index("1")], SYMBOLS.index(".")] = 0.0
+    rows[NODES.index("0."), len(SYMBOLS) :] = np.log(rng.dirichlet(np.ones(len(PAIRS))))
+    rows[NODES.index("1."), len(SYMBOLS)] = 0.0
+    exact = AnswerTree()
+    exact.learn_all(rows)
+    path = rows[[NODES.index(node) for node in path_nodes("0.53")[:3]]]
+    (mean,), (variance,) = path_moments([AnswerNodes(5, "0.53", path)])
+    assert mean == pytest.approx(exact.expectation().mean, abs=1e-6)
+    assert variance == pytest.approx(exact.expectation().std ** 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapo.algorithm.soft_label import soft_labels
-from rapo.answers.readout import ANSWERS, NODES, SYMBOLS, AnswerTree
+from rapo.algorithm.soft_label import joined_labels, soft_labels
+from rapo.answers.readout import ANSWERS, NODES, PAIRS, SYMBOLS, AnswerTree
+
+
+def soft_label_density(target: float) -> np.ndarray:
+    density = np.exp(-0.5 * np.square((ANSWERS - target) / 0.05))
+    return density / density.sum()
 
 
 @pytest.mark.parametrize("target", [0.0, 0.031, 0.5, 0.87, 1.0])
@@ -18,8 +23,19 @@ def test_a_model_that_equals_the_label_answers_with_its_density(target: float) -
     for node, row in zip(NODES, label, strict=True):
         with np.errstate(divide="ignore"):
             tree.learn(node, np.log(row))
-    density = np.exp(-0.5 * np.square((ANSWERS - target) / 0.05))
-    np.testing.assert_allclose(tree.probabilities(), density / density.sum(), atol=1e-12)
+    np.testing.assert_allclose(tree.probabilities(), soft_label_density(target), atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.031, 0.5, 0.87, 1.0])
+def test_the_same_holds_where_both_decimals_are_one_token(target: float) -> None:
+    (label,) = joined_labels([target], 0.05)
+    assert label.shape == (len(NODES), len(SYMBOLS) + len(PAIRS))
+    np.testing.assert_allclose(label.sum(axis=1), 1.0)
+    assert label[NODES.index("0."), : len(SYMBOLS)].sum() == 0.0, "no single digit"
+    tree = AnswerTree()
+    with np.errstate(divide="ignore"):
+        tree.learn_all(np.log(label))
+    np.testing.assert_allclose(tree.probabilities(), soft_label_density(target), atol=1e-12)
 
 
 def test_a_node_far_from_the_score_points_towards_it() -> None:

@@ -14,6 +14,7 @@ import torch
 from builders import CLAUSES, gathered, make_image
 from PIL import Image
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.smolvlm import processing_smolvlm
 
 from cluster.cli.check import warnings
 from rapo.config import LoRAConfig, load_config
@@ -35,7 +36,7 @@ from tests.tiny_families import PUBLISHED_NAMES, TINY, build_tiny
 if TYPE_CHECKING:
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
-PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3")
+PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm")
 ROWS = {"llava": "no shared prefixes for the family 'llava'", "gemma3": "no shared prefixes for the family 'gemma3'"}
 TOLERANCE = 1e-5
 SIZES = ((84, 84), (200, 60), (60, 150))
@@ -214,6 +215,15 @@ class FakeRender:
 
     def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
         return self.ids(image), cast("MultiModalFeatureSpec", None)
+
+
+def test_a_processor_whose_package_is_missing_is_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_tiny("smolvlm", tmp_path / "model", CLAUSES)
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(ModelError, match=r"cannot make the processor in .*pip install num2words"):
+        PolicyProcessor(folder)
 
 
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:

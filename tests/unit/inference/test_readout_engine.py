@@ -188,7 +188,7 @@ def test_tokens_are_passed_on_step_by_step() -> None:
     assert text_of(tokens) == "<think>calm"
 
 
-def test_a_tokenizer_that_joins_digits_is_refused() -> None:
+def test_a_tokenizer_that_joins_digits_with_other_characters_is_refused() -> None:
     def pairs(text: str) -> list[str]:
         return [text[i : i + 2] for i in range(0, len(text), 2)]
 

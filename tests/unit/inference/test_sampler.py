@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,12 +42,13 @@ class NoRender:
 
 
 def completion(processor: PolicyProcessor, text: str, reason: str = "stop") -> Completion:
-    """The tokens of `text`; the log-probs of the symbols at token i are all -i."""
+    """The tokens of `text`; the log-probs of the answers' tokens at token i are all -i."""
     ids = processor.encode_completion(text).astype(np.int32)
-    symbols = np.repeat(-np.arange(len(ids), dtype=np.float32)[:, None], len(SYMBOLS), axis=1)
+    symbols = np.repeat(-np.arange(len(ids), dtype=np.float32)[:, None], len(processor.answer_tokens.read), axis=1)
     return Completion(ids, np.zeros(len(ids), np.float32), reason, np.zeros(len(ids), np.int32), symbols)
 
 
+@pytest.mark.parametrize(("model", "length"), [("tiny_model", 4), ("joined_model", 3)])
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -61,8 +63,10 @@ def completion(processor: PolicyProcessor, text: str, reason: str = "stop") -> C
         ("", None),
     ],
 )
-def test_the_answer_is_found_where_it_stands(tiny_model: Path, text: str, answer: str | None) -> None:
-    sampler = sampler_of(tiny_model)
+def test_the_answer_is_found_where_it_stands(
+    request: pytest.FixtureRequest, model: str, length: int, text: str, answer: str | None
+) -> None:
+    sampler = sampler_of(request.getfixturevalue(model))
     processor = sampler._processor
     made = completion(processor, text)
     group = sampler.group(RECORD, 3, sampler.prepare(RECORD), [made, made])
@@ -73,9 +77,22 @@ def test_the_answer_is_found_where_it_stands(tiny_model: Path, text: str, answer
         return
     assert node is not None
     assert node.text == answer
-    assert processor.decode(made.token_ids[node.start : node.start + 4]) == answer
+    assert processor.decode(made.token_ids[node.start : node.start + length]) == answer
     assert processor.decode(made.token_ids[: node.start]).endswith("<answer>")
-    assert node.logprobs[:, 0].tolist() == [-float(node.start + i) for i in range(4)]
+    assert node.logprobs[:, 0].tolist() == [-float(node.start + i) for i in range(length)]
+
+
+def test_decimals_one_by_one_are_no_answer_where_the_tokenizer_joins_them(joined_model: Path) -> None:
+    """Their log-probs say nothing of the pairs'."""
+    sampler = sampler_of(joined_model)
+    tokens, made = sampler._processor.answer_tokens, completion(sampler._processor, format_completion("", 0.5))
+    at = made.token_ids.tolist().index(tokens.pairs[50])
+    apart = [*made.token_ids[:at], *tokens.ids("50"), *made.token_ids[at + 1 :]]
+    other = replace(made, token_ids=np.array(apart, np.int32), symbols=np.zeros((len(apart), 112), np.float32))
+    group = sampler.group(RECORD, 0, sampler.prepare(RECORD), [made, other])
+    assert group.answers is not None
+    assert group.answers[0] is not None
+    assert group.answers[1] is None
 
 
 def test_answers_and_measures_come_where_the_run_uses_them(tiny_model: Path) -> None:

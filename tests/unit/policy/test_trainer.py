@@ -157,25 +157,27 @@ def with_answers(processor, uid, target, texts):
     made = group(uid, token_ids=ids, logprobs=[np.full(len(row), -1.0) for row in ids], target=target)
     tokens, answers = processor.answer_tokens, []
     for text, row in zip(texts, ids, strict=True):
-        written = tokens.ids(text)
-        start = next(i for i in range(len(row)) if row[i : i + 4].tolist() == written)
-        answers.append(AnswerNodes(start, text, np.full((4, 12), -3.0, np.float32)))
+        written = tokens.written(text)[:-1]
+        start = next(i for i in range(len(row)) if row[i : i + len(written)].tolist() == written)
+        answers.append(AnswerNodes(start, text, np.full((len(written), len(tokens.read)), -3.0, np.float32)))
     return scored(replace(made, answers=tuple(answers)), (0.0,) * len(texts))
 
 
-def test_soft_labels_move_the_expected_answer_towards_the_human_score(tiny_model):
+@pytest.mark.parametrize("model", ["tiny_model", "joined_model"])
+def test_soft_labels_move_the_expected_answer_towards_the_human_score(request, model):
     """Without any advantage, and although the sampled answers are far off."""
-    made = trainer(tiny_model, "rapo.loss.kl_beta=0", "learner.zero_stage=0")
+    made = trainer(request.getfixturevalue(model), "rapo.loss.kl_beta=0", "learner.zero_stage=0")
     groups = [with_answers(made.processor, uid, target, ("0.10", "0.95")) for uid, target in (("a", 0.9), ("b", 0.3))]
 
     def expected():
         chunk = made._batch(
             [made._prepare(IMAGES[g.group.image_uid]) for g in groups], [g.group.token_ids for g in groups]
         )
-        found = answer_targets(groups, 0.05)
+        tokens = made.processor.answer_tokens
+        found = answer_targets(groups, 0.05, len(tokens.read))
         with torch.no_grad():
             symbols = made.engine(replace(chunk, answer_places=found.places))[2]
-        rows = symbols.double().numpy().reshape(-1, 4, 12)
+        rows = symbols.double().numpy().reshape(-1, tokens.length, len(tokens.read))
         heard = [replace(a, logprobs=row) for a, row in zip(found.answers, rows, strict=True)]
         return path_moments(heard)[0]
 
@@ -189,7 +191,7 @@ def test_soft_labels_move_the_expected_answer_towards_the_human_score(tiny_model
 def test_the_listener_prefers_the_rationale_that_tells_the_score(tiny_model):
     made = trainer(tiny_model, "rapo.reward.weight_listener=1")
     one = with_answers(made.processor, "a", 0.9, ("0.90", "0.20"))
-    found = answer_targets([one], 0.05)
+    found = answer_targets([one], 0.05, 12)
     assert found.owners.tolist() == [0, 1]
     rows = np.full((8, 12), -30.0, np.float32)
     for row, symbol in enumerate("0.90" + "0.20"):
@@ -197,7 +199,7 @@ def test_the_listener_prefers_the_rationale_that_tells_the_score(tiny_model):
     high, low = listener_advantages([one], found, rows)
     assert high > 0 > low
     silent = scored(replace(one.group, answers=(one.group.answers[0], None)), (0.0, 0.0))
-    assert listener_advantages([silent], answer_targets([silent], 0.05), rows[:4])[1] < 0
+    assert listener_advantages([silent], answer_targets([silent], 0.05, 12), rows[:4])[1] < 0
     moved, _ = update(trainer(tiny_model, "rapo.reward.weight_listener=1", "rapo.loss.kl_beta=0"), share([one], 1))
     still, _ = update(trainer(tiny_model, "rapo.loss.kl_beta=0"), share([one], 1))
     assert not torch.equal(moved, still)
