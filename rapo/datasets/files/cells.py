@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ def numbers(cells: Cells, column: str, *, comma: bool = False, empty: bool = Fal
     """The numbers of a column, NaN where there is a problem. `comma` allows a decimal comma;
     `empty` allows empty cells, which are NaN too."""
     if isinstance(cells, list):
+        if (plain := _plain_numbers(cells)) is not None:
+            return plain, {}
         return _each(cells, lambda value: _number(value, column, empty=empty))
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
         return _text_numbers(cells, column, comma=comma, empty=empty)
@@ -54,6 +57,24 @@ def numbers(cells: Cells, column: str, *, comma: bool = False, empty: bool = Fal
         for i in np.flatnonzero(wrong)
     }
     return values, problems
+
+
+def _plain_numbers(cells: list[object]) -> Floats | None:
+    """Numbers of JSON; None where there is anything else among them."""
+    if set(map(type, cells)) <= {int, float}:
+        with suppress(OverflowError):
+            values = np.array(cells, np.float64)
+            if np.isfinite(values).all():
+                return values
+    return None
+
+
+def _plain_texts(cells: list[object]) -> Cells:
+    """Strings of JSON as Arrow's; the same list where there is anything else among them."""
+    if set(map(type, cells)) == {str}:
+        with suppress(UnicodeEncodeError):  # half of a character
+            return pa.array(cells, pa.large_string())
+    return cells
 
 
 def _text_numbers(cells: pa.Array, column: str, *, comma: bool, empty: bool) -> tuple[Floats, Problems]:
@@ -126,6 +147,8 @@ def _text(value: str) -> str:
 def image_names(cells: Cells) -> tuple[pa.Array, Problems]:
     """The image names of a column: a name, or a list of one (as in exchange rows)."""
     problems: Problems = {}
+    if isinstance(cells, list):
+        cells = _plain_texts(cells)
     if isinstance(cells, list) or not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         values = cells if isinstance(cells, list) else cells.to_pylist()
         names = [""] * len(values)
