@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def show_status(out: Path, *, as_json: bool = False) -> None:
 
 def watch_status(out: Path, every_s: float, stop: Callable[[], bool] = lambda: False) -> None:
     """Show the status until it is interrupted, or until no run works there any more."""
-    with _reader(out) as read:
+    with suppress(KeyboardInterrupt), _reader(out) as read:
         status = read()
         with Live(Group(*view(status)), refresh_per_second=4) as live:
             while status.driver.state == "running" and not stop():

@@ -146,8 +146,13 @@ def test_the_driver_is_the_process_that_holds_the_lock(run: Path) -> None:
         assert driver_pid(run / "new") == os.getpid()
         assert run_status(run / "new").driver.state == "running"
         watch_status(run / "new", 0.01, stop=iter([False, True]).__next__)
+        watch_status(run / "new", 0.01, stop=_ctrl_c)
     assert driver_pid(run / "new") is None
     assert run_status(run / "new").driver.state == "not running"
+
+
+def _ctrl_c() -> bool:
+    raise KeyboardInterrupt
 
 
 def test_only_the_end_of_long_metrics_is_read(run: Path) -> None:
