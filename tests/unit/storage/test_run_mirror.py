@@ -217,6 +217,7 @@ def test_a_wait_for_the_storage_is_said_and_ends_with_ctrl_c(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rapo.storage.store._SAID_AFTER_S", 0.1)
+    monkeypatch.setattr(module, "_LAST_S", 1000.0)  # what ends it is that nothing is tried again
     folder, notes = tmp_path / "run", list[str]()
 
     def note(text: str) -> None:
