@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rapo.config import Config
+from rapo.config.types import Strategy
 
 #: CPUs of the reward actor, which mostly waits.
 REWARD_CPUS = 0.5
@@ -17,12 +18,14 @@ REWARD_CPUS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """`count` processes of a role, each with `resources` on a node with `labels`."""
+    """`count` processes of a role, each with `resources` on a node with `labels`, which lie on the
+    nodes by `strategy`."""
 
     role: str
     count: int
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
+    strategy: Strategy = "pack"
 
     def __str__(self) -> str:
         amounts = [f"{amount:g} {name}" for name, amount in self.resources.items()] or ["nothing"]
@@ -46,7 +49,7 @@ def training_needs(config: Config) -> list[Need]:
     """What trains beside the rollout workers."""
     learner = config.learner
     return [
-        Need("learner rank", learner.workers, bundle(learner.cpus, learner.gpus), learner.labels),
+        Need("learner rank", learner.workers, bundle(learner.cpus, learner.gpus), learner.labels, learner.placement),
         Need("reward actor", 1, {"CPU": REWARD_CPUS}),
     ]
 

@@ -21,16 +21,20 @@ def place(needs: Sequence[Need], nodes: Sequence[Node]) -> Iterator[tuple[Need, 
     labels = {one.name: one.labels for one in nodes}
     for need in sorted(needs, key=lambda need: not need.labels):
         placed: Counter[str] = Counter()
-        for _ in range(need.count):
+        # Those that must lie on one node find room together.
+        group = need.count if need.strategy == "strict_pack" else 1
+        amounts = {name: amount * group for name, amount in need.resources.items()}
+        for _ in range(0, need.count, group):
             fits = (
                 node
                 for node, left in free.items()
                 if need.labels.items() <= labels[node].items()
-                and all(left.get(name, 0.0) >= amount for name, amount in need.resources.items())
+                and all(left.get(name, 0.0) >= amount for name, amount in amounts.items())
+                and not (need.strategy == "strict_spread" and placed[node])
             )
             node = next(fits, "")
-            placed[node] += 1
+            placed[node] += group
             if node:
-                for name, amount in need.resources.items():
+                for name, amount in amounts.items():
                     free[node][name] -= amount
         yield need, placed

@@ -15,6 +15,7 @@ from cluster.cli.nodes.placement import place
 from cluster.cli.nodes.probe import Look, Node, NodeFacts, facts_of, shared_files
 from cluster.remote.needs import Need
 from rapo.config import Config, load_config
+from rapo.config.types import Strategy
 from rapo.errors import ConfigError
 
 SPOT = {"ray.io/market-type": "spot"}
@@ -89,6 +90,23 @@ def test_what_needs_no_labels_leaves_the_labelled_nodes_free(nodes: list[Node]) 
     needs = [Need("any", 8, {"CPU": 1.0}), Need("spot", 8, {"CPU": 1.0}, SPOT)]
     placed = {need.role: dict(where) for need, where in place(needs, [nodes[2], nodes[0]])}
     assert placed == {"spot": {"10.0.0.3": 8}, "any": {"10.0.0.1": 8}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "count", "placed"),
+    [
+        ("pack", 10, {"10.0.0.1": 8, "10.0.0.2": 2}),
+        ("strict_pack", 8, {"10.0.0.1": 8}),
+        ("strict_pack", 9, {"": 9}),
+        ("strict_spread", 3, {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 1}),
+        ("strict_spread", 5, {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 1, "": 2}),
+    ],
+)
+def test_ranks_find_room_by_their_strategy(
+    nodes: list[Node], strategy: Strategy, count: int, placed: dict[str, int]
+) -> None:
+    ((_, where),) = place([Need("rank", count, {"CPU": 1.0}, strategy=strategy)], nodes)
+    assert {node: number for node, number in where.items() if number} == placed
 
 
 def test_a_node_looks_for_what_it_is_told(tmp_path: Path) -> None:
