@@ -64,10 +64,16 @@ def weighted_correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 def percentile_interval(blocks: Sequence[Floats]) -> list[float] | None:
     """`[low, high]` of a correlation's resampled values, given in blocks `(rows,)`; None where none
-    is finite, because a resample may be constant."""
-    values = np.concatenate(blocks)
-    values = values[np.isfinite(values)]
-    if not values.size:
+    is finite."""
+    found = interval(np.concatenate(blocks))
+    return None if found is None else [min(1.0, max(-1.0, bound)) for bound in found]
+
+
+def interval(values: Floats) -> list[float] | None:
+    """The percentile interval of 95 % of resampled values; None where none is finite, because a
+    resample may be constant."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return None
     tail = (1.0 - CONFIDENCE) / 2.0
-    return [float(value) for value in np.clip(np.quantile(values, (tail, 1.0 - tail)), -1.0, 1.0)]
+    return [float(bound) for bound in np.quantile(finite, (tail, 1.0 - tail))]

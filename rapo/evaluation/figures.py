@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from rapo.arrays import Floats
 from rapo.metrics import defined, evaluate_predictions, why_undefined
 from rapo.records import Prediction
-from rapo.resampling import CONFIDENCE, Ranker, resampled_counts, weighted_correlation
+from rapo.resampling import Ranker, interval, resampled_counts, weighted_correlation
 
 #: Agreement with the human scores, which needs no common scale.
 CORRELATIONS = ("plcc", "srcc", "krcc")
@@ -168,13 +168,3 @@ def scaled(one: Figure, factor: float) -> Figure:
         "interval": None if bounds is None else [bound * factor for bound in bounds],
         "undefined": one["undefined"],
     }
-
-
-def interval(values: Floats) -> list[float] | None:
-    """The percentile interval of 95 % of resampled values; None where none is finite, because a
-    resample may be constant."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return None
-    tail = (1.0 - CONFIDENCE) / 2.0
-    return [float(bound) for bound in np.quantile(finite, (tail, 1.0 - tail))]

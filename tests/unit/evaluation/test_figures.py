@@ -10,7 +10,8 @@ from eval_builders import noisy, predicted
 from scipy import stats
 
 import rapo.resampling
-from rapo.evaluation.figures import CORRELATIONS, RESAMPLED, Bootstrap, interval, set_figures
+from rapo.evaluation.figures import CORRELATIONS, RESAMPLED, Bootstrap, set_figures
+from rapo.resampling import interval
 
 
 def figures(one, resamples=0, seed=0, width=9.0):
