@@ -51,6 +51,10 @@ class EvaluationRun:
         """Ask the models, and write `out/results.json`, `table.md`, `table.html` and
         `predictions/`. Raises `RapoError` where a model cannot be asked or answers nothing."""
         given = {model.name: GivenPredictions(model.file) for model in models if isinstance(model, GivenModel)}
+        for model in models:
+            if isinstance(model, ScorerModel):
+                with self.connect(model.address) as client:
+                    client.model()
         with Engines() as engines:
             digests = self._digests(models)
             found: dict[str, Mapping[str, Predicted]] = {}

@@ -206,6 +206,14 @@ def test_images_that_a_scorer_left_out_are_asked_for_again(tmp_path):
         assert found["models"]["s"]["sets"]["a"]["n_valid"] == 5
 
 
+def test_a_scorer_that_does_not_answer_is_an_error_before_anything_is_asked(tmp_path, asked, model):
+    scorer = FakeScorer()
+    scorer.token = "another"
+    with serving(scorer) as address, pytest.raises(ServiceError, match="does not let this client in"):
+        run([eval_set(tmp_path, TARGETS, "a")], tmp_path / "out").evaluate([model, ScorerModel("s", address)])
+    assert asked.uids == []
+
+
 def test_a_scorer_that_changes_its_default_is_asked_for_the_version_of_the_table(tmp_path, monkeypatch):
     sets = [eval_set(tmp_path, TARGETS, "a"), eval_set(tmp_path, TARGETS, "b")]
     scorer, add = FakeScorer(), AnswerFile.add
