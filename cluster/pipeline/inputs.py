@@ -1,6 +1,7 @@
 """Inputs: what the stages of a run have read, so that a change between two starts is an error.
 
-- A `done.json` holds digests of the labels, the images or the model folder that its stage read.
+- A `done.json` holds digests of the images or the model folder that its stage read. The index of
+  the data holds those of the labels.
 - The digest of an image is of its size and of three places in it; of a large set 20,000 images
   count.
 - What the stages that are finished have read must be there as it was: the later stages would
@@ -24,7 +25,7 @@ from rapo.config import Config
 from rapo.datasets.index import read_index
 from rapo.datasets.record_table import RecordTable
 from rapo.errors import RunFolderError
-from rapo.util.file_digest import digest_of, file_digest, model_digest
+from rapo.util.file_digest import file_digest, model_digest
 
 _IMAGES = "images.npy"
 _MOST = 20_000
@@ -36,11 +37,6 @@ def keep_images(folder: Path, records: RecordTable) -> str:
     digests = _image_digests(records)
     np.save(folder / _IMAGES, digests)
     return xxhash.xxh3_64(digests.tobytes()).hexdigest()
-
-
-def labels_digest(files: tuple[Path, ...]) -> str:
-    """A digest of label files."""
-    return digest_of(((path.name, path) for path in files), blocks=64)
 
 
 def policy_digest(config: Config) -> str:

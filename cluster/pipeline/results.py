@@ -1,6 +1,6 @@
 """Stage results: what each stage notes in its `done.json`, for later stages and the report.
 
-The fields `labels`, `images` and `model` are digests of what the stage read
+The fields `images` and `model` are digests of what the stage read
 (`cluster.pipeline.inputs`); empty where it read none.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 class DataResult:
     counts: dict[str, int]
     skipped: int
-    labels: str = ""
     images: str = ""
 
 

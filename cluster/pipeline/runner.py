@@ -21,7 +21,7 @@ from cluster.files.report import MODELS, CritiqueCounts, DataFacts, Report, RunF
 from cluster.files.run_folder import Finished, RunFolder
 from cluster.files.typed_json import read_json_as
 from cluster.files.versions import versions
-from cluster.pipeline.inputs import keep_images, labels_digest, policy_digest, raise_changed
+from cluster.pipeline.inputs import keep_images, policy_digest, raise_changed
 from cluster.pipeline.results import (
     AesCoTResult,
     ColdStartResult,
@@ -221,7 +221,6 @@ class Pipeline:
         return DataResult(
             counts=counts,
             skipped=len(self._dataset.skipped),
-            labels=labels_digest(self._dataset.files),
             images=keep_images(self._folder / "data", self._dataset.records),
         )
 
