@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rapo.chat.types import Usage
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
@@ -52,12 +54,25 @@ class GroupReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeReceipt:
+    """What a judge model answered about the rationales of a step: its new verdicts by key, and what
+    they used. `unjudged` are the groups without one: by fault their number, and the first problem.
+    `stopped` is why it answers nothing more."""
+
+    verdicts: Mapping[str, tuple[float, ...]]
+    used: Usage
+    unjudged: Mapping[str, tuple[int, str]]
+    stopped: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RewardReceipt:
     """The metrics of a step's rewards, and for each learner rank the uids of the images of its
-    share, in the order of its groups."""
+    share, in the order of its groups. `judged` is there where a judge model was asked."""
 
     metrics: Mapping[str, float]
     uids: tuple[tuple[str, ...], ...]
+    judged: JudgeReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from actors.messages import GroupReceipt, ProcessInfo, RankFigures, RankInfo, Re
 from rapo.algorithm.partition import Share
 from rapo.chat.types import Usage
 from rapo.config import Config
+from rapo.explanations.grounding_judge import JudgeHistory
 from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
 from rapo.util.file_manifest import Entries
 
@@ -42,14 +43,15 @@ class RolloutRole(Protocol):
 
 
 class RewardRole(Protocol):
-    """Scores all groups of a step together."""
+    """Scores all groups of a step together. `history` is what earlier processes of the run have
+    asked a judge model; behind the groups stand the encoded images, where there is one."""
 
     ACTOR_OPTIONS: ClassVar[Mapping[str, object]]
 
-    def __init__(self, config: Config) -> None: ...
+    def __init__(self, config: Config, history: JudgeHistory) -> None: ...
     def hello(self) -> ProcessInfo: ...
     def ping(self) -> None: ...
-    def score(self, *groups: Group) -> tuple[RewardReceipt | Share, ...]: ...
+    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]: ...
 
 
 class LearnerRole(Protocol):

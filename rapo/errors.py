@@ -73,6 +73,10 @@ class WeightError(RapoError):
     """A weight version failed verification: checksum, missing or unknown parameter."""
 
 
+class JudgeError(RapoError):
+    """A judge model answers nothing more: it has no budget, key or model, or fails too often."""
+
+
 class RoleError(RapoError):
     """A remote role failed or timed out. The message names role, node, cause and log."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.messages import RewardReceipt
 from actors.reward import RewardScorer
@@ -33,7 +34,8 @@ class FixedLengthWorker(RolloutWorker):
 class RandomScorer(RewardScorer):
     """Scores as ever, then replaces the advantages by random ones."""
 
-    def score(self, *groups: Group) -> tuple[RewardReceipt | Share, ...]:
+    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]:
+        groups = [part for part in parts if isinstance(part, Group)]
         scored, metrics = score_groups(groups, self._config.rapo.reward)
         rng = np.random.default_rng(groups[0].step)
         random = [dataclasses.replace(s, advantages=rng.standard_normal(len(s.advantages))) for s in scored]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cluster.cli.check_fit import length_problems, machine_problems
 from cluster.cli.engine_build import check_engine_build
 from cluster.remote.ray_session import check_object_store, logical_cpus, working_dir_problem
-from rapo.aescot.check import check_judge, check_teacher, described, warnings_of
+from rapo.aescot.check import check_grounding_judges, check_judge, check_teacher, described, judged_by, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import ModelError, RapoError, ResourceError
@@ -29,6 +29,7 @@ def describe(config: Config, data: DataCheck) -> list[str]:
         if config.ray.address
         else f"a local Ray ({logical_cpus(config)} logical CPUs)"
     )
+    judges = judged_by(config)
     lora = f", LoRA of rank {config.learner.lora.rank}" if config.learner.lora.rank else ""
     return [
         *(f"{'' if number else 'data':<10} {line}" for number, line in enumerate(sources)),
@@ -38,6 +39,7 @@ def describe(config: Config, data: DataCheck) -> list[str]:
         f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
         f"{config.rollout.workers} rollout worker(s), {config.learner.workers} learner rank(s), "
         f"ZeRO-{config.learner.zero_stage}{lora}",
+        *(f"{'' if number else 'judged':<10} {line}" for number, line in enumerate(judges)),
         f"serve      gRPC on {config.serve.host}:{config.serve.port}, {config.serve.replicas} replica(s)"
         if config.serve.demo_images
         else "serve      skipped (serve.demo_images is 0)",
@@ -53,7 +55,8 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     length = prompt_length(config)
     found = list((data or check_data(config, length)).problems)
     writing = (check_teacher, check_judge) if "aescot" in stages else ()
-    for check in (_model, *writing, _batch, _wandb, _working_dir, check_object_store, check_engine_build):
+    judging = (check_grounding_judges,) if {"rapo", "evaluate"} & set(stages) else ()
+    for check in (_model, *writing, *judging, _batch, _wandb, _working_dir, check_object_store, check_engine_build):
         try:
             check(config)
         except RapoError as error:
@@ -88,11 +91,6 @@ def warnings(config: Config, data: DataCheck) -> list[str]:
         found.append(
             f"coldstart.learning_rate = {config.coldstart.learning_rate:g} and rapo.learning_rate = "
             f"{config.rapo.learning_rate:g} suit the embedded policy; a pre-trained model needs about 1e-5 and 1e-6"
-        )
-    if config.rapo.reward.weight_grounded and config.aescot.teacher.kind != "measured":
-        found.append(
-            "rapo.reward.weight_grounded reads the clauses of the rule-based teacher, and will be 0 for critiques in free "
-            "text; set it to 0"
         )
     if config.evaluate.readout != config.serve.readout:
         found.append(

@@ -16,7 +16,15 @@ import typer
 from cluster.cli.check import problems, warnings
 from cluster.remote.ray_session import prepare_environment
 from rapo.aescot.prompt import prompt_text
-from rapo.config import ChatConfig, Config, SourceConfig, TeacherConfig, load_config
+from rapo.config import (
+    AskedModelConfig,
+    ChatConfig,
+    Config,
+    GroundingJudgeConfig,
+    SourceConfig,
+    TeacherConfig,
+    load_config,
+)
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import RapoError, StoppedError
 from rapo.models.folder import check_model_path
@@ -112,6 +120,10 @@ def with_absolute_paths(config: Config) -> Config:
     )
     if config.ray.working_dir is not None:
         changes["ray"] = config.ray.model_copy(update={"working_dir": config.ray.working_dir.resolve()})
+    rapo, evaluate = config.rapo, config.evaluate
+    judged = rapo.reward.model_copy(update={"grounded_judge": _with_prompt(rapo.reward.grounded_judge)})
+    changes["rapo"] = rapo.model_copy(update={"reward": judged})
+    changes["evaluate"] = evaluate.model_copy(update={"grounded_judge": _with_prompt(evaluate.grounded_judge)})
     if config.policy.model != "embedded" and not is_url(config.policy.model):
         changes["policy"] = config.policy.model_copy(update={"model": str(Path(config.policy.model).resolve())})
     return config.model_copy(update=changes)
@@ -144,6 +156,14 @@ def _settled(settings: ChatConfig) -> dict[str, object]:
     if isinstance(settings, TeacherConfig):
         folders = {"critiques": settings.critiques, "images": settings.images}
         changes |= {name: path.resolve() for name, path in folders.items() if path is not None}
-    if settings.prompt_file is not None:
-        changes |= {"prompt": prompt_text(settings, ""), "prompt_file": None}
-    return changes
+    return changes | _prompt_in_place(settings)
+
+
+def _with_prompt(judge: GroundingJudgeConfig) -> GroundingJudgeConfig:
+    return judge.model_copy(update=_prompt_in_place(judge))
+
+
+def _prompt_in_place(settings: AskedModelConfig) -> dict[str, object]:
+    if settings.prompt_file is None:
+        return {}
+    return {"prompt": prompt_text(settings, ""), "prompt_file": None}

@@ -46,7 +46,7 @@ from rapo.algorithm.alert_kinds import Alert
 from rapo.algorithm.alerts import TrainingAlerts
 from rapo.algorithm.batch_sampler import BatchSampler
 from rapo.config import Config
-from rapo.errors import FaultKind, RoleError, StoppedError
+from rapo.errors import FaultKind, JudgeError, RapoError, RoleError, StoppedError
 from rapo.records import ImageRecord, Prediction
 
 if TYPE_CHECKING:
@@ -178,8 +178,6 @@ class Controller:
             window=WindowStatus(len(window.ready), window.running, window.used, window.dropped),
         )
 
-    # One step.
-
     def _one_step(self) -> tuple[float, float]:
         """One optimiser step on one group per image; the idle shares of rollout workers and
         learners."""
@@ -223,7 +221,7 @@ class Controller:
             batch = self._collect(step)
             clock.lap("rollout")
             try:
-                scored, shares = self._drive(self._rewards.score([result.group for result in batch]))
+                scored, shares = self._drive(self._rewards.score(batch))
                 clock.lap("reward")
                 images = {result.task.record.uid: result.task.image for result in batch}
                 needed = [{uid: images[uid] for uid in uids} for uids in scored.uids]
@@ -234,6 +232,11 @@ class Controller:
                 if error.kind is not FaultKind.DATA_LOST or refill == _REFILLS:
                     raise
                 self._refill(batch, error)
+            except JudgeError as error:
+                self._refill(batch, error)  # the state holds the groups, so that none is lost
+                if step:
+                    self._checkpoint()
+                raise
         raise AssertionError
 
     def _collect(self, step: int) -> list[RolloutResult]:
@@ -261,7 +264,7 @@ class Controller:
         min_version = max(number, step) - self._config.rapo.max_staleness
         return Task(ticket, bare, self._images.ref(record), number, min_version)
 
-    def _refill(self, batch: Sequence[RolloutResult], error: RoleError) -> None:
+    def _refill(self, batch: Sequence[RolloutResult], error: RapoError) -> None:
         """Of a batch that could not be used, keep the groups that are there and have the others
         sampled again."""
         for result in batch:
@@ -271,7 +274,7 @@ class Controller:
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 self._window.requeue(ticket)
                 cause = f"{result.task.what}: {error}"
-                self._listener.fault(Fault("group", "", error.kind, cause, "sampled again"))
+                self._listener.fault(Fault("group", "", FaultKind.DATA_LOST, cause, "sampled again"))
             else:
                 self._results[ticket] = result
                 self._window.give_back(_ready(result))
@@ -289,8 +292,6 @@ class Controller:
         asked = self._requests.take()
         if asked is not None and asked != self._fleet.wanted:
             self._resize(asked, "asked for")
-
-    # Weights.
 
     def _publish(self, version: int) -> None:
         """Publish the learner's weights and have the fleet load them; with `rapo.max_staleness` > 0
@@ -316,8 +317,6 @@ class Controller:
             self._publishing = None
             self._weights = self._drive(self._learners.republish(version))
             self._fleet.load(self._weights)
-
-    # Validation, scaling, state.
 
     def _validate(self, weights: WeightVersion | None) -> None:
         """Measure the current weights on the validation images; keep the model where it is the best

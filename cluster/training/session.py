@@ -60,7 +60,7 @@ def training_session(
         stack.enter_context(fleet.beside(training_needs(config)))
         learners = RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launchers.learner), listener.fault)
         stack.callback(learners.close)
-        rewards = RewardClient(config, launchers.scorer, listener.fault)
+        rewards = RewardClient(config, out, launchers.scorer, listener.fault)
         stack.callback(rewards.close)
         fleet.start(start_dir, 0)
         ranks = finish(learners.ready(learners.start(start_dir)))

@@ -1,4 +1,7 @@
-"""Checks: what can be known of a teacher's or a judge's model before it is asked anything."""
+"""Checks: what can be known of a teacher's or a judge's model before it is asked anything.
+
+The judges are that of critiques, and those of the rationales of RAPO and evaluation.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import teacher_template
 from rapo.chat.key import read_key
 from rapo.chat.open import folder_of
-from rapo.config import AesCoTConfig, ChatConfig, Config, EndpointConfig
+from rapo.config import AesCoTConfig, AskedModelConfig, ChatConfig, Config, EndpointConfig, GroundingJudgeConfig
 from rapo.errors import ConfigError, RapoError
+from rapo.explanations.grounding_judge import EVALUATION_JUDGE_SECTION, JUDGE_SECTION, grounding_template
 from rapo.models.folder import check_chat_folder
 
 
@@ -33,20 +37,42 @@ def check_judge(config: Config) -> None:
         _check_model(config, config.aescot.judge, "aescot.judge")
 
 
+def check_grounding_judges(config: Config) -> None:
+    """Raise a `RapoError` for a judge of explanations that could not be asked."""
+    for key, judge in _grounding_judges(config):
+        grounding_template(judge, key)
+        _check_key(judge, key)
+
+
 def check_endpoints(config: Config) -> list[str]:
-    """What keeps the endpoints of teacher and judge from answering. They are asked for their
-    models, which costs nothing."""
+    """What keeps the endpoints of the models that the stages ask from answering. They are asked for
+    their models, which costs nothing."""
     # Not at the top: the client takes a second to import.
     from rapo.chat.reach import check_reachable
 
     found = []
-    for role, settings in (("teacher", config.aescot.teacher), ("judge", config.aescot.judge)):
-        if settings.kind == "openai":
-            try:
-                check_reachable(settings, f"aescot.{role}")
-            except RapoError as error:
-                found.append(str(error))
+    for key, settings in _endpoints(config):
+        try:
+            check_reachable(settings, key)
+        except RapoError as error:
+            found.append(str(error))
     return found
+
+
+def _endpoints(config: Config) -> Iterator[tuple[str, AskedModelConfig]]:
+    """The models behind endpoints, by their sections."""
+    for key, settings in (("aescot.teacher", config.aescot.teacher), ("aescot.judge", config.aescot.judge)):
+        if settings.kind == "openai":
+            yield key, settings
+    yield from _grounding_judges(config)
+
+
+def _grounding_judges(config: Config) -> Iterator[tuple[str, GroundingJudgeConfig]]:
+    """The models that RAPO and the evaluation ask about rationales, by their sections."""
+    if config.rapo.asks_grounding_judge:
+        yield JUDGE_SECTION, config.rapo.reward.grounded_judge
+    if config.evaluate.grounded_judge.kind == "openai":
+        yield EVALUATION_JUDGE_SECTION, config.evaluate.grounded_judge
 
 
 def described(config: Config) -> str:
@@ -60,7 +86,18 @@ def described(config: Config) -> str:
     return f"{aescot.images} critiques by {writer}, judged by {judge}{refill}"
 
 
-def _named(settings: ChatConfig) -> str:
+def judged_by(config: Config) -> list[str]:
+    """What judges of explanations would do, a line for each."""
+    rapo, found = config.rapo, []
+    if rapo.asks_grounding_judge:
+        judge, most = rapo.reward.grounded_judge, rapo.steps * rapo.images_per_step * rapo.completions
+        found.append(f"rationales in RAPO by {_named(judge)}: at most {most * judge.votes:,} questions")
+    if config.evaluate.grounded_judge.kind == "openai":
+        found.append(f"rationales in the evaluation by {_named(config.evaluate.grounded_judge)}")
+    return found
+
+
+def _named(settings: AskedModelConfig) -> str:
     if settings.kind == "vllm":
         return f"{settings.model} in vLLM"
     budget = settings.endpoint.budget
@@ -69,7 +106,7 @@ def _named(settings: ChatConfig) -> str:
 
 def warnings_of(config: Config) -> list[str]:
     """What teacher and judge would do, but is probably not intended."""
-    teacher, judge, found = config.aescot.teacher, config.aescot.judge, []
+    teacher, found = config.aescot.teacher, []
     if teacher.kind in ("vllm", "openai"):
         if teacher.language.lower() != "english":
             found.append(
@@ -81,15 +118,29 @@ def warnings_of(config: Config) -> list[str]:
                 "aescot.teacher.prompt does not hold {score}, so that the teacher is blind; set aescot.teacher.blind"
             )
     found += _idle(config.aescot)
-    for role, settings in (("teacher", teacher), ("judge", judge)):
-        if settings.kind == "openai":
-            found += [f"aescot.{role}.endpoint {words}" for words in _endpoint_warnings(settings.endpoint)]
-    return found
+    for key, settings in _endpoints(config):
+        found += [f"{key}.endpoint {words}" for words in _endpoint_warnings(key, settings.endpoint)]
+    return [*found, *_grounding_warnings(config)]
 
 
-def _endpoint_warnings(endpoint: EndpointConfig) -> Iterator[str]:
+def _grounding_warnings(config: Config) -> Iterator[str]:
+    """Terms of the reward that would be 0, and judges that would not be asked."""
+    weight, judge = config.rapo.reward.weight_grounded, config.rapo.reward.grounded_judge
+    if weight and judge.kind == "measures" and config.aescot.teacher.kind != "measured":
+        yield (
+            "rapo.reward.weight_grounded reads the clauses of the rule-based teacher, and will be 0 for critiques in free "
+            f"text: set it to 0, or have a model judge them with {JUDGE_SECTION}.kind = 'openai'"
+        )
+    if not weight and judge.kind == "openai":
+        yield f"{JUDGE_SECTION} is not asked, because rapo.reward.weight_grounded is 0"
+
+
+def _endpoint_warnings(key: str, endpoint: EndpointConfig) -> Iterator[str]:
     if endpoint.prompt_price is not None and endpoint.budget is None:
-        yield "has prices and no budget: only aescot.images and aescot.refill limit what it costs"
+        limit = (
+            "aescot.images and aescot.refill limit" if key.startswith("aescot") else "the number of rationales limits"
+        )
+        yield f"has prices and no budget: only {limit} what it costs"
     url = urlsplit(endpoint.base_url or "")
     if endpoint.key_env is not None and url.scheme == "http" and not _is_loopback(url.hostname or ""):
         yield f"sends its key unencrypted to {url.hostname}; use https"
@@ -128,6 +179,10 @@ def _check_model(config: Config, settings: ChatConfig, key: str) -> None:
 
         check_teacher_parameters(folder)
         return
+    _check_key(settings, key)
+
+
+def _check_key(settings: AskedModelConfig, key: str) -> None:
     try:
         read_key(settings.endpoint.key_env)
     except ConfigError as error:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from string import Formatter
 
-from rapo.config import ChatConfig, TeacherConfig
+from rapo.config import AskedModelConfig, TeacherConfig
 from rapo.errors import ConfigError
 
 #: The prompt of a teacher that sees the score and must not reveal it, after Aes-R1 (arXiv
@@ -36,7 +36,7 @@ def prompt_hash(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def prompt_text(settings: ChatConfig, default: str) -> str:
+def prompt_text(settings: AskedModelConfig, default: str) -> str:
     """The prompt of `settings`, before its placeholders are filled in. Raises `ConfigError` where
     its file cannot be read."""
     if settings.prompt_file is not None:

@@ -8,14 +8,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rapo.aescot.rows import IMAGE, JUDGE, STOP, UNANSWERED
 from rapo.aescot.written import without_reasoning
+from rapo.chat.json_answer import json_objects
 from rapo.chat.types import NOTHING, ChatAnswer, ChatFault, Usage
 
 _LONGEST_FAULT = 300
@@ -83,7 +83,7 @@ def read_vote(answer: ChatAnswer) -> Vote:
     text = without_reasoning(answer.text, reasoning=answer.reasoning)
     if text is None:
         return _no_vote("it ended inside the judge's own reasoning; raise aescot.judge.max_tokens", answer.text)
-    for found in _objects(text):
+    for found in json_objects(text):
         try:
             vote = VoteFile.model_validate(found)
         except ValidationError:
@@ -114,19 +114,6 @@ def count_votes(votes: Sequence[Vote], usage: Usage = NOTHING, model: str | None
             detail = f"{len(against)} of {len(valid)} votes: {against[0].detail or 'no explanation'}"
             return ModelVerdict(False, reason, detail, usage, model)
     return ModelVerdict(True, None, "", usage, model)
-
-
-def _objects(text: str) -> Iterator[object]:
-    """The JSON objects in a text, from the first brace of each."""
-    decoder, at = json.JSONDecoder(), text.find("{")
-    while at >= 0:
-        try:
-            found, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            end = at + 1
-        else:
-            yield found
-        at = text.find("{", end)
 
 
 def _no_vote(why: str, text: str) -> Vote:

@@ -16,8 +16,11 @@ from rapo.config import RewardSettings
 from rapo.records import Group, ScoredGroup
 
 
-def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """The scored groups, in order, and their metrics.
+def score_groups(
+    groups: Sequence[Group], settings: RewardSettings, grounded: Floats | None = None
+) -> tuple[list[ScoredGroup], dict[str, float]]:
+    """The scored groups, in order, and their metrics. `grounded` `(N, K)` is the grounded term of a
+    judge model; without it the images' measures give it.
 
     All groups of a step are scored together, because the relative term compares every completion
     with every other image. The metrics are those of `rapo_rewards`, `invalid/<reason>` (shares of
@@ -29,6 +32,8 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
     ]
     scores, within = _scores(groups, answers, settings)
     stds = [g.target_std for g in groups]
+    if grounded is None:
+        grounded = _grounded(groups, answers) if settings.weight_grounded else np.zeros_like(scores)
     rewards = rapo_rewards(
         scores,
         np.array([g.target for g in groups]),
@@ -38,7 +43,7 @@ def score_groups(groups: Sequence[Group], settings: RewardSettings) -> tuple[lis
         # set without spreads, which may be all of a batch, tie at half.
         target_std=np.array([np.nan if s is None else s for s in stds]),
         within=within,
-        grounded=_grounded(groups, answers) if settings.weight_grounded else 0.0,
+        grounded=grounded,
     )
     reasons = Counter(a.reason for row in answers for a in row if a.reason is not None)
     metrics = dict(rewards.metrics)

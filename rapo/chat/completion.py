@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from rapo.chat.types import ChatAnswer, Usage
-from rapo.config import ChatConfig
+from rapo.config import AskedModelConfig
 
 
 class _Lenient(BaseModel):
@@ -43,7 +43,7 @@ class ChatCompletion(_Lenient):
 
 
 def request_body(
-    settings: ChatConfig, text: str, image_url: str, seed: int, schema: Mapping[str, object] | None
+    settings: AskedModelConfig, text: str, image_url: str, seed: int, schema: Mapping[str, object] | None
 ) -> dict[str, object]:
     """The body of a request: the image first, as in all of the project's prompts."""
     content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": text}]

@@ -18,6 +18,7 @@ from dataclasses import replace
 from time import monotonic
 
 import httpx2
+from cachetools import LRUCache
 from openai import AsyncOpenAI, OpenAIError
 
 from rapo.chat.completion import ChatCompletion, answer_of, request_body
@@ -26,7 +27,7 @@ from rapo.chat.key import NO_KEY, hide_key, read_key
 from rapo.chat.pace import Pace
 from rapo.chat.spending import BudgetSpent, Reservation, Spending
 from rapo.chat.types import ChatAnswer, Question, Usage
-from rapo.config import ChatConfig, ImageConfig
+from rapo.config import AskedModelConfig, ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 from rapo.images.shrink import data_url
@@ -34,18 +35,20 @@ from rapo.images.shrink import data_url
 # What an image may cost in tokens before the endpoint has told what it does.
 _IMAGE_TOKENS = 1500
 _CHARACTERS_PER_TOKEN = 3
+#: How long requests in flight may take to be given up.
+_CANCEL_S = 30.0
 
 
 class EndpointModel:
     """A model behind an endpoint. `schema` constrains its answers to a JSON schema; `spent` is what
-    earlier processes of the same run have spent.
+    earlier processes of the same run have spent; `patience_s` limits the time of each call.
 
     Raises `ConfigError` where the variable of the key is not set. Thread-safe.
     """
 
     def __init__(
         self,
-        settings: ChatConfig,
+        settings: AskedModelConfig,
         limits: ImageConfig,
         *,
         patience_s: float,
@@ -59,6 +62,8 @@ class EndpointModel:
         self._spending = Spending(endpoint.prompt_price, endpoint.completion_price, endpoint.budget, spent)
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
+        # Questions about one image come one after the other.
+        self._urls: LRUCache[bytes, asyncio.Task[str]] = LRUCache(endpoint.concurrency)
         self._not_before = 0.0
         self._most_prompt_tokens = 0
         self._failures_in_a_row = 0
@@ -82,8 +87,10 @@ class EndpointModel:
         return self._stopped
 
     def ask(self, questions: Sequence[Question]) -> list[ChatAnswer]:
-        """An answer for each question, in order. Raises `TimeoutError` after `patience_s`."""
-        return asyncio.run_coroutine_threadsafe(self._ask_all(questions), self._loop).result(self._patience_s)
+        """An answer for each question, in order. After `patience_s` those that are left get
+        none."""
+        asked = asyncio.run_coroutine_threadsafe(self._ask_all(questions), self._loop)
+        return asked.result(self._patience_s + _CANCEL_S)
 
     def close(self) -> None:
         """Close the connections and end the thread."""
@@ -92,20 +99,43 @@ class EndpointModel:
         self._thread.join(10.0)
 
     async def _ask_all(self, questions: Sequence[Question]) -> list[ChatAnswer]:
-        return await asyncio.gather(*(self._ask(question) for question in questions))
+        tasks = [asyncio.create_task(self._ask(question)) for question in questions]
+        if not tasks:
+            return []
+        _, late = await asyncio.wait(tasks, timeout=self._patience_s)
+        for task in late:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return [self._in_time(answer) for answer in answers]
+
+    def _in_time(self, answer: ChatAnswer | BaseException) -> ChatAnswer:
+        if isinstance(answer, asyncio.CancelledError):
+            return ChatAnswer(None, f"no answer within {self._patience_s:g} s for all questions together", "unanswered")
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     async def _ask(self, question: Question) -> ChatAnswer:
         async with self._slots:
             if self._stopped is not None:
                 return ChatAnswer(None, self._stopped, "stopped")
             try:
-                # In a thread, because decoding would hold up the other requests.
-                url = await asyncio.to_thread(self._data_url, question.image)
+                url = await self._url(question.image)
             except ImageError as error:
                 return ChatAnswer(None, str(error), "image")
             answer = await self._try(question, url)
         self._note(answer)
         return answer
+
+    async def _url(self, image: bytes) -> str:
+        """The data URL of an encoded image, made once for the questions in flight about it. Raises
+        `ImageError` where it does not decode."""
+        making = self._urls.get(image)
+        if making is None:
+            # In a thread, because decoding would hold up the other requests.
+            making = asyncio.create_task(asyncio.to_thread(self._data_url, image))
+            self._urls[image] = making
+        return await asyncio.shield(making)
 
     async def _try(self, question: Question, url: str) -> ChatAnswer:
         """Ask until there is an answer, or no try is left."""
@@ -168,6 +198,9 @@ class EndpointModel:
             async with asyncio.timeout(limit_s):
                 response = await self._client.post("/chat/completions", body=body, cast_to=str)
             answer = self._read(response, held)
+        except asyncio.CancelledError:
+            held.used = held.most
+            raise
         except (OpenAIError, httpx2.HTTPError, OSError, ValueError) as error:
             failure = failure_of(error)
             held.used = held.most if failure.billed else Usage()

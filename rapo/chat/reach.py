@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from rapo.chat.failures import failure_of
 from rapo.chat.key import NO_KEY, hide_key, read_key
-from rapo.config import ChatConfig
+from rapo.config import AskedModelConfig
 from rapo.errors import RapoError, ResourceError
 
 _LIMIT_S = 10.0
@@ -22,7 +22,7 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-def check_reachable(settings: ChatConfig, key: str) -> None:
+def check_reachable(settings: AskedModelConfig, key: str) -> None:
     """Raise a `RapoError` where the endpoint of the section `key` does not answer, refuses the key,
     or lists models without the configured one. An endpoint without such a list is not refused."""
     endpoint = settings.endpoint

@@ -4,8 +4,10 @@
 - Neither torch nor Ray nor vLLM is imported.
 """
 
-from rapo.config.aescot import AesCoTConfig, ChatConfig, EndpointConfig, JudgeConfig, TeacherConfig
+from rapo.config.aescot import AesCoTConfig, JudgeConfig, TeacherConfig
+from rapo.config.chat import AskedModelConfig, ChatConfig, GroundingJudgeConfig
 from rapo.config.data import ColumnsConfig, DataConfig, ScenesConfig, SceneWorld, SourceConfig
+from rapo.config.endpoint import EndpointConfig
 from rapo.config.engine import EngineConfig
 from rapo.config.learning import LoRAConfig
 from rapo.config.load import diff_config, dump_config, load_config
@@ -22,6 +24,7 @@ from rapo.config.training import LossConfig, RewardSettings, WatchConfig
 
 __all__ = [
     "AesCoTConfig",
+    "AskedModelConfig",
     "ChatConfig",
     "ColumnsConfig",
     "Config",
@@ -29,6 +32,7 @@ __all__ = [
     "EndpointConfig",
     "EngineConfig",
     "GatewayConfig",
+    "GroundingJudgeConfig",
     "ImageConfig",
     "JudgeConfig",
     "LoRAConfig",

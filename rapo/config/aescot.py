@@ -7,53 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rapo.config.endpoint import EndpointConfig
-from rapo.config.engine import EngineConfig
-from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section, StoredModel
+from rapo.config.chat import ChatConfig
+from rapo.config.types import Amount, Fraction, MayChange, Positive, Seconds, Section
 from rapo.records import DIMENSIONS
-
-
-class ChatEngineConfig(EngineConfig):
-    max_model_len: Positive = 4096
-
-
-class ChatConfig(Section):
-    """A vision-language model that is asked about images. `vllm` runs it from a folder,
-    `openai` asks an OpenAI-compatible endpoint. Teacher and judge have these keys in common."""
-
-    kind: str
-    model: StoredModel | None = Field(
-        None, description="vllm: a folder, or a URL of one; openai: the endpoint's name of the model"
-    )
-    revision: str | None = Field(None, description="of the model, for the manifest only")
-    prompt: str | None = Field(None, description="text with placeholders (docs/data.md); default: the project's own")
-    prompt_file: Path | None = Field(None, description="instead of prompt: a text file")
-    actors: Positive = Field(1, description="at most so many processes")
-    min_actors: Positive = Field(1, description="to which the pool shrinks where it has too little to do")
-    cpus: MayChange[Amount] = 1.0
-    gpus: MayChange[Amount] = 0.0
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    max_tokens: Positive = 320
-    max_pixels: Positive = Field(1280 * 28 * 28, description="larger images are shrunk for a model")
-    engine: ChatEngineConfig = ChatEngineConfig()
-    endpoint: EndpointConfig = EndpointConfig()
-
-    @model_validator(mode="after")
-    def _model_given(self) -> ChatConfig:
-        if self.min_actors > self.actors:
-            raise ValueError(f"min_actors is {self.min_actors}, more than actors = {self.actors}")
-        if self.prompt is not None and self.prompt_file is not None:
-            raise ValueError("prompt and prompt_file exclude each other")
-        if self.kind == "vllm" and not self.model:
-            raise ValueError("kind 'vllm' needs model: a model folder, or the URL of one")
-        if self.kind == "openai":
-            if not self.model or self.endpoint.base_url is None:
-                raise ValueError("kind 'openai' needs model, the endpoint's name of it, and endpoint.base_url")
-            if self.actors != 1:
-                raise ValueError(
-                    "kind 'openai' takes actors = 1, which keeps rates and budget; raise endpoint.concurrency instead"
-                )
-        return self
 
 
 class TeacherConfig(ChatConfig):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rapo.answers.readout_names import ReadoutName
 from rapo.config.aescot import AesCoTConfig
+from rapo.config.chat import GroundingJudgeConfig
 from rapo.config.data import DataConfig
 from rapo.config.engine import EngineConfig
 from rapo.config.learning import ColdStartConfig, LearnerConfig
@@ -138,6 +139,7 @@ class EvaluateConfig(Section):
     interval_coverage: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9, description="share of human scores that the interval of a score is calibrated to hold"
     )
+    grounded_judge: GroundingJudgeConfig = GroundingJudgeConfig()
 
 
 class TelemetryConfig(Section):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rapo.config.chat import GroundingJudgeConfig
 from rapo.config.types import Amount, Fraction, MayChange, Positive, Section
 
 
@@ -26,9 +27,8 @@ class RewardSettings(Section):
     weight_absolute: Annotated[float, Field(ge=0)] = 1.0
     weight_relative: Annotated[float, Field(ge=0)] = 1.0
     weight_format: Annotated[float, Field(ge=0)] = 1.0
-    weight_grounded: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="of the fit of the stated levels to the image's measures"
-    )
+    weight_grounded: Annotated[float, Field(ge=0)] = Field(0.0, description="of how well the rationale fits the image")
+    grounded_judge: GroundingJudgeConfig = GroundingJudgeConfig()
     weight_listener: Annotated[float, Field(ge=0)] = Field(
         0.0, description="of how well the cold-start model tells the score from the rationale, normalised by group"
     )
@@ -44,7 +44,9 @@ class RewardSettings(Section):
     def _upstream_is_fixed(cls, data: object) -> object:
         if not isinstance(data, dict) or data.get("preset") != "upstream":
             return data
-        fixed = {name: info.default for name, info in cls.model_fields.items() if name != "preset"} | {
+        # No judge is asked, because the weight of its term is fixed at 0.
+        free = ("preset", "grounded_judge")
+        fixed = {name: info.default for name, info in cls.model_fields.items() if name not in free} | {
             "ties": "win",
             "score": "sampled",
         }
@@ -147,6 +149,16 @@ class RapoConfig(Section):
     def reads_answers(self) -> bool:
         """Whether groups hold the log-probs along their answers."""
         return self.reward.score == "expected" or self.loss.answer == "soft_label" or self.reward.weight_listener > 0.0
+
+    @property
+    def asks_grounding_judge(self) -> bool:
+        """Whether a judge model gives the grounded term."""
+        return self.reward.weight_grounded > 0.0 and self.reward.grounded_judge.kind == "openai"
+
+    @property
+    def measures_images(self) -> bool:
+        """Whether groups hold the measures of their images, for the grounded term."""
+        return self.reward.weight_grounded > 0.0 and self.reward.grounded_judge.kind == "measures"
 
     @property
     def flat_groups_teach(self) -> bool:

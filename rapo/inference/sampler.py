@@ -75,7 +75,7 @@ class GroupSampler:
         limits = self._config.image
         image = decode_image(read_image_bytes(record, limits), limits)
         measured = None
-        if self._config.rapo.reward.weight_grounded:
+        if self._config.rapo.measures_images:
             values = measure(np.asarray(image))
             measured = np.array([values[name] for name in DIMENSIONS])
         return ReadyImage(self._encode(image, record.uid), measured)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+from numpy.typing import NDArray
 
 from actors.messages import RewardReceipt
 from actors.reward import RewardScorer
@@ -40,10 +42,10 @@ LATENCY = Latency(engine_step=0.01, learner_step=0.25, load=0.02, publish=0.02, 
 class RecordingScorer(RewardScorer):
     """Adds the groups that it was given to the metrics."""
 
-    def score(self, *groups: Group) -> tuple[Any, ...]:
-        receipt, *shares = super().score(*groups)
+    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[Any, ...]:
+        receipt, *shares = super().score(*parts)
         assert isinstance(receipt, RewardReceipt)
-        metrics: Any = {**receipt.metrics, "groups": [group.uid for group in groups]}
+        metrics: Any = {**receipt.metrics, "groups": [part.uid for part in parts if isinstance(part, Group)]}
         return RewardReceipt(metrics, receipt.uids), *shares
 
 

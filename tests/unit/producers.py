@@ -180,9 +180,9 @@ class FakeRewards:
     def __init__(self, config: Config) -> None:
         self._settings = config.rapo.reward
 
-    def score(self, groups: Sequence[Any]) -> Waiting[tuple[RewardReceipt, list[Any]]]:
+    def score(self, batch: Sequence[Any]) -> Waiting[tuple[RewardReceipt, list[Any]]]:
         yield []
-        scored, metrics = score_groups(groups, self._settings)
+        scored, metrics = score_groups([result.group for result in batch], self._settings)
         return RewardReceipt(metrics, (tuple(one.group.image_uid for one in scored),)), [as_ref()]
 
 

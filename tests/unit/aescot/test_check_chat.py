@@ -39,6 +39,51 @@ def test_what_would_stop_teacher_or_judge_is_named(role: str, setting: str, word
     assert problems(config(role=role), ["aescot"], DataCheck()) == []
 
 
+def judged(*settings: str, section: str = "rapo.reward.grounded_judge", url: str = URL) -> Config:
+    judge = ("kind=openai", "model=m", f"endpoint.base_url={url}", *settings)
+    free_text = ("aescot.teacher.kind=openai", "aescot.teacher.model=m", f"aescot.teacher.endpoint.base_url={url}")
+    return load_config(None, [*free_text, *(f"{section}.{setting}" for setting in judge)])
+
+
+@pytest.mark.parametrize("section", ["rapo.reward.grounded_judge", "evaluate.grounded_judge"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("endpoint.key_env=RAPO_NO_SUCH_KEY", "RAPO_NO_SUCH_KEY is not set"),
+        ("prompt={critique}", "needs the placeholder {aspects}"),
+    ],
+)
+def test_what_would_stop_a_judge_of_rationales_is_named(section: str, setting: str, words: str) -> None:
+    (line,) = problems(judged(setting, section=section), ["rapo", "evaluate"], DataCheck())
+    assert words in line
+    assert section in line
+    assert problems(judged(section=section), ["rapo", "evaluate"], DataCheck()) == []
+    assert any("by m at" in line for line in describe(judged(section=section), DataCheck()))
+
+
+def test_a_grounded_term_that_would_be_zero_is_a_warning_until_a_model_judges_it() -> None:
+    by_measures = judged("kind=measures")
+    (line,) = [line for line in warnings(by_measures, DataCheck()) if "grounded" in line]
+    assert "rapo.reward.grounded_judge.kind" in line
+    assert not any("grounded" in line for line in warnings(judged(), DataCheck()))
+
+
+def test_a_judge_without_a_weight_is_a_warning() -> None:
+    settings = ("kind=openai", "model=m", f"endpoint.base_url={URL}")
+    idle = load_config(
+        None, ["rapo.reward.weight_grounded=0", *(f"rapo.reward.grounded_judge.{item}" for item in settings)]
+    )
+    assert any("is not asked" in line for line in warnings(idle, DataCheck()))
+    assert problems(idle, ["rapo"], DataCheck()) == []
+    assert check_endpoints(idle) == []
+
+
+def test_the_endpoint_of_a_judge_of_rationales_is_asked_for_its_models() -> None:
+    with chat_server(lambda *_: Reply(body='{"data": [{"id": "other"}]}')) as server:
+        (line,) = check_endpoints(judged(url=server.base_url, section="evaluate.grounded_judge"))[-1:]
+    assert line.startswith("evaluate.grounded_judge.model = 'm' is not among")
+
+
 @pytest.mark.parametrize("kind", ["vllm", "openai"])
 def test_a_model_folder_is_looked_at_where_one_is_needed(kind: str, tmp_path: Path) -> None:
     found = problems(config(f"kind={kind}", f"model={tmp_path}"), ["aescot"], DataCheck())
@@ -74,6 +119,9 @@ def test_a_run_keeps_the_text_of_its_prompt_file(tmp_path: Path) -> None:
     file.write_text("Write about {dimensions}.", encoding="utf-8")
     teacher = with_absolute_paths(config(f"prompt_file={file}", "blind=true")).aescot.teacher
     assert (teacher.prompt, teacher.prompt_file, teacher.model) == ("Write about {dimensions}.", None, "m")
+    file.write_text("{critique}? {aspects}", encoding="utf-8")
+    evaluate = with_absolute_paths(judged(f"prompt_file={file}", section="evaluate.grounded_judge")).evaluate
+    assert (evaluate.grounded_judge.prompt, evaluate.grounded_judge.prompt_file) == ("{critique}? {aspects}", None)
     with pytest.raises(ConfigError, match=r"gone\.txt"):
         with_absolute_paths(config(f"prompt_file={tmp_path / 'gone.txt'}"))
 

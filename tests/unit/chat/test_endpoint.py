@@ -298,3 +298,38 @@ def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with model_of(in_turn(completion()), key_env=None) as (model, server):
         model.ask(questions())
     assert SECRET not in str(server.headers)
+
+
+def test_an_image_is_prepared_once_for_the_questions_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[bytes] = []
+    original = EndpointModel._data_url
+
+    def counted(model: EndpointModel, image: bytes) -> str:
+        prepared.append(image)
+        return original(model, image)
+
+    monkeypatch.setattr(EndpointModel, "_data_url", counted)
+    with model_of(lambda *_: completion()) as (model, server):
+        answers = model.ask([Question(f"{n}?", image, n) for image in (png(), b"torn") for n in range(5)])
+    assert sorted(prepared) == sorted([png(), b"torn"])
+    assert [answer.fault for answer in answers] == [None] * 5 + ["image"] * 5
+    assert len({str(content_of(body)[0]) for body in server.bodies}) == 1
+
+
+def test_a_call_ends_at_its_limit_and_keeps_the_answers_that_came() -> None:
+    def behave(_: int, body: dict[str, object]) -> Reply:
+        return Reply(silent_s=20.0) if "slow" in content_of(body)[1]["text"] else completion()
+
+    with chat_server(behave) as server:
+        model = EndpointModel(settings(server, prompt_price=1, completion_price=1), ImageConfig(), patience_s=1.0)
+        began = time.monotonic()
+        answers = model.ask([Question(text, png(), 0) for text in ("fast", "slow", "fast")])
+        took = time.monotonic() - began
+        assert model.ask([]) == []
+        later = model.ask([Question("fast", png(), 0)])
+        model.close()
+    assert took < 15
+    assert [answer.text for answer in answers] == ["Soft light.", None, "Soft light."]
+    assert (answers[1].fault, "within 1 s" in (answers[1].problem or "")) == ("unanswered", True)
+    assert later[0].text == "Soft light."
+    assert model.used.prompt_tokens > 3000, "what was given up may have been billed"

@@ -22,7 +22,7 @@ from cluster.training.checkpoint import Checkpoints
 from cluster.training.controller import Controller, TrainingData, TrainingResult
 from cluster.training.listener import TrainingListener
 from rapo.config import Config, load_config
-from rapo.errors import ModelError, RoleError, StoppedError
+from rapo.errors import JudgeError, ModelError, RoleError, StoppedError
 from rapo.records import ImageRecord
 from rapo.util.file_manifest import Entries
 
@@ -82,7 +82,7 @@ class Fleet:
 class Rewards:
     process = None
 
-    def score(self, groups: Any) -> Waiting[tuple[RewardReceipt, list[Any]]]:
+    def score(self, batch: Any) -> Waiting[tuple[RewardReceipt, list[Any]]]:
         yield []
         return RewardReceipt({"reward_mean": 1.0, "parse_rate": 1.0}, ((),)), [None]
 
@@ -221,6 +221,30 @@ def test_a_run_that_is_asked_to_stop_saves_its_state_and_goes_on_from_there(tmp_
     with pytest.raises(StoppedError, match="stopped after step 3"):
         controller.run(lambda: controller.step == 3)
     assert started(tmp_path, Fleet(), resume_at=3, config=config).run().steps == STEPS
+
+
+def test_a_judge_that_answers_nothing_more_ends_the_run_and_loses_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(None, (*SETTINGS, "rapo.checkpoint_every=1000", "rapo.watch.on_collapse=warn"))
+    controller = started(tmp_path, Fleet(), config=config)
+    scored = Rewards.score
+
+    def spent_after_three_steps(rewards: Rewards, batch: Any) -> Any:
+        if controller.step == 3:
+            raise JudgeError("the budget is spent")
+        return scored(rewards, batch)
+
+    monkeypatch.setattr(Rewards, "score", spent_after_three_steps)
+    with pytest.raises(JudgeError, match="budget"):
+        controller.run()
+    saved = Checkpoints(tmp_path / "state", 9).latest(pytest.fail)
+    assert saved is not None
+    assert len(saved.groups) == config.rapo.images_per_step, "the groups of the step are kept"
+    monkeypatch.setattr(Rewards, "score", scored)
+    assert started(tmp_path, Fleet(), resume_at=3, config=config).run().steps == STEPS
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), "no step is repeated or left out"
 
 
 def test_the_state_is_saved_before_a_node_goes(tmp_path: Path) -> None:

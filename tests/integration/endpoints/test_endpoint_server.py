@@ -22,8 +22,9 @@ from PIL import Image
 from rapo.aescot.check import check_endpoints
 from rapo.aescot.model_judge import ModelJudge, WrittenImage
 from rapo.aescot.teacher import RatedImage, open_teacher
-from rapo.config import Config, TinyModelConfig, load_config
+from rapo.config import Config, GroundingJudgeConfig, ImageConfig, TinyModelConfig, load_config
 from rapo.datasets.scenes import render_scene
+from rapo.explanations.grounding_judge import JUDGE_SECTION, Explained, GroundingJudge
 from rapo.inference.environment import engine_environment
 from tests.integration.test_serve_command import until
 
@@ -114,6 +115,30 @@ def test_a_served_model_votes_in_the_form_of_the_schema(base_url: str) -> None:
         assert verdict.keep or verdict.reason in ("misaligned", "factual", "judge")
         assert verdict.reason != "judge" or "max_tokens" in verdict.detail
         assert verdict.usage.completion_tokens > 0
+
+
+def test_a_served_model_says_what_an_image_bears_out(base_url: str) -> None:
+    endpoint = {"base_url": base_url, "key_env": "RAPO_TEST_KEY"}
+    asked = {
+        "kind": "openai",
+        "model": "tiny",
+        "votes": 3,
+        "json_schema": True,
+        "max_tokens": 400,
+        "endpoint": endpoint,
+    }
+    settings = GroundingJudgeConfig.model_validate(asked)
+    explained = [Explained(png(i), text) for i in range(3) for text in ("Soft light.", "A dog.", "Soft light.")]
+    batches = []
+    for _ in range(2):
+        judge = GroundingJudge(settings, ImageConfig(), JUDGE_SECTION)
+        batches.append(judge.judge(explained))
+        judge.close()
+    first, again = batches
+    assert [one.fits for one in first.verdicts] == [one.fits for one in again.verdicts]
+    assert any(one.fits is not None for one in first.verdicts)
+    assert all(one.fits or "max_tokens" in one.problem for one in first.verdicts)
+    assert first.used.completion_tokens > 0
 
 
 def test_what_the_server_refuses_is_said(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
