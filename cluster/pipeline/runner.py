@@ -335,6 +335,9 @@ class Pipeline:
             handle.update(None, **{f"{name}_srcc": result["srcc"], f"{name}_grounding": grounding})
             if line := interval_line(result):
                 handle.note(line)
+            judged = result["explanations"].get("judged")
+            if judged is not None and judged["unjudged"]:
+                handle.note(f"{judged['unjudged']} rationales of {name} got no verdict: {judged['problem']}")
         evaluator.compare()
         return EvaluateResult()
 

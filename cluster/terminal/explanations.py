@@ -12,6 +12,7 @@ from cluster.terminal.format import count, fixed, interval, percent
 
 if TYPE_CHECKING:
     from rapo.explanations.evaluate import ModelEvaluation
+    from rapo.explanations.judged import JudgedGrounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def measure_rows(report: Report) -> list[MeasureRow]:
     return [
         row("grounding, mean", _mean, leading=True),
         *(row(f"grounding, {name}", _Dimension(name)) for name in dimensions),
+        *([row("grounding, by a judge model", _judged)] if any(map(_verdicts, models)) else []),
         row("dimensions judged", lambda model: (percent(model["explanations"]["grounding"]["coverage"]), "")),
         row("different rationales", lambda model: (count(model["explanations"]["distinct_rationales"]), "")),
         row("score told from the text", _consistency),
@@ -64,6 +66,18 @@ class _Dimension:
 def _mean(model: ModelEvaluation) -> tuple[str, str]:
     found = model["explanations"]["grounding"]
     return fixed(found["mean"]), interval(found["interval"])
+
+
+def _verdicts(model: ModelEvaluation) -> JudgedGrounding | None:
+    return model["explanations"].get("judged")
+
+
+def _judged(model: ModelEvaluation) -> tuple[str, str]:
+    found = _verdicts(model)
+    if found is None:
+        return fixed(None), ""
+    left = f"without {count(found['unjudged'])}" if found["unjudged"] else ""
+    return fixed(found["mean"]), ", ".join(filter(None, (interval(found["interval"]), left)))
 
 
 def _consistency(model: ModelEvaluation) -> tuple[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from rapo.answers.rationale import rationale_of
 from rapo.explanations.attributes import ImageAttributes, Source
 from rapo.explanations.grounding import Grounding, grounding
+from rapo.explanations.judged import JudgedGrounding
 from rapo.explanations.reader import Consistency, Reader, consistency
 from rapo.metrics import Evaluation
 from rapo.records import Prediction
@@ -20,7 +22,7 @@ class Explanations(TypedDict):
 
     `source` says where the images' attributes come from (`rapo.explanations.attributes`).
     `distinct_rationales` counts the different rationales, whatever their white space, and
-    `distinct` is their share of `n`.
+    `distinct` is their share of `n`. `judged` is there where a judge model was asked.
     """
 
     source: Source
@@ -29,6 +31,7 @@ class Explanations(TypedDict):
     consistency: Consistency
     distinct_rationales: int
     distinct: float | None
+    judged: NotRequired[JudgedGrounding]
 
 
 class ModelEvaluation(Evaluation):

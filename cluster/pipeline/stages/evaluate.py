@@ -16,6 +16,7 @@ from cluster.files.predictions import PredictionRow, write_predictions
 from cluster.files.report import MODELS
 from cluster.pipeline.stages.aescot import kept_critiques
 from cluster.pipeline.stages.calibration import VALIDATION, measured_interval
+from cluster.pipeline.stages.judging import judge_rationales
 from cluster.rollout.fleet import Fleet
 from rapo.config import Config
 from rapo.datasets.record_table import RecordTable
@@ -67,6 +68,9 @@ class Evaluator:
             **self._measured(name, predictions),
             "explanations": evaluate_explanations(predictions, self._standard, bootstrap=bootstrap, seed=seed),
         }
+        if self._config.evaluate.grounded_judge.kind == "openai":
+            judged = judge_rationales(self._config, self._records, predictions, self._out)
+            result["explanations"]["judged"] = judged
         if validation is not None:
             picked = self._predict(self._sampled(validation), VALIDATION)
             result["interval"] = measured_interval(self._config, picked, predictions)
