@@ -144,7 +144,8 @@ def _model(config: Config) -> None:
         check_parameters(config.policy.model)
         policy = config.policy
         processor = PolicyProcessor(policy.model, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)
-        if config.rapo.reads_answers or {config.evaluate.readout, config.serve.readout} & {"expected", "fast"}:
+        soft = config.coldstart.answer == "soft_label"
+        if config.rapo.reads_answers or soft or {config.evaluate.readout, config.serve.readout} & {"expected", "fast"}:
             _ = processor.answer_tokens  # raises for a tokenizer that these are not defined for
 
 

@@ -34,6 +34,10 @@ class ColdStartConfig(Section):
     threads: MayChange[Positive] = 1
     zero_stage: MayChange[Literal[0, 1, 2, 3]] = 2
     freeze_vision: bool = False
+    answer: Literal["exact", "soft_label"] = Field(
+        "exact", description="target of the answer's tokens: the score to two decimals, or scores around it"
+    )
+    answer_std: Annotated[float, Field(gt=0)] = Field(0.05, description="width of the soft label, as a score")
     cache_mib: MayChange[Positive] = Field(1024, description="rows are kept in memory between epochs up to this size")
     place_timeout_s: MayChange[Seconds] = Field(900.0, description="how long the workers may wait for room")
     timeout_s: MayChange[Seconds] = 7 * 24 * 3600.0

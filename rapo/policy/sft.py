@@ -1,16 +1,25 @@
-"""SupervisedTrainer: one rank of the cold start, fine-tuning on critiques. No Ray."""
+"""SupervisedTrainer: one rank of the cold start, fine-tuning on critiques. No Ray.
+
+With `coldstart.answer = "soft_label"` the tokens of the score learn a distribution around it
+(`rapo.algorithm.soft_label`) instead of that one number, node by node on its path through the tree
+of answers. All other tokens are trained alike.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from rapo.algorithm.soft_label import joined_labels, soft_labels
+from rapo.answers.answer_tokens import AnswerTokens
 from rapo.answers.parse import format_completion
+from rapo.answers.readout import NODES
 from rapo.config import Config
 from rapo.errors import ConfigError
 from rapo.families.inputs import Prepared
@@ -35,10 +44,12 @@ from rapo.util.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The inputs of one critique: the prepared image and the target's token ids `(tokens,)`."""
+    """The inputs of one critique: the prepared image and the target's token ids `(tokens,)`, which
+    end with the `score` in [0, 1]."""
 
     prepared: Prepared
     target: NDArray[np.int64]
+    score: float
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +69,9 @@ class SupervisedTrainer:
         self.processor = PolicyProcessor(
             model_dir, min_pixels=config.policy.min_pixels, max_pixels=config.policy.max_pixels
         )
-        policy = GroupPolicy(load_model(model_dir, config.policy.dtype), [], packing=settings.packing)
+        self._answers = self.processor.answer_tokens if settings.answer == "soft_label" else None
+        symbols = self._answers.read if self._answers is not None else ()
+        policy = GroupPolicy(load_model(model_dir, config.policy.dtype), [], packing=settings.packing, symbols=symbols)
         if settings.freeze_vision:
             freeze_vision(policy)
         if settings.gradient_checkpointing:
@@ -83,7 +96,7 @@ class SupervisedTrainer:
         lengths do not hold the example.
         """
         target = self.processor.encode_completion(format_completion(critique, score))
-        example = Example(self.processor.prepare(decode_image(image, self._config.image)), target)
+        example = Example(self.processor.prepare(decode_image(image, self._config.image)), target, score)
         longest, room = self._config.policy.max_completion_tokens, self._config.rollout.engine.max_model_len
         if len(target) > longest:
             raise ConfigError(
@@ -117,13 +130,37 @@ class SupervisedTrainer:
         batch = collate(
             [e.prepared for e in examples], [[e.target] for e in examples], self.processor.tokenizer.pad_token_id
         )
-        log_probs, _, _ = self.engine(batch.to(device(), torch_dtype(self._config.policy.dtype)))
-        return -log_probs.sum() / tokens
+        labels = torch.zeros(0)
+        if self._answers is not None:
+            places, labels = soft_targets(examples, self._answers, self._config.coldstart.answer_std)
+            batch = replace(batch, answer_places=places)
+        batch = batch.to(device(), torch_dtype(self._config.policy.dtype))
+        log_probs, _, symbols = self.engine(batch)
+        if batch.answer_places is None or symbols is None:
+            return -log_probs.sum() / tokens
+        others = log_probs.index_fill(0, batch.answer_places, 0.0)
+        return -(others.sum() + (labels.to(symbols.device) * symbols).sum()) / tokens
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor | None]]:
         """The trained parameters (see `rapo.policy.weight_packing.model_tensors`). Call it on all
         ranks together."""
         return model_tensors(self.engine.module.model)
+
+
+def soft_targets(examples: Sequence[Example], answers: AnswerTokens, std: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The places int64 `(L E,)` of the scores' tokens among the target tokens of E examples, L
+    each, and the soft labels float32 `(L E, S)` of width `std` of `AnswerTokens.read` at each."""
+    make = joined_labels if answers.pairs else soft_labels
+    labels = make([example.score for example in examples], std)
+    places, rows, begin = [], [], 0
+    for example, label in zip(examples, labels, strict=True):
+        text = f"{example.score:.2f}"
+        ids = np.asarray(answers.written(text)[: answers.length])
+        starts = np.flatnonzero((sliding_window_view(example.target, len(ids)) == ids).all(axis=1))
+        places.append(begin + starts[-1] + np.arange(len(ids)))
+        rows.append(label[[NODES.index(text[:place]) for place in range(len(ids))]])
+        begin += len(example.target)
+    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(rows)).float()
 
 
 def endless(epochs: Iterable[Iterable[Example]], size: int, budget_bytes: int, seed: int) -> Iterator[list[Example]]:

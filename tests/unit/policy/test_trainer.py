@@ -257,7 +257,8 @@ def test_learning_rates_warm_up_and_decay():
 
 def examples(count, size=10):
     empty = np.zeros(0, dtype=np.int64)
-    return [Example(Prepared({"pixel_values": np.zeros(size, np.float32)}, empty), np.array([i])) for i in range(count)]
+    prepared = Prepared({"pixel_values": np.zeros(size, np.float32)}, empty)
+    return [Example(prepared, np.array([i]), 0.5) for i in range(count)]
 
 
 def test_small_sets_are_read_once_and_then_reshuffled():
