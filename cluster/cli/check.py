@@ -138,12 +138,14 @@ def _model(config: Config) -> None:
     if config.policy.model != "embedded":
         check_model_folder(config.policy.model)
         # Not at the top: they import transformers, which nothing else here needs.
-        from rapo.models.completeness import check_parameters
+        from rapo.models.completeness import check_parameters, read_config
         from rapo.policy.processing import PolicyProcessor
 
         check_parameters(config.policy.model)
         policy = config.policy
         processor = PolicyProcessor(policy.model, min_pixels=policy.min_pixels, max_pixels=policy.max_pixels)
+        on_gpu = config.rollout.gpus > 0 and (config.serve.gpus > 0 or config.serve.demo_images == 0)
+        processor.family.check_engine(read_config(policy.model), on_gpu=on_gpu)
         soft = config.coldstart.answer == "soft_label"
         if config.rapo.reads_answers or soft or {config.evaluate.readout, config.serve.readout} & {"expected", "fast"}:
             _ = processor.answer_tokens  # raises for a tokenizer that these are not defined for

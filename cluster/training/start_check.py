@@ -17,8 +17,9 @@ from rapo.errors import ModelError
 from rapo.models.folder import model_type
 
 #: Nats per token (k3 estimate) that rounding stays below: some 1e-9 in float32, up to .01 in
-#: bfloat16 for models of billions of parameters.
-BOUNDS = {"float32": 1e-4, "bfloat16": 0.05}
+#: bfloat16 for models of billions of parameters. A tiny model whose four image tokens are masked
+#: otherwise on the two sides differs by 6e-6.
+BOUNDS = {"float32": 2e-6, "bfloat16": 0.05}
 
 
 def check_start(config: Config, model: Path, step: int, figures: Mapping[str, float]) -> None:

@@ -33,6 +33,9 @@ Tensors = Mapping[str, torch.Tensor]
 # What changes logits behind the head, and what only some programs apply.
 _LOGIT_RULES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
+# Families whose image tokens see one another, for which vLLM's attention on CPUs has no mask.
+_IMAGES_SEE_AHEAD = frozenset({"gemma3", "paligemma"})
+
 
 class Family:
     """The families that have no file of their own. It holds no state."""
@@ -76,6 +79,15 @@ class Family:
             raise ModelError(
                 f"the model changes its logits behind the head ({', '.join(rules)}), which the learner does not do: "
                 f"a {config.model_type!r} cannot be trained."
+            )
+
+    def check_engine(self, config: PretrainedConfig, *, on_gpu: bool) -> None:
+        """Raise `ModelError` where vLLM, on a GPU or on a CPU, computes other log-probs than the
+        model has."""
+        if config.model_type in _IMAGES_SEE_AHEAD and not on_gpu:
+            raise ModelError(
+                f"the image tokens of a {config.model_type!r} see one another, and vLLM on CPUs lets them see only those "
+                "before them: it would sample from and score with another model. Give rollout.gpus and serve.gpus."
             )
 
     def text_model(self, model: PreTrainedModel) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from rapo.inference.engine_core import Core
 from rapo.inference.image_inputs import Renderer
 from rapo.inference.split_weights import load_in_parts
 from rapo.inference.types import SamplingSpec
-from rapo.models.completeness import check_parameters, refuse_not_finite, stored_names
+from rapo.models.completeness import check_parameters, read_config, refuse_not_finite, stored_names
 from rapo.policy.processing import PolicyProcessor
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Engine(Generic[State]):
 
         self.processor = PolicyProcessor(model_dir)
         check_parameters(model_dir)
+        self.processor.family.check_engine(read_config(model_dir), on_gpu=torch.cuda.is_available())
         self._llm = LLM(
             **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
             disable_log_stats=True,

@@ -16,12 +16,12 @@ from PIL import Image
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.smolvlm import processing_smolvlm
 
-from cluster.cli.check import warnings
+from cluster.cli.check import problems, warnings
 from rapo.config import LoRAConfig, load_config
 from rapo.datasets.check import DataCheck
 from rapo.errors import ModelError
 from rapo.families.family import Family, vision_parameters
-from rapo.models.completeness import check_parameters, stored_names
+from rapo.models.completeness import check_parameters, read_config, stored_names
 from rapo.models.weight_files import stored_tensors
 from rapo.policy.batch import GroupBatch, collate
 from rapo.policy.export import write_model
@@ -99,6 +99,21 @@ def test_the_check_warns_where_no_prefix_is_shared(tiny: Tiny) -> None:
     kind = tiny.model.config.model_type
     assert [line.endswith(ROWS.get(kind, "?")) for line in said("prefix")] == ([True] if kind in ROWS else [])
     assert said("rows") == []
+
+
+def test_a_family_that_vllm_computes_otherwise_on_cpus_needs_gpus(tiny: Tiny) -> None:
+    config, family = read_config(tiny.folder), tiny.processor.family
+    family.check_engine(config, on_gpu=True)
+    cases = {
+        (): True,
+        ("rollout.gpus=1",): True,
+        ("rollout.gpus=1", "serve.gpus=1"): False,
+        ("rollout.gpus=1", "serve.demo_images=0"): False,
+    }
+    for settings, refused in cases.items():
+        found = problems(load_config(None, [f"policy.model={tiny.folder}", *settings]), ("rapo",), DataCheck())
+        said = [line for line in found if "see one another" in line and "rollout.gpus and serve.gpus" in line]
+        assert bool(said) == (refused and config.model_type == "gemma3"), settings
 
 
 def test_packed_completions_equal_rows_in_log_probs_and_gradients(tiny: Tiny) -> None:
