@@ -4,6 +4,7 @@
 - The tasks of a lost worker are given to others. A group may be sampled more than once, and is
   handed out exactly once.
 - A task that several workers in a row were lost with ends the run.
+- Workers get the bytes of images, never a path.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class WorkQueue:
         self, config: Config, members: Membership, weights: WeightSync, calls: WorkerCalls, listener: FleetListener
     ) -> None:
         self._limits = config.rollout
+        self._images = config.image
         # One group more than fills the engine, so that it does not wait for the next.
         self._most = (
             self._limits.max_groups or math.ceil(self._limits.engine.max_num_seqs / config.rapo.completions) + 1
@@ -54,8 +56,8 @@ class WorkQueue:
         self._listener = listener
         self._queue: deque[QueuedTask] = deque()
         self._results: list[RolloutResult] = []
-        self._shards = 0
-        self._predicted: dict[int, Sequence[Prediction]] = {}
+        self._asked = 0
+        self._predicted: dict[int, Sequence[Prediction]] = {}  # by the place of the first of them
         #: How long the workers' engines have worked, added up, as far as their receipts tell.
         self.busy_seconds = 0.0
 
@@ -79,14 +81,14 @@ class WorkQueue:
     def submit_predictions(self, records: Sequence[ImageRecord]) -> None:
         """Ask for predictions, from the newest weights; they come before what is queued."""
         parts = shards(records, self._sharing, self._weights.epoch)
-        self._shards, self._predicted = len(parts), {}
+        self._asked, self._predicted = len(records), {}
         self._queue.extendleft(QueuedTask(shard) for shard in reversed(parts))
 
     def take_predictions(self) -> list[Prediction] | None:
         """All predictions in the order of their records, None until the last has come."""
-        if len(self._predicted) < self._shards:
+        if sum(map(len, self._predicted.values())) < self._asked:
             return None
-        return [prediction for place in range(self._shards) for prediction in self._predicted[place]]
+        return [prediction for first in sorted(self._predicted) for prediction in self._predicted[first]]
 
     def forget(self) -> None:
         """Drop everything that was asked for."""
@@ -144,7 +146,11 @@ class WorkQueue:
         if isinstance(task, Task):
             answer, group = worker.actor.generate.remote(task.record, task.image, task.step)
         else:
-            answer = worker.actor.predict.remote(task.records)
+            records = task.with_bytes(self._images)
+            if len(records) < len(task.records):
+                queued.task, rest = task.split(len(records))
+                self._queue.appendleft(QueuedTask(rest))
+            answer = worker.actor.predict.remote(records)
         call = InFlightCall(queued, group)
         worker.calls[call] = time.monotonic() + self._limits.generate_timeout_s
         self._calls.watch(answer, (worker, partial(self._ended, worker, call)))
@@ -176,7 +182,7 @@ class WorkQueue:
         task = call.queued.task
         if isinstance(task, EvalShard):
             assert isinstance(value, list)
-            self._predicted[task.place] = value
+            self._predicted[task.first] = value
             return
         assert isinstance(value, GroupReceipt)
         assert call.group is not None

@@ -16,8 +16,9 @@ from rapo.aescot.measure import measure
 from rapo.algorithm.answer_path import LENGTH, path_nodes
 from rapo.answers.answer_tokens import OPEN
 from rapo.config import Config
+from rapo.errors import ImageError
 from rapo.families.inputs import EncodedImage
-from rapo.images.decode import decode_image, read_image_bytes
+from rapo.images.decode import decode_image
 from rapo.inference.reading import NoScore, ReadoutPlan
 from rapo.inference.types import Completion, ReadoutRequest, ReadoutResult, SamplingSpec
 from rapo.policy.processing import PolicyProcessor
@@ -73,7 +74,9 @@ class GroupSampler:
 
     def _prepare(self, record: ImageRecord) -> ReadyImage:
         limits = self._config.image
-        image = decode_image(read_image_bytes(record, limits), limits)
+        if record.data is None:  # a path is the driver's, and may mean nothing here
+            raise ImageError(f"the image {record.uid} came without its bytes", reason="missing")
+        image = decode_image(record.data, limits)
         measured = None
         if self._config.rapo.measures_images:
             values = measure(np.asarray(image))

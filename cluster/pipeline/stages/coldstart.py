@@ -1,8 +1,12 @@
-"""Cold start: fine-tunes the model on the kept critiques, with Ray Train and DeepSpeed."""
+"""Cold start: fine-tunes the model on the kept critiques, with Ray Train and DeepSpeed.
+
+Only the driver's node opens image files. The workers get their bytes through Ray Data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -11,24 +15,28 @@ import numpy as np
 from cluster.files.json_values import finite
 from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.pipeline.results import ColdStartResult
-from cluster.pipeline.stages.aescot import kept_critiques
+from cluster.pipeline.stages.aescot import CritiqueRow, kept_critiques
 from cluster.remote.needs import bundle
 from cluster.remote.placement import await_placement, release, request_placement
 from cluster.remote.waiting import run_limited
-from rapo.config import Config
+from rapo.aescot.read_images import ImageReader
+from rapo.config import Config, ImageConfig
+from rapo.errors import ImageError
 from rapo.storage.local_copy import local_copy
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
 from rapo.util.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from ray.data import DataIterator
+    from ray.data import Dataset
     from ray.train.torch import TorchTrainer
 
     from rapo.policy.sft import Example, SupervisedTrainer
 
 MODEL = "model"
 METRICS = "metrics.jsonl"
+#: Images that are read before they are added to a block.
+_READ = 16
 
 #: Told of a step that is done, and of its figures.
 Progress = Callable[[int, dict[str, float]], None]
@@ -42,12 +50,22 @@ class LoopArguments(TypedDict):
     out: str
 
 
+class SharedRow(TypedDict):
+    """A kept critique with its image's encoded bytes, or with the `problem` that the image has."""
+
+    score: float
+    critique: str
+    image: bytes | None
+    problem: str | None
+    reason: str | None
+
+
 def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progress: Progress) -> ColdStartResult:
     """Fine-tune the model of `base` on the critiques in `aescot`.
 
     The model goes to `out/model`, the loss curve to `out/metrics.jsonl`.
     """
-    import ray
+    from ray.data import DataContext
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -59,11 +77,10 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
     (out / METRICS).unlink(missing_ok=True)
     settings = config.coldstart
     workers = min(settings.workers, len(kept))
-    context = ray.data.DataContext.get_current()
+    context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # the same rows to the same ranks in every run of a seed
-    rows = [{"path": row.path, "score": row.score, "critique": row.critique} for row in (kept[i] for i in order)]
-    shards = ray.data.from_items(rows, override_num_blocks=workers)
+    shards = with_images([kept[i] for i in order], config.image, workers)
     arguments: LoopArguments = {"config": config, "base": str(base), "out": str(out)}
     trainer = TorchTrainer(
         _train_loop,
@@ -88,6 +105,22 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
     _await_room(config, workers)
     _fit(trainer, out / METRICS, progress, settings.timeout_s)
     return ColdStartResult(examples=len(kept), workers=workers)
+
+
+def with_images(rows: Sequence[CritiqueRow], limits: ImageConfig, blocks: int) -> Dataset:
+    """Critiques with the bytes of their images, which the driver's node reads when they are
+    needed."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    items = [{"path": row.path, "score": row.score, "critique": row.critique} for row in rows]
+    return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        ImageReader(limits),
+        batch_size=_READ,
+        batch_format="pyarrow",
+        num_cpus=0,  # also where the driver's node offers no CPUs
+        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+    )
 
 
 def _await_room(config: Config, workers: int) -> None:
@@ -127,7 +160,7 @@ def train_loop(arguments: LoopArguments) -> None:
     trainer = SupervisedTrainer(arguments["base"], config, world=world)
     shard = ray.train.get_dataset_shard("train")
     batches = endless(
-        _epochs(shard, trainer, config),
+        (examples(shard.iter_rows(), trainer) for _ in count()),
         trainer.batch_per_rank,
         settings.cache_mib * 2**20 // world,
         derive_seed(config.run.seed, "coldstart", rank),
@@ -141,15 +174,12 @@ def train_loop(arguments: LoopArguments) -> None:
     ray.train.report({"step": settings.steps, "loss": loss})
 
 
-def _epochs(shard: DataIterator, trainer: SupervisedTrainer, config: Config) -> Iterator[Iterator[Example]]:
-    from rapo.images.decode import read_image_file
-
-    def epoch() -> Iterator[Example]:
-        for row in shard.iter_rows():
-            yield trainer.example(read_image_file(Path(row["path"]), config.image), row["critique"], row["score"])
-
-    while True:
-        yield epoch()
+def examples(rows: Iterable[SharedRow], trainer: SupervisedTrainer) -> Iterator[Example]:
+    """One pass over a worker's critiques. Raises `ImageError` where an image cannot be read."""
+    for row in rows:
+        if row["image"] is None:
+            raise ImageError(row["problem"] or "an image was not read", reason=row["reason"] or "missing")
+        yield trainer.example(row["image"], row["critique"], row["score"])
 
 
 def _save(trainer: SupervisedTrainer, base: Path, target: Path, rank: int) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from rapo.answers.parse import format_completion
 from rapo.answers.readout import SYMBOLS, AnswerTree
 from rapo.config import load_config
+from rapo.errors import ImageError
 from rapo.inference.sampler import GroupSampler
 from rapo.inference.types import Completion, ReadoutResult
 from rapo.policy.processing import PolicyProcessor
@@ -46,6 +47,12 @@ def completion(processor: PolicyProcessor, text: str, reason: str = "stop") -> C
     ids = processor.encode_completion(text).astype(np.int32)
     symbols = np.repeat(-np.arange(len(ids), dtype=np.float32)[:, None], len(processor.answer_tokens.read), axis=1)
     return Completion(ids, np.zeros(len(ids), np.float32), reason, np.zeros(len(ids), np.int32), symbols)
+
+
+def test_a_path_is_not_opened(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    with pytest.raises(ImageError, match="a came without its bytes"):
+        sampler_of(tiny_model).prepare(replace(RECORD, data=None, path=tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize(("model", "length"), [("tiny_model", 4), ("joined_model", 3)])

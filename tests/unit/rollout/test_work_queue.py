@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,36 @@ def test_predictions_are_shared_by_those_that_are_still_loading():
         actor.answers["predict"] = lambda records: [r.uid for r in records]
     assert fleet.predictions([task(i).record for i in range(6)]) == [str(i) for i in range(6)]
     assert [sum(name == "predict" for name, _, _ in actor.calls) for actor in actors] == [1, 1]
+
+
+def test_workers_get_the_bytes_of_images_and_no_paths(tmp_path):
+    records = []
+    for number in range(5):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(b"image %d" % number)
+        records.append(replace(task(number).record, path=path, data=None))
+    fleet, actors, _ = ready()
+    for actor in actors:
+        actor.answers["predict"] = lambda records: [(r.uid, r.path, r.data) for r in records]
+    assert fleet.predictions(records) == [(str(number), None, b"image %d" % number) for number in range(5)]
+
+
+def test_large_images_are_sent_in_parts_and_their_predictions_come_in_order(monkeypatch):
+    monkeypatch.setattr("cluster.rollout.tasks._MOST_BYTES", 3)
+    sizes = [1, 1, 5, 1, 2, 1]
+    records = [replace(task(i).record, data=b"x" * size) for i, size in enumerate(sizes)]
+    fleet, actors, _ = ready("rollout.workers=1")
+    actors[0].answers["predict"] = lambda records: [r.uid for r in records]
+    assert fleet.predictions(records) == [str(i) for i in range(6)]
+    sent = [[r.uid for r in arguments[0]] for name, arguments, _ in actors[0].calls if name == "predict"]
+    assert sent == [["0", "1"], ["2"], ["3", "4"], ["5"]]
+
+
+def test_an_image_that_cannot_be_read_ends_the_predictions(tmp_path):
+    fleet, _, faults = ready()
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
+        fleet.predictions([replace(task(0).record, path=tmp_path / "gone.jpg", data=None)])
+    assert not faults
 
 
 def test_a_call_that_kills_worker_after_worker_is_named():
