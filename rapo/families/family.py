@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -63,6 +64,11 @@ class Family:
             )
         types = {name: np.asarray(made.pop(name)[0], np.int64) for name in list(made) if made[name].shape == ids.shape}
         return Prepared({name: np.asarray(array) for name, array in made.items()}, ids[0], types)
+
+    def pixel_levels(self, processor: PolicyProcessor) -> NDArray[np.float32] | None:
+        """What the image processor makes of each value of a pixel `(channels, 256)`, where that is
+        all that it does to pixels at the size at which the model sees them; else None."""
+        return None
 
     def fit(self, processor: PolicyProcessor, image: Image.Image) -> Image.Image:
         """The image at the size at which the model sees it, such that `prepare` gives the same for

@@ -20,9 +20,10 @@ Arrays = Mapping[str, NDArray[np.generic]]
 class Prepared:
     """The inputs of one image for the learner.
 
-    `tensors` are the processor's own, by the names under which the model takes them, each with one
-    row or more for the image. `prompt_ids` is int64 `(P,)`, with a token for each feature of the
-    image. `token_types` are arrays `(P,)` that mark tokens, by name; most families have none.
+    `tensors` are what the family's `merge` takes, each with one row or more for the image: the
+    processor's own by the names under which the model takes them, or a smaller form of them.
+    `prompt_ids` is int64 `(P,)`, with a token for each feature of the image. `token_types` are
+    arrays `(P,)` that mark tokens, by name; most families have none.
     """
 
     tensors: Arrays

@@ -5,6 +5,10 @@
 - The engine gets patches of raw pixels, which vLLM normalises itself. vLLM would prepare each image
   in the thread that also computes; for small models that costs as much as the model. What is
   encoded here equals what vLLM makes of the same image to the last bit.
+- The learner's patches are raw as well, a quarter of the normalised ones, and `merge` normalises
+  them where they are computed with. A normalised pixel is a function of its channel and its raw
+  value alone, so that a table of 256 levels a channel gives the processor's own values to the last
+  bit; where it does not, the learner takes the processor's patches.
 - Qwen3-VL adds features of lower vision layers to the first text layers (DeepStack).
 """
 
@@ -32,7 +36,10 @@ if TYPE_CHECKING:
     from rapo.policy.packing import Packed
     from rapo.policy.processing import PolicyProcessor
 
-_TYPES = "mm_token_type_ids"
+# What the model takes.
+_PIXELS, _GRID, _TYPES = "pixel_values", "image_grid_thw", "mm_token_type_ids"
+# What the learner holds in the place of pixels.
+_PATCHES, _LEVELS = "patches", "levels"
 
 
 class QwenVL(PackingFamily):
@@ -42,12 +49,49 @@ class QwenVL(PackingFamily):
     packs = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})
 
     def prepare(self, processor: PolicyProcessor, image: Image.Image) -> Prepared:
-        features = processor.processor.image_processor(images=[image], return_tensors="np")
-        grid = np.asarray(features["image_grid_thw"], np.int64)
+        levels = processor.pixel_levels
+        tensors: dict[str, NDArray[np.generic]]
+        if levels is None:
+            pixels, grid = _normalised(processor, image)
+            tensors = {_PIXELS: pixels, _GRID: grid}
+        else:
+            patches, sides = self._raw(processor, image)
+            grid = sides[None]
+            tensors = {_PATCHES: patches, _LEVELS: levels, _GRID: grid}
         ids = np.asarray(_widened(processor, int(grid.prod())), np.int64)
         types = (ids == processor.image_token_id).astype(np.int64)
-        pixels = np.asarray(features["pixel_values"], np.float32)
-        return Prepared({"pixel_values": pixels, "image_grid_thw": grid}, ids, {_TYPES: types})
+        return Prepared(tensors, ids, {_TYPES: types})
+
+    def pixel_levels(self, processor: PolicyProcessor) -> NDArray[np.float32] | None:
+        settings = processor.processor.image_processor
+        values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+        made = settings.rescale_and_normalize(
+            values.clone(),
+            settings.do_rescale,
+            settings.rescale_factor,
+            settings.do_normalize,
+            settings.image_mean,
+            settings.image_std,
+        )
+        levels: NDArray[np.float32] = made.reshape(3, 256).numpy()
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 45, 3), dtype=np.uint8))
+        own, _ = _normalised(processor, noise)
+        patches, _ = self._raw(processor, noise)
+        found = _levelled(torch.from_numpy(patches), torch.from_numpy(levels)).numpy()
+        return levels if found.dtype == own.dtype and np.array_equal(found, own) else None
+
+    def merge(self, images: Sequence[Tensors]) -> dict[str, torch.Tensor]:
+        if _PATCHES not in images[0]:
+            return super().merge(images)
+        merged = super().merge([{name: image[name] for name in (_PATCHES, _GRID)} for image in images])
+        return {_PIXELS: _levelled(merged[_PATCHES], images[0][_LEVELS]), _GRID: merged[_GRID]}
+
+    def _raw(self, processor: PolicyProcessor, image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The raw patches of an image, and its grid `(3,)`."""
+        settings = processor.processor.image_processor
+        fitted = np.asarray(self.fit(processor, image))
+        grid = np.array([1, *(side // settings.patch_size for side in fitted.shape[:2])], np.int64)
+        return patches_of(fitted, settings.patch_size, settings.merge_size, settings.temporal_patch_size), grid
 
     def fit(self, processor: PolicyProcessor, image: Image.Image) -> Image.Image:
         resizer = processor.processor.image_processor
@@ -63,7 +107,7 @@ class QwenVL(PackingFamily):
     def positions(
         self, model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, images: Sequence[Tensors], types: Tensors
     ) -> torch.Tensor:
-        grid = torch.cat([image["image_grid_thw"] for image in images])
+        grid = torch.cat([image[_GRID] for image in images])
         found: torch.Tensor = model.model.get_rope_index(ids, types[_TYPES], image_grid_thw=grid, attention_mask=mask)[
             0
         ]
@@ -91,12 +135,9 @@ class QwenVL(PackingFamily):
         return {}
 
     def encode(self, processor: PolicyProcessor, image: Image.Image, key: str, render: Render) -> EncodedImage:
-        settings = processor.processor.image_processor
-        fitted = np.asarray(self.fit(processor, image))
-        grid = np.array([1, *(side // settings.patch_size for side in fitted.shape[:2])], np.int64)
-        patches = patches_of(fitted, settings.patch_size, settings.merge_size, settings.temporal_patch_size)
+        patches, grid = self._raw(processor, image)
         ids = _widened(processor, int(grid.prod()))
-        return EncodedImage({"pixel_values": patches, "image_grid_thw": grid}, ids, key)
+        return EncodedImage({_PIXELS: patches, _GRID: grid}, ids, key)
 
     def feature(self, encoded: EncodedImage, image_token_id: int) -> MultiModalFeatureSpec:
         from vllm.multimodal.inputs import (
@@ -108,11 +149,11 @@ class QwenVL(PackingFamily):
             PlaceholderRange,
         )
 
-        patches, grid = (torch.from_numpy(encoded.tensors[name]) for name in ("pixel_values", "image_grid_thw"))
+        patches, grid = (torch.from_numpy(encoded.tensors[name]) for name in (_PIXELS, _GRID))
         item = MultiModalKwargsItem(
             {
-                "pixel_values": MultiModalFieldElem(patches, MultiModalFlatField(slices=[slice(0, len(patches))])),
-                "image_grid_thw": MultiModalFieldElem(grid, MultiModalBatchedField(keep_on_cpu=True)),
+                _PIXELS: MultiModalFieldElem(patches, MultiModalFlatField(slices=[slice(0, len(patches))])),
+                _GRID: MultiModalFieldElem(grid, MultiModalBatchedField(keep_on_cpu=True)),
             }
         )
         first = encoded.prompt_ids.index(image_token_id)
@@ -146,6 +187,21 @@ def patches_of(pixels: NDArray[np.uint8], patch: int, merge: int, frames: int) -
     squares = squares.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
     repeated = np.broadcast_to(squares, (*squares.shape[:5], frames, patch, patch))
     return repeated.reshape(down * across, channels * frames * patch * patch)
+
+
+def _normalised(processor: PolicyProcessor, image: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The image processor's own patches of an image, and its grid `(1, 3)`."""
+    features = processor.processor.image_processor(images=[image], return_tensors="np")
+    return np.asarray(features[_PIXELS], np.float32), np.asarray(features[_GRID], np.int64)
+
+
+def _levelled(patches: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Raw patches `(patches, patch_dim)`, whose rows are channel by channel, normalised by `levels`
+    `(channels, 256)`."""
+    channels = levels.shape[0]
+    offsets = 256 * torch.arange(channels, device=patches.device)
+    places = patches.unflatten(1, (channels, -1)).long() + offsets[:, None]
+    return levels.reshape(-1)[places].flatten(1)
 
 
 def _widened(processor: PolicyProcessor, patches: int) -> list[int]:

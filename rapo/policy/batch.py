@@ -49,6 +49,11 @@ class GroupBatch:
         )
 
 
+def as_tensors(prepared: Prepared) -> dict[str, torch.Tensor]:
+    """The tensors of an image, for its family's `merge`."""
+    return {name: torch.from_numpy(array) for name, array in prepared.tensors.items()}
+
+
 def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray[np.integer]]], pad: int) -> GroupBatch:
     """Pad G prepared images and their K completions (token ids, each at least one long) into one
     batch."""
@@ -73,7 +78,7 @@ def collate(prepared: Sequence[Prepared], completions: Sequence[Sequence[NDArray
     return GroupBatch(
         prompt_ids=torch.from_numpy(prompt_ids),
         prompt_mask=torch.from_numpy(prompt_mask),
-        images=tuple({name: torch.from_numpy(array) for name, array in item.tensors.items()} for item in prepared),
+        images=tuple(as_tensors(item) for item in prepared),
         token_types={name: torch.from_numpy(marks) for name, marks in token_types.items()},
         completion_ids=torch.from_numpy(completion_ids),
         completion_mask=torch.from_numpy(completion_mask),

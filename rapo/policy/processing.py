@@ -109,6 +109,11 @@ class PolicyProcessor:
         return sorted(special - set(self.stop_token_ids))
 
     @cached_property
+    def pixel_levels(self) -> NDArray[np.float32] | None:
+        """The family's `pixel_levels`."""
+        return self.family.pixel_levels(self)
+
+    @cached_property
     def answer_tokens(self) -> AnswerTokens:
         """The tokens that answers are written with. Raises `ModelError` where the tokenizer
         writes them in another way than `rapo.answers.answer_tokens` knows."""

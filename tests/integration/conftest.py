@@ -53,6 +53,7 @@ def teach(folder: Path) -> None:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
+    from rapo.policy.batch import as_tensors
     from rapo.policy.processing import PolicyProcessor
 
     threads = torch.get_num_threads()
@@ -72,8 +73,7 @@ def teach(folder: Path) -> None:
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == processor.image_token_id).int(),
-            pixel_values=torch.cat([torch.from_numpy(item.tensors["pixel_values"]) for item in prepared]),
-            image_grid_thw=torch.cat([torch.from_numpy(item.tensors["image_grid_thw"]) for item in prepared]),
+            **processor.family.merge([as_tensors(item) for item in prepared]),
             labels=torch.cat([torch.full_like(prompts, -100), answers], dim=1),
         ).loss
         optimizer.zero_grad()

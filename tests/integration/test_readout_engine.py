@@ -129,6 +129,8 @@ class Laboratory:
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration
 
+        from rapo.policy.batch import as_tensors
+
         processor = self._engine.processor
         policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(self._folder, dtype=torch.float32)
         prepared = processor.prepare(_open(data))
@@ -143,8 +145,7 @@ class Laboratory:
                 logits = policy(
                     input_ids=ids,
                     mm_token_type_ids=(ids == processor.image_token_id).int(),
-                    pixel_values=torch.from_numpy(prepared.tensors["pixel_values"]),
-                    image_grid_thw=torch.from_numpy(prepared.tensors["image_grid_thw"]),
+                    **processor.family.merge([as_tensors(prepared)]),
                 ).logits[0]
             logprobs = torch.log_softmax(logits + banned, dim=-1)[-len(answer) - 1 : -1]
             chance = float(logprobs.gather(1, torch.tensor(answer)[:, None]).sum().exp())

@@ -222,7 +222,7 @@ def test_collate_pads_prompts_left_and_completions_right(processor):
     assert batch.completion_ids.tolist() == [[[30, 31, 32], [33, 0, 0]], [[34, 0, 0], [35, 36, 0]]]
     assert batch.completion_ids[batch.completion_mask].tolist() == list(range(30, 37))
     for image in batch.images:
-        assert len(image["pixel_values"]) == int(image["image_grid_thw"].prod())
+        assert len(image["patches"]) == int(image["image_grid_thw"].prod())
 
 
 def test_per_token_values_follow_the_mask(processor):

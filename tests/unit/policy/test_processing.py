@@ -16,6 +16,7 @@ from rapo.config import load_config
 from rapo.errors import ModelError
 from rapo.families.tiny_prompt import SPECIAL_TOKENS
 from rapo.models.prompt_length import prompt_length
+from rapo.policy.batch import as_tensors
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 
@@ -28,10 +29,38 @@ def test_prepared_inputs_equal_those_of_the_full_processor(processor, size):
     full = processor.processor(text=[processor.prompt], images=[image], return_tensors="np")
     prepared = processor.prepare(image)
     np.testing.assert_array_equal(prepared.prompt_ids, full["input_ids"][0])
-    np.testing.assert_array_equal(prepared.tensors["pixel_values"], full["pixel_values"])
-    np.testing.assert_array_equal(prepared.tensors["image_grid_thw"], full["image_grid_thw"])
+    assert prepared.tensors["patches"].dtype == np.uint8, "a quarter of the memory"
+    merged = processor.family.merge([as_tensors(prepared)])
+    np.testing.assert_array_equal(merged["pixel_values"].numpy(), full["pixel_values"])
+    np.testing.assert_array_equal(merged["image_grid_thw"].numpy(), full["image_grid_thw"])
     np.testing.assert_array_equal(prepared.token_types["mm_token_type_ids"], full["mm_token_type_ids"][0])
-    assert prepared.nbytes > prepared.tensors["pixel_values"].nbytes
+    assert prepared.nbytes > prepared.tensors["patches"].nbytes
+
+
+def test_patches_of_several_images_are_normalised_together_and_in_the_models_dtype(processor):
+    images = [make_image(*size, seed=i) for i, size in enumerate(SIZES)]
+    full = processor.processor.image_processor(images=images, return_tensors="pt")
+    held = [as_tensors(processor.prepare(image)) for image in images]
+    assert torch.equal(processor.family.merge(held)["pixel_values"], full["pixel_values"])
+    half = [image | {"levels": image["levels"].bfloat16()} for image in held]  # as `GroupBatch.to` makes it
+    assert torch.equal(processor.family.merge(half)["pixel_values"], full["pixel_values"].bfloat16())
+
+
+def test_pixels_that_a_table_does_not_give_are_the_processors_own(tiny_model, monkeypatch):
+    made = PolicyProcessor(tiny_model)
+    resizer = type(made.processor.image_processor)
+    normalize = resizer.rescale_and_normalize
+
+    def blurred(self, images, *settings):
+        return normalize(self, images, *settings).roll(1, dims=-1) / 2 + normalize(self, images, *settings) / 2
+
+    monkeypatch.setattr(resizer, "rescale_and_normalize", blurred)
+    other = PolicyProcessor(tiny_model)
+    assert other.pixel_levels is None
+    image = make_image(84, 56)
+    full = other.processor.image_processor(images=[image], return_tensors="np")
+    np.testing.assert_array_equal(other.prepare(image).tensors["pixel_values"], full["pixel_values"])
+    assert made.pixel_levels is not None
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -39,7 +68,7 @@ def test_there_are_as_many_pads_as_features(processor, tiny_model, size):
     prepared = processor.prepare(make_image(*size))
     with torch.no_grad():
         features = load_model(tiny_model, "float32").model.get_image_features(
-            **{name: torch.from_numpy(array) for name, array in prepared.tensors.items()}, return_dict=True
+            **processor.family.merge([as_tensors(prepared)]), return_dict=True
         )
     assert int((prepared.prompt_ids == processor.image_token_id).sum()) == len(torch.cat(list(features.pooler_output)))
 
