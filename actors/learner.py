@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from actors.messages import RankFigures, RankInfo
 from rapo.algorithm.partition import Share
 from rapo.config import Config
+from rapo.policy.meeting import host, listen, reach
 from rapo.records import Chunk, WeightManifest
-from rapo.util.atomic_dir import sync, whole_folder
+from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
-from rapo.util.file_manifest import Entries, entries_of
+from rapo.util.file_manifest import Entries
 from rapo.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,17 +32,20 @@ class Learner:
     """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all
     `start` together.
 
-    Calls run one after the other, except that `publish` of a snapshot runs beside the next step,
-    and `ping` beside anything.
+    Calls run one after the other, except that `publish` of a snapshot, `state` of a copy and
+    `write_state` run beside the next steps, and `ping` beside anything.
     """
 
-    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {"concurrency_groups": {"publish": 1, "health": 1}}
+    ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {
+        "concurrency_groups": {"publish": 1, "state": 1, "disk": 1, "health": 1}
+    }
 
     def __init__(self, rank: int, config: Config) -> None:
         self._rank = rank
         self._config = config
         self._started: PolicyTrainer | None = None
         self._progress = Progress()
+        self._listener: socket.socket | None = None
 
     @property
     def _trainer(self) -> PolicyTrainer:
@@ -50,10 +54,10 @@ class Learner:
         return self._started
 
     def rendezvous(self) -> tuple[str, int]:
-        """This node's address and a free port on it."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """This node's address and a port on it, at which this process listens from now on."""
+        self._listener = listen(ray.util.get_node_ip_address())
+        address, port = self._listener.getsockname()[:2]
+        return address, port
 
     def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
         """Join the other ranks and load the model. Each micro-batch is computed in `splits`
@@ -62,7 +66,9 @@ class Learner:
 
         settings = self._config.learner
         require_device(settings.gpus, "learner.gpus")
-        join_world(Rank(self._rank, settings.workers, settings.threads, address, port, settings.step_timeout_s))
+        limit = settings.step_timeout_s
+        meeting = reach(address, port, limit) if self._listener is None else host(self._listener, limit)
+        join_world(Rank(self._rank, settings.workers, settings.threads, limit), meeting)
         from rapo.policy.trainer import PolicyTrainer
 
         trainer = PolicyTrainer(model_dir, self._config, world=settings.workers, splits=splits, progress=self._progress)
@@ -95,12 +101,16 @@ class Learner:
     def publish_now(self, version: int) -> Iterator[Chunk | WeightManifest]:
         """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
         must `gather` meanwhile."""
-        yield from self._trainer.publish(version)
+        with self._progress.working():
+            for part in self._trainer.publish(version):
+                self._progress.advance()
+                yield part
 
     def gather(self, version: int) -> None:
         """Take part in rank 0's `publish_now`."""
-        for _ in self._trainer.publish(version):
-            pass
+        with self._progress.working():
+            for _ in self._trainer.publish(version):
+                pass
 
     @ray.method(concurrency_group="health")
     def ping(self) -> float:
@@ -108,29 +118,31 @@ class Learner:
         seconds; 0 without one."""
         return self._progress.stalled_s
 
-    def state(self) -> tuple[int, StateFiles]:
-        """This rank's number of steps and its training state, an object each (`num_returns=2`); all
-        ranks are asked together."""
-        return self._trainer.version, self._trainer.pack_state()
+    def copy_state(self) -> int:
+        """Copy this rank's training state, all ranks together; the copy's number (see `state`). The
+        next step may run as soon as the copy is made."""
+        with self._progress.working():
+            return self._trainer.copy_state()
+
+    @ray.method(concurrency_group="state")
+    def state(self, copied: int) -> tuple[int, StateFiles]:
+        """A copied state, beside the steps that follow: the copy's number and the files, an object
+        each (`num_returns=2`)."""
+        return copied, self._trainer.pack_state(copied)
+
+    @ray.method(concurrency_group="disk")
+    def write_state(self, folder: str, files: StateFiles) -> Entries:
+        """Write this rank's `state` into a folder that all ranks share, beside the steps that
+        follow; the files, which are then on the disk."""
+        from rapo.policy.state import write_state
+
+        return write_state(Path(folder), files)
 
     def restore(self, *parts: StateFiles) -> int:
         """Go on from this rank's `state` and, on other ranks than 0, rank 0's as well; the number
         of steps it holds."""
         self._trainer.unpack_state(*parts)
         return self._trainer.version
-
-    def save_state(self, folder: str) -> Entries:
-        """Write this rank's training state into a folder that all ranks share; this rank's
-        files."""
-        target = Path(folder)
-        self._trainer.save_state(target)
-        mine = [
-            *target.rglob(f"*_rank_{self._rank}_mp_rank_*"),
-            *(target.rglob("mp_rank_*") if self._rank == 0 else ()),
-        ]
-        for path in mine:
-            sync(path)
-        return entries_of(target, mine)
 
     def load_state(self, folder: str, *, universal: bool) -> int:
         """Go on from a folder; the number of steps that its state holds."""

@@ -169,8 +169,12 @@ class SimulatedLearner(Learner):
         yield [np.zeros(4, np.uint8)]
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
 
-    def state(self) -> tuple[int, StateFiles]:
-        return 0, {}
+    def copy_state(self) -> int:
+        return 0
+
+    @ray.method(concurrency_group="state")
+    def state(self, copied: int) -> tuple[int, StateFiles]:
+        return copied, {}
 
     def restore(self, *parts: StateFiles) -> int:
         return 0

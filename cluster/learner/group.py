@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 #: Refs to encoded images, by uid.
 ImageRefs = Mapping[str, "ObjectRef[NDArray[np.uint8]]"]
-#: A receipt (the number of steps) and a ref to the files of one rank's training state.
+#: A receipt and a ref to the files of one rank's training state.
 RankState = tuple["ObjectRef[int]", "ObjectRef[StateFiles]"]
 
 
@@ -103,8 +103,13 @@ class LearnerGroup:
         return merge_figures((yield from self._each(calls)))
 
     def states(self) -> list[RankState]:
-        """Each rank's training state after the last step, there before the next step ends."""
-        return [cast("RankState", tuple(rank.state.options(num_returns=2).remote())) for rank in self._ranks]
+        """Each rank's training state after the last step. The next step waits until it is copied,
+        and runs while the copies go to the object store."""
+        copies: list[ObjectRef[int]] = [rank.copy_state.remote() for rank in self._ranks]
+        return [
+            cast("RankState", tuple(rank.state.options(num_returns=2).remote(copied)))
+            for rank, copied in zip(self._ranks, copies, strict=True)
+        ]
 
     def restore(self, states: Sequence[ObjectRef[StateFiles]]) -> Waiting[int]:
         """Have all ranks go on from `states` (of as many ranks); the number of steps that these
@@ -115,15 +120,19 @@ class LearnerGroup:
         steps: list[int] = yield from self._each(calls)
         return steps[0]
 
-    def save_state(self, folder: Path) -> Waiting[Entries]:
-        """Write the training state of all ranks into `folder`, which every rank's node must see;
-        its files."""
-        calls: list[ObjectRef[Entries]] = [rank.save_state.remote(str(folder)) for rank in self._ranks]
+    def write_state(self, folder: Path, states: Sequence[RankState]) -> Waiting[Entries]:
+        """Write the ranks' `states` into `folder`, which every rank's node must see; its files.
+        Steps may go on meanwhile."""
+        # Ray sends a call when it has what it is given, and the calls of steps only behind it.
+        yield from self._each([receipt for receipt, _ in states])
+        calls: list[ObjectRef[Entries]] = [
+            rank.write_state.remote(str(folder), files) for rank, (_, files) in zip(self._ranks, states, strict=True)
+        ]
         parts = yield from self._each(calls)
         return {name: entry for part in parts for name, entry in part.items()}
 
     def load_state(self, folder: Path, *, universal: bool = False) -> Waiting[int]:
-        """Have all ranks go on from a folder that `save_state` wrote; the number of steps it
+        """Have all ranks go on from a folder that `write_state` wrote; the number of steps it
         holds."""
         steps: list[int] = yield from self._each(
             [rank.load_state.remote(str(folder), universal=universal) for rank in self._ranks]

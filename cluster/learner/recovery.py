@@ -8,8 +8,9 @@
   and the result is the one that an unbroken run has. Where a node took one of these groups with it,
   the state is lost.
 - Ranks that ran out of memory compute each micro-batch in two parts from then on.
-- A snapshot counts once the step after it has ended, because by then it has been made. Until then
-  the one before is kept as well.
+- A snapshot counts once all of it is in the object store. Until then the one before is kept as
+  well, and no other is begun for its own sake.
+- A checkpoint is a snapshot that the ranks also write to the disk.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class _Snapshot:
 
     states: list[RankState] | None
     since: list[tuple[Sequence[ObjectRef[Share]], Sequence[ImageRefs]]] = field(default_factory=list)
+
+    def ended(self) -> bool:
+        """Whether it is known if the snapshot could be made."""
+        receipts = [receipt for receipt, _ in self.states or ()]
+        return not receipts or not ray.wait(receipts, num_returns=len(receipts), timeout=0.0)[1]
 
     def error(self) -> Exception | None:
         """Why the snapshot could not be made, None where it was."""
@@ -97,7 +103,7 @@ class RecoveringLearnerGroup:
         """Go on from a saved state, which must stay where it is until the next step has ended."""
         self._resumed = (folder, universal)
         self._steps = yield from self._group.load_state(folder, universal=universal)
-        self._snapshots.append(_Snapshot(self._group.states()))
+        self._take_snapshot()
         return self._steps
 
     def convert_state(self, folder: Path, target: Path) -> Waiting[None]:
@@ -111,13 +117,20 @@ class RecoveringLearnerGroup:
         self._steps += 1
         self._settle_snapshots()
         if self._snapshot_due():
-            self._snapshots.append(_Snapshot(self._group.states()))
-            self._snapshot_at = time.monotonic()
+            self._take_snapshot()
         return figures
+
+    def _take_snapshot(self) -> list[RankState]:
+        states = self._group.states()
+        self._snapshots.append(_Snapshot(states))
+        self._snapshot_at = time.monotonic()
+        return states
 
     def _snapshot_due(self) -> bool:
         """Copying a large state takes as long as several steps, so that it goes by time."""
         settings = self._config.learner
+        if len(self._snapshots) > 1:  # one is being made
+            return False
         if settings.snapshot_every is not None:
             return len(self._snapshots[-1].since) >= settings.snapshot_every
         if max((rank.state_bytes for rank in self.ranks), default=0) <= _SMALL_BYTES:
@@ -125,16 +138,17 @@ class RecoveringLearnerGroup:
         return time.monotonic() - self._snapshot_at >= settings.snapshot_seconds
 
     def _settle_snapshots(self) -> None:
-        """The latest snapshot was made before the step that has just ended, so now it is known
-        whether that succeeded."""
-        if len(self._snapshots) == 1:
-            return
-        error = self._snapshots[-1].error()
-        if error is None:
-            self._snapshots = self._snapshots[-1:]
-        else:
-            self._snapshots = self._snapshots[:1]
-            self._report(Fault("learner", "", kind_of(error), one_line(error), "the snapshot before is kept"))
+        """Let go of the snapshots that a newer one has made superfluous, and of those that could
+        not be made."""
+        kept: list[_Snapshot] = []
+        for snapshot in self._snapshots:
+            if not snapshot.ended():
+                kept.append(snapshot)
+            elif (error := snapshot.error()) is None:
+                kept = [snapshot]
+            else:
+                self._report(Fault("learner", "", kind_of(error), one_line(error), "the snapshot before is kept"))
+        self._snapshots = kept
 
     def publish(self, version: int) -> WeightVersion:
         return self._group.publish(version)
@@ -167,8 +181,26 @@ class RecoveringLearnerGroup:
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         yield from self._with_weights(weights, lambda group, held: group.save_model(folder, source, held))
 
-    def save_state(self, folder: Path) -> Waiting[Entries]:
-        return (yield from self._surviving(lambda group: group.save_state(folder)))
+    def save_state(self, folder: Path, *, beside: bool = False) -> Waiting[Entries]:
+        """Write the state after the last step into `folder`, from its snapshot; its files.
+
+        With `beside` steps may go on meanwhile. Then a failure is raised at once, because ranks
+        that died are rebuilt by the step that they were at.
+        """
+        if beside:
+            return (yield from self._write_state(self._group, folder))
+        return (yield from self._surviving(lambda group: self._write_state(group, folder)))
+
+    def _write_state(self, group: LearnerGroup, folder: Path) -> Waiting[Entries]:
+        latest = self._snapshots[-1]
+        states = self._take_snapshot() if latest.states is None or latest.since else latest.states
+        try:
+            return (yield from group.write_state(folder, states))
+        except RoleError as error:
+            if error.kind is not FaultKind.DATA_LOST:
+                raise
+            # Not the caller's data: ranks that are rebuilt make another snapshot.
+            raise RoleError(str(error), kind=FaultKind.FAILED) from error
 
     def close(self) -> None:
         self._group.close()

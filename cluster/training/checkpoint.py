@@ -5,7 +5,7 @@
                            state.json        step, window, best model, validation
                            manifest.json     size and checksum of each of these files
 
-- A state appears whole or not at all.
+- A state appears whole or not at all: it counts once everything of it is on the disk.
 - It is verified before it is used. One that is damaged is set aside, and the one before it is
   taken.
 """
@@ -23,6 +23,7 @@ from actors.messages import GroupReceipt
 from cluster.files.atomic import disk_full_named, read_json, write_atomic, write_json
 from cluster.files.json_values import finite
 from cluster.files.jsonl import read_jsonl
+from cluster.remote.waiting import Waiting
 from cluster.training.best_model import BestState
 from cluster.training.staleness import WindowState
 from rapo.config import Config
@@ -107,21 +108,25 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
 
-    def write(self, state: TrainingState, groups: SavedGroups, save_learner: Callable[[Path], Entries]) -> None:
+    def write(
+        self, state: TrainingState, groups: SavedGroups, save_learner: Callable[[Path], Waiting[Entries]]
+    ) -> Waiting[None]:
         """Write the state after a step; `save_learner` writes the ranks' files into a folder and
-        says which.
+        says which. What is given here is on the disk before the first wait.
 
         Raises `ResourceError` where the disk is full; the states before are then untouched.
         """
         target = self._folder / _name(state.step)
         with disk_full_named(target), whole_folder(target) as aside:
             aside.mkdir(parents=True)
-            entries = {f"{_LEARNER}/{name}": entry for name, entry in save_learner(aside / _LEARNER).items()}
             write_atomic(aside / _GROUPS, pickle.dumps(dict(groups), protocol=5))
             write_json(aside / _STATE, asdict(state))
-            entries |= entries_of(aside, [aside / _GROUPS, aside / _STATE])
+            entries = entries_of(aside, [aside / _GROUPS, aside / _STATE])
+            written = yield from save_learner(aside / _LEARNER)
+            entries |= {f"{_LEARNER}/{name}": entry for name, entry in written.items()}
             write_json(aside / _MANIFEST, entries)
-        for old in (*self._folders()[: -self._keep], *self._folder.glob(f"{_CONVERTED}-*")):
+        unfinished = self._folder.glob(".step-*.partial")
+        for old in (*self._folders()[: -self._keep], *self._folder.glob(f"{_CONVERTED}-*"), *unfinished):
             shutil.rmtree(old, ignore_errors=True)
 
     def converted(self, checkpoint: Checkpoint) -> Path:

@@ -5,8 +5,8 @@
   run is a function of its configuration.
 - `_poll` is the one place that polls the fleet. Waits for learners and reward actor are driven from
   here, so that an error of the fleet never passes through their retries.
-- Roles may die: the fleet, `RecoveringLearnerGroup` and `RewardClient` replace them. The state of
-  this process is in a checkpoint every `rapo.checkpoint_every` steps, so that it may die as well.
+- Roles may die: the fleet, `RecoveringLearnerGroup` and `RewardClient` replace them. This process
+  may die as well: `CheckpointWriter` writes its state to the disk, beside the steps that follow.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from cluster.files.alerts import ALERTS
 from cluster.files.jsonl import append_jsonl
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.faults import Fault
-from cluster.remote.waiting import Waiting, drive, finish
+from cluster.remote.waiting import Waiting, drive
 from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.autoscale import Autoscaler
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.scale_requests import ScaleRequests
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.training.best_model import BestModel
-from cluster.training.checkpoint import Checkpoint, Checkpoints, TrainingState, ValidationPoint
+from cluster.training.checkpoint import Checkpoint, TrainingState, ValidationPoint
+from cluster.training.checkpoint_writer import CheckpointWriter
 from cluster.training.clock import StepClock
 from cluster.training.image_store import ImageStore
 from cluster.training.listener import TrainingListener
@@ -126,7 +127,7 @@ class Controller:
         self._window = StalenessWindow(self._batches.size, settings.max_staleness, settings.steps)
         self._results: dict[int, RolloutResult] = {}
         self._models = BestModel(config, learners, start_dir, out / "checkpoints")
-        self._checkpoints = Checkpoints(out / "state", settings.keep_checkpoints)
+        self._writer = CheckpointWriter(config, out / "state", learners, self._models, listener.fault)
         self._weights: WeightVersion | None = None
         self._publishing: WeightVersion | None = None
         self._validation: list[ValidationPoint] = []
@@ -152,8 +153,8 @@ class Controller:
                 self._await_published()  # what is measured is the version of this step
                 self._validate(self._weights)
             stopping, going = stop(), self._fleet.newly_draining()
-            if done < settings.steps and (done % settings.checkpoint_every == 0 or stopping or going):
-                self._checkpoint()
+            if done < settings.steps and (stopping or going or self._writer.due(done)):
+                self._checkpoint(beside=not (stopping or going))
             if going:
                 self._listener.note(f"nodes are about to go: {', '.join(sorted(going))}; the state is saved")
             if stopping and done < settings.steps:
@@ -161,6 +162,7 @@ class Controller:
         if self._stopped:
             self._listener.note(f"stopped after step {self.step}, as rapo.watch.on_collapse asks for")
         self._await_published()
+        self._drive(self._writer.rest())
         assert self._weights is not None
         folder, step = self._models.select(self.step, self._weights)
         shares = [sum(column) / len(idle) for column in zip(*idle, strict=True)] if idle else [0.0, 0.0]
@@ -182,8 +184,7 @@ class Controller:
         """One optimiser step on one group per image; the idle shares of rollout workers and
         learners."""
         step = self.step
-        clock, busy = StepClock(), self._fleet.busy_seconds
-        dropped = self._window.dropped
+        clock, busy, dropped = StepClock(), self._fleet.busy_seconds, self._window.dropped
         batch, scored, figures = self._learn(step, clock)
         check_start(self._config, self._start_dir, step, figures)
         self.step += 1
@@ -209,9 +210,8 @@ class Controller:
         append_jsonl(self._out / LEDGER, {"step": self.step, "used": [result.task.ticket for result in batch]})
         self._record_alerts(self._alerts.step(row))
         self._listener.step(row)
-        self._listener.progress(
-            self.step, {"reward": scored.metrics["reward_mean"], "parsed": scored.metrics["parse_rate"]}
-        )
+        shown = {"reward": scored.metrics["reward_mean"], "parsed": scored.metrics["parse_rate"]}
+        self._listener.progress(self.step, shown)
         self._listener.changed()
         return idle_rollout, idle_learner
 
@@ -235,7 +235,7 @@ class Controller:
             except JudgeError as error:
                 self._refill(batch, error)  # the state holds the groups, so that none is lost
                 if step:
-                    self._checkpoint()
+                    self._checkpoint(beside=False)
                 raise
         raise AssertionError
 
@@ -289,6 +289,7 @@ class Controller:
             self._results[result.task.ticket] = result
             self._listener.sampled(result)
             self._window.put(_ready(result))
+        self._writer.look()
         asked = self._requests.take()
         if asked is not None and asked != self._fleet.wanted:
             self._resize(asked, "asked for")
@@ -364,17 +365,16 @@ class Controller:
             self._listener.note(f"{workers} were asked for; rollout.max_workers allows {self._config.rollout.most}")
         self._listener.changed()
 
-    def _checkpoint(self) -> None:
-        """Write the run's state after the present step."""
-        self._await_published()
+    def _checkpoint(self, *, beside: bool) -> None:
+        """Write the run's state after the present step, beside those that follow or before them."""
+        self._drive(self._writer.rest())
         groups = {
             ready.ticket: (ray.get(ready.group, timeout=_FETCH_S), self._results[ready.ticket].receipt)
             for ready in self._window.ready
         }
         ranks = self._config.learner.workers, self._config.learner.zero_stage
         state = TrainingState(self.step, self._window.state(), self._validation, self._models.state(), *ranks)
-        self._checkpoints.write(state, groups, lambda folder: finish(self._learners.save_state(folder)))
-        self._models.prune(saved.best for saved in self._checkpoints.kept())
+        self._drive(self._writer.write(state, groups, beside=beside))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint: groups that were ready are ready again, those in flight are

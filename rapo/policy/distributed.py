@@ -17,6 +17,7 @@ from rapo.policy.forward import GroupPolicy
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from torch.distributed import Store
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -25,16 +26,14 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Rank:
     """One process of a training world.
 
-    `threads` are its compute threads on a CPU. `address` and `port` are where the ranks meet, and
-    `timeout_s` limits each collective call. `local_rank` is the index of its device among those
-    that it sees: 0 for a Ray actor, which sees only its own.
+    `threads` are its compute threads on a CPU. `timeout_s` limits each collective call.
+    `local_rank` is the index of its device among those that it sees: 0 for a Ray actor, which sees
+    only its own.
     """
 
     rank: int
     world: int
     threads: int
-    address: str = "127.0.0.1"
-    port: int = 0
     timeout_s: float = 1800.0
     local_rank: int = 0
 
@@ -75,25 +74,23 @@ def prepare_process(threads: int) -> None:
         torch.set_flush_denormal(True)
 
 
-def join_world(rank: Rank) -> None:
-    """Join the process group (NCCL on GPUs, gloo on CPUs). Raises after `rank.timeout_s` where a
-    rank is missing."""
+def join_world(rank: Rank, meeting: Store | None = None) -> None:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) of the ranks that come to `meeting`
+    (`rapo.policy.meeting`); None where this process is in a group already.
+
+    Raises after `rank.timeout_s` where a rank is missing.
+    """
     prepare_process(rank.threads)
-    os.environ.update(
-        MASTER_ADDR=rank.address,
-        MASTER_PORT=str(rank.port),
-        RANK=str(rank.rank),
-        WORLD_SIZE=str(rank.world),
-        LOCAL_RANK=str(rank.local_rank),
-    )
+    # DeepSpeed reads these, and joins the group that there is.
+    os.environ.update(RANK=str(rank.rank), WORLD_SIZE=str(rank.world), LOCAL_RANK=str(rank.local_rank))
+    backend, timeout = "nccl" if torch.cuda.is_available() else "gloo", timedelta(seconds=rank.timeout_s)
+    if meeting is not None:
+        torch.distributed.init_process_group(
+            backend, store=meeting, rank=rank.rank, world_size=rank.world, timeout=timeout
+        )
     import deepspeed
 
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
-        auto_mpi_discovery=False,
-        timeout=timedelta(seconds=rank.timeout_s),
-        verbose=False,
-    )
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
 
 
 def learning_rate_factor(settings: OptimizerSettings) -> Callable[[int], float]:

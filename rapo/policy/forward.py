@@ -35,6 +35,10 @@ _LOGIT_ELEMENTS = 2**27
 class GroupPolicy(nn.Module):
     """`model` with a forward pass over a `GroupBatch`.
 
+    Logits are computed in `head_calls` pieces, or more where they need more memory. Under ZeRO-3
+    each piece gathers the head, so that the number must be the same on all ranks, and one that
+    differs between micro-batches would make DeepSpeed fetch each layer only when it is needed.
+
     `BIAS` is added to the logits of `banned` tokens, as in the sampler. A model that cannot share
     prefixes runs in `rows` mode, and `fallback` then says why.
 
@@ -61,12 +65,22 @@ class GroupPolicy(nn.Module):
         self.temperature = temperature
         self.fallback = self.family.unpackable(model.config) if packing == "prefix" else None
         self.packing: Packing = "rows" if self.fallback else packing
+        self.head_calls = 1
         bias = torch.zeros(model.config.get_text_config().vocab_size)
         bias[banned] = self.BIAS
         self.register_buffer("logit_bias", bias, persistent=False)
         self.register_buffer("symbols", torch.tensor(symbols, dtype=torch.int64), persistent=False)
         if self.packing == "prefix":
             attention.install(self.family.text_model(model))
+
+    def agreed_head_calls(self, tokens: int) -> int:
+        """The `head_calls` for a step whose micro-batches have at most `tokens` completion tokens
+        on this rank. Under ZeRO-3 it is the same on all ranks, whose call this is."""
+        if not hasattr(self.model.get_output_embeddings().weight, "ds_id"):
+            return 1
+        most = torch.tensor(self._pieces(tokens), device=self.logit_bias.device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        return int(most)
 
     def forward(self, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         hidden = self._prefix_hidden(batch) if self.packing == "prefix" else self._row_hidden(batch)
@@ -108,7 +122,7 @@ class GroupPolicy(nn.Module):
         return hidden[:, width - 1 : -1][batch.completion_mask.flatten(0, 1)]
 
     def _token_log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        count = self._pieces(hidden)
+        count = max(self.head_calls, self._pieces(len(hidden)))
         if count == 1:
             return self._head(hidden, targets)
         parts = [
@@ -117,16 +131,10 @@ class GroupPolicy(nn.Module):
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def _pieces(self, hidden: torch.Tensor) -> int:
-        """The number of pieces to compute the logits in. Under ZeRO-3 each call gathers the
-        head, so it is the same on all ranks."""
+    def _pieces(self, tokens: int) -> int:
+        """The fewest pieces to compute the logits of `tokens` tokens in."""
         rows = max(1, _LOGIT_ELEMENTS // self.logit_bias.numel())
-        count = max(1, -(-len(hidden) // rows))
-        if not hasattr(self.model.get_output_embeddings().weight, "ds_id"):
-            return count
-        most = torch.tensor(count, device=hidden.device)
-        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-        return int(most)
+        return max(1, -(-tokens // rows))
 
     def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = self._log_probs(hidden)

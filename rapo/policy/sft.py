@@ -123,6 +123,8 @@ class SupervisedTrainer:
                 lengths, settings.micro_batch_size, settings.micro_batch_tokens, padded=settings.packing == "rows"
             )
         chosen = [[examples[index] for index in part] for part in parts]
+        most = max(sum(len(e.target) for e in part) for part in chosen)
+        self.engine.module.head_calls = self.engine.module.agreed_head_calls(most)
         return sum(accumulate(self.engine, [partial(self._loss, part, tokens) for part in chosen]))
 
     def _loss(self, examples: Sequence[Example], tokens: int) -> torch.Tensor:

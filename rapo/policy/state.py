@@ -1,7 +1,8 @@
 """Training state: a rank's weights, optimiser shard, schedule and random generators as files, in
 DeepSpeed's own format.
 
-- All ranks of the world save and load together.
+- All ranks of the world copy and load together. `copy_state` is all that a step waits for:
+  `pack_state` and `write_state` work on the copy, in other threads.
 - A state belongs to the world size that saved it. `to_universal` rewrites one for a world of any
   size.
 - Parameters that do not train are left out: they are those of the model that the ranks start from.
@@ -9,6 +10,7 @@ DeepSpeed's own format.
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import tempfile
@@ -22,10 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from rapo.errors import RunFolderError
+from rapo.util.atomic_dir import sync
+from rapo.util.file_manifest import Entries, entries_of
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+#: The contents of a state's files, by name, in the host's memory.
+HostState = dict[str, object]
 #: Files of a state as bytes, by name.
 StateFiles = dict[str, NDArray[np.uint8]]
 
@@ -35,17 +41,46 @@ _MEMORY = Path("/dev/shm")
 _CONVERTIBLE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
-def save_state(engine: DeepSpeedEngine, folder: Path, *, version: int) -> None:
-    """Write this rank's files, and the number of optimiser steps `version`, to `folder`/state. The
-    ranks may share a folder or use one each."""
-    (folder / _TAG).mkdir(parents=True, exist_ok=True)
+def copy_state(engine: DeepSpeedEngine, *, version: int) -> HostState:
+    """Copy this rank's state, and the number of optimiser steps `version`, to the host's memory."""
+    from rapo.policy.host_copy import HostCopies
+
     generators = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
     client_state = {**_CONVERTIBLE, "version": version, "generators": generators}
-    engine.save_checkpoint(
-        str(folder), tag=_TAG, save_latest=False, client_state=client_state, exclude_frozen_parameters=True
-    )
+    before, engine.checkpoint_engine = engine.checkpoint_engine, HostCopies()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rapo-state-") as folder:  # DeepSpeed puts a script of its own there
+            engine.save_checkpoint(
+                folder, tag=_TAG, save_latest=False, client_state=client_state, exclude_frozen_parameters=True
+            )
+        copied: HostState = engine.checkpoint_engine.files
+    finally:
+        engine.checkpoint_engine = before
+    return copied
+
+
+def pack_state(copied: HostState) -> StateFiles:
+    """The files of a copied state as bytes. Each copy is let go of as soon as its file is made."""
+    files: StateFiles = {}
+    while copied:
+        name, content = copied.popitem()
+        file = io.BytesIO()
+        torch.save(content, file)
+        files[name] = np.frombuffer(file.getbuffer(), np.uint8)
+    return files
+
+
+def write_state(folder: Path, files: StateFiles) -> Entries:
+    """Write one rank's files to `folder`/state, where those of all ranks go, and through to the
+    disk; their entries."""
+    target = folder / _TAG
+    target.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        data.tofile(target / name)
+        sync(target / name)
+    return entries_of(folder, [target / name for name in files])
 
 
 def load_state(engine: DeepSpeedEngine, folder: Path, *, universal: bool = False) -> int:
@@ -91,14 +126,6 @@ def to_universal(folder: Path, target: Path, *, timeout_s: float) -> None:
             f"converting {folder} for another number of learner ranks or ZeRO stage took longer than {timeout_s:.0f} s "
             "(learner.step_timeout_s)"
         ) from error
-
-
-def pack_state(engine: DeepSpeedEngine, *, version: int) -> StateFiles:
-    """This rank's files as bytes. They are written to memory instead of a disk where the system has
-    a memory file system."""
-    with _scratch() as folder:
-        save_state(engine, folder, version=version)
-        return {path.name: np.fromfile(path, np.uint8) for path in sorted((folder / _TAG).iterdir())}
 
 
 def unpack_state(engine: DeepSpeedEngine, *parts: StateFiles) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from cachetools import LRUCache
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -20,7 +18,6 @@ from rapo.algorithm.partition import Share
 from rapo.config import Config, LossConfig
 from rapo.errors import WeightError
 from rapo.families.inputs import Prepared
-from rapo.images.decode import decode_image
 from rapo.models.completeness import check_finite, model_class, quiet_loading, read_config, refuse_incomplete
 from rapo.policy.answers import AnswerTargets, answer_targets, listener_advantages
 from rapo.policy.batch import GroupBatch, collate, pack_rows
@@ -38,15 +35,13 @@ from rapo.policy.distributed import (
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
+from rapo.policy.preparation import Preparation, StepImages
 from rapo.policy.processing import PolicyProcessor
-from rapo.policy.state import StateFiles, load_state, pack_state, save_state, unpack_state
+from rapo.policy.state import HostState, StateFiles, copy_state, load_state, pack_state, unpack_state
 from rapo.policy.weight_packing import chunk_count, model_tensors, pack
 from rapo.records import Group, ScoredGroup
-from rapo.util.cache import keep
 from rapo.util.progress import Progress
 from rapo.util.seeds import derive_seed
-
-_CACHE_BYTES = 512 * 2**20
 
 
 def load_model(folder: str | Path, dtype: str) -> PreTrainedModel:
@@ -84,10 +79,12 @@ class PolicyTrainer:
         self._progress = progress or Progress()
         self.version = 0
         self._snapshots: dict[int, list[tuple[str, torch.Tensor]]] = {}
+        self._copies: dict[int, HostState] = {}
+        self._copy_numbers = itertools.count()
         self._first_update = True
         self.processor = PolicyProcessor(model_dir)
         self._symbols = self.processor.answer_tokens.read if config.rapo.reads_answers else []
-        self._prepared: LRUCache[str, Prepared] = LRUCache(_CACHE_BYTES, lambda item: item.nbytes)
+        self._preparation = Preparation(self.processor, config)
         policy = self._policy(model_dir)
         self._lora = config.learner.lora.rank > 0
         if self._lora:
@@ -139,15 +136,19 @@ class PolicyTrainer:
             return self._step(share, images)
 
     def _step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
-        prepared = self._prepare_all(images)
+        parts = share.parts(self._splits)
+        self._agree_on_head_calls(parts)
         totals: dict[str, float] = {}
         # Read now, because the scheduler changes it at the step's end.
         learning_rate, skipped = float(self.engine.optimizer.param_groups[0]["lr"]), self.engine.skipped_steps
-        for update in range(self._config.rapo.updates_per_batch):
-            self._first_update = update == 0
-            losses = [partial(self._loss, chunk, prepared, share, totals) for chunk in share.parts(self._splits)]
-            values = accumulate(self.engine, losses, self._progress.advance)
-            totals["loss"] = totals.get("loss", 0.0) + sum(values) / self._world / self._config.rapo.updates_per_batch
+        order = [scored.group.image_uid for part in parts for scored in part]
+        with self._preparation.ahead(images, order) as prepared:
+            for update in range(self._config.rapo.updates_per_batch):
+                self._first_update = update == 0
+                losses = [partial(self._loss, part, prepared, share, totals) for part in parts]
+                values = accumulate(self.engine, losses, self._progress.advance)
+                loss = sum(values) / self._world / self._config.rapo.updates_per_batch
+                totals["loss"] = totals.get("loss", 0.0) + loss
         self.version += 1
         norm = self.engine.get_global_grad_norm()
         if norm is not None:  # ZeRO-0 has none
@@ -156,26 +157,18 @@ class PolicyTrainer:
         totals["skipped"] = float(self.engine.skipped_steps - skipped)
         return totals
 
-    def _prepare_all(self, images: dict[str, bytes]) -> dict[str, Prepared]:
-        """The inputs of all images, by uid; those that are not kept are made side by side, by
-        `learner.threads` threads."""
-        found = {uid: self._prepared[uid] for uid in images if uid in self._prepared}
-        new = [uid for uid in images if uid not in found]
-        threads = self._config.learner.threads
-        with ThreadPoolExecutor(threads, thread_name_prefix="prepare") if threads > 1 else nullcontext() as pool:
-            made = (map if pool is None else pool.map)(self._prepare, (images[uid] for uid in new))
-            for uid, prepared in zip(new, made, strict=True):
-                found[uid] = prepared
-                keep(self._prepared, uid, prepared)
-        return found
-
-    def _prepare(self, image: bytes) -> Prepared:
-        return self.processor.prepare(decode_image(image, self._config.image))
+    def _agree_on_head_calls(self, parts: Sequence[Sequence[ScoredGroup]]) -> None:
+        """Have all micro-batches of all ranks call the head as often."""
+        tokens = max(sum(len(ids) for scored in part for ids in scored.group.token_ids) for part in parts)
+        calls = self.engine.module.agreed_head_calls(tokens)
+        for policy in (self.engine, self._reference):
+            if policy is not None:
+                (policy if isinstance(policy, GroupPolicy) else policy.module).head_calls = calls
 
     def _loss(
         self,
         chunk: Sequence[ScoredGroup],
-        prepared: dict[str, Prepared],
+        prepared: StepImages,
         share: Share,
         totals: dict[str, float],
     ) -> torch.Tensor:
@@ -282,17 +275,20 @@ class PolicyTrainer:
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters() if p.requires_grad)
         return 12 * trained // self._world
 
-    def save_state(self, folder: Path) -> None:
-        """Write this rank's training state (`rapo.policy.state`). Call it on all ranks together."""
-        save_state(self.engine, folder, version=self.version)
-
     def load_state(self, folder: Path, *, universal: bool = False) -> None:
         """Continue from a state. Call it on all ranks together."""
         self.version = load_state(self.engine, folder, universal=universal)
 
-    def pack_state(self) -> StateFiles:
-        """This rank's training state as bytes. Call it on all ranks together."""
-        return pack_state(self.engine, version=self.version)
+    def copy_state(self) -> int:
+        """Copy this rank's training state to the host's memory; the copy's number. Call it on all
+        ranks together."""
+        number = next(self._copy_numbers)
+        self._copies[number] = copy_state(self.engine, version=self.version)
+        return number
+
+    def pack_state(self, number: int) -> StateFiles:
+        """A copied state as bytes (`rapo.policy.state`), from any thread; the copy is gone then."""
+        return pack_state(self._copies.pop(number))
 
     def unpack_state(self, *parts: StateFiles) -> None:
         """Continue from the bytes of this rank's state and, on other ranks than 0, of rank 0's."""

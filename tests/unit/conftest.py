@@ -6,7 +6,6 @@ torch is imported only where a test uses a model.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,12 +59,10 @@ def joined() -> Iterator[dict[str, str]]:
     import torch
 
     from rapo.policy.distributed import Rank, join_world
+    from rapo.policy.meeting import host, listen
 
     before = dict(os.environ)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    join_world(Rank(0, 1, threads=1, port=port, timeout_s=30.0))
+    join_world(Rank(0, 1, threads=1, timeout_s=30.0), host(listen("127.0.0.1"), 30.0))
     environment = dict(os.environ)
     _restore(before)
     yield environment

@@ -19,6 +19,9 @@ from cluster.remote.weight_source import WeightVersion
 from rapo.config import load_config
 from rapo.errors import FaultKind, ResourceError, RoleError
 
+#: The receipt of a snapshot that is still being made.
+PENDING: Any = as_ref("pending")
+
 
 class Group:
     """A learner whose weights are the list of the steps applied to them. `plan` says what fails: of
@@ -71,6 +74,10 @@ class Group:
         self.applied = ["saved"]
         return 1
 
+    def write_state(self, folder: Any, states: Any) -> Waiting[dict[str, Any]]:
+        yield from self._wait("write_state")
+        return {"learner": [files for _, files in states]}
+
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
         return WeightVersion(version, as_ref((self.number, beside)), ())
 
@@ -96,8 +103,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise ref
         return refs
 
+    def wait(refs: Any, **limits: Any) -> tuple[list[Any], list[Any]]:
+        return [ref for ref in refs if ref is not PENDING], [ref for ref in refs if ref is PENDING]
+
     monkeypatch.setattr(recovery.ray, "get", get)
-    monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: ([], refs))
+    monkeypatch.setattr(waiting.ray, "wait", wait)
 
 
 def learners(plan: dict[int, Any], *overrides: str) -> tuple[RecoveringLearnerGroup, list[Group], list[Any]]:
@@ -146,6 +156,53 @@ def test_ranks_that_die_again_and_again_end_the_run():
         finish(made.step([as_ref("a")], [{}]))
     assert len(groups) == 3
     assert len(faults) == 2, "what ends the run is not a fault that it survived"
+
+
+def test_a_snapshot_in_the_making_is_waited_for_before_the_next(monkeypatch):
+    """The one before stays until it is there."""
+    made, groups, _ = learners({0: {"step": [None, None, None, None, died()]}})
+    states, receipts = groups[0].states, iter([PENDING, None])
+    groups[0].states = lambda: [(next(receipts), files) for _, files in states()]  # type: ignore[method-assign]
+    run(made, "abc")
+    assert [len(snapshot.since) for snapshot in made._snapshots] == [3, 2]
+    made._snapshots[-1].states = [(as_ref(), files) for _, files in made._snapshots[-1].states or ()]
+    run(made, "d")
+    assert [len(snapshot.since) for snapshot in made._snapshots] == [3, 0]
+    run(made, "e")
+    assert groups[-1].applied == list("abcde")
+
+
+def test_a_saved_state_is_the_snapshot_of_the_last_step():
+    made, groups, _ = learners({}, "learner.snapshot_every=2")
+    run(made, "ab")
+    asked = groups[0].states
+    groups[0].states = None  # type: ignore[assignment, method-assign]
+    assert finish(made.save_state(Path("folder"), beside=True)) == {"learner": [["a", "b"]]}
+    groups[0].states = asked  # type: ignore[method-assign]
+    run(made, "c")
+    writing = made.save_state(Path("folder"), beside=True)
+    next(writing)
+    run(made, "d")
+    assert finish(writing) == {"learner": [["a", "b", "c"]]}
+
+
+def test_ranks_that_die_while_a_state_is_written_beside_steps_are_the_next_steps_concern():
+    plan: dict[int, Any] = {0: {"write_state": [died()], "step": [None, died()]}}
+    made, groups, _ = learners(plan)
+    run(made, "a")
+    with pytest.raises(RoleError, match="died"):
+        finish(made.save_state(Path("folder"), beside=True))
+    assert len(groups) == 1
+    run(made, "b")
+    assert finish(made.save_state(Path("folder"))) == {"learner": [["a", "b"]]}
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DIED, FaultKind.DATA_LOST])
+def test_ranks_that_die_while_their_state_is_written_are_rebuilt(kind):
+    made, groups, _ = learners({0: {"write_state": [RoleError("gone", kind=kind)]}})
+    run(made, "ab")
+    assert finish(made.save_state(Path("folder"))) == {"learner": [["a", "b"]]}
+    assert len(groups) == 2
 
 
 def test_what_is_not_the_ranks_fault_is_not_repeated():

@@ -139,7 +139,7 @@ def test_log_probs_are_those_of_the_plain_model(model, processor, packing):
     with torch.no_grad():
         logits = model(
             input_ids=ids,
-            **batch.images[0],
+            **processor.family.merge(batch.images),
             mm_token_type_ids=(ids == processor.image_token_id).int(),
         ).logits[0, batch.prompt_ids.shape[1] - 1 : -1]
         logits[:, banned] -= 100.0

@@ -43,7 +43,7 @@ def exact(made: Any, groups: list[ScoredGroup]) -> dict[str, torch.Tensor]:
     model = made.engine.module
     total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in model.model.named_parameters()}
     whole = share(groups, MICRO_BATCHES)
-    prepared = {uid: made._prepare(data) for uid, data in IMAGES.items()}
+    prepared = {uid: made._preparation.prepare(data) for uid, data in IMAGES.items()}
     made.engine = model  # no hooks of DeepSpeed's
     for part in whole.parts():
         model.zero_grad(set_to_none=True)

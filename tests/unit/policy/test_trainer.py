@@ -104,16 +104,6 @@ def plain_loss(tiny_model, groups):
     return loss.item(), float(torch.stack([p.grad.norm() for p in policy.parameters()]).norm())
 
 
-def test_images_are_prepared_by_several_threads_alike(tiny_model):
-    one, several = trainer(tiny_model), trainer(tiny_model, "learner.threads=4")
-    plain, threaded = one._prepare_all(IMAGES), several._prepare_all(IMAGES)
-    assert list(threaded) == list(plain) == list(IMAGES)
-    for uid in IMAGES:
-        for name, array in plain[uid].tensors.items():
-            assert np.array_equal(array, threaded[uid].tensors[name])
-    assert several._prepare_all(IMAGES)["a"] is threaded["a"], "it was kept"
-
-
 def test_a_rank_without_groups_moves_nothing(tiny_model):
     moved, metrics = update(trainer(tiny_model), share([], 2, counted=batch_of_groups()))
     assert not moved.any()
@@ -171,7 +161,7 @@ def test_soft_labels_move_the_expected_answer_towards_the_human_score(request, m
 
     def expected():
         chunk = made._batch(
-            [made._prepare(IMAGES[g.group.image_uid]) for g in groups], [g.group.token_ids for g in groups]
+            [made._preparation.prepare(IMAGES[g.group.image_uid]) for g in groups], [g.group.token_ids for g in groups]
         )
         tokens = made.processor.answer_tokens
         found = answer_targets(groups, 0.05, len(tokens.read))

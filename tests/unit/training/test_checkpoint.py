@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.files.jsonl import read_jsonl
+from cluster.remote.waiting import drive
 from cluster.training.best_model import BestState
 from cluster.training.checkpoint import Checkpoints, TrainingState, cut_back
 from cluster.training.staleness import WindowState
@@ -18,6 +19,7 @@ from rapo.util.file_manifest import entries_of
 
 def save_learner(text):
     def save(folder):
+        yield []
         folder.mkdir()
         (folder / "rank0.pt").write_text(text)
         return entries_of(folder, [folder / "rank0.pt"])
@@ -36,9 +38,13 @@ def latest(checkpoints, notes=None):
     return found
 
 
+def finish(waiting):
+    drive(waiting, lambda pending: None)
+
+
 def write(checkpoints, *steps):
     for step in steps:
-        checkpoints.write(state(step), {step: ("group", step)}, save_learner(f"weights of {step}"))
+        finish(checkpoints.write(state(step), {step: ("group", step)}, save_learner(f"weights of {step}")))
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -129,7 +135,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ResourceError, match="disk is full"):
-        checkpoints.write(state(20), {}, full)
+        finish(checkpoints.write(state(20), {}, full))
     assert latest(checkpoints).step == 10
     write(checkpoints, 20)
     assert latest(checkpoints).step == 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fakes import as_ref
@@ -24,7 +24,7 @@ from cluster.training.listener import TrainingListener
 from rapo.config import Config, load_config
 from rapo.errors import JudgeError, ModelError, RoleError, StoppedError
 from rapo.records import ImageRecord
-from rapo.util.file_manifest import Entries
+from rapo.util.file_manifest import Entries, entries_of
 
 STEPS = 100
 SETTINGS = (
@@ -91,6 +91,11 @@ class Group:
     """A learner group that counts its steps."""
 
     made = 0
+    #: How often the write of a state is looked at before it ends, and how the first ones end.
+    looks = 1
+    failures: ClassVar[list[Exception | None]] = []
+    #: The step of each state that was written, and the step that was done by then.
+    written: ClassVar[list[tuple[int, int]]] = []
 
     def __init__(self) -> None:
         Group.made += 1
@@ -104,18 +109,23 @@ class Group:
         return figures | {"learner_busy_s": 0.1, "kl": 0.0, "mismatch_kl": 0.0}
 
     def states(self) -> list[Any]:
-        return []
+        return [(as_ref("a receipt"), self.step_done)]
 
     def load_state(self, folder: Path, *, universal: bool = False) -> Waiting[int]:
         yield []
         self.step_done = int((folder / "steps").read_text())
         return self.step_done
 
-    def save_state(self, folder: Path) -> Waiting[Entries]:
-        yield []
+    def write_state(self, folder: Path, states: Any) -> Waiting[Entries]:
         folder.mkdir()
-        (folder / "steps").write_text(str(self.step_done))
-        return {}
+        (folder / "steps").write_text(str(states[0][1]))
+        for _ in range(Group.looks):
+            yield [as_ref("a rank's file")]
+        error = Group.failures.pop(0) if Group.failures else None
+        if error is not None:
+            raise error
+        Group.written.append((states[0][1], self.step_done))
+        return entries_of(folder.parent / "learner", [folder / "steps"])
 
     def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
         return WeightVersion(version, as_ref(), ())
@@ -135,7 +145,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_store.ray, "put", lambda value: "image")
     monkeypatch.setattr(image_store, "own_store_bytes", lambda: 2**29)
     monkeypatch.setattr(module.ray, "get", lambda ref, timeout: ref)
-    monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: ([], refs))
+    monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: (refs, []))
+    for name, value in (("looks", 1), ("failures", []), ("written", [])):
+        monkeypatch.setattr(Group, name, value)
 
 
 def records(count: int) -> list[ImageRecord]:
@@ -191,8 +203,8 @@ def test_a_resumed_run_raises_the_alerts_of_the_unbroken_one(tmp_path: Path, mon
     out, stop_at = tmp_path / "broken", 20 * ((step - 1) // 20)
     controller = started(out, Fleet())
 
-    def write_and_die() -> None:
-        write_checkpoint()
+    def write_and_die(*, beside: bool) -> None:
+        write_checkpoint(beside=False)
         if controller.step == stop_at:
             raise Killed
 
