@@ -229,7 +229,11 @@ class _Reader:
         if not rows:
             return None
         first, last = ends[0] + self._before, ends[-1] + self._before
-        if last - first == len(rows) and set(map(len, rows)) == {self._table.width} and all(map(any, rows)):
+        if (
+            last - first == len(rows)
+            and set(map(len, rows)) == {self._table.width}
+            and all(any(map(str.strip, row)) for row in rows)
+        ):
             self.numbers = range(first + 1, last + 1)
             return rows
         return self._checked(rows, [end + self._before for end in ends])

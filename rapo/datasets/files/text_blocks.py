@@ -25,6 +25,8 @@ _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 #: Signs that are blanks, or no signs at all, to one of the two readers only.
 _CONTROL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
+#: What `str.strip` leaves.
+_VISIBLE = r"[^\t\n\v\f\r \x{85}\pZ]"
 #: What makes cells of a line that whitespace separates, beside single spaces.
 _OTHER_SPACE = (b"\t", b"\v", b"\f", b"  ", b" \r", b" \n", b"\n ")
 
@@ -135,7 +137,7 @@ def _longest_line(block: bytes) -> int:
 def _has_blank_row(columns: Sequence[pa.Array]) -> bool:
     blank = None
     for column in columns:
-        empty = pc.equal(pc.utf8_trim_whitespace(column), "")
+        empty = pc.invert(pc.match_substring_regex(column, _VISIBLE))
         blank = empty if blank is None else pc.and_(blank, empty)
         if not pc.any(blank).as_py():
             return False

@@ -49,6 +49,7 @@ def rows_of(content: bytes, *, strict: bool) -> list[tuple[object, ...]] | str:
 @example("image,score\n", "a,1\rb,2\nc,3\nd,4\ne,5\nf,6\ng,7\n")
 @example("image,score\n", ",\n , \na,1\n")
 @example("image,score\n", 'a,1\nb,"2\n' + "c,3\n" * 20)
+@example("image,score\n", "a,1\n,\u2028\nb,2\n\u0085,\u00a0\n")
 @example("image,score\n", "a,1\n" * 8 + "b,2,3\n")
 def test_both_readers_say_the_same(head: str, body: str) -> None:
     content = (head + body).encode()
