@@ -2,9 +2,10 @@
 
     python -m bench.judge [--critiques FILE]
 
-- Three authors planted the faults (`first.json`, `second.json`, `third.json`). The first wrote the
-  rules as well. The others did not see them, but the rules were mended by their texts since.
-- A leak is put into every sound critique of its author in turn; other faults are whole texts.
+- Five authors planted the faults (`first.json` to `fifth.json`). The first wrote the rules as well.
+  The others did not see them, but the rules were mended by their texts since.
+- A leak is put into every sound critique of its author in turn, unless it is a critique of its own.
+  Other faults are whole texts.
 - `misaligned` and `factual` are measured on the slips of the rule-based teacher, on rendered
   scenes, because free text has no levels to compare.
 - Recall: the share of planted faults that are rejected for their reason. Caught: for whatever
@@ -26,7 +27,7 @@ import numpy as np
 
 from bench.support import record
 from rapo.aescot.judge import REJECT_REASONS, judge_critique
-from rapo.aescot.leaks import find_leak
+from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.measure import measure
 from rapo.aescot.structure import STRUCTURE_REASONS, structure_fault
 from rapo.aescot.writer import level_of, parse_levels, parse_overall, write_critique
@@ -37,6 +38,7 @@ KEPT = "kept"
 AUTHORS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.json")))
 FIGURES = ("recall", "caught", "precision")
 _SCENES, _SIZE = 2000, 84
+_SENTENCE_WORDS = 35  # a leak of more words is a critique that contains one
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,17 @@ class Case:
     found: str
 
 
-def cases(author: str) -> list[Case]:
+def cases(author: str, carriers: int | None = None) -> list[Case]:
     """The planted texts of one author (`AUTHORS`), each read by the structure gate and the
-    leak rules."""
+    leak rules. A leak is put into at most `carriers` sound critiques."""
     texts = json.loads((Path(__file__).parent / f"{author}.json").read_text(encoding="utf-8"))
     planted = [(text, KEPT) for text in texts["sound"]]
     planted += [(text, reason) for reason, faults in texts["structure"].items() for text in faults]
-    planted += [(_inserted(sound, leak), "leak") for leak in texts["leaks"] for sound in texts["sound"]]
+    for leak in texts["leaks"]:
+        whole = len(leak.split()) > _SENTENCE_WORDS
+        planted += [
+            (leak if whole else _inserted(sound, leak), "leak") for sound in texts["sound"][: 1 if whole else carriers]
+        ]
     return [Case(text, reason, found_reason(text)) for text, reason in planted]
 
 

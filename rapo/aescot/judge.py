@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rapo.aescot.leaks import find_leak
+from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.opinions import tone
 from rapo.aescot.structure import STRUCTURE_REASONS, structure_fault
 from rapo.aescot.writer import LEVELS, level_gap, level_of, parse_levels, parse_overall

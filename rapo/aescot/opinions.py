@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _WORD = re.compile(r"[a-z]+(?:'t)?")
+_WITH_HYPHENS = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _SENTENCE = re.compile(r"[.!?;]+\s*")
 
 
@@ -38,9 +39,50 @@ _NEGATIVE = _words(
 _MIDDLE = _words("fair average middling adequate acceptable passable limited modest unexceptional plain ordinary")
 
 
+# Words that judge, but whose sign depends on what they are said of, or is of no use to the tone.
+_ALSO = _words(
+    "absorbing accessible affecting airless amateurishly ambitious amiable amusing annoying appetizing apt "
+    "arresting artful atmospheric authentic average awkwardly banal barely believable best better bold boldly "
+    "brave careful clever cliched clinical coherence confidence confident considered controlled conventional "
+    "convinces convincingly craft deft deftly delight delights deserves detached dignified dignity disappoints "
+    "distinction distraction dreary drowns eloquent enchanting energetic engages enjoyable entertaining enviable "
+    "evenly excellence excessive exciting expressive exquisite eye-catching failure faithful falters familiar "
+    "fault faults feeble finely finest first-rate flair flattering flatters flaw flawed flawless flaws flimsy "
+    "forceful frustrating fun fussy garish gentle genuine good graceful gracefully grand gratifying grating "
+    "gripping handsome handsomely haunting haunts heartfelt heavy-handed honest humane imaginative immersive "
+    "impact imperfect impresses improve improved improvement indifferent inept insight inspired inspiring "
+    "interesting intimate intriguing inventive invites joyful labored lackluster lacklustre lingers lively "
+    "lopsided luscious majestic manages mastery meaningful merit merits mess misjudged miss mistake monotonous "
+    "moody moving muddled mundane neat neatly noble nuisance overcooked overdone oversaturated painterly peaceful "
+    "phenomenal pity playful pleasantly pleases pleasure poetic poetry poignant precise precisely precision "
+    "predictable pretty promise promising purposeful quality refreshing regrettable remote resolved resonant "
+    "resonates respectable restrained restraint revealing rewarded rewards rich rigorous robust romantic satisfies "
+    "savour seductive sensitive sensitively sentimental shoddy shortcoming sickly simplicity sincere skilful "
+    "skilled sloppy smart sophisticated special spectacular spirited splendid spontaneous stale static stilted "
+    "straightforward strength strengths strikes struggles stylish subtle subtly success suffering suits sumptuous "
+    "sure surprising suspenseful tasteful tasteless technically tedious tender tenderness terrible theatrical "
+    "thoughtful thoughtfully thrilling timeless timely timid tiresome touching trite triumph trivial unaffected "
+    "unifies unique unlovely uplifting vital vitality vulgar wanting wasted weaken weakens weaknesses well-made "
+    "whimsical wise witty worthwhile worthy"
+)
+_JUDGING = re.compile(
+    r"(?:un|over|under|mis|ill|well)-?\w{4,}(?:ed|ing|able|en|n)|\w{3,}(?:ful|fully|lessly)|\w{4,}less|\w{5,}[ai]bl[ey]"
+)
+_NOT_JUDGING = _words(
+    "handful armful unless nevertheless nonetheless regardless understanding vegetable available visible underneath "
+    "mislead overhead overlapping undergrowth underlying indoors untitled unlike until colorful timetable"
+)
+
+
 def opinions(text: str) -> int:
     """How many words of a text judge."""
-    return sum(word in _POSITIVE or word in _NEGATIVE for word in _WORD.findall(text.lower()))
+    return sum(map(_judges, _WITH_HYPHENS.findall(text.lower())))
+
+
+def _judges(word: str) -> bool:
+    if word in _POSITIVE or word in _NEGATIVE or word in _ALSO:
+        return True
+    return _JUDGING.fullmatch(word) is not None and word not in _NOT_JUDGING
 
 
 def tone(text: str) -> tuple[float, int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rapo.aescot.judge import REJECT_REASONS, judge_critique
-from rapo.aescot.leaks import find_leak
+from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.measure import measure
 from rapo.aescot.opinions import tone
 from rapo.aescot.writer import level_gap, level_of, parse_levels, parse_overall, phrases, write_critique

@@ -1,0 +1,1 @@
+"""Leaks: finds what reveals a human score in a critique."""

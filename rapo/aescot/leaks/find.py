@@ -1,0 +1,46 @@
+"""Leaks: pieces of a critique that reveal a score, or that a score was given.
+
+- A number is a leak by its use, not by its presence. `f/2.8`, `35 mm`, `1/250 s`, `ISO 400`, "three
+  boats" and "the rule of thirds" are the language of photography; "a solid 8" is a score.
+- A scale is a leak wherever it stands: `8/10`, "seven out of ten", four stars, "a B+".
+- A word of rating is a leak where it names a score that exists ("this justifies the rating"), not
+  where it is another word ("first-rate", "frame rate").
+- A mention of the instructions or of the human raters is a leak.
+
+The rules are rapo's own; the paper names the error without them (Aes-R1, arXiv 2509.21871,
+appendix E.2). `bench/judge` measures them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rapo.aescot.leaks.harmless import HARMLESS
+from rapo.aescot.leaks.rules import LEAKS
+from rapo.aescot.leaks.words import tokens
+from rapo.aescot.plain_text import plain_text
+
+_SHOWN = 60  # characters of a leak that are shown at most
+
+
+def find_leak(text: str) -> str:
+    """The piece of a text that reveals a score, or that a score was given; empty if there is
+    none."""
+    plain = plain_text(text)
+    tags, places = tokens(plain)
+    tagged = f" . {' '.join(tags)} . "
+    for rule in HARMLESS:
+        tagged = rule.sub(_blank, tagged)
+    for kind, rule in LEAKS:
+        if found := rule.search(tagged):
+            # The text begins after a full stop of its own.
+            first = tagged.count(" ", 0, found.start()) - 2
+            last = first + found[0].count(" ")
+            start, end = places[max(first, 0)][0], places[min(last, len(places) - 1)][1]
+            return f"{kind}: {plain[start : min(end, start + _SHOWN)]!r}"
+    return ""
+
+
+def _blank(found: re.Match[str]) -> str:
+    """As many blanked tokens as a rule found."""
+    return " ".join("Q" for _ in found[0].split())
