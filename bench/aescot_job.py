@@ -92,7 +92,9 @@ def main() -> None:
     results += [Job(arguments.work / f"plain-{number}", number).run([]) for number in more]
     table = [asdict(result) for result in results]
     path = record.write_json("aescot_job", {"machine": record.machine(), "same": same, "jobs": table})
-    sys.stdout.write(f"{record.markdown_table(table)}\n\nthe same critiques after kills: {same}\n{path}\n")
+    sys.stdout.write(f"{record.markdown_table(table)}\n\n{path}\n")
+    if arguments.kills:
+        sys.stdout.write(f"the same critiques after kills: {same}\n")
     if not same:
         raise SystemExit(1)
 
