@@ -65,10 +65,12 @@ def _details(one: Inspection) -> Iterator[str]:
 def _images(one: Inspection) -> Iterator[str]:
     images = one.images
     if images is None:
-        yield "images   inside of the table; they are unpacked into the run folder"
         return
     looked = "all" if images.looked_for == one.rows else f"a sample of {images.looked_for:,}"
-    yield f"images   in {images.folder}: {images.missing:,} missing of {images.looked_for:,} ({looked} looked for)"
+    if images.folder is None:
+        yield "images   inside of the table; they are unpacked into the run folder"
+    else:
+        yield f"images   in {images.folder}: {images.missing:,} missing of {images.looked_for:,} ({looked} looked for)"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in images.broken.items())
     yield f"         {sum(images.broken.values()):,} broken of {images.decoded:,} opened{f' ({reasons})' if reasons else ''}"
     for example in images.examples:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rapo.config import ImageConfig, SourceConfig
 from rapo.datasets.files.found import Found
+from rapo.datasets.images.look_embedded import look_at_embedded
 from rapo.datasets.images.missing import hint
 from rapo.datasets.labels import NO_SPLIT, SPLITS, Labels, strings
 from rapo.datasets.registry import find_layout, read_source
@@ -27,14 +28,17 @@ from rapo.images.decode import check_image_file
 BINS = 10
 #: Up to this many images are looked for, and so many of those are decoded.
 LOOKED_FOR, DECODED = 200_000, 500
+#: How long images inside of tables are looked at.
+_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """`missing` of `looked_for` files are not there; `decoded` of the others were opened, and
-    `broken` counts those that cannot be used, by reason. `examples` are sentences."""
+    `broken` counts those that cannot be used, by reason. `examples` are sentences. Images inside of
+    a table have no `folder`."""
 
-    folder: Path
+    folder: Path | None
     looked_for: int
     missing: int
     decoded: int
@@ -82,7 +86,7 @@ def inspect_source(config: SourceConfig, limits: ImageConfig | None) -> Inspecti
         notes=notes,
         edges=edges.tolist(),
         bins=bins.tolist(),
-        images=None if labels.embedded or limits is None else _images(labels, limits),
+        images=None if limits is None else _embedded(labels, limits) if labels.embedded else _images(labels, limits),
     )
 
 
@@ -112,6 +116,12 @@ def _splits(labels: Labels) -> dict[str, int]:
     counts: dict[str, int] = {split: int((labels.splits == code).sum()) for code, split in enumerate(SPLITS)}
     counts[""] = int((labels.splits == NO_SPLIT).sum())
     return {split: count for split, count in counts.items() if count}
+
+
+def _embedded(labels: Labels, limits: ImageConfig) -> ImageFacts:
+    seen = look_at_embedded(labels, limits, None, _SECONDS)
+    examples = [f"{reason}: {example}" for reason, example in seen.examples.items()]
+    return ImageFacts(None, seen.looked_for, 0, seen.opened, dict(seen.unusable.most_common()), examples)
 
 
 def _images(labels: Labels, limits: ImageConfig) -> ImageFacts:

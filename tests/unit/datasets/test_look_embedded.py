@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from label_files import make_image
 
-from rapo.config import load_config
+from cluster.cli.inspect import inspect_lines
+from rapo.config import ImageConfig, SourceConfig, load_config
 from rapo.datasets.check import DataCheck, check_data
+from rapo.datasets.inspect import inspect_source
 from rapo.images.model_view import ModelView
 from rapo.models.prompt_length import PromptLength
 
@@ -79,3 +81,14 @@ def test_images_whose_prompts_are_too_long_are_found(tmp_path):
     narrow = PromptLength(text=0, view=ModelView(min_pixels=16, max_pixels=10**6, factor=4), room=5)
     found = check(shard(tmp_path / "data.parquet", {}), length=narrow)
     assert "40 prompt_too_long" in " ".join(found.problems)
+
+
+def test_inspection_looks_at_them_too(tmp_path):
+    path = shard(tmp_path / "data.parquet", {5: BROKEN, 7: ABSENT})
+    facts = inspect_source(SourceConfig(path=path), ImageConfig()).images
+    assert facts is not None
+    assert (facts.folder, facts.decoded, facts.broken) == (None, ROWS, {"unknown_format": 1, "missing": 1})
+    assert any("row 6 (x.jpg)" in example for example in facts.examples)
+    text = "\n".join(inspect_lines(path, load_config()))
+    assert "inside of the table" in text
+    assert "2 broken of 40 opened (1 unknown_format, 1 missing)" in text
