@@ -69,6 +69,27 @@ _SUMS_UP = re.compile(
     r"(?!shows|contains|depicts|features|includes|was taken|has a|also|is of|was made|captures a)\w+",
     re.IGNORECASE,
 )
+# A whole by another name, or a stance of the writer.
+_STANCE = re.compile(
+    r"^(?:still,? |yet,? |but |in truth,? )?(?:everything|nothing"
+    r"|(?:the )?(?:sum|parts|strengths|weaknesses|flaws|virtues|execution|idea|effect|result|outcome)\b(?! of the)"
+    r"|the photographer (?:has|knows|trusts|shows|succeeds|fails|did|does)|what (?:remains|stays|is left|saves)"
+    r"|one (?:looks|leaves|comes|moves|remembers|forgets|wishes)|as \w+ go\b"
+    r"|its (?:beauty|appeal|charm|impact|merits?|virtues?|strengths?|weakness\w*) (?:is|are|lies?|outweighs?))"
+    r"|\b(?:general|overall|lasting|final) impression\b|\bof its (?:kind|genre|type)\b"
+    r"|\bthe viewer (?:leaves|is left|comes away)\b"
+    r"|\bI(?:'d| would)? (?:gladly |happily |truly |really )?(?:hang|buy|keep|frame|like|love|admire|enjoy|find"
+    r"|come away|came away|recommend|remember|believe|return)\b"
+    r"|\bit(?:'s| is) (?:hard|easy|difficult|impossible) (?:not )?to\b"
+    r"|^it (?:\w+ly )?(?:works|succeeds|fails|lingers|holds|leaves|convinces|moves|charms|impresses|disappoints"
+    r"|rewards|deserves)\b",
+    re.IGNORECASE,
+)
+# A verdict of a few words without a verb: "A quiet triumph."
+_SHORT = 6
+_VERDICT = re.compile(
+    r"(?!(?:the|his|her|its|their|on|in|at|behind|there|it)\b)(?!.*\b(?:is|are|was|were|has|have)\b)", re.IGNORECASE
+)
 # A question, or advice for the next time.
 _NO_JUDGEMENT = re.compile(
     r"\?[\"')]*$|^(?:next time|try|consider|crop|move|use|shoot|wait|step|avoid|experiment|think|perhaps try"
@@ -200,7 +221,13 @@ def _closing(text: str) -> str:
     sentences = [sentence.strip() for sentence in _SENTENCE.split(text.strip()) if sentence.strip()]
     for place, sentence in enumerate(reversed(sentences[-2:])):
         whole = _WHOLE.search(sentence) or (place == 0 and _IT.search(sentence))
-        if not _NO_JUDGEMENT.search(sentence) and (_SUMS_UP.search(sentence) or (whole and opinions(sentence))):
+        if _NO_JUDGEMENT.search(sentence):
+            continue
+        judges = opinions(sentence) > 0
+        if _SUMS_UP.search(sentence) or (whole and judges):
+            return ""
+        brief = judges and len(sentence.split()) <= _SHORT and _VERDICT.match(sentence)
+        if place == 0 and (brief or _STANCE.search(sentence)):
             return ""
     return f"no judgement of the whole at its end: {(sentences or [''])[-1][-40:]!r}"
 

@@ -103,3 +103,43 @@ def test_a_model_that_repeats_a_sign_without_end_is_judged_at_once(signs):
     assert fault is not None
     assert fault[0] == "length"
     assert time.process_time() - began < 10
+
+
+BODY = (
+    "Soft window light models the face, and the muted palette keeps the mood calm. The subject sits on the left third, with "
+    "the focus exactly on the eyes. "
+)
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "It works.",
+        "A quiet triumph.",
+        "I would hang this on my wall.",
+        "As portraits go, this one is a gem.",
+        "It's a fine portrait from corner to corner.",
+        "The strengths clearly outweigh the weaknesses.",
+        "As a picture entire, it offers nothing to look at.",
+        "Even so, an elegant seascape in the round.",
+    ],
+)
+def test_a_judgement_of_the_whole_is_known_by_its_form_too(closing):
+    assert structure_fault(BODY + closing) is None
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "A ring glints on her left hand.",
+        "The background is a plain wall.",
+        "Where was this taken?",
+        "Try a longer lens next time.",
+        "It is raining outside.",
+        "A second light from the right would open the shadows.",
+    ],
+)
+def test_a_detail_a_question_or_advice_judges_nothing(closing):
+    fault = structure_fault(BODY + closing)
+    assert fault is not None
+    assert fault[0] == "closing"
