@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from actors.messages import RankFigures, RankInfo
 from rapo.algorithm.partition import Share
 from rapo.config import Config
+from rapo.errors import WeightError
 from rapo.policy.meeting import host, listen, reach
-from rapo.records import Chunk, WeightManifest
+from rapo.records import Chunk, Meeting, WeightManifest
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
 from rapo.util.file_manifest import Entries
 from rapo.util.progress import Progress
 
 if TYPE_CHECKING:
+    from rapo.policy.broadcast.weight_group import WeightGroup
     from rapo.policy.state import StateFiles
     from rapo.policy.trainer import PolicyTrainer
 
@@ -32,8 +34,8 @@ class Learner:
     """Rank `rank` of the learner. Rank 0 tells where the ranks meet (`rendezvous`), then all
     `start` together.
 
-    Calls run one after the other, except that `publish` of a snapshot, `state` of a copy and
-    `write_state` run beside the next steps, and `ping` beside anything.
+    Calls run one after the other, except that `send` and `publish` of a snapshot, `state` of a copy
+    and `write_state` run beside the next steps, and `ping` beside anything.
     """
 
     ACTOR_OPTIONS: ClassVar[Mapping[str, object]] = {
@@ -44,6 +46,7 @@ class Learner:
         self._rank = rank
         self._config = config
         self._started: PolicyTrainer | None = None
+        self._weight_group: WeightGroup | None = None
         self._progress = Progress()
         self._listener: socket.socket | None = None
 
@@ -80,7 +83,17 @@ class Learner:
             trainer.published_chunks,
             trainer.packing_fallback,
             trainer.state_bytes,
+            self._host_weights(),
         )
+
+    def _host_weights(self) -> tuple[str, int] | None:
+        if self._rank != 0 or self._config.rollout.weight_transport != "broadcast":
+            return None
+        from rapo.policy.broadcast.weight_group import WeightGroup
+
+        self._weight_group = WeightGroup(self._config.rollout.broadcast_timeout_s)
+        address = ray.util.get_node_ip_address()
+        return address, self._weight_group.host(address)
 
     def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:
         """One optimiser step on this rank's share; `images` are the encoded images of `uids`, those
@@ -106,10 +119,35 @@ class Learner:
                 self._progress.advance()
                 yield part
 
+    @ray.method(concurrency_group="publish")
+    def send(self, version: int, meeting: Meeting) -> str | None:
+        """Broadcast a version that was snapshot to the workers that come to `meeting`. What went
+        wrong, None where nothing did: those workers find that out by themselves."""
+        return self._send(version, meeting)
+
+    def send_now(self, version: int, meeting: Meeting) -> str | None:
+        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
+        must `gather` meanwhile."""
+        return self._send(version, meeting)
+
+    def _send(self, version: int, meeting: Meeting) -> str | None:
+        from rapo.policy.broadcast.weight_broadcast import send
+
+        if self._weight_group is None:
+            raise RuntimeError(f"learner rank {self._rank} broadcasts no weights")
+        tensors = self._trainer.weights(version, on_host=False)
+        try:
+            send(self._weight_group, meeting, version, tensors, self._config.learner.chunk_mib * 2**20)
+        except WeightError as error:
+            for _ in tensors:  # the other ranks gather to the end
+                pass
+            return str(error)
+        return None
+
     def gather(self, version: int) -> None:
-        """Take part in rank 0's `publish_now`."""
+        """Take part in rank 0's `publish_now` or `send_now`."""
         with self._progress.working():
-            for _ in self._trainer.publish(version):
+            for _ in self._trainer.weights(version):
                 pass
 
     @ray.method(concurrency_group="health")

@@ -26,7 +26,8 @@ class RankInfo:
 
     `chunks` is the number of chunks of every weight version that it publishes. `packing_fallback`
     is the reason why completions are trained as rows; None where they are packed. `state_bytes` is
-    the size of its training state.
+    the size of its training state. `weight_store` is the address and port at which workers meet it
+    to receive weights; None where it broadcasts none.
     """
 
     rank: int
@@ -35,6 +36,7 @@ class RankInfo:
     chunks: int
     packing_fallback: str | None = None
     state_bytes: int = 0
+    weight_store: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from actors.chunk_fetch import fetched
 from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
 from rapo.errors import ImageError
-from rapo.records import Chunk, Group, ImageRecord, Prediction, WeightManifest
+from rapo.records import Chunk, Group, ImageRecord, Meeting, Prediction, WeightManifest
 from rapo.util.devices import require_device
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rapo.inference.engine_thread import EngineThread
     from rapo.inference.sampler import GroupSampler
     from rapo.inference.types import ReadoutRequest, ReadoutResult
+    from rapo.policy.broadcast.weight_group import WeightGroup
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class RolloutWorker:
         self._config = config
         self._engine_thread: EngineThread[ReadoutRequest, ReadoutResult] | None = None
         self._group_sampler: GroupSampler | None = None
+        self._weight_group: WeightGroup | None = None
         # Images are decoded beside the engine's steps, one at a time: the engine has the cores.
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
@@ -73,6 +75,7 @@ class RolloutWorker:
         from rapo.inference.engine_thread import EngineThread
         from rapo.inference.readout_engine import ReadoutEngine
         from rapo.inference.sampler import GroupSampler
+        from rapo.policy.broadcast.weight_group import WeightGroup
 
         settings = self._config.rollout
         require_device(settings.gpus, "rollout.gpus")
@@ -82,6 +85,8 @@ class RolloutWorker:
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
         assert isinstance(engine, ReadoutEngine)
+        if settings.weight_transport == "broadcast":
+            self._weight_group = WeightGroup(settings.broadcast_timeout_s)
         return thread, GroupSampler(engine.processor, self._config, engine.encode)
 
     async def ping(self) -> None:
@@ -101,6 +106,17 @@ class RolloutWorker:
             return unpack(manifest, fetched(manifest.version, chunks, self._config.rollout.load_timeout_s), views=True)
 
         return await asyncio.wrap_future(self._engine.load(read, manifest.version))
+
+    async def receive(self, version: int, meeting: Meeting, rank: int) -> int:
+        """Like `load`, as member `rank` of the group that receives the version together."""
+        from rapo.policy.broadcast.weight_broadcast import receive
+
+        group = _started(self._weight_group, self._name)
+        return await asyncio.wrap_future(self._engine.load(lambda: receive(group, meeting, rank, version), version))
+
+    async def give_up(self, epoch: int) -> None:
+        """A member of the group of this epoch is lost, so that its `receive` cannot succeed."""
+        _started(self._weight_group, self._name).give_up(epoch)
 
     async def load_folder(self, folder: str, version: int) -> int:
         """Like `load`, from a model folder that this node can read."""

@@ -158,6 +158,17 @@ class WeightManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where a sender of weights and its receivers meet: the address and port of its store, the
+    group's epoch, and the number of members. The sender has rank 0."""
+
+    address: str
+    port: int
+    epoch: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A model's score of one image in [0, 1]; None where the completion is invalid, with the
     `reason`.

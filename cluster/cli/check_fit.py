@@ -59,6 +59,29 @@ def length_problems(config: Config, length: PromptLength | None) -> Iterator[str
             )
 
 
+def transport_problems(config: Config) -> Iterator[str]:
+    """Roles that cannot be members of one broadcast of weights."""
+    rollout, learner = config.rollout, config.learner
+    if rollout.weight_transport != "broadcast":
+        return
+    otherwise = "or set rollout.weight_transport = 'object_store'"
+    if rollout.engine.tensor_parallel_size > 1:
+        yield (
+            f"rollout.weight_transport = 'broadcast' does not reach the {rollout.engine.tensor_parallel_size} processes of a "
+            f"split engine: set rollout.engine.tensor_parallel_size = 1, {otherwise}"
+        )
+    if bool(rollout.gpus) != bool(learner.gpus):
+        yield (
+            f"rollout.weight_transport = 'broadcast' connects GPUs with GPUs or CPUs with CPUs, and rollout.gpus = "
+            f"{rollout.gpus:g}, learner.gpus = {learner.gpus:g}: give both roles GPUs or none, {otherwise}"
+        )
+    elif 0.0 < rollout.gpus < 1.0 or 0.0 < learner.gpus < 1.0:
+        yield (
+            f"rollout.weight_transport = 'broadcast' with rollout.gpus = {rollout.gpus:g}, learner.gpus = {learner.gpus:g}: NCCL "
+            f"refuses two members on one GPU; give each worker and each rank a whole one, {otherwise}"
+        )
+
+
 def machine_problems(config: Config, stages: Sequence[str]) -> Iterator[str]:
     """What a local Ray lacks on this machine for `stages`: memory, GPUs, room in the object store,
     a temporary folder."""

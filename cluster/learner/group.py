@@ -19,10 +19,11 @@ from cluster.remote.heartbeat import Heartbeat
 from cluster.remote.needs import bundle
 from cluster.remote.placement import await_placement, release, request_placement
 from cluster.remote.waiting import Waiting, wait, wait_each
-from cluster.remote.weight_source import WeightVersion
+from cluster.remote.weight_source import Broadcast, Receivers, WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.config.learning import LearnerConfig
+from rapo.records import Meeting
 from rapo.util.file_manifest import Entries
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LearnerGroup:
         ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
         self._heartbeat = Heartbeat({}, settings.hang_timeout_s)
-        self._gathering: list[ObjectRef] = []
+        self._publishing: list[tuple[str, ObjectRef]] = []
         #: What the ranks said of themselves when they were ready.
         self.ranks: list[RankInfo] = []
 
@@ -89,10 +90,12 @@ class LearnerGroup:
         self.ranks = ranks
         return ranks
 
-    def _each(self, calls: Sequence[ObjectRef[T]]) -> Waiting[list[T]]:
-        """The ranks' answers; a rank that hangs is found before the time limit is."""
+    def _each(self, calls: Sequence[ObjectRef[T]], names: Sequence[str] | None = None) -> Waiting[list[T]]:
+        """The answers of the ranks (of `names`, where these are given); a rank that hangs is found
+        before the time limit is."""
         limit = self._config.learner.step_timeout_s
-        return self._heartbeat.watch(wait_each(calls, roles=self._names[: len(calls)], timeout_s=limit))
+        roles = self._names[: len(calls)] if names is None else names
+        return self._heartbeat.watch(wait_each(calls, roles=roles, timeout_s=limit))
 
     def step(self, shares: Sequence[ObjectRef[Share]], images: Sequence[ImageRefs]) -> Waiting[dict[str, float]]:
         """One optimiser step. `shares` has a ref for each rank, `images` those that it needs."""
@@ -144,28 +147,50 @@ class LearnerGroup:
         does it, which has the memory for it."""
         yield from self._each([self._ranks[0].convert_state.remote(str(folder), str(target))])
 
-    def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
-        """Have the weights of the last step published as `version`; returns at once, the refs fill
-        up chunk by chunk.
+    def publish(self, version: int, receivers: Receivers | None = None, *, beside: bool = True) -> WeightVersion:
+        """Have the weights of the last step published as `version`, and sent to `receivers` first;
+        returns at once, the refs fill up chunk by chunk.
 
         With `rapo.max_staleness` > 0 the next step runs beside it (see `published`), unless
         `beside` is false.
         """
         count = self.ranks[0].chunks + 1
+        beside = beside and self._config.rapo.max_staleness > 0
+        self._publishing = []
+        broadcast = self._send(version, receivers, beside=beside) if receivers is not None else None
         refs: Sequence[ObjectRef]
-        if beside and self._config.rapo.max_staleness > 0:
+        if beside:
             refs = self._ranks[0].publish.options(num_returns=count).remote(version)
         else:
             refs = self._ranks[0].publish_now.options(num_returns=count).remote(version)
-            if self._config.learner.zero_stage == 3:  # the ranks gather each parameter together
-                self._gathering = [rank.gather.remote(version) for rank in self._ranks[1:]]
-        return WeightVersion(version, refs[-1], tuple(refs[:-1]))
+            self._gather(version)
+        return WeightVersion(version, refs[-1], tuple(refs[:-1]), broadcast)
+
+    def _send(self, version: int, receivers: Receivers, *, beside: bool) -> Broadcast:
+        store = self.ranks[0].weight_store
+        if store is None:
+            raise RuntimeError("this learner broadcasts no weights")
+        meeting = Meeting(*store, receivers.epoch, 1 + len(receivers.workers))
+        if beside:
+            sent: ObjectRef[str | None] = self._ranks[0].send.remote(version, meeting)
+        else:
+            sent = self._ranks[0].send_now.remote(version, meeting)
+            self._gather(version)
+        self._publishing.append((self._names[0], sent))
+        return Broadcast(meeting, receivers)
+
+    def _gather(self, version: int) -> None:
+        """Under ZeRO-3 the ranks gather each parameter together."""
+        if self._config.learner.zero_stage == 3:
+            calls = [rank.gather.remote(version) for rank in self._ranks[1:]]
+            self._publishing += zip(self._names[1:], calls, strict=True)
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
-        """Wait until all of a version is in the object store. Raises `RoleError` where publishing
-        failed."""
-        calls, self._gathering = [weights.manifest, *self._gathering], []
-        yield from self._each(calls)
+        """Wait until all of a version is in the object store, and its broadcast has ended. Raises
+        `RoleError` where publishing failed."""
+        names, calls = zip((self._names[0], weights.manifest), *self._publishing, strict=True)
+        self._publishing = []
+        yield from self._each(calls, names)
 
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         """Write a version as a model folder; configuration and processor come from `source`."""

@@ -27,7 +27,7 @@ from actors.messages import RankInfo
 from cluster.learner.group import ImageRefs, LearnerGroup, RankState
 from cluster.remote.faults import Fault, kind_of, one_line
 from cluster.remote.waiting import Waiting
-from cluster.remote.weight_source import WeightVersion
+from cluster.remote.weight_source import Receivers, WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.errors import FaultKind, RoleError
@@ -150,8 +150,8 @@ class RecoveringLearnerGroup:
                 self._report(Fault("learner", "", kind_of(error), one_line(error), "the snapshot before is kept"))
         self._snapshots = kept
 
-    def publish(self, version: int) -> WeightVersion:
-        return self._group.publish(version)
+    def publish(self, version: int, receivers: Receivers | None = None) -> WeightVersion:
+        return self._group.publish(version, receivers)
 
     def republish(self, version: int) -> Waiting[WeightVersion]:
         """The newest version once more, because a worker could not pull it; all of it is in the

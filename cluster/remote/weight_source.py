@@ -1,9 +1,10 @@
-"""Weight versions in the object store: the learner publishes them, rollout workers pull and verify.
+"""Weight versions: the learner publishes them, rollout workers load and verify them.
 
-- A version is immutable: a manifest and chunks, as refs.
+- A version is immutable. It is always in the object store: a manifest and chunks, as refs.
 - This process owns the refs, because they are results of calls that it made. So a version outlives
   the learner that made it. It is freed when the last handle on it goes.
-- Another transport is another class with `version` and `pull`.
+- A version may be broadcast as well, to the workers that were ready when it was published. It then
+  reaches the object store after them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-    from rapo.records import Chunk, WeightManifest
+    from rapo.records import Chunk, Meeting, WeightManifest
 
 
 class WeightSource(Protocol):
@@ -31,12 +32,34 @@ class WeightSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Receivers:
+    """The rollout workers, by number, that are to receive a version together, and the epoch of
+    their group."""
+
+    epoch: int
+    workers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """A version on its way from the learner to `receivers`, which meet it at `meeting`."""
+
+    meeting: Meeting
+    receivers: Receivers
+
+    def receive(self, version: int, worker: ActorHandle, number: int) -> ObjectRef[int]:
+        """Have worker `number` receive, verify and load the version; as `WeightSource.pull`."""
+        return worker.receive.remote(version, self.meeting, 1 + self.receivers.workers.index(number))
+
+
+@dataclass(frozen=True, slots=True)
 class WeightVersion:
-    """Refs to the manifest and to the chunks of one version."""
+    """Refs to the manifest and to the chunks of one version; `broadcast` where it is also sent."""
 
     version: int
     manifest: ObjectRef[WeightManifest]
     chunks: tuple[ObjectRef[Chunk], ...]
+    broadcast: Broadcast | None = None
 
     def pull(self, worker: ActorHandle) -> ObjectRef[int]:
         return worker.load.remote(self.manifest, list(self.chunks))

@@ -21,7 +21,7 @@ from cluster.remote.actors import Launch, Launcher
 from cluster.remote.needs import Need
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
-from cluster.remote.weight_source import Folder, WeightSource
+from cluster.remote.weight_source import Folder, Receivers, WeightSource
 from cluster.rollout.listener import FleetListener
 from cluster.rollout.membership import Membership, WorkerCalls
 from cluster.rollout.tasks import RolloutResult, Task
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 _POLL_S, _CHECK_S = 2.0, 0.5
+#: How long a version waits for workers that are at the end of receiving the one before.
+_SETTLE_S = 5.0
 
 
 class Fleet:
@@ -126,6 +128,16 @@ class Fleet:
         """Have every worker pull and verify `weights`; returns at once. Groups in flight finish
         before, or continue on the new weights (`rapo.in_flight`)."""
         self._weights.use(weights)
+
+    def receivers(self) -> Receivers | None:
+        """The workers that are to receive the next version together; None where it goes through the
+        object store alone."""
+        if self._limits.weight_transport != "broadcast":
+            return None
+        deadline = time.monotonic() + _SETTLE_S
+        while self._weights.receiving() and time.monotonic() < deadline:
+            self._poll_once(_CHECK_S)
+        return self._weights.receivers()
 
     def load_folder(self, folder: Path, version: int) -> None:
         """Have every worker load a model folder as `version`. What is asked for from now on is done
@@ -226,3 +238,4 @@ class Fleet:
         if now - self._checked_at >= _CHECK_S:
             self._checked_at = now
             self._members.check()
+            self._weights.check()

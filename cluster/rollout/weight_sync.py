@@ -2,6 +2,8 @@
 
 - One load at a time goes on at each worker. When it ends, the newest weights are loaded next: a
   slow worker holds up no other, and keeps at most one old version alive.
+- A version that is broadcast is received by all workers of its group at once. One that fails to
+  receive it, or was not in the group, pulls it from the object store.
 - A version that a worker could not pull is withdrawn: no worker tries it again, and all wait for
   the next `use`.
 - Versions of model folders say nothing of their order. So weights are known by an epoch here, which
@@ -12,15 +14,20 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cluster.remote.faults import cause_of, is_data_loss
 from cluster.remote.waiting import to_user_error
-from cluster.remote.weight_source import Folder, WeightSource
+from cluster.remote.weight_source import Broadcast, Folder, Receivers, WeightSource, WeightVersion
 from cluster.rollout.listener import FleetListener, WorkerEvent
-from cluster.rollout.membership import Membership, WorkerCalls, is_input_error
+from cluster.rollout.membership import Membership, OnEnd, WorkerCalls, is_input_error
+from cluster.rollout.receiver_group import ReceiverGroup
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState
 from rapo.config import RolloutConfig
 from rapo.errors import RapoError, WeightError
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 _LOAD_TRIES = 3
 
@@ -38,6 +45,8 @@ class WeightSync:
         self._listener = listener
         self._source: WeightSource | None = None
         self._withdrawn: WeightSource | None = None
+        self._group = ReceiverGroup()
+        self._receiving: dict[WorkerHandle, int] = {}  # the epoch of the group in which each receives
         self.epoch = 0
         self._oldest = 0  # the first epoch whose weights may be used
         self._failures = 0
@@ -52,12 +61,18 @@ class WeightSync:
         self.epoch += 1
         if exclusively:
             self._oldest = self.epoch
+            for worker in self._members.workers:
+                _drop(worker)
+        if isinstance(source, WeightVersion) and source.broadcast is not None:
+            self._receive(source, source.broadcast)
         for worker in self._members.workers:
-            if exclusively:
-                worker.weight_version = None
-                if worker.state is WorkerState.READY:
-                    worker.move(WorkerState.SYNCING)
             self.load_newest(worker)
+
+    def receivers(self) -> Receivers | None:
+        """The workers that are to receive the next version together, all that can load at present;
+        None where there are none."""
+        free = [w.number for w in self._members.workers if w.state in _UP and w.loading is None]
+        return self._group.form(free)
 
     def start_from(self, folder: Folder) -> None:
         """`folder` is what the workers that are about to be created start on."""
@@ -76,6 +91,15 @@ class WeightSync:
     def loading(self) -> bool:
         """Whether a worker is loading weights."""
         return any(worker.loading is not None for worker in self._members.workers)
+
+    def receiving(self) -> bool:
+        """Whether a worker is receiving a version together with others."""
+        return bool(self._receiving)
+
+    def check(self) -> None:
+        """Where a receiver is gone, have the others of its group give up, and pull."""
+        for epoch in {epoch for worker, epoch in self._receiving.items() if worker.state is WorkerState.GONE}:
+            self._give_up(epoch)
 
     def usable(self, worker: WorkerHandle) -> bool:
         """Whether a worker holds weights that may be used."""
@@ -96,15 +120,52 @@ class WeightSync:
             return
         if self._source is None or self._source is self._withdrawn:
             return
-        limit = self._limits.load_timeout_s
+        loaded = partial(self._loaded, worker, self._source)
+        self._begin(worker, self._source.pull(worker.actor), loaded)
+
+    def _begin(self, worker: WorkerHandle, call: ObjectRef[int], on_end: OnEnd, *, wait_s: float = 0.0) -> None:
+        """A load has begun at a worker. It may wait for others for `wait_s`."""
+        limit = self._limits.load_timeout_s + wait_s
         if worker.calls:  # they may have to finish first
             limit += self._limits.generate_timeout_s
         worker.loading = (self.epoch, time.monotonic() + limit)
         if worker.weight_version is None:
             worker.move(WorkerState.SYNCING)
         worker.times["load"] = time.time()
-        loaded = partial(self._loaded, worker, self._source)
-        self._calls.watch(self._source.pull(worker.actor), (worker, loaded))
+        self._calls.watch(call, (worker, on_end))
+
+    def _receive(self, source: WeightVersion, broadcast: Broadcast) -> None:
+        """Have the workers of the group receive a version together."""
+        epoch, numbers = broadcast.receivers.epoch, broadcast.receivers.workers
+        for worker in self._members.workers:
+            if worker.number in numbers and worker.loading is None:
+                self._receiving[worker] = epoch
+                received = partial(self._received, worker, source, epoch)
+                call = broadcast.receive(source.version, worker.actor, worker.number)
+                self._begin(worker, call, received, wait_s=self._limits.broadcast_timeout_s)
+
+    def _received(
+        self, worker: WorkerHandle, source: WeightSource, epoch: int, value: object, error: Exception | None
+    ) -> None:
+        self._receiving.pop(worker, None)
+        news = error is not None and self._give_up(epoch)
+        if error is None or not isinstance(cause_of(error), WeightError):
+            self._loaded(worker, source, value, error)
+            return
+        worker.loading = None
+        _drop(worker)
+        if news:
+            self._members.report(worker, error, "this version comes through the object store")
+        self.load_newest(worker)
+
+    def _give_up(self, epoch: int) -> bool:
+        """A broadcast has failed: have all that still wait in its group give up. Whether it is the
+        first that is heard of it."""
+        for worker in [worker for worker, own in self._receiving.items() if own == epoch]:
+            del self._receiving[worker]
+            if worker.state is not WorkerState.GONE:
+                worker.actor.give_up.remote(epoch)
+        return self._group.fail(epoch)
 
     def _loaded(self, worker: WorkerHandle, source: WeightSource, value: object, error: Exception | None) -> None:
         assert worker.loading is not None
@@ -134,9 +195,7 @@ class WeightSync:
         if not isinstance(cause_of(error), WeightError) and not is_data_loss(error):
             self._members.lose(worker, error)
             return
-        worker.weight_version = None
-        if worker.state is WorkerState.READY:
-            worker.move(WorkerState.SYNCING)
+        _drop(worker)
         if source is not self._source:  # newer weights have come meanwhile
             self.load_newest(worker)
             return
@@ -150,3 +209,10 @@ class WeightSync:
             return
         self._members.report(worker, error, "it loads again")
         self._withdrawn, self.lost = source, error
+
+
+def _drop(worker: WorkerHandle) -> None:
+    """A worker holds no weights that may be used."""
+    worker.weight_version = None
+    if worker.state is WorkerState.READY:
+        worker.move(WorkerState.SYNCING)

@@ -298,7 +298,7 @@ class Controller:
         """Publish the learner's weights and have the fleet load them; with `rapo.max_staleness` > 0
         both go on beside the next step."""
         self._await_published()  # the version before
-        self._weights = self._publishing = self._learners.publish(version)
+        self._weights = self._publishing = self._learners.publish(version, self._fleet.receivers())
         self._fleet.load(self._weights)
 
     def _await_published(self) -> None:

@@ -97,6 +97,12 @@ class RolloutConfig(Section):
     start_timeout_s: MayChange[Seconds] = 300.0
     generate_timeout_s: MayChange[Seconds] = 600.0
     load_timeout_s: MayChange[Seconds] = 300.0
+    weight_transport: MayChange[Literal["object_store", "broadcast"]] = Field(
+        "object_store", description="broadcast: from learner to workers in one group, NCCL on GPUs; late workers: store"
+    )
+    broadcast_timeout_s: MayChange[Seconds] = Field(
+        60.0, description="how long a broadcast waits for a worker, which then takes the object store"
+    )
     place_timeout_s: MayChange[Seconds] = Field(900.0, description="how long a run without any worker waits for one")
     heartbeat_s: MayChange[Seconds] = Field(5.0, description="time between two pings of a worker")
     hang_timeout_s: MayChange[Seconds] = Field(

@@ -306,24 +306,27 @@ class PolicyTrainer:
             self._snapshots = {version: [(name, tensor) for name, tensor in tensors if tensor is not None]}
 
     def publish(self, version: int) -> Iterator[Any]:
-        """The chunks, then the manifest, of a version (see `rapo.policy.weight_packing.pack`).
+        """The chunks, then the manifest, of a version (see `rapo.policy.weight_packing.pack`) whose
+        tensors are `weights(version)`."""
+        yield from pack(self.weights(version), version, self._config.learner.chunk_mib * 2**20)
 
-        They come from the snapshot of `version`, or without one from the current weights; under
-        ZeRO-3 call it on all ranks then. Ranks other than 0 yield nothing. Raises `WeightError` for
-        a version before the current one without a snapshot.
+    def weights(self, version: int, *, on_host: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a version by name.
+
+        They come from the snapshot of `version`, or without one from the current weights, which
+        stay on the device without `on_host`; under ZeRO-3 call it on all ranks then. Ranks other
+        than 0 yield nothing. Raises `WeightError` for a version before the current one without a
+        snapshot.
         """
-        chunk_bytes = self._config.learner.chunk_mib * 2**20
         if version in self._snapshots:
-            yield from pack(self._snapshots[version], version, chunk_bytes)
+            yield from self._snapshots[version]
             return
         if version < self.version:
             raise WeightError(f"weight version {version} is gone, this learner is at {self.version}")
-        tensors = model_tensors(self.engine.module.model)
-        if torch.distributed.get_rank() == 0:
-            yield from pack(((name, tensor) for name, tensor in tensors if tensor is not None), version, chunk_bytes)
-        else:
-            for _ in tensors:
-                pass
+        first = torch.distributed.get_rank() == 0
+        for name, tensor in model_tensors(self.engine.module.model, on_host=on_host):
+            if first and tensor is not None:
+                yield name, tensor
 
 
 def _masked(chunk: Sequence[ScoredGroup], settings: LossConfig) -> NDArray[np.bool_]:

@@ -39,9 +39,12 @@ def checksum(data: NDArray[np.uint8]) -> str:
     return xxhash.xxh3_128_hexdigest(data.data)
 
 
-def model_tensors(model: torch.nn.Module, *, copies: bool = False) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """`(name, tensor on CPU)` for every parameter, with LoRA merged (in float32, then cast to the
-    base's dtype) under the base's name. With `copies` no tensor is the parameter's own memory.
+def model_tensors(
+    model: torch.nn.Module, *, copies: bool = False, on_host: bool = True
+) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """`(name, tensor)` for every parameter, with LoRA merged (in float32, then cast to the base's
+    dtype) under the base's name. With `copies` no tensor is the parameter's own memory; without
+    `on_host` each stays on its device.
 
     Under ZeRO-3 parameters are gathered `GATHER_BYTES` at a time, each with its adapter, on all
     ranks together; ranks other than 0 get None.
@@ -49,14 +52,17 @@ def model_tensors(model: torch.nn.Module, *, copies: bool = False) -> Iterator[t
     for group in _gathers(dense_parameters(model)):
         if not hasattr(group[0][1], "ds_id"):
             for name, parameter, adapter in group:
-                yield name, _on_host(parameter, adapter, copies=copies)
+                yield name, _whole(parameter, adapter, copies=copies, on_host=on_host)
             continue
         import deepspeed
 
         parts = [part for _, parameter, adapter in group for part in _parts(parameter, adapter)]
         first = torch.distributed.get_rank() == 0
         with deepspeed.zero.GatheredParameters(parts):
-            gathered = [(name, _on_host(p, adapter, copies=True) if first else None) for name, p, adapter in group]
+            gathered = [
+                (name, _whole(p, adapter, copies=True, on_host=on_host) if first else None)
+                for name, p, adapter in group
+            ]
         yield from gathered
 
 
@@ -78,10 +84,10 @@ def _parts(parameter: torch.nn.Parameter, adapter: Adapter | None) -> list[torch
     return [parameter] if adapter is None else [parameter, adapter.down, adapter.up]
 
 
-def _on_host(parameter: torch.nn.Parameter, adapter: Adapter | None, *, copies: bool) -> torch.Tensor:
-    """The dense tensor on the CPU; a tensor that came from a GPU, or was merged, is a copy
-    already."""
-    tensor = _dense(parameter, adapter).cpu()
+def _whole(parameter: torch.nn.Parameter, adapter: Adapter | None, *, copies: bool, on_host: bool) -> torch.Tensor:
+    """The dense tensor; one that came from a GPU, or was merged, is a copy already."""
+    tensor = _dense(parameter, adapter)
+    tensor = tensor.cpu() if on_host else tensor
     shared = tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
     return tensor.clone() if copies and shared else tensor
 

@@ -106,6 +106,10 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "object store": (("ray.object_store_mib=90_000_000",), "Free some, or enlarge it"),
     "steps and ranks": (("rapo.images_per_step=1", "learner.workers=2"), "raise it, or lower learner.workers"),
     "sigma of no set": (("rapo.reward.sigma={t = 0.1, tt = 0.1}",), "names the data set 'tt', but there is only t"),
+    "broadcast": (
+        ("rollout.weight_transport=broadcast", "rollout.engine.tensor_parallel_size=2"),
+        "rollout.weight_transport",
+    ),
     "two readouts": (("serve.readout=greedy",), "set both alike"),
     "soft ties": (("rapo.reward.ties=soft",), "needs the raters' spread (std)"),
 }
@@ -165,6 +169,24 @@ def test_of_the_model_folder(
     settings = [*copied(folder, tiny_model, name, lost), "coldstart.learning_rate=1e-5", "rapo.learning_rate=1e-6"]
     (line,) = check(folder, settings + more)
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("rollout.engine.tensor_parallel_size=2",), "does not reach the 2 processes of a split engine"),
+        (("learner.gpus=1",), "give both roles GPUs or none"),
+        (("learner.gpus=0.5", "rollout.gpus=1"), "NCCL refuses two members on one GPU"),
+        (("learner.gpus=1", "rollout.gpus=1"), ""),
+        ((), ""),
+    ],
+)
+def test_of_roles_that_no_broadcast_connects(settings: tuple[str, ...], words: str) -> None:
+    config = load_config(None, ["rollout.weight_transport=broadcast", *settings])
+    found = list(check_fit.transport_problems(config))
+    assert len(found) == bool(words)
+    assert all(words in line and "set rollout.weight_transport = 'object_store'" in line for line in found)
+    assert not list(check_fit.transport_problems(load_config(None, settings))), "the object store connects all"
 
 
 def test_several_are_all_found(folder: Path) -> None:

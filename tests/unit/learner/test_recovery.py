@@ -15,7 +15,7 @@ from cluster.learner import recovery
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote import waiting
 from cluster.remote.waiting import Waiting, finish
-from cluster.remote.weight_source import WeightVersion
+from cluster.remote.weight_source import Receivers, WeightVersion
 from rapo.config import load_config
 from rapo.errors import FaultKind, ResourceError, RoleError
 
@@ -78,7 +78,7 @@ class Group:
         yield from self._wait("write_state")
         return {"learner": [files for _, files in states]}
 
-    def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
+    def publish(self, version: int, receivers: Receivers | None = None, *, beside: bool = True) -> WeightVersion:
         return WeightVersion(version, as_ref((self.number, beside)), ())
 
     def published(self, weights: WeightVersion) -> Waiting[None]:

@@ -1,0 +1,1 @@
+"""Weights on their way from learner to rollout workers."""

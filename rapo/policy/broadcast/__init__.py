@@ -1,0 +1,1 @@
+"""Weights to all rollout workers at once."""
