@@ -4,6 +4,7 @@ that equal the evaluation's."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,17 +12,28 @@ import pytest
 
 from rapo.aescot.writer import phrases
 from rapo.models.card import weights_version
-from tests.small import rapo, settings
+from tests.small import branch, rapo, settings
 from tests.tiny_families import build_tiny
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
-@pytest.mark.parametrize("kind", ["qwen3_vl", "internvl", "llava"])
-def test_a_family_runs_the_whole_chain(kind: str, tmp_path: Path) -> None:
-    model, out = build_tiny(kind, tmp_path / "model", phrases()), tmp_path / "out"
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stages before any model, which the first run makes and the others take over."""
+    return tmp_path_factory.mktemp("collected")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "llava"])
+def test_a_family_runs_the_whole_chain(kind: str, collected: Path, tmp_path: Path) -> None:
+    model = build_tiny(kind, tmp_path / "model", phrases())
+    out = branch(collected, tmp_path / "out", f"policy.model={model}")
     done = rapo("run", "--out", str(out), *settings(f"policy.model={model}"))
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
+    for stage in ("data", "aescot"):
+        shutil.copytree(out / stage, collected / stage, dirs_exist_ok=True)
+    rows = [json.loads(line) for line in (out / "rapo" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row.get("mismatch_kl", 0.0) for row in rows) < 1e-6, "sampler and learner are one policy"
     report = json.loads((out / "report.json").read_text())
     assert all(report["evaluate"][name]["n"] == 24 for name in ("coldstart", "rapo"))
     assert report["evaluate"]["rapo"]["parse_rate"] > 0.3
