@@ -4,6 +4,7 @@ that equal the evaluation's."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,13 +19,22 @@ from tests.tiny_families import build_tiny
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
+@pytest.fixture(autouse=True)
+def _packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package for the run's processes: SmolVLM's processor wants it for the frames of videos."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    (folder / "num2words.py").write_text("num2words = str\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(folder)]))
+
+
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stages before any model, which the first run makes and the others take over."""
     return tmp_path_factory.mktemp("collected")
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "llava"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "smolvlm", "llava"])
 def test_a_family_runs_the_whole_chain(kind: str, collected: Path, tmp_path: Path) -> None:
     model = build_tiny(kind, tmp_path / "model", phrases())
     out = branch(collected, tmp_path / "out", f"policy.model={model}")
