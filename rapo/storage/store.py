@@ -263,7 +263,8 @@ class Store:
                 self._away_since = since = self._away_since or now
                 if _FINAL.search(str(error)) or self._given_up.is_set() or now + pause > deadline:
                     raise ResourceError(f"{self.url}: cannot {what}: {_short(error)}") from error
-                logger.warning("%s: %s: %s; trying again in %.1f s", self.url, what, _short(error), pause)
+                # A warning would be on the terminal where there is no log; `on_wait` says it once.
+                logger.info("%s: %s: %s; trying again in %.1f s", self.url, what, _short(error), pause)
                 if not self._said and now - since > _SAID_AFTER_S:
                     self._said = True
                     self.on_wait(f"{self.url} does not answer; waiting for it, {deadline - now:.0f} s more at most")
