@@ -38,7 +38,7 @@ from cluster.pipeline.stages.aescot import CRITIQUES, MANIFEST, CritiqueRow
 from cluster.pipeline.stages.data import load_data
 from cluster.pipeline.stages.evaluate import Evaluator
 from cluster.remote.waiting import Waiting
-from cluster.remote.weight_source import WeightVersion
+from cluster.remote.weight_source import Receivers, WeightVersion
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.rollout.worker_handle import WorkerHandle, WorkerState, WorkerStatus
 from cluster.training.controller import Controller, TrainingData, TrainingResult
@@ -79,6 +79,9 @@ class FakeFleet:
         self.wanted = 3
         self._predictions: list[Prediction] = []
         self.noise, self.invalid = 0.2, 0
+
+    def receivers(self) -> Receivers | None:
+        return None
 
     def newly_draining(self) -> frozenset[str]:
         return frozenset()
@@ -160,7 +163,7 @@ class FakeLearners:
         rank = {"loss": float(loss), "entropy": 5.6, "grad_norm": 1.0, "learning_rate": 1e-5}
         return merge_figures([RankFigures.of(sums | rank, busy_seconds=0.001)])
 
-    def publish(self, version: int) -> WeightVersion:
+    def publish(self, version: int, receivers: Receivers | None) -> WeightVersion:
         return WeightVersion(version, as_ref(), ())
 
     def published(self, weights: WeightVersion) -> Waiting[WeightVersion]:

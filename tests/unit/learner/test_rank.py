@@ -34,6 +34,10 @@ class Stuck:
         self._wait()
         yield "manifest"
 
+    def weights(self, version: int) -> Iterator[str]:
+        self._wait()
+        yield "tensor"
+
 
 @pytest.mark.parametrize(
     "call", [Learner.copy_state, lambda rank: rank.gather(1), lambda rank: list(rank.publish_now(1))]

@@ -14,7 +14,7 @@ from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote import waiting
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import Waiting
-from cluster.remote.weight_source import WeightVersion
+from cluster.remote.weight_source import Receivers, WeightVersion
 from cluster.rollout.tasks import RolloutResult, Task
 from cluster.training import controller as module
 from cluster.training import image_store
@@ -53,6 +53,9 @@ class Fleet:
 
     def __len__(self) -> int:
         return 1
+
+    def receivers(self) -> Receivers | None:
+        return None
 
     def newly_draining(self) -> frozenset[str]:
         hosts, self.draining = frozenset(self.draining), []
@@ -127,7 +130,7 @@ class Group:
         Group.written.append((states[0][1], self.step_done))
         return entries_of(folder.parent / "learner", [folder / "steps"])
 
-    def publish(self, version: int, *, beside: bool = True) -> WeightVersion:
+    def publish(self, version: int, receivers: Receivers | None, *, beside: bool = True) -> WeightVersion:
         return WeightVersion(version, as_ref(), ())
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
