@@ -10,7 +10,7 @@ OUT ?= runs/demo
 SET ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test test-all quick long unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
+.PHONY: setup demo test test-all quick long families unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -50,7 +50,11 @@ integration: setup
 	$(BIN)/python -m pytest tests/integration -q -m "not long" --durations=15
 
 long: setup
-	$(BIN)/python -m pytest tests/integration tests/chaos -q -m long --durations=15
+	$(BIN)/python -m pytest tests/integration tests/chaos -q -m "long and not families" --durations=15
+
+# Before a release: the whole chain with the model families that `make long` leaves out.
+families: setup
+	$(BIN)/python -m pytest tests/integration/families -q -m families --durations=5
 
 # On a machine with a GPU and `make setup EXTRA=gpu`: the tests of the real parts that a GPU concerns, on it.
 gpu: setup

@@ -34,7 +34,12 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("collected")
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "smolvlm", "llava"])
+#: One that packs prompts and one that does not; the others are for `make families`.
+USUAL = ("internvl", "llava")
+OTHERS = ("qwen2_vl", "qwen3_vl", "smolvlm")
+
+
+@pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(kind, marks=pytest.mark.families) for kind in OTHERS)])
 def test_a_family_runs_the_whole_chain(kind: str, collected: Path, tmp_path: Path) -> None:
     model = build_tiny(kind, tmp_path / "model", phrases())
     out = branch(collected, tmp_path / "out", f"policy.model={model}")
