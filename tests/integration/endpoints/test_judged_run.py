@@ -67,7 +67,7 @@ def test_a_budget_ends_the_run_and_a_larger_one_goes_on_as_if_nothing_had_been(
     for found in (one["explanations"]["judged"] for one in evaluated.values()):
         assert found["n"] + found["unjudged"] == test_images / 2
         assert 0 < found["interval"][0] <= found["mean"] <= found["interval"][1] < 1
-    assert "grounding, by a judge model" in (broken / "report.html").read_text()
+    assert "Grounding, by a judge model" in (broken / "report.html").read_text()
 
     kept = ("step", "loss", "reward_mean", "grounded_mean", "unjudged", "grad_norm")
     rows = [[{key: row[key] for key in kept} for row in steps_of(out)] for out in (whole, broken)]
