@@ -32,7 +32,7 @@ from bench.fuzz_gateway import Tally, Until, attack
 from cluster.remote.ray_session import log_folder
 from rapo.client.sync import CallError, ScorerClient
 from rapo.config import Config, load_config
-from rapo.errors import ConfigError, ResourceError, RoleError
+from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
 from tests.integration.conftest import make_image
@@ -225,23 +225,21 @@ def wait_for(condition: Any, limit_s: float = 150.0) -> None:
 def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
     server: ScorerServer, client: ScorerClient, taught_model: Path
 ) -> None:
-    shades = list(range(5, 250, 40))
-    alone = [outcome(client, jpeg(shade)) for shade in shades]
+    alone = {shade: outcome(client, jpeg(shade)) for shade in range(5, 250, 40)}
     score = client.score(jpeg(20)).score
     with callers(server, 6) as ended:
         wait_for(lambda: len(ended) > 20)
         kill_replica(server, "test-0")
         count = len(ended)
         wait_for(lambda: len(ended) > count + 50)
-        assert [outcome(client, jpeg(shade)) for shade in shades] == alone, "another replica says the same"
+        assert {shade: outcome(client, jpeg(shade)) for shade in alone} == alone, "another replica says the same"
         server.add(taught_model, "test-1")
         assert client.model().model_version == "test-0"
         server.set_default("test-1")
         server.remove("test-0")
         count = len(ended)
         wait_for(lambda: len(ended) > count + 50)
-    ids = [request_id for request_id, _ in ended]
-    assert len(set(ids)) == len(ids)
+    assert len({request_id for request_id, _ in ended}) == len(ended)
     assert [one for one in ended if one[1] != (one[0], score)] == []
     assert client.model().model_version == client.score(jpeg(20)).model_version == "test-1"
     assert list(server.versions) == ["test-1"]
@@ -251,10 +249,12 @@ def test_no_call_fails_when_a_replica_dies_nor_when_a_version_takes_over(
 def test_a_version_that_does_not_start_changes_nothing(
     server: ScorerServer, client: ScorerClient, taught_model: Path, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(taught_model, broken)
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    cut, broken = (Path(shutil.copytree(taught_model, tmp_path / name)) for name in ("cut", "broken"))
+    (cut / "model.safetensors").write_bytes(b"nothing")
+    (broken / "tokenizer.json").write_bytes(b"nothing")
     before = server.versions
+    with pytest.raises(ModelError, match="is cut or damaged"):
+        server.add(cut, "cut")
     with pytest.raises(RoleError, match="did not start"):
         server.add(broken, "broken")
     assert server.versions == before
