@@ -47,7 +47,7 @@ def numbers(cells: Cells, column: str, *, comma: bool = False, empty: bool = Fal
         return _text_numbers(cells, column, comma=comma, empty=empty)
     if not (pa.types.is_floating(cells.type) or pa.types.is_integer(cells.type) or pa.types.is_decimal(cells.type)):
         return _each(cells.to_pylist(), lambda value: _number(value, column, empty=empty))
-    values = cells.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # an integer beyond 2**53 is rounded
     missing = cells.is_null().to_numpy(zero_copy_only=False)
     wrong = ~np.isfinite(values)
     if empty:  # NaN means no value in columns of floats

@@ -161,6 +161,7 @@ _CELL = st.one_of(
 @example([{"image": "x" * 100_000, "score": "y" * 100_000}], False)
 @example([{"image": "half a character \ud800.jpg", "score": 1, "split": "\ud800"}], False)
 @example([{f"column {i}" * 9: i for i in range(300)}], False)
+@example([{"image": None, "score": 2**53 + 1}], True)
 def test_any_cells(rows: list[dict[str, object]], columnar: bool) -> None:
     if not columnar:
         return read_or_refuse(json.dumps(rows, default=str).encode())
