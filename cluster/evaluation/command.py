@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,12 @@ import rich.console
 from cluster.evaluation.models import EvaluatedModel, FolderModel, GivenModel, evaluated_models, is_run
 from cluster.evaluation.render import MARKDOWN, PAGE, RESULTS, show
 from cluster.evaluation.runner import Connect, EvaluationRun
+from cluster.files.folder_lock import folder_opened, hold
 from cluster.terminal.console import Console
 from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config, load_config
 from rapo.datasets.index import read_index
-from rapo.errors import ConfigError, DataError, RunFolderError
+from rapo.errors import ConfigError, DataError
 from rapo.evaluation.sets import EvalSet, sets_of_config, sets_of_path, sets_of_records
 from rapo.evaluation.tables import evaluation_tables
 
@@ -101,18 +101,9 @@ def _of_run(path: Path, config: Config) -> list[EvalSet]:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """The folder, made and locked. Raises `RunFolderError` where another evaluation has it."""
-    try:
+    with folder_opened(out):
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise RunFolderError(f"{out} is a file, not a folder; give another --out.") from error
-    except PermissionError as error:
-        raise RunFolderError(f"{out} cannot be written: {error.strerror}. Give another --out.") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFolderError(
-                f"another evaluation is working in {out}; wait for it or give another --out."
-            ) from error
+        hold(lock, out, "evaluation")
         yield

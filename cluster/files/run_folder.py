@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.files.atomic import write_atomic, write_json
+from cluster.files.folder_lock import folder_opened, hold
 from cluster.files.json_values import to_json_value
 from cluster.files.typed_json import read_json_as
 from rapo.config import Config, diff_config, dump_config, load_config
@@ -62,22 +63,13 @@ class RunFolder:
         Raises `RunFolderError` where another run is working in it, where it was made by another
         configuration, or where it is no run folder.
         """
-        try:
+        with folder_opened(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_config(config)  # before anything is written: a folder of something else stays as it was
             empty = not (self.path / _CONFIG).is_file()
             lock_file = (self.path / _LOCK).open("a")
-        except (FileExistsError, NotADirectoryError) as error:
-            raise RunFolderError(f"{self.path} is a file, not a folder; give another --out.") from error
-        except PermissionError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Give another --out.") from error
         with lock_file as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunFolderError(
-                    f"another run is working in {self.path}; wait for it or give another --out."
-                ) from error
+            hold(lock, self.path, "run")
             if changes := self._check_config(config):  # the run that held the lock may have finished a stage
                 shutil.rmtree(self.path / _DATA, ignore_errors=True)
             if empty:

@@ -111,7 +111,6 @@ def with_images(rows: Sequence[CritiqueRow], limits: ImageConfig, blocks: int) -
     """Critiques with the bytes of their images, which the driver's node reads when they are
     needed."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     items = [{"path": row.path, "score": row.score, "critique": row.critique} for row in rows]
     return ray.data.from_items(items, override_num_blocks=blocks).map_batches(
@@ -119,7 +118,7 @@ def with_images(rows: Sequence[CritiqueRow], limits: ImageConfig, blocks: int) -
         batch_size=_READ,
         batch_format="pyarrow",
         num_cpus=0,  # also where the driver's node offers no CPUs
-        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
     )
 
 
