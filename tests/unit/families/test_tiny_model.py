@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
+import torch
 from builders import CLAUSES
 
 from rapo.aescot.writer import phrases
 from rapo.config import TinyModelConfig
 from rapo.families.tiny_model import build_tiny_model
-from rapo.families.tiny_prompt import SPECIAL_TOKENS
+from rapo.families.tiny_prompt import PATCH, SPECIAL_TOKENS
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 
@@ -36,8 +38,6 @@ def test_the_same_arguments_give_the_same_bytes(tiny_model, tmp_path):
 
 
 def test_building_leaves_the_random_state_alone(tmp_path):
-    import torch
-
     state = torch.random.get_rng_state()
     build_tiny_model(tmp_path, TinyModelConfig(hidden_size=64, text_layers=1, vocabulary=384), 5, CLAUSES)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -53,6 +53,20 @@ def test_the_default_is_a_qwen_of_about_a_million_parameters(default):
     assert sum(text.rope_parameters["mrope_section"]) == head // 2
     assert model.lm_head.weight is not model.get_input_embeddings().weight
     assert len(model.lm_head.weight) == text.vocab_size
+
+
+def test_the_patch_embedding_answers_to_all_frequencies_of_an_image_alike(default):
+    """The amplitude of an image's frequencies falls as 1/f."""
+    model = load_model(default, "float32")
+    embed = model.model.visual.patch_embed
+    waves = torch.arange(PATCH)
+    places = math.pi * (2 * waves + 1) / (2 * PATCH)
+    answers = []
+    for frequency in (1, 3, 6, 12):
+        pattern = torch.cos(frequency * places).outer(torch.cos(frequency * places)) / frequency
+        patch = pattern.expand(3, 2, PATCH, PATCH).reshape(1, -1)
+        answers.append(embed(patch).detach().square().mean().sqrt().item())
+    assert max(answers) < 1.6 * min(answers), answers
 
 
 def test_special_tokens_have_the_first_ids(default):
