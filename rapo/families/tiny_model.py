@@ -116,16 +116,16 @@ def write_random_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(_model_config(text, vision, tied, fast))
-    _whiten(model.model.visual.patch_embed.proj.weight)
+    whiten_patches(model.model.visual.patch_embed.proj.weight)
     model.generation_config.eos_token_id = fast.eos_token_id
     model.generation_config.pad_token_id = fast.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def _whiten(filters: torch.nn.Parameter) -> None:
-    """Scale the random filters `(hidden, 3, 2, side, side)` of the patch embedding so that all
-    spatial frequencies reach the model alike.
+def whiten_patches(filters: torch.Tensor) -> None:
+    """Scale the random filters `(..., side, side)` of a patch embedding, in place, so that all
+    spatial frequencies of an image reach the model alike.
 
     The amplitude of an image's frequencies falls about as 1/f (Field 1987, "Relations between the
     statistics of natural images and the response properties of cortical cells"). Plain random
@@ -133,8 +133,9 @@ def _whiten(filters: torch.nn.Parameter) -> None:
     some hundred steps. A filter's cosine coefficient of frequency f, in half waves a patch, is
     multiplied by 1 + f.
     """
-    waves = torch.arange(PATCH)
-    basis = torch.cos(math.pi * torch.outer(waves, 2 * waves + 1) / (2 * PATCH)) * (2 / PATCH) ** 0.5
+    side = filters.shape[-1]
+    waves = torch.arange(side)
+    basis = torch.cos(math.pi * torch.outer(waves, 2 * waves + 1) / (2 * side)) * (2 / side) ** 0.5
     basis[0] /= 2**0.5
     gain = 1 + torch.hypot(waves[:, None].float(), waves.float())
     with torch.no_grad():
