@@ -14,10 +14,11 @@ from rapo.chat.types import Usage
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """The process of an actor: its node's host name and its process id."""
+    """The process of an actor: its node's host name, its process id, and Ray's id of its node."""
 
     node: str
     pid: int
+    node_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

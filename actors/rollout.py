@@ -63,7 +63,7 @@ class RolloutWorker:
 
     async def hello(self) -> ProcessInfo:
         """Answers as soon as the process runs."""
-        return ProcessInfo(socket.gethostname(), os.getpid())
+        return ProcessInfo(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
     async def start(self, model_dir: str, version: int) -> None:
         """Start the engine on a model folder, as weight version `version`."""

@@ -1,13 +1,14 @@
 """Drain notices: nodes that are about to go, such as spot nodes that their cloud takes back.
 
 - Ray is asked every few seconds; where it does not answer, the last answer counts.
-- Nodes are known by their host names, as a role tells them (`ProcessInfo.node`).
+- Nodes are known by Ray's ids (`ProcessInfo.node_id`): several may be on one host.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import ray
 
@@ -21,23 +22,23 @@ class DrainNotices:
 
     def __init__(self) -> None:
         self._asked_at = float("-inf")
-        self._hosts: frozenset[str] = frozenset()
+        self._nodes: Mapping[str, str] = {}
 
-    def hosts(self) -> frozenset[str]:
-        """The host names of the nodes that drain."""
+    def nodes(self) -> Mapping[str, str]:
+        """The host names of the nodes that drain, by node id."""
         if time.monotonic() - self._asked_at >= _EVERY_S:
             self._asked_at = time.monotonic()
             try:
-                self._hosts = _draining()
+                self._nodes = _draining()
             except (ray.exceptions.RayError, RuntimeError, OSError) as error:
                 logger.warning("Ray does not tell which nodes drain: %s", error)
-        return self._hosts
+        return self._nodes
 
 
-def _draining() -> frozenset[str]:
+def _draining() -> dict[str, str]:
     from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
     going = internal_kv_get_gcs_client().get_draining_nodes(timeout=_LIMIT_S)
     if not going:
-        return frozenset()
-    return frozenset(node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in going)
+        return {}
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in going}

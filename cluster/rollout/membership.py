@@ -86,9 +86,9 @@ class Membership:
 
     def newly_draining(self) -> frozenset[str]:
         """The host names of nodes that are about to go, each told once."""
-        hosts = self._notices.hosts()
-        new, self._told = hosts - self._told, hosts
-        return new
+        nodes = self._notices.nodes()
+        new, self._told = nodes.keys() - self._told, frozenset(nodes)
+        return frozenset(nodes[node] for node in new)
 
     def start(self, model_dir: Path, version: int) -> None:
         """Begin to start workers on a model folder, as `version`; returns at once."""
@@ -129,7 +129,7 @@ class Membership:
         """
         now = time.monotonic()
         for worker in self.workers:
-            worker.leaving = worker.leaving or worker.node in self._notices.hosts()
+            worker.leaving = worker.leaving or worker.node_id in self._notices.nodes()
         for worker in list(self.workers):
             late = worker.overdue(now, self._limits)
             if late is not None:
@@ -227,7 +227,7 @@ class Membership:
             self.lose(worker, error)
             return
         assert isinstance(value, ProcessInfo)
-        worker.node, worker.pid = value.node, value.pid
+        worker.node, worker.pid, worker.node_id = value.node, value.pid, value.node_id
         worker.last_seen = time.monotonic()
         if worker.state is WorkerState.PENDING:  # calls of an actor may end in any order: its engine may run already
             worker.deadline = time.monotonic() + self._limits.start_timeout_s

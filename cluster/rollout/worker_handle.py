@@ -61,6 +61,7 @@ class WorkerStatus:
 class WorkerHandle:
     """A rollout worker.
 
+    `node` is its node's host name, `node_id` Ray's id of it.
     `weight_version` is the version that it has verified, None where it has none; `weight_epoch` is
     the fleet's number of that load. `loading` is the epoch and the deadline of a load in flight.
     `calls` are its calls in flight with the deadline of each, oldest first. `deadline` is that of
@@ -73,6 +74,7 @@ class WorkerHandle:
     placement: PlacementGroup | None
     state: WorkerState = WorkerState.PENDING
     node: str = "no node yet"
+    node_id: str = ""
     pid: int = 0
     weight_version: int | None = None
     weight_epoch: int = -1

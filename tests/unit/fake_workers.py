@@ -63,7 +63,7 @@ class Actor:
         self.calls: list[tuple[str, tuple[Any, ...], Ref]] = []
         self.killed = False
         self.answers: dict[str, Any] = {
-            "hello": lambda: ProcessInfo(f"n{number}", 100 + number),
+            "hello": lambda: ProcessInfo(f"n{number}", 100 + number, f"id{number}"),
             "ping": lambda: None,
             "start": lambda model, version: None,
             "load_folder": lambda folder, version: version,

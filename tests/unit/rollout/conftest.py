@@ -15,6 +15,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "log_folder", lambda: "/logs")
     monkeypatch.setattr(fleet_module, "log_folder", lambda: "/logs")
     monkeypatch.setattr(membership, "log_folder", lambda: "/logs")
-    monkeypatch.setattr(drain_notices, "_draining", frozenset)
+    monkeypatch.setattr(drain_notices, "_draining", dict)
     monkeypatch.setattr(fleet_module, "_CHECK_S", 0.01)
     monkeypatch.setattr(fleet_module, "_POLL_S", 0.05)

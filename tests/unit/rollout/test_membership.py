@@ -201,14 +201,14 @@ def test_workers_of_a_node_that_is_about_to_go_finish_and_are_replaced(monkeypat
     fleet.submit(task(0))
     fleet.poll(0.0)
     holder, other = sorted(actors, key=lambda a: not a.tickets())
-    going = {worker.node for worker in fleet._members.workers if worker.actor is holder}
+    (going,) = (worker.node_id for worker in fleet._members.workers if worker.actor is holder)
     monkeypatch.setattr(drain_notices, "_EVERY_S", 0.0)
-    monkeypatch.setattr(drain_notices, "_draining", lambda: frozenset(going))
+    monkeypatch.setattr(drain_notices, "_draining", lambda: {going: "the host of all"})
     polled(fleet)
     assert states(fleet)[:2].count("draining") == 1
     assert not holder.killed, "it finishes what it has"
     assert len(actors) == 3, "another one comes at once"
-    assert fleet.newly_draining() == going
+    assert fleet.newly_draining() == {"the host of all"}
     assert fleet.newly_draining() == frozenset()
     (call,) = holder.in_flight("generate")
     call.ok(receipt(0))
