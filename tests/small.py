@@ -53,6 +53,9 @@ SMALL = (
     *(ON_ONE_GPU if os.environ.get("RAPO_TEST_GPUS") else ()),
 )
 
+#: One process of each role, for tests that need no second one: starts take most of their time.
+ALONE = ("coldstart.workers=1", "rollout.workers=1", "learner.workers=1")
+
 
 def rapo(*arguments: str, cwd: Path | None = None, timeout: float = 540.0) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""

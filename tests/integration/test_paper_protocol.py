@@ -13,7 +13,7 @@ from bench.paper_protocol import run_paper
 from bench.support.scene_collections import write_collections
 from cluster.files.parquet import read_parquet
 from rapo.evaluation.published import PAPER_SETS
-from tests.small import rapo
+from tests.small import ALONE, rapo
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
@@ -24,7 +24,7 @@ SMALLER = (
     "rapo.steps=3",
     "rapo.images_per_step=8",
     "rapo.evaluate_every=3",
-    "rollout.workers=1",
+    *ALONE,
 )
 
 

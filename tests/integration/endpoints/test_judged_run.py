@@ -13,7 +13,7 @@ import pytest
 from cluster.files.jsonl import read_jsonl
 from rapo.records import DIMENSIONS
 from tests.integration.test_resume import model_of, steps_of
-from tests.small import branch, rapo, settings
+from tests.small import ALONE, branch, rapo, settings
 from tests.unit.chat_server import ChatServer, Reply, chat_server, completion
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
@@ -38,7 +38,11 @@ def judged(server: ChatServer, budget: float) -> list[str]:
     endpoint = (f"base_url={server.base_url}", "key_env=RAPO_TEST_KEY", "prompt_price=1", "completion_price=10")
     judge = ("kind=openai", "model=m", *(f"endpoint.{item}" for item in (*endpoint, f"budget={budget}")))
     sections = ("rapo.reward.grounded_judge", "evaluate.grounded_judge")
-    return ["rapo.reward.weight_grounded=1", *(f"{section}.{item}" for section in sections for item in judge)]
+    return [
+        *ALONE[1:],
+        "rapo.reward.weight_grounded=1",
+        *(f"{section}.{item}" for section in sections for item in judge),
+    ]
 
 
 def test_a_budget_ends_the_run_and_a_larger_one_goes_on_as_if_nothing_had_been(

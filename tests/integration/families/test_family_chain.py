@@ -13,7 +13,7 @@ import pytest
 
 from rapo.aescot.writer import phrases
 from rapo.models.card import weights_version
-from tests.small import branch, rapo, settings
+from tests.small import ALONE, branch, rapo, settings
 from tests.tiny_families import build_tiny
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -42,8 +42,8 @@ OTHERS = ("qwen2_vl", "qwen3_vl", "smolvlm")
 @pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(kind, marks=pytest.mark.families) for kind in OTHERS)])
 def test_a_family_runs_the_whole_chain(kind: str, collected: Path, tmp_path: Path) -> None:
     model = build_tiny(kind, tmp_path / "model", phrases())
-    out = branch(collected, tmp_path / "out", f"policy.model={model}")
-    done = rapo("run", "--out", str(out), *settings(f"policy.model={model}"))
+    out = branch(collected, tmp_path / "out", *ALONE, f"policy.model={model}")
+    done = rapo("run", "--out", str(out), *settings(*ALONE, f"policy.model={model}"))
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     for stage in ("data", "aescot"):
         shutil.copytree(out / stage, collected / stage, dirs_exist_ok=True)
