@@ -20,6 +20,7 @@ from actors.messages import GroupReceipt, ProcessInfo
 from rapo.config import Config
 from rapo.errors import ImageError
 from rapo.records import Chunk, Group, ImageRecord, Meeting, Prediction, WeightManifest
+from rapo.storage.local_copy import local_copy
 from rapo.util.devices import require_device
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class RolloutWorker:
         return ProcessInfo(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
     async def start(self, model_dir: str, version: int) -> None:
-        """Start the engine on a model folder, as weight version `version`."""
+        """Start the engine on a model folder, a path or a URL, as weight version `version`."""
         # In a thread: importing vLLM takes long, and this process has to answer meanwhile.
         self._engine_thread, self._group_sampler = await asyncio.to_thread(self._open, model_dir, version)
 
@@ -79,8 +80,9 @@ class RolloutWorker:
 
         settings = self._config.rollout
         require_device(settings.gpus, "rollout.gpus")
+        folder = str(local_copy(model_dir, self._config.storage.scratch))
         thread = EngineThread(
-            lambda: ReadoutEngine(model_dir, settings.engine, dtype=self._config.policy.dtype, version=version),
+            lambda: ReadoutEngine(folder, settings.engine, dtype=self._config.policy.dtype, version=version),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
@@ -119,9 +121,10 @@ class RolloutWorker:
         _started(self._weight_group, self._name).give_up(epoch)
 
     async def load_folder(self, folder: str, version: int) -> int:
-        """Like `load`, from a model folder that this node can read."""
+        """Like `load`, from a model folder: a path that this node can read, or a URL."""
         from rapo.inference.folder_weights import folder_tensors
 
+        folder = str(await asyncio.to_thread(local_copy, folder, self._config.storage.scratch))
         return await asyncio.wrap_future(self._engine.load(lambda: folder_tensors(folder), version))
 
     @ray.method(num_returns=2)

@@ -21,7 +21,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,15 +164,28 @@ class RunMirror:
             self._told = True
             raise
 
+    def at_url(self, folder: Path) -> Path:
+        """Where other machines find a folder of the run: its own name below the address, under
+        which it is stored when this returns. A folder elsewhere is where it is.
+
+        Raises as `flush`.
+        """
+        if not folder.is_relative_to(self._folder):
+            return folder
+        self.flush()
+        name = folder.relative_to(self._folder).as_posix()
+        run_aside(lambda: self._publish((name,)))
+        return Path(f"{self.url}/{name}")
+
     def publish_results(self) -> None:
         """Store what changed, and copy what others read to its own name below the address."""
         self.flush()
-        run_aside(self._publish)
+        run_aside(lambda: self._publish(_RESULTS))
 
-    def _publish(self) -> None:
+    def _publish(self, names: Iterable[str]) -> None:
         assert self._snapshot is not None, "not open"
         with self._storing:
-            for name in _RESULTS:
+            for name in names:
                 self._snapshot.publish(name)
 
     def _flush(self) -> None:

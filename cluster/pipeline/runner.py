@@ -63,6 +63,7 @@ class Pipeline:
 
     `stored` is called at the end of each stage, and returns when its files are where they have to
     last. `base` is the URL of `policy.model`, which each worker then fetches to its own machine.
+    `where` says where rollout workers find a model folder of the run: there, or at a URL.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Pipeline:
         console: Console,
         stored: Callable[[], None] = lambda: None,
         base: str | None = None,
+        where: Callable[[Path], Path] = Path,
     ) -> None:
         self._config = config
         self._folder = folder
         self._console = console
         self._stored = stored
         self._base = base
+        self._where = where
         self._cleanup = ExitStack()
         self._fleet: Fleet | None = None
         self._dataset: Dataset | None = None
@@ -167,13 +170,12 @@ class Pipeline:
         self._cleanup.enter_context(ray_session(self._config))
 
     def _new_fleet(self, listener: FleetListener | None = None) -> Fleet:
-        """A rollout fleet, kept for the stages after this one because an engine takes long to
-        start."""
+        """A rollout fleet, kept for the stages after this one."""
         from cluster.rollout.fleet import Fleet
 
         self._close_fleet()
         self._ray()
-        self._fleet = Fleet(self._config, listener=listener)
+        self._fleet = Fleet(self._config, listener=listener, where=self._where)
         self._cleanup.callback(self._close_fleet)
         return self._fleet
 
@@ -184,8 +186,7 @@ class Pipeline:
 
     def _total(self, stage: str) -> int | None:
         """The steps of a stage, for its progress bar."""
-        settings = self._config
-        scenes = settings.data.scenes
+        settings, scenes = self._config, self._config.data.scenes
         if stage == "aescot":
             given = settings.aescot.teacher.kind == "given"
             return settings.aescot.images if given else min(settings.aescot.images, len(self._records().split("train")))

@@ -67,7 +67,7 @@ class WeightVersion:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A model folder that every node can read, which counts as `version`."""
+    """A model folder that counts as `version`: a path that every node can read, or a URL."""
 
     path: Path
     version: int

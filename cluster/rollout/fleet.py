@@ -11,7 +11,7 @@ One thread uses a fleet. It does its work inside the calls that wait (`poll`, `r
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,13 +42,19 @@ _SETTLE_S = 5.0
 
 class Fleet:
     """Rollout workers that `launch` starts as Ray actors. `listener` receives the faults and the
-    workers' events. `close` ends all."""
+    workers' events. `where` says where they find a model folder of this machine: there, or at a
+    URL. `close` ends all."""
 
     def __init__(
-        self, config: Config, launch: Launch = Launcher(RolloutWorker), listener: FleetListener | None = None
+        self,
+        config: Config,
+        launch: Launch = Launcher(RolloutWorker),
+        listener: FleetListener | None = None,
+        where: Callable[[Path], Path] = Path,
     ) -> None:
         listener = listener or FleetListener()
         self._limits = config.rollout
+        self._where = where
         self._calls = WorkerCalls()
         self._members = Membership(
             config,
@@ -90,8 +96,9 @@ class Fleet:
         self._work.forget()
         if self._members.workers:
             self.load_folder(model_dir, version)
-        self._weights.start_from(Folder(Path(model_dir), version))
-        self._members.start(model_dir, version)
+        model = Folder(self._where(model_dir), version)
+        self._weights.start_from(model)
+        self._members.start(model)
 
     def ready(self) -> list[WorkerStatus]:
         """Wait until every worker is ready. At the limit `rollout.start_timeout_s` those that are
@@ -142,7 +149,7 @@ class Fleet:
     def load_folder(self, folder: Path, version: int) -> None:
         """Have every worker load a model folder as `version`. What is asked for from now on is done
         with these weights only."""
-        self._weights.use(Folder(Path(folder), version), exclusively=True)
+        self._weights.use(Folder(self._where(folder), version), exclusively=True)
 
     def take_lost_version(self) -> int | None:
         """The newest version where workers could not pull it; they wait for the next `load`. None

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from ray.exceptions import RayTaskError
 
@@ -90,9 +89,9 @@ class Membership:
         new, self._told = nodes.keys() - self._told, frozenset(nodes)
         return frozenset(nodes[node] for node in new)
 
-    def start(self, model_dir: Path, version: int) -> None:
-        """Begin to start workers on a model folder, as `version`; returns at once."""
-        self.model = Folder(Path(model_dir), version)
+    def start(self, model: Folder) -> None:
+        """Begin to start workers on a model folder; returns at once."""
+        self.model = model
         self._placed_at = time.monotonic()
         self._request_room()
         self.balance()

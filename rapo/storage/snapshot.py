@@ -145,7 +145,8 @@ class FolderSnapshot:
 
     def publish(self, name: str) -> None:
         """Copy a file or a folder of the stored state to its own name in the store, for other
-        programs; the store does that itself. Last comes a list of a folder's files (`LIST`)."""
+        programs; the store does that itself. Last comes a list of a folder's files (`LIST`); where
+        that is there already, so are they."""
         assert self._state is not None, "store first"
         if name in self._state.files:
             self._store.copy(f"{_BLOBS}/{self._state.files[name][1]}", name)
@@ -154,10 +155,12 @@ class FolderSnapshot:
         inside = {name: entry for name, entry in self._state.files.items() if name.startswith(f"{folder}/")}
         if not inside:
             return
-
-        self._store.each(lambda name: self._store.copy(f"{_BLOBS}/{inside[name][1]}", name), inside)
         files = {name.removeprefix(f"{folder}/"): entry for name, entry in inside.items()}
-        self._store.write(f"{folder}/{LIST}", json.dumps(files, indent=1).encode())
+        listed = json.dumps(files, indent=1).encode()
+        if self._store.read(f"{folder}/{LIST}") == listed:
+            return
+        self._store.each(lambda name: self._store.copy(f"{_BLOBS}/{inside[name][1]}", name), inside)
+        self._store.write(f"{folder}/{LIST}", listed)
 
     def _listed(self) -> list[str]:
         """The files of the folder. What appears together is listed together: twice in a row the

@@ -32,7 +32,8 @@ def check_cluster(config: Config, out: Path | None) -> tuple[list[str], list[str
 
     with ray_session(config), shared_files(_shared_folders(config, out)) as files:
         nodes = probe_nodes(_look(config, out, files), _LIMIT_S)
-    return list(lines_of(config, nodes)), list(problems_of(config, nodes))
+    local = scratch_folder(out, config.storage.scratch) if out is not None and is_url(out) else None
+    return list(lines_of(config, nodes)), list(problems_of(config, nodes, local))
 
 
 def _shared_folders(config: Config, out: Path | None) -> list[Path]:
@@ -65,14 +66,19 @@ def lines_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
             yield f"{stage:<10} {need}: {where}"
 
 
-def problems_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
-    """What is wrong, with what to do."""
+def problems_of(config: Config, nodes: Sequence[Node], local: Path | None = None) -> Iterator[str]:
+    """What is wrong, with what to do. `local` is the local folder of a run at a URL: nodes that
+    only rollout workers may go to do not need it."""
+    in_folder = [config.learner.labels, config.coldstart.labels]
+    if config.serve.demo_images:
+        in_folder.append(config.serve.labels)
     for node in nodes:
         if node.facts is None:
             yield f"{node.name} runs no task within {_LIMIT_S:.0f} s: see its raylet's log, or drain the node"
     yield from _versions(nodes)
     for node in nodes:
-        yield from _node_problems(node)
+        needs_it = any(labels.items() <= node.labels.items() for labels in in_folder)
+        yield from _node_problems(node, "" if needs_it else str(local))
     for stage, needs in _stages(config).items():
         for need, placed in place(needs, nodes):
             if without := placed[""]:
@@ -102,11 +108,13 @@ def _versions(nodes: Sequence[Node]) -> Iterator[str]:
             yield f"{name} is {usual} on most nodes, and {others}: install the same everywhere"
 
 
-def _node_problems(node: Node) -> Iterator[str]:
+def _node_problems(node: Node, unneeded: str) -> Iterator[str]:
     facts = node.facts
     if facts is None:
         return
     for what, why in facts.missing.items():
+        if what == unneeded:
+            continue
         where = "give it access and the credentials" if is_url(what) else "mount it at the same path"
         yield f"{node.name}: {what}: {why}; {where}"
     if node.skew_s > _SKEW_S:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from fake_workers import polled, ready, task
+from fake_workers import FAST, Workers, polled, ready, task
 from fakes import as_ref
 from ray.exceptions import RayTaskError
 
 from cluster.remote.weight_source import WeightVersion
+from cluster.rollout.fleet import Fleet
+from rapo.config import load_config
 from rapo.errors import RoleError, WeightError
 
 
@@ -71,3 +75,14 @@ def test_a_wait_for_weights_ends_with_the_reason_why_they_cannot_be_pulled():
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
     with pytest.raises(WeightError, match="checksum of layer 3"):
         fleet.loaded(5.0)
+
+
+def test_workers_get_model_folders_from_where_they_find_them():
+    workers = Workers()
+    fleet = Fleet(load_config(None, FAST), workers, where=lambda folder: Path("s3://bucket/run") / folder.name)
+    fleet.start(Path("/run/start"), 0)
+    fleet.ready()
+    fleet.load_folder(Path("/run/best"), 1)
+    polled(fleet)
+    asked = [(name, arguments[0]) for name, arguments, _ in workers.made[0].calls if name in ("start", "load_folder")]
+    assert asked == [("start", "s3:/bucket/run/start"), ("load_folder", "s3:/bucket/run/best")]

@@ -14,6 +14,7 @@ import pytest
 from cluster.files import run_mirror as module
 from cluster.files.run_mirror import RunMirror, scratch_folder
 from rapo.errors import ResourceError, RunFolderError
+from rapo.storage.local_copy import local_copy
 from rapo.storage.store import Store
 from tests.s3_server import BUCKET, Line
 
@@ -257,3 +258,17 @@ def test_results_have_their_own_names(url: str, tmp_path: Path) -> None:
         opened.publish_results()
     names = {one.name for one in Store(url).files() if not one.name.startswith(".rapo/")}
     assert names == {"export/config.json", "export/.rapo-files.json", "report.json"}
+
+
+def test_a_model_folder_is_at_the_url_for_machines_without_the_runs_folder(url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = folder / "coldstart/model"
+    run = mirror(url, folder)
+    with run.open():
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        at = run.at_url(model)
+        assert (local_copy(at, tmp_path / "node") / "config.json").read_text() == "{}"
+        (model / "config.json").write_text("[1, 2]")  # trained anew
+        assert (local_copy(run.at_url(model), tmp_path / "node") / "config.json").read_text() == "[1, 2]"
+        assert run.at_url(tmp_path / "given") == tmp_path / "given"
