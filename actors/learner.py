@@ -156,6 +156,11 @@ class Learner:
         seconds; 0 without one."""
         return self._progress.stalled_s
 
+    def park(self) -> None:
+        """Move this rank's tensors to the host's memory, until a call needs them."""
+        with self._progress.working():
+            self._trainer.park()
+
     def copy_state(self) -> int:
         """Copy this rank's training state, all ranks together; the copy's number (see `state`). The
         next step may run as soon as the copy is made."""

@@ -82,7 +82,13 @@ class RolloutWorker:
         require_device(settings.gpus, "rollout.gpus")
         folder = str(local_copy(model_dir, self._config.storage.scratch))
         thread = EngineThread(
-            lambda: ReadoutEngine(folder, settings.engine, dtype=self._config.policy.dtype, version=version),
+            lambda: ReadoutEngine(
+                folder,
+                settings.engine,
+                dtype=self._config.policy.dtype,
+                version=version,
+                sleeps=self._config.colocated,
+            ),
             continue_over_update=self._config.rapo.in_flight == "continue",
         )
         engine = thread.started.result(timeout=settings.start_timeout_s)
@@ -126,6 +132,11 @@ class RolloutWorker:
 
         folder = str(await asyncio.to_thread(local_copy, folder, self._config.storage.scratch))
         return await asyncio.wrap_future(self._engine.load(lambda: folder_tensors(folder), version))
+
+    async def sleep(self) -> None:
+        """Give up the engine's memory, once no call is in flight. It holds no version then, and
+        wakes with the next `load`."""
+        await asyncio.wrap_future(self._engine.sleep())
 
     @ray.method(num_returns=2)
     async def generate(self, record: ImageRecord, data: NDArray[np.uint8], step: int) -> tuple[GroupReceipt, Group]:

@@ -87,6 +87,9 @@ class SimulatedEngine:
         time.sleep(self._latency.load)
         self.version = version
 
+    def sleep(self) -> None:
+        self.version = None
+
 
 def completion(versions: list[int]) -> Completion:
     """A completion of a token per entry, each sampled from that version."""
@@ -168,6 +171,9 @@ class SimulatedLearner(Learner):
         time.sleep(self._latency.publish)
         yield [np.zeros(4, np.uint8)]
         yield WeightManifest(version, (TensorSpec("w", (1,), "float32", 0, 0, 4, ""),), 1)
+
+    def park(self) -> None:
+        return None
 
     def copy_state(self) -> int:
         return 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from cluster.cli.check_fit import length_problems, machine_problems, transport_problems
+from cluster.cli.check_fit import colocation_problems, length_problems, machine_problems, transport_problems
 from cluster.cli.engine_build import check_engine_build
 from cluster.remote.ray_session import check_object_store, logical_cpus, working_dir_problem
 from rapo.aescot.check import check_grounding_judges, check_judge, check_teacher, described, judged_by, warnings_of
@@ -64,7 +64,7 @@ def problems(config: Config, stages: Sequence[str], data: DataCheck | None = Non
     found += length_problems(config, length)
     found += machine_problems(config, stages)
     if "rapo" in stages:
-        found += transport_problems(config)
+        found += [*transport_problems(config), *colocation_problems(config)]
     if "serve" in stages and config.serve.demo_images:
         found += _serving(config)
     return found

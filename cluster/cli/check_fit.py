@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from cluster.cli.doctor_machine import memory_gib, nvidia_gpus
+from cluster.remote.needs import needs_of
 from cluster.remote.ray_session import temporary_folder_problem
 from rapo.config import ChatConfig, Config
 from rapo.errors import ModelError
@@ -82,6 +83,55 @@ def transport_problems(config: Config) -> Iterator[str]:
         )
 
 
+def colocation_problems(config: Config) -> Iterator[str]:
+    """Settings with which a worker cannot take turns with a learner rank."""
+    if not config.colocated:
+        return
+    rollout, learner, rapo = config.rollout, config.learner, config.rapo
+    asked, otherwise = "rollout.placement = 'colocate'", "or set rollout.placement = 'apart'"
+    parts = rollout.engine.tensor_parallel_size
+    if rapo.max_staleness:
+        yield (
+            f"{asked} has sampler and learner take turns, and rapo.max_staleness = {rapo.max_staleness} has them work at the "
+            f"same time: set rapo.max_staleness = 0, {otherwise}"
+        )
+    if rapo.in_flight == "continue":
+        yield (
+            f"{asked} ends all groups before the learner's turn, so that none can go on as rapo.in_flight = 'continue' asks: "
+            f"set rapo.in_flight = 'finish', {otherwise}"
+        )
+    if parts > 1:
+        yield (
+            f"{asked} gives a worker the GPU of one learner rank, and rollout.engine.tensor_parallel_size = {parts} needs "
+            f"{parts}: set it to 1, {otherwise}"
+        )
+    if rollout.weight_transport == "broadcast":
+        yield (
+            f"{asked} has engines sleep while weights are published, so that none can receive a broadcast: set "
+            f"rollout.weight_transport = 'object_store', {otherwise}"
+        )
+    if rollout.workers > learner.workers:
+        yield (
+            f"{asked} has a learner rank beside each worker, and rollout.workers = {rollout.workers} is more than "
+            f"learner.workers = {learner.workers}: lower the former, or raise the latter"
+        )
+    if rollout.autoscale.enabled:
+        yield (
+            f"{asked} bounds the workers by the ranks' GPUs, which rollout.autoscale.enabled = true cannot add: switch it off, "
+            f"{otherwise}"
+        )
+    if rollout.gpus != learner.gpus or learner.gpus not in (0.0, 1.0):
+        yield (
+            f"{asked} gives both sides the same GPU in turn, and rollout.gpus = {rollout.gpus:g}, learner.gpus = "
+            f"{learner.gpus:g}: set both to 1 (0: on the CPU), {otherwise}"
+        )
+    if rollout.labels not in ({}, learner.labels):
+        yield (
+            f"{asked} puts workers on the ranks' nodes, and rollout.labels = {rollout.labels} differs from learner.labels = "
+            f"{learner.labels}: leave rollout.labels out, {otherwise}"
+        )
+
+
 def machine_problems(config: Config, stages: Sequence[str]) -> Iterator[str]:
     """What a local Ray lacks on this machine for `stages`: memory, GPUs, room in the object store,
     a temporary folder."""
@@ -107,12 +157,12 @@ def _most(amounts: Mapping[str, float], stages: Sequence[str]) -> tuple[str, flo
 
 
 def _gpus(config: Config, stages: Sequence[str]) -> Iterator[str]:
-    coldstart, rollout, learner = config.coldstart, config.rollout, config.learner
+    coldstart = config.coldstart
     amounts = {
         "aescot": sum(role.actors * role.gpus for role in _writers(config)),
         "coldstart": coldstart.workers * coldstart.gpus,
-        "rapo": rollout.workers * rollout.worker_gpus + learner.workers * learner.gpus,
-        "evaluate": rollout.workers * rollout.worker_gpus,
+        "rapo": _need_gpus(config, "rapo"),
+        "evaluate": _need_gpus(config, "evaluate"),
         "serve": config.serve.most_replicas * config.serve_gpus if config.serve.demo_images else 0.0,
     }
     stage, needed = _most(amounts, stages)
@@ -125,6 +175,10 @@ def _gpus(config: Config, stages: Sequence[str]) -> Iterator[str]:
             f"the stage {stage} needs {needed:g} GPUs, this machine has {there}: lower the workers or gpus of {stage}'s "
             "roles, or name a cluster by ray.address"
         )
+
+
+def _need_gpus(config: Config, stage: str) -> float:
+    return sum(need.count * need.resources.get("GPU", 0.0) for need in needs_of(config)[stage])
 
 
 def _memory(config: Config, parameters: int, stages: Sequence[str]) -> Iterator[str]:

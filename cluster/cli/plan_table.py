@@ -67,7 +67,9 @@ def _times(found: Estimate) -> Table:
     table = _table("time of a step, seconds", "part", "s", "bound by")
     for part in found.parts:
         table.add_row(part.name, f"{part.seconds:.1f}", part.bound)
-    table.add_row("step", f"{found.step_seconds:.1f}", "sampler and learner side by side")
+    table.add_row(
+        "step", f"{found.step_seconds:.1f}", f"sampler and learner {'in turn' if found.in_turn else 'side by side'}"
+    )
     return table
 
 

@@ -23,11 +23,12 @@ def scale_run(out: Path, workers: int) -> str:
         raise RunFolderError(
             f"no run is working in {out}, so nothing can be scaled. Start it with --set rollout.workers={workers}."
         )
-    most = load_config(out / "config.toml").rollout.most
-    if workers > most:
+    config = load_config(out / "config.toml")
+    if workers > config.most_workers:
+        key = "learner.workers" if config.colocated else "rollout.max_workers"
         raise ConfigError(
-            f"{workers} rollout workers are more than the {most} that this run allows. Stop the run and start it with "
-            f"--set rollout.max_workers={workers}; it continues from its last checkpoint."
+            f"{workers} rollout workers are more than the {config.most_workers} that this run allows. Stop the run and start "
+            f"it with --set {key}={workers}; it continues from its last checkpoint."
         )
     if not (out / "rapo").is_dir():
         raise RunFolderError(

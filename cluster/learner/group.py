@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.learner import Learner
 from actors.messages import RankFigures, RankInfo
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
 from cluster.remote.needs import bundle
-from cluster.remote.placement import await_placement, release, request_placement
+from cluster.remote.placement import SharedRoom, await_placement, place, release, request_placement
 from cluster.remote.waiting import Waiting, wait, wait_each
 from cluster.remote.weight_source import Broadcast, Receivers, WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.config.learning import LearnerConfig
 from rapo.records import Meeting
 from rapo.util.file_manifest import Entries
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ray import ObjectRef
     from ray.actor import ActorHandle
-    from ray.util.placement_group import PlacementGroup
 
     from rapo.policy.state import StateFiles
 
@@ -44,22 +41,24 @@ RankState = tuple["ObjectRef[int]", "ObjectRef[StateFiles]"]
 
 
 class LearnerGroup:
-    """Ranks as Ray actors, which `launch` starts: they live and die together. `close` ends them."""
+    """Ranks as Ray actors, which `launch` starts: they live and die together. `close` ends them. In
+    a colocated run they are placed in `room`."""
 
-    def __init__(self, config: Config, launch: Launch = Launcher(Learner)) -> None:
+    def __init__(self, config: Config, launch: Launch = Launcher(Learner), room: SharedRoom | None = None) -> None:
         self._config = config
         settings = config.learner
         environment = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
         environment |= config.ray.environment("learner", settings.gpus)
         options: dict[str, object] = {
             "num_cpus": settings.cpus,
-            "num_gpus": settings.gpus,
+            "num_gpus": settings.gpus * (SharedRoom.SHARE if room is not None else 1.0),
             "runtime_env": {"env_vars": environment},
         }
-        own = bundle(settings.cpus, settings.gpus)
-        self._placement = request_placement("learner", [own] * settings.workers, settings.labels, settings.placement)
+        own = [bundle(settings.cpus, settings.gpus)] * settings.workers
+        self._own = None if room else request_placement("learner", own, settings.labels, settings.placement)
+        self._placement = room.group if room else self._own
         self._ranks: list[ActorHandle] = [
-            launch(rank, config, options=options | _place(self._placement, rank, settings))
+            launch(rank, config, options=options | place(self._placement, rank, settings.labels))
             for rank in range(settings.workers)
         ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
@@ -104,6 +103,11 @@ class LearnerGroup:
             for rank, share, needed in zip(self._ranks, shares, images, strict=True)
         ]
         return merge_figures((yield from self._each(calls)))
+
+    def park(self) -> Waiting[None]:
+        """Have all ranks leave their GPUs, after what they were asked for before. They come back
+        with the next call that needs them there."""
+        yield from self._each([rank.park.remote() for rank in self._ranks])
 
     def states(self) -> list[RankState]:
         """Each rank's training state after the last step. The next step waits until it is copied,
@@ -202,14 +206,8 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
-        release(self._placement)
-        self._placement = None
-
-
-def _place(group: PlacementGroup | None, rank: int, settings: LearnerConfig) -> dict[str, object]:
-    if group is None:
-        return {"label_selector": settings.labels}
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)}
+        release(self._own)
+        self._own = self._placement = None
 
 
 def merge_figures(parts: Sequence[RankFigures]) -> dict[str, float]:

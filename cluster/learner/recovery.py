@@ -181,6 +181,13 @@ class RecoveringLearnerGroup:
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         yield from self._with_weights(weights, lambda group, held: group.save_model(folder, source, held))
 
+    def prepare_to_save(self) -> None:
+        """Do what `save_state` needs the ranks on their GPUs for."""
+
+    def hand_over(self) -> Waiting[None]:
+        """The rollout workers are to work now."""
+        yield from ()
+
     def save_state(self, folder: Path, *, beside: bool = False) -> Waiting[Entries]:
         """Write the state after the last step into `folder`, from its snapshot; its files.
 
@@ -222,6 +229,8 @@ class RecoveringLearnerGroup:
         `retry_lost_data`, also where an object is lost that `work` publishes itself."""
         failed: RoleError | None = None
         for left in range(self._config.learner.max_failures, -1, -1):
+            if failed is not None:
+                self._before_retry()
             try:
                 if failed is not None and failed.kind is not FaultKind.DATA_LOST:
                     yield from self._rebuild()
@@ -237,6 +246,9 @@ class RecoveringLearnerGroup:
                     action += f", with each micro-batch in {self._splits} parts"
                 self._report(Fault("learner", "", error.kind, str(error), action))
         raise AssertionError  # the last attempt returns or raises
+
+    def _before_retry(self) -> None:
+        """The ranks are about to do something again. What this raises is no failure of theirs."""
 
     def _rebuild(self) -> Waiting[None]:
         """New ranks in the state in which the last step left the old ones."""

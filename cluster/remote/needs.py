@@ -39,19 +39,28 @@ def bundle(cpus: float, gpus: float) -> dict[str, float]:
     return {name: amount for name, amount in {"CPU": cpus, "GPU": gpus}.items() if amount}
 
 
+def shared_need(config: Config) -> Need:
+    """Learner ranks, each with the rollout worker that takes turns with it."""
+    rollout, learner = config.rollout, config.learner
+    resources = bundle(learner.cpus + rollout.cpus, max(learner.gpus, rollout.gpus))
+    return Need("rank-and-worker pair", learner.workers, resources, learner.labels, learner.placement)
+
+
 def workers_need(config: Config, count: int) -> Need:
-    """`count` rollout workers."""
+    """`count` rollout workers; where these share, all of the room that they share."""
+    if config.colocated:
+        return shared_need(config)
     rollout = config.rollout
     return Need("rollout worker", count, bundle(rollout.cpus, rollout.worker_gpus), rollout.labels)
 
 
 def training_needs(config: Config) -> list[Need]:
-    """What trains beside the rollout workers."""
-    learner = config.learner
-    return [
-        Need("learner rank", learner.workers, bundle(learner.cpus, learner.gpus), learner.labels, learner.placement),
-        Need("reward actor", 1, {"CPU": REWARD_CPUS}),
-    ]
+    """What trains beside the rollout workers, in room of its own."""
+    learner, reward = config.learner, Need("reward actor", 1, {"CPU": REWARD_CPUS})
+    if config.colocated:
+        return [reward]
+    own = bundle(learner.cpus, learner.gpus)
+    return [Need("learner rank", learner.workers, own, learner.labels, learner.placement), reward]
 
 
 def needs_of(config: Config) -> dict[str, Sequence[Need]]:

@@ -2,6 +2,7 @@
 
 - Ranks that work together are placed together or not at all: half of them placed would hold what
   the other half waits for.
+- A rank and a worker that share a GPU have a bundle together, of whose GPU each asks Ray for half.
 - A request tells an autoscaler what is missing. Where nothing comes within the limit, the error
   says what was asked for and what the cluster has.
 """
@@ -14,7 +15,10 @@ from collections.abc import Mapping, Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.remote.needs import shared_need
+from rapo.config import Config
 from rapo.config.types import Strategy
 from rapo.errors import FaultKind, RoleError
 
@@ -56,6 +60,47 @@ def await_placement(group: PlacementGroup | None, *, role: str, keys: str, timeo
         f"has {offered} in all. Add nodes, or lower {keys}; `ray status` shows what is taken.",
         kind=FaultKind.LATE,
     )
+
+
+def place(group: PlacementGroup | None, index: int, labels: Mapping[str, str]) -> dict[str, object]:
+    """Ray's options of an actor in bundle `index` of a group; without one, on a node with
+    `labels`."""
+    if group is None:
+        return {"label_selector": labels}
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+
+
+class SharedRoom:
+    """The bundles of a colocated run: bundle i is for learner rank i and a rollout worker.
+
+    They are asked for with the first use, and kept while ranks and workers come and go, until
+    `close`.
+    """
+
+    #: Of a bundle's GPU, to each of the two.
+    SHARE = 0.5
+
+    def __init__(self, config: Config) -> None:
+        self._need = shared_need(config)
+        self._asked = False
+        self._group: PlacementGroup | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of bundles."""
+        return self._need.count
+
+    @property
+    def group(self) -> PlacementGroup | None:
+        """None where the bundles are empty."""
+        if not self._asked:
+            need, self._asked = self._need, True
+            self._group = request_placement("shared", [need.resources] * need.count, need.labels, need.strategy)
+        return self._group
+
+    def close(self) -> None:
+        release(self._group)
+        self._group, self._asked = None, False
 
 
 def release(group: PlacementGroup | None) -> None:

@@ -63,7 +63,7 @@ def logical_cpus(config: Config) -> int:
 
     They are permits, not cores: the stages' roles take turns, so a 2-core machine runs them all.
     """
-    training = config.rollout.most * config.rollout.cpus + config.learner.workers * config.learner.cpus + 1
+    training = config.most_workers * config.rollout.cpus + config.learner.workers * config.learner.cpus + 1
     coldstart = config.coldstart.workers * config.coldstart.cpus + 2
     critiques = (
         config.aescot.teacher.actors * config.aescot.teacher.cpus

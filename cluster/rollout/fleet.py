@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from actors.rollout import RolloutWorker
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.needs import Need
+from cluster.remote.placement import SharedRoom
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
 from cluster.remote.weight_source import Folder, Receivers, WeightSource
@@ -71,7 +72,7 @@ class Fleet:
     # Workers.
 
     def __len__(self) -> int:
-        """The number of workers that can be given tasks."""
+        """The number of workers that can be given tasks, now or in their turn."""
         return self._members.ready_count
 
     @property
@@ -128,6 +129,42 @@ class Fleet:
         """For the length of the block, have the autoscaler keep room for these processes as
         well."""
         return self._members.beside(needs)
+
+    # Turns on the GPUs of a colocated run.
+
+    @property
+    def room(self) -> SharedRoom | None:
+        """What the workers share with learner ranks; None where they do not."""
+        return self._members.room
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the engines sleep."""
+        return self._members.asleep
+
+    @property
+    def waking_seconds(self) -> float:
+        """How long it took from each `wake` until a worker could be given tasks, added up."""
+        return self._weights.waking_seconds
+
+    def sleep(self) -> None:
+        """Have all engines give up their memory, once their calls have ended. When this returns no
+        engine has any.
+
+        A worker that is not asleep within its limits is lost, and replaced when the others wake.
+        """
+        self._members.asleep = True
+        deadline = time.monotonic() + self._limits.start_timeout_s
+        while self._weights.put_to_sleep():
+            if time.monotonic() > deadline:  # the other states have limits of their own
+                self._members.remove_pending()
+            self._poll_once(_CHECK_S)
+
+    def wake(self) -> None:
+        """Have the workers load the newest weights, which wakes their engines; returns at once."""
+        if self._members.asleep:
+            self._members.wake()
+            self._weights.wake()
 
     # Weights.
 

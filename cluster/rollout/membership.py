@@ -3,6 +3,7 @@
 - A worker that does not start, load, sample or answer within its limit is replaced. So is one that
   dies, or whose node goes.
 - A worker that leaves finishes its calls first. The oldest one is never sent away.
+- While the engines sleep no worker is created: the learner has the GPUs.
 - A worker that is lost is removed before any error is raised over it.
 """
 
@@ -21,6 +22,7 @@ from cluster.remote.completions import CompletionQueue
 from cluster.remote.drain_notices import DrainNotices
 from cluster.remote.faults import Fault, cause_of, kind_of, one_line
 from cluster.remote.needs import Need, workers_need
+from cluster.remote.placement import SharedRoom
 from cluster.remote.ray_autoscaler import request_capacity
 from cluster.remote.ray_session import log_folder
 from cluster.remote.waiting import to_user_error
@@ -68,6 +70,10 @@ class Membership:
         self._on_lost = on_lost
         self.workers: list[WorkerHandle] = []
         self.wanted = config.rollout.workers
+        #: What the workers share with learner ranks; None where they do not.
+        self.room = SharedRoom(config) if config.colocated else None
+        #: Whether the engines sleep, or are about to.
+        self.asleep = False
         #: The model folder that new workers start on.
         self.model: Folder | None = None
         self._notices = DrainNotices()
@@ -81,7 +87,8 @@ class Membership:
 
     @property
     def ready_count(self) -> int:
-        return sum(worker.state is WorkerState.READY for worker in self.workers)
+        """The number of workers that can be given tasks, now or in their turn."""
+        return sum(worker.state in (WorkerState.READY, WorkerState.ASLEEP) for worker in self.workers)
 
     def newly_draining(self) -> frozenset[str]:
         """The host names of nodes that are about to go, each told once."""
@@ -98,12 +105,22 @@ class Membership:
 
     def resize(self, workers: int) -> int:
         """Have `workers` from now on, within 1 and `rollout.max_workers`; the number that it is."""
-        wanted = max(1, min(self._limits.most, workers))
+        wanted = max(1, min(self._config.most_workers, workers))
         if wanted != self.wanted:
             self.wanted = wanted
             self._request_room()
             self.balance()
         return wanted
+
+    def wake(self) -> None:
+        """Workers that are missing are created again, from the next `check` on."""
+        self.asleep = False
+        self._placed_at = time.monotonic()
+
+    def remove_pending(self) -> None:
+        """Remove the workers whose process has not answered yet; `wake` creates others."""
+        for worker in [w for w in self.workers if w.state is WorkerState.PENDING]:
+            self._remove(worker, WorkerEvent.LEFT)
 
     @contextmanager
     def beside(self, needs: Sequence[Need]) -> Iterator[None]:
@@ -128,7 +145,9 @@ class Membership:
         """
         now = time.monotonic()
         for worker in self.workers:
-            worker.leaving = worker.leaving or worker.node_id in self._notices.nodes()
+            # A worker that shares stays as long as its rank, whose bundle goes nowhere else before.
+            going = self.room is None and worker.node_id in self._notices.nodes()
+            worker.leaving = worker.leaving or going
         for worker in list(self.workers):
             late = worker.overdue(now, self._limits)
             if late is not None:
@@ -138,7 +157,7 @@ class Membership:
                 worker.ping_sent_at = now
                 self._calls.watch(worker.actor.ping.remote(), (worker, partial(self._answered, worker)))
         self.balance()
-        if any(worker.state is not WorkerState.PENDING for worker in self.workers):
+        if self.asleep or any(worker.state is not WorkerState.PENDING for worker in self.workers):
             self._placed_at = now
         elif now - self._placed_at > self._limits.place_timeout_s:
             raise RoleError(
@@ -169,9 +188,16 @@ class Membership:
             else:
                 self._remove(worker, WorkerEvent.LEFT)
         missing = self.wanted - len(staying)
-        if missing > 0 and self.model is not None and time.monotonic() >= self._not_before:
-            for _ in range(missing):
-                self._create(self.model)
+        if missing > 0 and self.model is not None and not self.asleep and time.monotonic() >= self._not_before:
+            for bundle in self._bundles(missing):
+                self._create(self.model, bundle)
+
+    def _bundles(self, missing: int) -> Sequence[int | None]:
+        """Where as many new workers go, as far as there is room."""
+        if self.room is None:
+            return [None] * missing
+        taken = {worker.bundle for worker in self.workers}
+        return [bundle for bundle in range(self.room.size) if bundle not in taken][:missing]
 
     def join(self, worker: WorkerHandle) -> None:
         """A worker holds weights that the fleet uses: it can be given tasks."""
@@ -209,11 +235,13 @@ class Membership:
         for worker in self.workers:
             worker.end()
         self.workers.clear()
+        if self.room is not None:
+            self.room.close()
         if self.model is not None:
             request_capacity(self._config, ())
 
-    def _create(self, model: Folder) -> None:
-        worker = create(self._numbers, self._config, self._launch)
+    def _create(self, model: Folder, bundle: int | None) -> None:
+        worker = create(self._numbers, self._config, self._launch, self.room, bundle)
         self._numbers += 1
         self.workers.append(worker)
         self._calls.watch(worker.actor.hello.remote(), (worker, partial(self._arrived, worker)))

@@ -6,6 +6,7 @@
   receive it, or was not in the group, pulls it from the object store.
 - A version that a worker could not pull is withdrawn: no worker tries it again, and all wait for
   the next `use`.
+- An engine that sleeps holds no weights. It loads the newest when it wakes, and none before.
 - Versions of model folders say nothing of their order. So weights are known by an epoch here, which
   counts the calls of `use`.
 """
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _LOAD_TRIES = 3
 
 #: States of a worker that can load weights.
-_UP = (WorkerState.HEALTHY, WorkerState.SYNCING, WorkerState.READY)
+_UP = (WorkerState.HEALTHY, WorkerState.SYNCING, WorkerState.READY, WorkerState.ASLEEP)
 
 
 class WeightSync:
@@ -52,6 +53,9 @@ class WeightSync:
         self._failures = 0
         #: Why no worker can pull the newest weights; None where nothing is known against them.
         self.lost: Exception | None = None
+        self._woken_at: float | None = None
+        #: From each `wake` until a worker held weights, added up.
+        self.waking_seconds = 0.0
 
     def use(self, source: WeightSource, *, exclusively: bool = False) -> None:
         """Have every worker load `source`; returns at once. `exclusively`: no worker samples or
@@ -73,6 +77,21 @@ class WeightSync:
         None where there are none."""
         free = [w.number for w in self._members.workers if w.state in _UP and w.loading is None]
         return self._group.form(free)
+
+    def put_to_sleep(self) -> bool:
+        """Have every worker sleep that can now; whether there are others, or any that do not sleep
+        yet."""
+        for worker in self._members.workers:
+            if worker.state in _UP and worker.state is not WorkerState.ASLEEP and worker.loading is None:
+                _drop(worker)
+                self._begin(worker, worker.actor.sleep.remote(), partial(self._slept, worker))
+        return any(worker.state is not WorkerState.ASLEEP for worker in self._members.workers)
+
+    def wake(self) -> None:
+        """Have every worker load the newest weights."""
+        self._woken_at = time.monotonic()
+        for worker in self._members.workers:
+            self.load_newest(worker)
 
     def start_from(self, folder: Folder) -> None:
         """`folder` is what the workers that are about to be created start on."""
@@ -118,6 +137,8 @@ class WeightSync:
         """Have a worker load the newest weights, unless it holds or loads them, or cannot yet."""
         if worker.state not in _UP or worker.loading is not None or worker.weight_epoch >= self.epoch:
             return
+        if self._members.asleep:
+            return
         if self._source is None or self._source is self._withdrawn:
             return
         loaded = partial(self._loaded, worker, self._source)
@@ -133,6 +154,14 @@ class WeightSync:
             worker.move(WorkerState.SYNCING)
         worker.times["load"] = time.time()
         self._calls.watch(call, (worker, on_end))
+
+    def _slept(self, worker: WorkerHandle, _: object, error: Exception | None) -> None:
+        worker.loading = None
+        if error is not None:
+            self._members.lose(worker, error)
+            return
+        worker.weight_epoch = -1
+        worker.move(WorkerState.ASLEEP)
 
     def _receive(self, source: WeightVersion, broadcast: Broadcast) -> None:
         """Have the workers of the group receive a version together."""
@@ -179,6 +208,9 @@ class WeightSync:
         if epoch >= self._oldest:
             worker.weight_version = value
             self._members.join(worker)
+            if self._woken_at is not None:
+                self.waking_seconds += time.monotonic() - self._woken_at
+                self._woken_at = None
         self._listener.worker(WorkerEvent.LOADED, worker)
         self.load_newest(worker)
 

@@ -9,11 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.remote.actors import Launch
 from cluster.remote.needs import workers_need
-from cluster.remote.placement import release, request_placement
+from cluster.remote.placement import SharedRoom, place, release, request_placement
 from cluster.rollout.tasks import InFlightCall
 from rapo.config import Config, RolloutConfig
 from rapo.errors import FaultKind
@@ -32,6 +31,7 @@ class WorkerState(StrEnum):
     HEALTHY = "healthy"  # the engine runs, on weights that the fleet does not use
     SYNCING = "syncing"  # it loads the fleet's weights
     READY = "ready"  # it has verified weights that the fleet uses
+    ASLEEP = "asleep"  # the learner has its GPU; it loads the newest weights when it wakes
     DRAINING = "draining"  # it finishes its calls and gets no more
     GONE = "gone"
 
@@ -66,7 +66,8 @@ class WorkerHandle:
     the fleet's number of that load. `loading` is the epoch and the deadline of a load in flight.
     `calls` are its calls in flight with the deadline of each, oldest first. `deadline` is that of
     its start. `ping_sent_at` is None where the last ping is answered. `leaving` says that its node
-    is about to go: it gets no new work, and does not come back.
+    is about to go: it gets no new work, and does not come back. `bundle` is its place in the room
+    that it shares with a learner rank.
     """
 
     number: int
@@ -89,6 +90,7 @@ class WorkerHandle:
     busy_s: float = 0.0
     worked: bool = False
     leaving: bool = False
+    bundle: int | None = None
     times: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -147,28 +149,30 @@ class WorkerHandle:
         return self.state is not WorkerState.PENDING and self.ping_sent_at is None and now - self.last_seen >= every_s
 
     def end(self) -> None:
-        """Kill the actor and give its placement group back."""
+        """Kill the actor and give its own placement group back."""
         ray.kill(self.actor)
         release(self.placement)
 
 
-def create(number: int, config: Config, launch: Launch) -> WorkerHandle:
-    """Start a worker in a placement group of its own; returns at once."""
+def create(
+    number: int, config: Config, launch: Launch, room: SharedRoom | None = None, bundle: int | None = None
+) -> WorkerHandle:
+    """Start a worker in bundle `bundle` of `room`, or in a placement group of its own; returns at
+    once."""
     settings = config.rollout
-    # All parts of a model that is split over several GPUs are on one node.
-    resources = workers_need(config, 1).resources
-    placement = request_placement(f"rollout-{number}", [resources], settings.labels, "spread")
+    own: PlacementGroup | None = None
+    if room is None:
+        # All parts of a model that is split over several GPUs are on one node.
+        resources = workers_need(config, 1).resources
+        own = request_placement(f"rollout-{number}", [resources], settings.labels, "spread")
     environment = engine_environment(settings.threads, settings.engine.kv_cache_gib)
     environment |= config.ray.environment("rollout", settings.gpus)
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
-        "num_gpus": settings.worker_gpus,
+        "num_gpus": settings.worker_gpus * (SharedRoom.SHARE if room is not None else 1.0),
         "runtime_env": {"env_vars": environment},
     }
-    if placement is None:
-        options["label_selector"] = settings.labels
-    else:
-        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=0)
-    worker = WorkerHandle(number, launch(f"rollout-{number}", config, options=options), placement)
+    options |= place(own if room is None else room.group, bundle or 0, settings.labels)
+    worker = WorkerHandle(number, launch(f"rollout-{number}", config, options=options), own, bundle=bundle)
     worker.move(WorkerState.PENDING)
     return worker

@@ -58,6 +58,7 @@ class CheckpointWriter:
         With `beside` this ends at once, and `look` goes on with it. Otherwise ranks that die
         meanwhile are rebuilt. Raises as `look` does.
         """
+        self._learners.prepare_to_save()
         writing = self._checkpoints.write(state, groups, partial(self._learners.save_state, beside=beside))
         if beside:
             self._writing = writing

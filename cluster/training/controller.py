@@ -133,7 +133,7 @@ class Controller:
         self._validation: list[ValidationPoint] = []
         self._measures = Validation(data.validation, config.image)
         self._requests = ScaleRequests(out)
-        self._autoscaler = Autoscaler(config.rollout.autoscale, config.rollout.most)
+        self._autoscaler = Autoscaler(config.rollout.autoscale, config.most_workers)
         self.step = 0
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> TrainingResult:
@@ -253,7 +253,7 @@ class Controller:
             taken = self._window.take(step)
             if taken is not None:
                 return [self._results.pop(ready.ticket) for ready in taken]
-            self._republish()
+            self._let_sample()
             self._poll(())
 
     def _task(self, ticket: int, record: ImageRecord, step: int) -> Task:
@@ -310,14 +310,15 @@ class Controller:
             self._weights = held
             self._fleet.load(held)
 
-    def _republish(self) -> None:
-        """Publish anew what workers could not pull, if it is still the newest. While a step is
-        trained the next version comes by itself."""
+    def _let_sample(self) -> None:
+        """Publish anew what workers could not pull, if it is still the newest, and give them their
+        turn. While a step is trained the next version comes by itself."""
         version = self._fleet.take_lost_version()
         if version is not None and self._weights is not None and self._weights.version == version:
             self._publishing = None
             self._weights = self._drive(self._learners.republish(version))
             self._fleet.load(self._weights)
+        self._drive(self._learners.hand_over())
 
     def _validate(self, weights: WeightVersion | None) -> None:
         """Measure the current weights on the validation images; keep the model where it is the best
@@ -338,7 +339,7 @@ class Controller:
     def _predict(self, records: Sequence[ImageRecord]) -> list[Prediction]:
         self._fleet.submit_predictions(records)
         while (predictions := self._fleet.take_predictions()) is None:
-            self._republish()
+            self._let_sample()
             self._poll(())
         return predictions
 
@@ -362,7 +363,7 @@ class Controller:
         wanted = self._fleet.resize(workers)
         self._listener.note(f"rollout workers: {before} -> {wanted} ({reason})")
         if wanted != workers:
-            self._listener.note(f"{workers} were asked for; rollout.max_workers allows {self._config.rollout.most}")
+            self._listener.note(f"{workers} were asked for; the configuration allows {self._config.most_workers}")
         self._listener.changed()
 
     def _checkpoint(self, *, beside: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from actors.learner import Learner
 from actors.reward import RewardScorer
 from actors.rollout import RolloutWorker
+from cluster.learner.colocated import ColocatedLearners
 from cluster.learner.group import LearnerGroup
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote.actors import Launch, Launcher
@@ -56,9 +57,11 @@ def training_session(
         if fleet is None:
             fleet = Fleet(config, launchers.worker, listener)
             stack.callback(fleet.close)
+        else:
+            stack.callback(fleet.wake)
         stack.callback(fleet.forget)
         stack.enter_context(fleet.beside(training_needs(config)))
-        learners = RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launchers.learner), listener.fault)
+        learners = _learners(config, fleet, launchers.learner, listener)
         stack.callback(learners.close)
         rewards = RewardClient(config, out, launchers.scorer, listener.fault)
         stack.callback(rewards.close)
@@ -70,5 +73,15 @@ def training_session(
                 f"{ranks[0].packing_fallback}"
             )
         checkpoint = resume(learners)
+        finish(learners.hand_over())
         fleet.ready()
         yield Controller(config, data, fleet, learners, rewards, start_dir, out, listener, checkpoint)
+
+
+def _learners(config: Config, fleet: Fleet, launch: Launch, listener: TrainingListener) -> RecoveringLearnerGroup:
+    """The learner ranks, beside the workers of `fleet` or on their GPUs, where they start first."""
+    room = fleet.room
+    if room is None:
+        return RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launch), listener.fault)
+    fleet.sleep()
+    return ColocatedLearners(config, lambda: LearnerGroup(config, launch, room), fleet, listener.fault)

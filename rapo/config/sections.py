@@ -93,6 +93,9 @@ class RolloutConfig(Section):
     cpus: MayChange[Amount] = 1.0
     gpus: MayChange[Amount] = Field(0.0, description="of one worker; 0: on the CPU")
     labels: NodeLabels = Field({}, description="Ray labels that a node must have")
+    placement: MayChange[Literal["apart", "colocate"]] = Field(
+        "apart", description="colocate: worker i on the GPU of learner rank i, which the two have in turn"
+    )
     threads: MayChange[Positive] = 1
     start_timeout_s: MayChange[Seconds] = 300.0
     generate_timeout_s: MayChange[Seconds] = 600.0
@@ -128,11 +131,6 @@ class RolloutConfig(Section):
     def worker_gpus(self) -> float:
         """The GPUs of one worker: one for each part of a model that is split over several."""
         return _split_gpus(self.gpus, self.engine.tensor_parallel_size)
-
-    @property
-    def most(self) -> int:
-        """The largest number of workers."""
-        return max(self.workers, self.max_workers)
 
 
 class EvaluateConfig(Section):
@@ -225,6 +223,18 @@ class Config(Section):
     ray: MayChange[RayConfig] = RayConfig()
     storage: MayChange[StorageConfig] = StorageConfig()
     telemetry: MayChange[TelemetryConfig] = TelemetryConfig()
+
+    @property
+    def colocated(self) -> bool:
+        """Whether each rollout worker shares the GPU of a learner rank, in turn with it."""
+        return self.rollout.placement == "colocate"
+
+    @property
+    def most_workers(self) -> int:
+        """The largest number of rollout workers."""
+        if self.colocated:
+            return self.learner.workers
+        return max(self.rollout.workers, self.rollout.max_workers)
 
     @property
     def serve_gpus(self) -> float:

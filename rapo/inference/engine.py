@@ -33,9 +33,10 @@ State = TypeVar("State")
 
 
 def engine_arguments(
-    model_dir: str, engine: EngineConfig, *, dtype: str, seed: int, worker_extension: bool
+    model_dir: str, engine: EngineConfig, *, dtype: str, seed: int, worker_extension: bool, sleeps: bool = False
 ) -> dict[str, object]:
-    """Keyword arguments of `vllm.LLM`."""
+    """Keyword arguments of `vllm.LLM`. With `sleeps` its GPU memory can be given up for a while,
+    which vLLM has for GPUs only."""
     arguments: dict[str, object] = {
         "model": model_dir,
         "dtype": dtype,
@@ -49,6 +50,7 @@ def engine_arguments(
         # was sampled from.
         "logprobs_mode": "processed_logprobs",
         "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "enable_sleep_mode": sleeps and torch.cuda.is_available(),
     }
     if not torch.cuda.is_available():
         # After a prefill that was split over steps vLLM winds a seeded generator back, which a
@@ -68,18 +70,27 @@ class Engine(Generic[State]):
 
     A subclass says what a request is by `add`, `cancel` and `step` (see
     `rapo.inference.engine_thread.EngineLike`). `version` is None while no verified weights are
-    held. Not thread-safe: one thread uses it, except where a method says otherwise. Raises
-    `ModelError` unless the folder holds every parameter, and all are finite.
+    held. Not thread-safe: one thread uses it, except where a method says otherwise. `sleep` needs
+    `sleeps`. Raises `ModelError` unless the folder holds every parameter, and all are finite.
     """
 
-    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
+    def __init__(
+        self,
+        model_dir: str,
+        settings: EngineConfig,
+        *,
+        dtype: str,
+        seed: int = 0,
+        version: int = 0,
+        sleeps: bool = False,
+    ) -> None:
         from vllm import LLM
 
         self.processor = PolicyProcessor(model_dir)
         check_parameters(model_dir)
         self.processor.family.check_engine(read_config(model_dir), on_gpu=torch.cuda.is_available())
         self._llm = LLM(
-            **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True),
+            **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True, sleeps=sleeps),
             disable_log_stats=True,
             # vLLM's cache of processed images stays empty: images arrive encoded
             # (`rapo.inference.image_inputs`).
@@ -95,6 +106,7 @@ class Engine(Generic[State]):
         self._max_length = settings.max_model_len
         self._bias = dict.fromkeys(self.processor.banned_token_ids, -100.0)
         self._requests: dict[str, State] = {}
+        self._asleep = False
         self.version: int | None = version
 
     @property
@@ -116,6 +128,9 @@ class Engine(Generic[State]):
         version.
         """
         self.version = None
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
         weights = ((self._stored_names.get(name, name), tensor) for name, tensor in weights)
         if self._in_many_processes:
             load_in_parts(self._llm, weights)
@@ -129,6 +144,14 @@ class Engine(Generic[State]):
             self._engine.reset_mm_cache()
         self._engine.reset_encoder_cache()
         self.version = version
+
+    def sleep(self) -> None:
+        """Give up the GPU's memory, the weights' and the KV cache's, until the next `load`. No
+        request may be in flight. On a CPU vLLM keeps its memory, and only refuses to work."""
+        self.version = None
+        # Level 2 keeps nothing of the parameters, which `load` assigns anew, every one of them.
+        self._llm.sleep(level=2)
+        self._asleep = True
 
     def _check_length(self, tokens: int, answer_tokens: int) -> None:
         """Raise `ValueError` where a prompt leaves no room for an answer of `answer_tokens`."""

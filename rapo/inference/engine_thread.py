@@ -7,6 +7,7 @@
   it.
 - A failed load leaves the engine without weights: requests in flight end with an error, and new
   ones are refused until a load succeeds.
+- Sleep counts as a load of nothing, and always waits until no request is in flight.
 - A request may be cancelled at any time; the engine drops it between two steps.
 """
 
@@ -52,6 +53,7 @@ class EngineLike(Protocol[_RequestIn, _ResultOut]):
     def cancel(self, name: str) -> None: ...
     def step(self) -> Sequence[tuple[str, _ResultOut]]: ...
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None: ...
+    def sleep(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ class _Add(Generic[Request, Result]):
 
 @dataclass(slots=True)
 class _Load:
-    weights: Callable[[], Iterable[tuple[str, torch.Tensor]]]
+    weights: Callable[[], Iterable[tuple[str, torch.Tensor]]] | None  # None: sleep
     version: int
     future: Future[int] = field(default_factory=Future)
 
@@ -143,6 +145,12 @@ class EngineThread(Generic[Request, Result]):
         """Load `weights()` as `version`; the future holds the version that the engine then has:
         `version`, or a newer one that overtook it."""
         command = _Load(weights, version)
+        return self._enqueue(command, command.future)
+
+    def sleep(self) -> Future[int]:
+        """Have the engine give up its memory until the next `load`, once no request is in flight.
+        The future holds no version."""
+        command = _Load(None, 0)
         return self._enqueue(command, command.future)
 
     def close(self) -> None:
@@ -236,10 +244,10 @@ class EngineThread(Generic[Request, Result]):
                 return None
             if isinstance(self._commands[0], _Add):
                 return self._commands.popleft()
-            if engine.busy and not self._continue_over_update:
-                return None
             loads = [command for command in self._commands if isinstance(command, _Load)]
             newest = loads[-1]
+            if engine.busy and (newest.weights is None or not self._continue_over_update):
+                return None
             self._commands = deque(command for command in self._commands if isinstance(command, _Add))
         for load in loads:
             if load is not newest:
@@ -249,7 +257,10 @@ class EngineThread(Generic[Request, Result]):
     def _run_load(self, engine: EngineLike[Request, Result], command: _Load) -> None:
         wanted = command.future.set_running_or_notify_cancel()  # a cancelled load is carried out all the same
         try:
-            engine.load(command.weights(), command.version)
+            if command.weights is None:
+                engine.sleep()
+            else:
+                engine.load(command.weights(), command.version)
         except Exception as error:
             if wanted:
                 command.future.set_exception(error)

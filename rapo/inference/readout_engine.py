@@ -78,8 +78,17 @@ class ReadoutEngine(Engine[_ReadoutState]):
     writes them in another way than `rapo.answers.answer_tokens` knows.
     """
 
-    def __init__(self, model_dir: str, settings: EngineConfig, *, dtype: str, seed: int = 0, version: int = 0) -> None:
-        super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version)
+    def __init__(
+        self,
+        model_dir: str,
+        settings: EngineConfig,
+        *,
+        dtype: str,
+        seed: int = 0,
+        version: int = 0,
+        sleeps: bool = False,
+    ) -> None:
+        super().__init__(model_dir, settings, dtype=dtype, seed=seed, version=version, sleeps=sleeps)
         self._trees: AnswerTrees | None = None
         self._token_texts: dict[int, str] = {}
 

@@ -8,9 +8,18 @@ from pathlib import Path
 
 from rapo.config import Config
 from rapo.plan.cards import Card
-from rapo.plan.memory import Items, Sampling, Training
+from rapo.plan.memory import FIXED, Items, Sampling, Training
 from rapo.plan.model_shape import ModelShape
-from rapo.plan.traffic import Load, Part, learner_part, rollout_part, snapshot_part, step_traffic, transfer_part
+from rapo.plan.traffic import (
+    Load,
+    Part,
+    learner_part,
+    parking_part,
+    rollout_part,
+    snapshot_part,
+    step_traffic,
+    transfer_part,
+)
 
 _PROMPT_TEXT = 70  # tokens of the prompt beside those of its image
 _DEFAULT_PIXELS = 12_845_056  # the usual limit of a processor without one of its own
@@ -36,7 +45,8 @@ class RoleMemory:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A plan: `host` are bytes in the memory of the hosts, `traffic` bytes of a step by path."""
+    """A plan: `host` are bytes in the memory of the hosts, `traffic` bytes of a step by path.
+    `in_turn`: sampler and learner have the same GPUs, one after the other."""
 
     shape: ModelShape
     card: Card
@@ -45,11 +55,15 @@ class Estimate:
     host: Items
     traffic: dict[str, float]
     parts: list[Part]
+    in_turn: bool = False
 
     @property
     def step_seconds(self) -> float:
-        """Sampler and learner work side by side; weights and snapshots stop the ranks."""
+        """Sampler and learner work side by side, unless they take turns; weights and snapshots stop
+        the ranks."""
         by_name = {part.name: part.seconds for part in self.parts}
+        if self.in_turn:
+            return sum(by_name.values())
         return max(by_name["rollout"], by_name["learner"] + by_name["weights"] + by_name["snapshot"])
 
 
@@ -83,15 +97,16 @@ def estimate(config: Config, card: Card, answer_tokens: int) -> Estimate:
         RoleMemory("learner", config.learner.workers, learner.gpu_bytes(), _limit(card, config.learner.gpus)),
         RoleMemory("rollout", config.rollout.workers, rollout.gpu_bytes(), _limit(card, config.rollout.gpus)),
     ]
-    return Estimate(
-        shape,
-        card,
-        memory,
-        rollout.sequences,
-        {"learner, optimiser of a rank": learner.state_bytes()["host"]},
-        step_traffic(learner, config.rollout.workers, every),
-        [*roles, snapshot_part(learner, every)],
-    )
+    host = {"learner, optimiser of a rank": learner.state_bytes()["host"]}
+    traffic = step_traffic(learner, config.rollout.workers, every)
+    parts = [*roles, snapshot_part(learner, every)]
+    if config.colocated:
+        # The side whose turn it is not keeps its CUDA context, and a rank its tensors on its host.
+        memory[1].items["engine, asleep"] = memory[2].items["rank, parked"] = FIXED
+        host["learner, parked tensors of a rank"] = learner.parked_bytes
+        traffic["parking, GPUs to hosts and back"] = 2 * learner.parked_bytes * config.learner.workers
+        parts.append(parking_part(learner, card))
+    return Estimate(shape, card, memory, rollout.sequences, host, traffic, parts, config.colocated)
 
 
 def snapshot_steps(config: Config, step_seconds: float) -> float:

@@ -71,11 +71,22 @@ class Training:
             "host": optimizer if self.offload else 0.0,
         }
 
+    @property
+    def reference_bytes(self) -> float:
+        """Bytes of a rank's reference model."""
+        whole = float(self.element * self.shape.parameters) if self.reference else 0.0
+        return whole / (self.world if self.zero_stage == 3 else 1)
+
+    @property
+    def parked_bytes(self) -> float:
+        """Bytes that a rank moves off its GPU between two steps: what it holds then."""
+        states = self.state_bytes()
+        return states["parameters"] + states["optimizer"] + self.reference_bytes
+
     def gpu_bytes(self) -> Items:
         """Bytes of a rank on its GPU, by item."""
         shape, states = self.shape, self.state_bytes()
         sharded = self.zero_stage == 3
-        reference = self.element * shape.parameters / (self.world if sharded else 1) if self.reference else 0.0
         kept = self.tokens * shape.activation_bytes_per_token(self.element, checkpointing=self.checkpointing)
         if self.checkpointing:
             kept += self.tokens * shape.layer_bytes_per_token(self.element)
@@ -89,7 +100,7 @@ class Training:
             "parameters": states["parameters"],
             "gradients": states["gradients"],
             "optimizer": states["optimizer"],
-            "reference": reference,
+            "reference": self.reference_bytes,
             "activations": kept + vision,
             "buffers": buffers,
             "fixed": FIXED,

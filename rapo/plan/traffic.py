@@ -93,6 +93,11 @@ def transfer_part(training: Training) -> Part:
     return Part("weights", weight_bytes(training) / _HOST, "copying through the host")
 
 
+def parking_part(training: Training, card: Card) -> Part:
+    """Moving a rank's tensors to its host and back, while neither side works."""
+    return Part("parking", 2 * training.parked_bytes / card.host_link, "the link to the host")
+
+
 def snapshot_part(training: Training, every: float) -> Part:
     """Copying the training state, while the ranks stand."""
     return Part("snapshot", snapshot_bytes(training) / training.world / _HOST / every, "copying through the host")

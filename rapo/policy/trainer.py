@@ -35,6 +35,7 @@ from rapo.policy.distributed import (
 from rapo.policy.forward import GroupPolicy
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
+from rapo.policy.parking import Parking, scratch_tensors, training_tensors
 from rapo.policy.preparation import Preparation, StepImages
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import HostState, StateFiles, copy_state, load_state, pack_state, unpack_state
@@ -110,6 +111,12 @@ class PolicyTrainer:
         # With LoRA the model without its adapters is the reference.
         if rapo.needs_reference and not self._lora:
             self._reference = frozen(self._policy(model_dir).to(device()), settings, dtype=config.policy.dtype)
+        self._parking = Parking(device())
+
+    def park(self) -> None:
+        """Move all tensors to the host's memory, so that the device is free for others. They come
+        back with the next call that needs them."""
+        self._parking.leave(training_tensors(self.engine, self._reference), scratch_tensors(self.engine))
 
     def _policy(self, model_dir: str) -> GroupPolicy:
         return GroupPolicy(
@@ -133,6 +140,7 @@ class PolicyTrainer:
         the micro-batch is a single group.
         """
         with self._progress.working(), device_memory_named(share, self._splits):
+            self._parking.come_back()
             return self._step(share, images)
 
     def _step(self, share: Share, images: dict[str, bytes]) -> dict[str, float]:
@@ -277,11 +285,13 @@ class PolicyTrainer:
 
     def load_state(self, folder: Path, *, universal: bool = False) -> None:
         """Continue from a state. Call it on all ranks together."""
+        self._parking.come_back()
         self.version = load_state(self.engine, folder, universal=universal)
 
     def copy_state(self) -> int:
         """Copy this rank's training state to the host's memory; the copy's number. Call it on all
         ranks together."""
+        self._parking.come_back()
         number = next(self._copy_numbers)
         self._copies[number] = copy_state(self.engine, version=self.version)
         return number
@@ -292,6 +302,7 @@ class PolicyTrainer:
 
     def unpack_state(self, *parts: StateFiles) -> None:
         """Continue from the bytes of this rank's state and, on other ranks than 0, of rank 0's."""
+        self._parking.come_back()
         self.version = unpack_state(self.engine, *parts)
 
     def snapshot(self, version: int) -> None:
@@ -324,6 +335,7 @@ class PolicyTrainer:
         if version < self.version:
             raise WeightError(f"weight version {version} is gone, this learner is at {self.version}")
         first = torch.distributed.get_rank() == 0
+        self._parking.come_back()
         for name, tensor in model_tensors(self.engine.module.model, on_host=on_host):
             if first and tensor is not None:
                 yield name, tensor

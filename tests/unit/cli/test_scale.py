@@ -72,3 +72,11 @@ def test_before_its_rapo_stage_a_run_has_nothing_to_scale(live):
     (live / "rapo").rmdir()
     with pytest.raises(RunFolderError, match="has not reached its RAPO stage"):
         scale_run(live, 2)
+
+
+def test_a_colocated_run_has_no_more_workers_than_ranks(live):
+    shared = ["rollout.max_workers=4", "rollout.placement=colocate", "learner.workers=2"]
+    (live / "config.toml").write_text(dump_config(load_config(None, shared)))
+    assert "asked for 2" in scale_run(live, 2)
+    with pytest.raises(ConfigError, match=r"more than the 2 .* --set learner.workers=3"):
+        scale_run(live, 3)

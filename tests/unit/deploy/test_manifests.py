@@ -159,7 +159,7 @@ def test_every_role_finds_room_on_the_nodes_that_it_asks_for(folder: Path) -> No
     job = next(one for one in render(folder) if one["kind"] == "RayJob")
     rollout, learner, coldstart = config.rollout, config.learner, config.coldstart
     for count, cpus, gpus, labels in (
-        (rollout.most, rollout.cpus, rollout.gpus, rollout.labels),
+        (config.most_workers, rollout.cpus, rollout.gpus, rollout.labels),
         # The reward actor goes beside the ranks.
         (learner.workers, learner.cpus + 0.5 / learner.workers, learner.gpus, learner.labels),
         (coldstart.workers, coldstart.cpus, coldstart.gpus, coldstart.labels),

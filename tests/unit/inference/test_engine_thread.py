@@ -19,6 +19,8 @@ LIMIT = 10.0
 IMAGE = EncodedImage({}, [7], "key")
 # Weights that the engine finds damaged.
 DAMAGED = [("damaged", None)]
+#: In `CountingEngine.loads`, where the engine went to sleep.
+ASLEEP = -1
 
 
 class CountingEngine:
@@ -68,6 +70,11 @@ class CountingEngine:
             raise WeightError("damaged")
         self.version = version
         self.loads.append(version)
+
+    def sleep(self) -> None:
+        assert not self.tokens
+        self.version = None
+        self.loads.append(ASLEEP)
 
     def steps(self, count: int) -> None:
         """Let this many steps pass, and wait for each."""
@@ -311,3 +318,36 @@ def test_closing_ends_the_waiting_requests(engine):
     thread.close()
     with pytest.raises((RuntimeError, CancelledError), match="closed"):
         waiting.result(LIMIT)
+
+
+@pytest.mark.parametrize("going_on", [False, True])
+def test_an_engine_sleeps_when_no_request_is_in_flight_and_wakes_with_a_load(engine, going_on):
+    thread = EngineThread(lambda: engine, continue_over_update=going_on)
+    try:
+        before = request(thread, 3)
+        engine.steps(1)
+        sleep = thread.sleep()
+        engine.steps(1)
+        assert not sleep.done()
+        engine.gate.release(10)
+        assert versions(before) == [0, 0, 0]
+        sleep.result(LIMIT)
+        with pytest.raises(WeightError, match="holds no verified weights"):
+            request(thread, 1).result(LIMIT)
+        assert thread.load(list, 1).result(LIMIT) == 1
+        assert versions(request(thread, 1)) == [1]
+        assert engine.loads == [ASLEEP, 1]
+    finally:
+        engine.gate.release(100)
+        thread.close()
+
+
+def test_a_sleep_that_a_load_overtakes_is_skipped_like_a_load(engine, thread):
+    running = request(thread, 2)
+    engine.steps(1)
+    sleep, load = thread.sleep(), thread.load(list, 1)
+    engine.gate.release(10)
+    assert versions(running) == [0, 0]
+    assert load.result(LIMIT) == 1
+    assert sleep.result(LIMIT) == 1
+    assert engine.loads == [1]

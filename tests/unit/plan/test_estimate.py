@@ -14,7 +14,7 @@ from rapo.config import load_config
 from rapo.errors import ConfigError, ModelError
 from rapo.plan.cards import CARDS, card_named
 from rapo.plan.estimate import Estimate, estimate
-from rapo.plan.memory import Sampling, Training, snapshot_bytes
+from rapo.plan.memory import FIXED, Sampling, Training, snapshot_bytes
 from rapo.plan.model_shape import ModelShape
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -168,6 +168,22 @@ def test_what_saves_memory_is_seen(folder):
     assert total(whole) < total(*plain)
     assert total(whole, "learner.offload=optimizer") == pytest.approx(total(whole) - 24.88e9, rel=1e-3)
     assert total(whole, "learner.lora.rank=16") < total(whole)
+
+
+def test_sides_that_take_turns_have_the_whole_card_each_and_leave_little_on_it(folder):
+    gpus = ("learner.workers=8", "rollout.workers=8", "rollout.gpus=1", "rollout.engine.tensor_parallel_size=1")
+    apart = plan("gpu-1x8.toml", folder, *gpus)
+    shared = plan("gpu-1x8.toml", folder, *gpus, "rapo.max_staleness=0", "rollout.placement=colocate")
+    for role in (1, 2):
+        assert shared.memory[role].total == pytest.approx(apart.memory[role].total + FIXED), "a peak, not a sum"
+        assert shared.memory[role].limit == apart.memory[role].limit
+        assert shared.memory[role].fits
+    items = apart.memory[1].items
+    parked = shared.host["learner, parked tensors of a rank"]
+    assert parked == pytest.approx(items["parameters"] + items["optimizer"] + items["reference"])
+    assert shared.traffic["parking, GPUs to hosts and back"] == pytest.approx(16 * parked)
+    assert shared.step_seconds == pytest.approx(sum(part.seconds for part in shared.parts))
+    assert shared.step_seconds > apart.step_seconds
 
 
 def test_a_snapshot_after_every_step_is_seen(folder):
