@@ -116,6 +116,14 @@ def test_ranks_that_die_are_made_anew_in_their_own_turn(where):
     assert group.applied == ["a", "b"]
 
 
+def test_a_resumed_run_publishes_in_the_ranks_turn():
+    learners, _, log, _ = colocated({})  # the engines have just started
+    log.clear()
+    finish(learners.published(learners.publish(0)))
+    finish(learners.hand_over())
+    assert log == ["sleep", "publish", "park", "wake"]
+
+
 def test_a_version_that_workers_lost_is_published_in_the_ranks_turn():
     learners, _, log, _ = colocated({})
     step(learners, "a")
