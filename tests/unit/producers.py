@@ -170,6 +170,9 @@ class FakeLearners:
         yield []
         return weights
 
+    def hand_over(self) -> Waiting[None]:
+        yield from ()
+
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         yield []
         folder.mkdir(parents=True)
