@@ -90,6 +90,9 @@ def join_world(rank: Rank, meeting: Store | None = None) -> None:
         )
     import deepspeed
 
+    # DeepSpeed would compile an all-reduce that only its inference uses. That takes a compiler and
+    # half a minute, and a process killed meanwhile leaves a lock for which all later ones wait.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
 
 

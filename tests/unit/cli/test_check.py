@@ -41,7 +41,7 @@ def test_what_is_wrong_is_named(overrides, words):
         (("serve.readout=greedy",), "evaluate.readout = 'expected' and served by serve.readout = 'greedy'"),
         (("aescot.teacher.kind=vllm", "aescot.teacher.model=m"), "rapo.reward.weight_grounded"),
         (("policy.model=m",), "suit the embedded policy"),
-        (("aescot.teacher.actors=5",), "220 images make 4 shards"),
+        (("aescot.teacher.actors=5",), "110 images make 2 shards"),
         (("aescot.batch_size=128",), "more than aescot.shard_rows = 64"),
     ],
 )

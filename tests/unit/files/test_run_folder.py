@@ -50,7 +50,7 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path):
     RunFolder(tmp_path).finish("data", 1.0)
     with pytest.raises(RunFolderError) as caught:
         opened(tmp_path, "rapo.steps=9", "run.seed=4", "serve.port=0")
-    assert "Differing keys: rapo.steps: 150 -> 9; run.seed: 0 -> 4." in str(caught.value)
+    assert "Differing keys: rapo.steps: 120 -> 9; run.seed: 0 -> 4." in str(caught.value)
     assert load_config(tmp_path / "config.toml") == load_config(), "a refused run must not leave its own"
 
 
