@@ -1,7 +1,8 @@
 """Daemon threads: calls that Ctrl-C does not have to wait for.
 
 - Python handles no signal while a library's call runs in the main thread. Here the main thread
-  waits for another one, and Ctrl-C ends that wait.
+  waits for another one, and Ctrl-C ends that wait. A signal that comes just before a wait begins
+  does not end it, so each wait is short.
 - The interpreter's end does not wait for daemon threads, as it does for those of a
   `ThreadPoolExecutor`.
 """
@@ -13,11 +14,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import NoReturn, TypeVar
 
 #: How the names of the threads begin that a process may leave behind.
 PREFIX = "rapo-"
+#: The longest that Ctrl-C may take.
+_WAIT_S = 0.5
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -34,6 +37,8 @@ def run_aside(action: Callable[[], T]) -> T:
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=f"{PREFIX}aside", daemon=True).start()
+    while not wait([outcome], _WAIT_S).done:
+        pass
     return outcome.result()
 
 

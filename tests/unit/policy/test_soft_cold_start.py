@@ -52,7 +52,7 @@ def test_labels_stand_at_the_tokens_of_the_score_and_are_distributions(tiny_mode
 )
 def test_a_narrow_label_is_the_score_itself(kind: str, packing: str, request: pytest.FixtureRequest) -> None:
     model: Path = request.getfixturevalue(kind)
-    exact = losses(trainer(model, f"packing={packing}"), 3)
+    exact = losses(trainer(model, f"packing={packing}", "answer=exact"), 3)
     narrow = losses(trainer(model, f"packing={packing}", "answer=soft_label", "answer_std=1e-4"), 3)
     wide = losses(trainer(model, f"packing={packing}", "answer=soft_label", "answer_std=0.2"), 3)
     assert narrow == pytest.approx(exact, rel=1e-4)
