@@ -19,6 +19,7 @@ from rapo.errors import ImageError, ModelError
 from rapo.images.decode import decode_image
 from rapo.images.shrink import shrink
 from rapo.models.folder import check_chat_folder
+from rapo.util.brief import brief_error
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -66,7 +67,7 @@ class VllmModel:
                 answers.append(ChatAnswer(None, str(error), "image"))
             except self._refusals as error:
                 # An image that the model refuses must not cost the other images of its batch.
-                answers.append(ChatAnswer(None, f"the model refused the image: {error}", "unusable"))
+                answers.append(ChatAnswer(None, f"the model refused the image: {brief_error(error)}", "unusable"))
             else:
                 answers.append(None)
         outputs = iter([self._read(request) for request in self._llm.wait_for_completion(use_tqdm=False)])

@@ -17,6 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from rapo.errors import ModelError
+from rapo.util.brief import brief_error
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -94,7 +95,7 @@ def _headers(file: Path) -> Iterator[tuple[str, StoredTensor]]:
                 yield name, StoredTensor(tuple(part.get_shape()), part.get_dtype(), file)
     except SafetensorError as error:
         raise ModelError(
-            f"{file} ({file.stat().st_size} bytes) is cut or damaged: {error}. Download or copy it again."
+            f"{file} ({file.stat().st_size} bytes) is cut or damaged: {brief_error(error)}. Download or copy it again."
         ) from error
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error

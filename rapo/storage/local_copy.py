@@ -21,6 +21,7 @@ from rapo.errors import ResourceError
 from rapo.storage.snapshot import LIST
 from rapo.storage.store import DamagedError, Store, Stored, place_of
 from rapo.storage.urls import is_url, whole_url
+from rapo.util.brief import brief_error
 from rapo.util.daemon_threads import run_aside
 from rapo.util.private_folder import private_folder
 
@@ -89,7 +90,7 @@ def _fetch_folder(store: Store, files: Sequence[Stored], target: Path) -> None:
         try:
             checksums = {name: checksum for name, (_, checksum) in json.loads(listed).items()}
         except (ValueError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{store.url}/{LIST} is damaged: {error}") from error
+            raise DamagedError(f"{store.url}/{LIST} is damaged: {brief_error(error)}") from error
         if missing := checksums.keys() - {one.name for one in files}:
             raise DamagedError(f"{store.url}: {min(missing)} is missing, which {LIST} names")
 

@@ -27,6 +27,7 @@ import xxhash
 from rapo.errors import ResourceError
 from rapo.storage.local_mark import MARK, LocalMark, look_at
 from rapo.storage.store import DamagedError, Store, place_of
+from rapo.util.brief import brief_error
 from rapo.util.file_manifest import Entries, damage
 
 _MANIFEST, _BLOBS = ".rapo/manifest.json", ".rapo/blobs"
@@ -63,7 +64,7 @@ def read_state(store: Store) -> State | None:
         read = json.loads(content)
         return State(read["state"], {name: (size, checksum) for name, (size, checksum) in read["files"].items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResourceError(f"{store.url}/{_MANIFEST} is damaged: {error}") from error
+        raise ResourceError(f"{store.url}/{_MANIFEST} is damaged: {brief_error(error)}") from error
 
 
 class FolderSnapshot:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from rapo.datasets.files.raw_table import BATCH, Batch, RawTable
 from rapo.errors import DataError
+from rapo.util.brief import brief_error
 
 _STRINGS = "xl/sharedStrings.xml"
 _SHEET = re.compile(r"xl/worksheets/sheet(\d+)\.xml$")
@@ -76,7 +77,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                             yield int(element.get("r", "0")), cells
                         element.clear()
     except (zipfile.BadZipFile, ElementTree.ParseError, ValueError, IndexError, OSError) as error:
-        raise DataError(f"{path} is not a readable Excel file ({error}); save the sheet as CSV") from error
+        raise DataError(f"{path} is not a readable Excel file ({brief_error(error)}); save the sheet as CSV") from error
 
 
 def _cells(row: ElementTree.Element, strings: list[str]) -> list[str]:

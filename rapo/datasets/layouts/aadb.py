@@ -25,6 +25,7 @@ from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_duplicates
 from rapo.errors import DataError
 from rapo.records import Split
+from rapo.util.brief import brief_error
 
 _NAME = re.compile(r"^(?:.*/)?farm\d+_\d+_\d+_[0-9a-z]+_b\.jpg$", re.IGNORECASE)
 _IMAGES = ("datasetImages_originalSize", "datasetImages_warp256", "images")
@@ -93,7 +94,7 @@ def _read_info(path: Path, root: Path) -> Labels:
     try:
         content = loadmat(path)
     except (MatReadError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a readable MATLAB file: {error}") from error
+        raise DataError(f"{path} is not a readable MATLAB file: {brief_error(error)}") from error
     parts = []
     for names_key, scores_key, split in _LISTS:
         if names_key not in content or scores_key not in content:

@@ -16,6 +16,7 @@ from pathlib import Path
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as parquet
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from rapo.config import SourceConfig
 from rapo.datasets.labels import strings
 from rapo.datasets.registry import read_source
 from rapo.datasets.scales import scale_of
-from rapo.errors import RapoError
+from rapo.errors import DataError, RapoError
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("RAPO_EXAMPLES", "60")),
@@ -135,6 +136,15 @@ def test_a_damaged_table_is_a_table_or_an_error_of_a_line(
         at %= len(content) + 1
         content = content[:at] + new + content[at + length :]
     read_or_refuse(content)
+
+
+def test_a_sheet_whose_header_names_half_of_the_file_is_an_error_of_a_line() -> None:
+    content = bytearray(as_xlsx([(f"{number}.jpg", 0.5) for number in range(2000)]))
+    header = content.index(b"xl/worksheets/sheet1.xml") - 30
+    content[header + 26 : header + 28] = (9000).to_bytes(2, "little")  # the length of the name
+    read_or_refuse(bytes(content))
+    with pytest.raises(DataError, match="not a readable Excel file"):
+        read(bytes(content))
 
 
 _CELL = st.one_of(
