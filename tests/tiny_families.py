@@ -25,6 +25,10 @@ from transformers import (
     InternVLProcessor,
     InternVLVideoProcessor,
     LlavaConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -57,6 +61,7 @@ Made = tuple[PretrainedConfig, ProcessorMixin]
 #: only those.
 PUBLISHED_NAMES = {
     "llava": ("vision_tower.", "vision_tower.vision_model."),
+    "llava_onevision": ("vision_tower.", "vision_tower.vision_model."),
     "gemma3": ("vision_tower.", "vision_tower.vision_model."),
 }
 _HIDDEN, _HEADS, _LAYERS, _STD = 128, 4, 2, 0.05
@@ -301,6 +306,37 @@ def _llava(clauses: list[str], vocabulary: int) -> Made:
     )
 
 
+def _llava_onevision(clauses: list[str], vocabulary: int) -> Made:
+    tokenizer = _tokenizer(clauses, vocabulary, "<image>\n", image_token="<image>", video_token="<video>")
+    cuts = [[56, 56], [56, 112], [112, 56]]
+    config = LlavaOnevisionConfig(
+        text_config=_text(tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": _HIDDEN,
+            "intermediate_size": 2 * _HIDDEN,
+            "num_hidden_layers": _LAYERS,
+            "num_attention_heads": _HEADS,
+            "image_size": 56,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        image_grid_pinpoints=cuts,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        tie_word_embeddings=False,
+    )
+    size = {"height": 56, "width": 56}
+    return config, LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=cuts),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=tokenizer.chat_template,
+    )
+
+
 def _gemma3(clauses: list[str], vocabulary: int) -> Made:
     names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = _tokenizer(clauses, vocabulary, "<start_of_image>", **names)
@@ -341,6 +377,7 @@ TINY: dict[str, Callable[[list[str], int], Made]] = {
     "idefics3": _idefics3,
     "smolvlm": _smolvlm,
     "llava": _llava,
+    "llava_onevision": _llava_onevision,
     "gemma3": _gemma3,
 }
 

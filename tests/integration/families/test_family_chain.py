@@ -36,7 +36,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: One that packs prompts and one that does not; the others are for `make families`.
 USUAL = ("internvl", "llava")
-OTHERS = ("qwen2_vl", "qwen3_vl", "smolvlm")
+OTHERS = ("qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_onevision")
 
 
 @pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(kind, marks=pytest.mark.families) for kind in OTHERS)])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
 PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm")
-ROWS = {"llava": "no shared prefixes for the family 'llava'", "gemma3": "no shared prefixes for the family 'gemma3'"}
+ROWS = {kind: f"no shared prefixes for the family '{kind}'" for kind in ("llava", "llava_onevision", "gemma3")}
 TOLERANCE = 1e-5
 SIZES = ((84, 84), (200, 60), (60, 150))
 LENGTHS = (1, 7, 4)
@@ -178,7 +178,7 @@ def test_vision_and_text_are_told_apart(tiny: Tiny) -> None:
     model = load_model(tiny.folder, "float32")
     names = {id(p): name for name, p in model.named_parameters()}
     vision = {names[id(p)] for p in vision_parameters(GroupPolicy(model, []).family, model)}
-    words = ("visual", "vision", "projector", "connector")
+    words = ("visual", "vision", "projector", "connector", "image_newline")
     assert vision == {name for name in names.values() if any(word in name for word in words)}
     add_lora(model, LoRAConfig(rank=2), seed=0)
     adapted = {name for name, _, adapter in dense_parameters(model) if adapter is not None}
