@@ -48,18 +48,18 @@ _PAPER = (
 @dataclass(frozen=True, slots=True)
 class Variant:
     """`labels`: the share of the training labels that RAPO may use. `cold`: whether it starts from
-    the cold start, or from random weights."""
+    the cold start, or from random weights. `against`: the variant that it is compared with."""
 
     overrides: tuple[str, ...] = ()
     labels: float = 1.0
     cold: bool = True
+    against: str = "default"
 
 
 _ABSOLUTE, _RELATIVE = ("rapo.reward.weight_relative=0",), ("rapo.reward.weight_absolute=0",)
 _TENTH = 0.1
 
-#: The first is what the others are compared with. The workers keep the settings of the first one:
-#: they deliver all that any variant needs.
+#: The workers keep the settings of the first one: they deliver all that any variant needs.
 VARIANTS: dict[str, Variant] = {
     "default": Variant(),
     "absolute only": Variant(_ABSOLUTE),
@@ -69,12 +69,12 @@ VARIANTS: dict[str, Variant] = {
     "neither": Variant(("rapo.reward.weight_grounded=0", "rapo.loss.kl_beta=0")),
     "listener": Variant(("rapo.reward.weight_listener=0.5",)),
     "paper": Variant(_PAPER),
-    "paper, absolute only": Variant(_PAPER + _ABSOLUTE),
-    "paper, relative only": Variant(_PAPER + _RELATIVE),
+    "paper, absolute only": Variant(_PAPER + _ABSOLUTE, against="paper"),
+    "paper, relative only": Variant(_PAPER + _RELATIVE, against="paper"),
     "10 % of labels": Variant(labels=_TENTH),
     "10 % of labels, paper": Variant(_PAPER, labels=_TENTH),
-    "10 % of labels, paper, absolute only": Variant(_PAPER + _ABSOLUTE, labels=_TENTH),
-    "10 % of labels, paper, relative only": Variant(_PAPER + _RELATIVE, labels=_TENTH),
+    "10 % of labels, paper, absolute only": Variant(_PAPER + _ABSOLUTE, labels=_TENTH, against="10 % of labels, paper"),
+    "10 % of labels, paper, relative only": Variant(_PAPER + _RELATIVE, labels=_TENTH, against="10 % of labels, paper"),
     "no cold start": Variant(cold=False),
     "sigma 0.05": Variant(("rapo.reward.sigma=0.05",)),
     "sigma 0.2": Variant(("rapo.reward.sigma=0.2",)),
@@ -197,38 +197,36 @@ def read_rows(work: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds, and of the difference to the first variant on the same seed its mean and 95
-    % interval (Student's t)."""
-    from scipy.stats import t
-
-    first = next(iter(VARIANTS))
-    base = {row["seed"]: row["srcc"] or 0.0 for row in rows if row["variant"] == first}
+    """Means over seeds, and the differences of SRCC to the variant `against` on the same seeds, on
+    the test images and on the unseen ones: mean and 95 % interval (Student's t)."""
+    by_variant = {name: {row["seed"]: row for row in rows if row["variant"] == name} for name in VARIANTS}
     lines = []
-    for name in VARIANTS:
-        mine = [row for row in rows if row["variant"] == name and row["seed"] in base]
+    for name, mine in by_variant.items():
         if not mine:
             continue
-        values = [row["srcc"] or 0.0 for row in mine]
         line: dict[str, Any] = {
             "variant": name,
             "seeds": len(mine),
-            "SRCC": float(np.mean(values)),
-            "each": ", ".join(f"{value:.3f}" for value in values),
-            "unseen": float(np.mean([row["unseen"] or 0.0 for row in mine])),
-            "parse_rate": float(np.mean([row["parse_rate"] for row in mine])),
-            "grounding": float(np.mean([row["grounding"] or 0.0 for row in mine])),
-            "rationales": float(np.mean([row["rationales"] for row in mine])),
-            "spread": float(np.mean([row["spread"] or 0.0 for row in mine])),
-            "staleness": float(np.mean([row["staleness_mean"] for row in mine])),
+            "each": ", ".join(f"{row['srcc'] or 0.0:.3f}" for row in mine.values()),
         }
-        if name != first and len(mine) > 1:
-            differences = np.array([(row["srcc"] or 0.0) - base[row["seed"]] for row in mine])
-            half = t.ppf(0.975, len(mine) - 1) * differences.std(ddof=1) / np.sqrt(len(mine))
-            line["difference"] = (
-                f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to {differences.mean() + half:+.3f})"
-            )
+        for key in ("srcc", "unseen", "parse_rate", "grounding", "rationales", "spread", "staleness_mean"):
+            line[key] = float(np.mean([row[key] or 0.0 for row in mine.values()]))
+        against = by_variant[VARIANTS[name].against]
+        shared = sorted(mine.keys() & against.keys())
+        if mine is not against and len(shared) > 1:
+            line["against"] = VARIANTS[name].against
+            for key, column in (("srcc", "difference"), ("unseen", "difference, unseen")):
+                line[column] = _paired([(mine[s][key] or 0.0) - (against[s][key] or 0.0) for s in shared])
         lines.append(line)
     return lines
+
+
+def _paired(differences: Sequence[float]) -> str:
+    from scipy.stats import t
+
+    mean, n = float(np.mean(differences)), len(differences)
+    half = float(t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def main() -> None:
