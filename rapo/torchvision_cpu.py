@@ -64,11 +64,14 @@ def install() -> Path:
     """Write the `.pth` file into this interpreter's site-packages; its path.
 
     The file imports this module under its present name, so that a copy of this module serves an
-    environment without rapo.
+    environment without rapo. A process that cannot see the package, such as a node of a cluster to
+    which the code is sent, starts without the hook.
     """
     name = __spec__.name if __spec__ is not None else "rapo.torchvision_cpu"
     target = Path(sysconfig.get_paths()["purelib"]) / PTH_NAME
-    target.write_text(f"import {name}\n", encoding="utf-8")
+    guard = f"importlib.util.find_spec({name.partition('.')[0]!r})"
+    # A line of a `.pth` file is run if it begins with "import".
+    target.write_text(f"import importlib.util; {guard} and __import__({name!r})\n", encoding="utf-8")
     return target
 
 

@@ -36,8 +36,18 @@ def test_a_build_for_the_cpu_needs_no_help(monkeypatch, version, cpu):
     assert torchvision_cpu._is_cpu_build() is cpu
 
 
-def test_installing_writes_one_line_that_interpreters_run_at_start(tmp_path, monkeypatch):
+@pytest.mark.parametrize("seen", [True, False], ids=["package there", "package not there"])
+def test_installing_writes_one_line_that_interpreters_run_at_start(tmp_path, monkeypatch, seen):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
     path = torchvision_cpu.install()
     assert path == Path(tmp_path, "rapo_torchvision_cpu.pth")
-    assert path.read_text() == "import rapo.torchvision_cpu\n"
+    assert len(path.read_text().splitlines()) == 1
+    program = (
+        f"import site, sys; site.addsitedir({str(tmp_path)!r}); sys.exit('rapo.torchvision_cpu' not in sys.modules)"
+    )
+    where = [] if seen else ["-I", "-S"]
+    done = subprocess.run(
+        [sys.executable, *where, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode == 0) is seen
+    assert done.stderr == ""
