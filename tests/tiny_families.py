@@ -163,6 +163,16 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 _SECTIONS = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]}
 _CUTS = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
+#: Of a plain vision transformer.
+_TOWER = {
+    "hidden_size": _HIDDEN,
+    "intermediate_size": 2 * _HIDDEN,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": _HEADS,
+    "image_size": 56,
+    "patch_size": 14,
+}
+#: Of Qwen's.
 _VISION = {"depth": _LAYERS, "num_heads": _HEADS, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
@@ -217,15 +227,7 @@ def _internvl(clauses: list[str], vocabulary: int) -> Made:
     tokenizer = _tokenizer(clauses, vocabulary, "<IMG_CONTEXT>\n", **names)
     config = InternVLConfig(
         text_config=_text(tokenizer, model_type="qwen3", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
-        vision_config={
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "image_size": [56, 56],
-            "patch_size": [14, 14],
-            "initializer_range": _STD,
-        },
+        vision_config={**_TOWER, "image_size": [56, 56], "patch_size": [14, 14], "initializer_range": _STD},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
         tie_word_embeddings=False,
@@ -246,15 +248,7 @@ def _cut(
     tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
     config = kind(
         text_config=_text(tokenizer, model_type="llama", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
-        vision_config={
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "image_size": 56,
-            "patch_size": 14,
-            "initializer_range": _STD,
-        },
+        vision_config={**_TOWER, "initializer_range": _STD},
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
@@ -282,13 +276,8 @@ def _llava(clauses: list[str], vocabulary: int) -> Made:
     config = LlavaConfig(
         text_config=_text(tokenizer, model_type="llama", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
         vision_config={
+            **_TOWER,
             "model_type": "clip_vision_model",
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "image_size": 56,
-            "patch_size": 14,
             "projection_dim": 64,
         },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -312,13 +301,8 @@ def _llava_onevision(clauses: list[str], vocabulary: int) -> Made:
     config = LlavaOnevisionConfig(
         text_config=_text(tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
         vision_config={
+            **_TOWER,
             "model_type": "siglip_vision_model",
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "image_size": 56,
-            "patch_size": 14,
             "vision_use_head": False,
         },
         image_grid_pinpoints=cuts,
@@ -351,14 +335,7 @@ def _gemma3(clauses: list[str], vocabulary: int) -> Made:
             layer_types=["sliding_attention", "full_attention"],
             rope_parameters={"sliding_attention": rope, "full_attention": rope},
         ),
-        vision_config={
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": _LAYERS,
-            "num_attention_heads": _HEADS,
-            "image_size": 56,
-            "patch_size": 14,
-        },
+        vision_config=dict(_TOWER),
         mm_tokens_per_image=4,
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
