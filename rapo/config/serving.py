@@ -43,6 +43,7 @@ class GatewayConfig(Section):
     max_calls: Positive = Field(2048, description="calls in flight, of all clients together")
     max_batch: Positive = Field(64, description="images of one ScoreBatch or Rank")
     max_stream_in_flight: Positive = Field(32, description="images in flight in one ScoreStream")
+    receive_s: Seconds = Field(20.0, description="how long the message of a call may take to come whole")
     stream_idle_s: Seconds = Field(300.0, description="how long a stream may be silent before it is ended")
     rate: Amount = Field(0.0, description="images per second and client; 0: no limit")
     burst: Positive = Field(256, description="images that a client may send at once on top of `rate`")

@@ -37,6 +37,7 @@ from services.gateway.discovery import Discovery
 from services.gateway.metrics import Metrics, MetricsPage
 from services.gateway.rank import RankCalls
 from services.gateway.rate_limit import RateLimit
+from services.gateway.receiving import ReceiveInterceptor
 from services.gateway.reloading import FileFollower
 from services.gateway.routes import Routes
 from services.gateway.rpc import Calls
@@ -201,7 +202,8 @@ class Gateway:
             )
             stack.push_async_callback(upstream.close)
             auth = AuthInterceptor(self._tokens, self.metrics, health_open=settings.options.health_without_token)
-            server = grpc.aio.server(options=_options(settings), interceptors=(auth,))
+            receive = ReceiveInterceptor(settings.options.receive_s, self.metrics)
+            server = grpc.aio.server(options=_options(settings), interceptors=(auth, receive))
             servicer = health.aio.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
             handlers = self._handlers(upstream)
