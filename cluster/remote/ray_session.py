@@ -48,12 +48,14 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 
+#: What Serve's proxy calls as it starts: on a local Ray it stays on loopback.
+_PROXY_HOOK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.loopback.guard_proxy"}
+
 #: Where `ray job submit` tells a driver of the job's runtime environment.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 _LOOPBACK = "127.0.0.1"
 _THIS_MACHINE = (_LOOPBACK, "localhost", "::1")
-_LOOPBACK_HOOK = "cluster.remote.loopback.listen_on_loopback"
 # What a message may grow on its way from the gateway: its request id is filled in.
 _MESSAGE_ROOM = 2**16
 
@@ -126,12 +128,11 @@ def working_dir_problem(config: Config) -> str:
 
 
 @contextmanager
-def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
+def ray_session(config: Config) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray that is shut down on exit. Nested use
     joins the outer one.
 
-    A local Ray listens on loopback only. With `serving` Ray Serve does so, too; its workers then
-    start more slowly.
+    A local Ray listens on loopback only, and so does Ray Serve on it.
     """
     prepare_environment(config)
     import ray
@@ -157,7 +158,7 @@ def ray_session(config: Config, *, serving: bool = False) -> Iterator[None]:
         # Ray would put the machine's address in its place, and listen on all interfaces.
         with mock.patch.object(services, "resolve_ip_for_localhost", lambda host: host), _start_failures():
             ray.init(
-                job_config=Job(runtime_env={"worker_process_setup_hook": _LOOPBACK_HOOK} if serving else None),
+                job_config=Job(),
                 address="local",  # also where RAY_ADDRESS is set: the configuration asks for a local instance
                 num_cpus=config.ray.cpus or logical_cpus(config),
                 object_store_memory=config.ray.object_store_mib * 2**20,
@@ -230,6 +231,7 @@ def prepare_environment(config: Config) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         for name, value in SERVE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        os.environ.update(_PROXY_HOOK)
         # Serve's proxy would take messages of 2 GiB before the deployment refuses their callers.
         os.environ["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(message_limit(config.image) + _MESSAGE_ROOM)
 

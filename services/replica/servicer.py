@@ -28,6 +28,7 @@ from rapo.models.card import Card
 from rapo.storage.local_copy import local_copy
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
+from services.loopback import listen_where_ray_does
 from services.names import CALLER_KEY, FIELD_KEY, SECRET_KEY, read_secret, request_id_or_new
 from services.replica.convert import calibration_message, readout_of, response_of
 from services.replica.image_scorer import ImageScorer, ReadoutSpec, ScoredImage
@@ -59,6 +60,7 @@ class Scorer:
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
         self.calibration = card.interval
+        listen_where_ray_does()  # Serve opens the replica's port when it is ready
         self._secret = (read_secret(secret) if isinstance(secret, Path) else secret).encode()
         # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its
         # CPU build warns once per request.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
-from rapo.config import ImageConfig
+from rapo.config import ImageConfig, load_config
+from services.app import ScorerServer
 from services.names import message_limit
 from tests.integration.test_serve_command import service
 from tests.listening import Listener, listeners
@@ -70,3 +72,24 @@ def test_nothing_but_the_gateway_can_be_reached_from_elsewhere(taught_model: Pat
         assert (log.parent.stat().st_mode & 0o777, log.parent.stat().st_uid) == (0o700, os.getuid())
         sessions = log.parent / "ray" / "session_latest"
         assert sessions.exists()
+
+
+def http_status(port: int, host: str) -> int | None:
+    """What Serve's health page at this port answers; None where none is."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/-/healthz", headers={"Host": host})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+
+
+def test_the_serving_stage_of_a_run_stays_on_loopback(taught_model: Path, local_ray: None) -> None:
+    config = load_config(None, ["serve.port=0", "serve.threads=1"])
+    with ScorerServer(config, taught_model, "v1"):
+        found = [listener for listener in listeners(os.getpid()) if listener.process.startswith("ray::")]
+        assert {"ray::Pr", "ray::Se"} <= {listener.process[:7] for listener in found}, found
+        assert [listener for listener in found if not listener.loopback] == []
+        proxy = [listener.port for listener in found if listener.process.startswith("ray::Proxy")]
+        (page,) = [port for port in proxy if http_status(port, "localhost") == 200]
+        assert http_status(page, f"evil.example:{page}") == 400

@@ -46,6 +46,6 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     log = private_folder() / f"score-{os.getpid()}.log"
     with redirect_output(log) as (out, err), ExitStack() as stack:
         with Console(stdout=out, stderr=err).stage("start"):
-            stack.enter_context(ray_session(loaded, serving=True))
+            stack.enter_context(ray_session(loaded))
             server = stack.enter_context(ScorerServer(loaded, model, version))
         yield server.address, out, err

@@ -63,7 +63,7 @@ def serve_until_interrupted(
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:
             with console.stage("start"):
-                stack.enter_context(ray_session(config, serving=True))
+                stack.enter_context(ray_session(config))
                 server = stack.enter_context(ScorerServer(config, wanted.folders[wanted.default], wanted.default))
                 roll_out(server, wanted)
                 page = stack.enter_context(ui_beside(config, server)) if ui else None

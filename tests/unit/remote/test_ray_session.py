@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import services
-from ray.job_config import JobConfig
 
 from cluster.cli.check import problems
-from cluster.remote.loopback import listen_on_loopback
 from cluster.remote.ray_session import prepare_environment, ray_session, working_dir_problem
 from rapo.config import load_config
 from rapo.errors import ResourceError
 from rapo.system_folder import add_to_path
+from services.loopback import guard_proxy
 from services.names import message_limit
 
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -70,23 +69,19 @@ def test_a_folder_that_is_no_checkout_is_refused(address, folder, words):
 
 def test_a_local_ray_stays_on_loopback_and_in_a_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     short = Path(tempfile.mkdtemp())  # Ray's sockets lie below it, and pytest's folders are too long
-    given: list[tuple[JobConfig, str, Path]] = []
+    given: list[tuple[str, Path]] = []
 
-    def init(job_config: JobConfig, _node_ip_address: str, _temp_dir: str, **_: object) -> None:
-        given.append((job_config, services.resolve_ip_for_localhost(_node_ip_address), Path(_temp_dir)))
+    def init(_node_ip_address: str, _temp_dir: str, **_: object) -> None:
+        given.append((services.resolve_ip_for_localhost(_node_ip_address), Path(_temp_dir)))
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    for serving in (False, True):
-        with ray_session(load_config(None, [f"ray.temp_dir={short}"]), serving=serving):
-            pass
-    hooks = [str(job.runtime_env.get("worker_process_setup_hook")) for job, _, _ in given]
-    assert hooks[0] == "None"
-    assert pkgutil.resolve_name(hooks[1]) is listen_on_loopback
-    for _, node, folder in given:
-        assert node == "127.0.0.1"
-        assert folder.is_relative_to(short)
-        assert folder.parent.stat().st_mode & 0o777 == 0o700
+    with ray_session(load_config(None, [f"ray.temp_dir={short}"])):
+        assert pkgutil.resolve_name(os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]) is guard_proxy
+    ((node, folder),) = given
+    assert node == "127.0.0.1"
+    assert folder.is_relative_to(short)
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(short)
 
 
