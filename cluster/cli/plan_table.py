@@ -12,16 +12,19 @@ from rich.table import Table
 from rapo.config import load_config
 from rapo.plan.cards import card_named
 from rapo.plan.estimate import Estimate, estimate
+from rapo.plan.network import Network
 
 _GB = 1e9
 
 
-def show_plan(config: Path | None, overrides: list[str], card: str, answer_tokens: int | None) -> bool:
+def show_plan(
+    config: Path | None, overrides: list[str], card: str, answer_tokens: int | None, network: Network
+) -> bool:
     """Print the plan; False where a role does not fit its GPU. An answer has `answer_tokens`
     tokens, or a third of the most that are allowed."""
     loaded = load_config(config, overrides)
     tokens = answer_tokens or max(1, loaded.policy.max_completion_tokens // 3)
-    found = estimate(loaded, card_named(card), tokens)
+    found = estimate(loaded, card_named(card), tokens, network)
     console = rich.console.Console(soft_wrap=True)
     console.print(_head(found, tokens))
     console.print(_memory(found))
@@ -37,8 +40,15 @@ def _head(found: Estimate, tokens: int) -> str:
     shape = found.shape
     return (
         f"{shape.parameters / 1e9:.2f} billion parameters (text {shape.text_parameters / 1e9:.2f}, vision "
-        f"{shape.vision_parameters / 1e9:.2f}), on {found.card.name}, answers of {tokens} tokens"
+        f"{shape.vision_parameters / 1e9:.2f}), on {found.card.name}, answers of {tokens} tokens; "
+        f"{_nodes(found)}"
     )
+
+
+def _nodes(found: Estimate) -> str:
+    if found.nodes == 1:
+        return "one node"
+    return f"{found.nodes} nodes of {found.network.node_gpus} GPUs with {found.network.gbit:g} Gbit/s each"
 
 
 def _memory(found: Estimate) -> Table:
@@ -67,9 +77,7 @@ def _times(found: Estimate) -> Table:
     table = _table("time of a step, seconds", "part", "s", "bound by")
     for part in found.parts:
         table.add_row(part.name, f"{part.seconds:.1f}", part.bound)
-    table.add_row(
-        "step", f"{found.step_seconds:.1f}", f"sampler and learner {'in turn' if found.in_turn else 'side by side'}"
-    )
+    table.add_row("step", f"{found.step_seconds:.1f}", found.step_bound)
     return table
 
 

@@ -1,5 +1,5 @@
-"""Estimate: what a configuration would take on GPUs of one kind: memory by role, bytes by step,
-seconds by role."""
+"""Estimate: what a configuration would take on GPUs of one kind and on the network between their
+nodes: memory by role, bytes by step, seconds by role."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from rapo.config import Config
 from rapo.plan.cards import Card
 from rapo.plan.memory import FIXED, Items, Sampling, Training
 from rapo.plan.model_shape import ModelShape
+from rapo.plan.network import Delivery, Network, by_broadcast, through_store
 from rapo.plan.traffic import (
     Load,
     Part,
+    collective_bytes,
+    delivery_part,
     learner_part,
     parking_part,
     rollout_part,
     snapshot_part,
     step_traffic,
     transfer_part,
+    weight_bytes,
 )
 
 _PROMPT_TEXT = 70  # tokens of the prompt beside those of its image
@@ -46,28 +50,49 @@ class RoleMemory:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A plan: `host` are bytes in the memory of the hosts, `traffic` bytes of a step by path.
-    `in_turn`: sampler and learner have the same GPUs, one after the other."""
+    `ahead` is how many steps sampler and learner may lie apart (`rapo.max_staleness`); at 0 they
+    take turns."""
 
     shape: ModelShape
     card: Card
+    network: Network
+    nodes: int
     memory: list[RoleMemory]
     sequences: int
     host: Items
     traffic: dict[str, float]
     parts: list[Part]
-    in_turn: bool = False
+    ahead: int
+
+    @property
+    def step_bounds(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by what makes it so.
+
+        - Where sampler and learner take turns, the parts add up.
+        - Else weights and snapshots stop the ranks, and the sampler works beside them. A step takes
+          groups whose weights are at most `ahead` steps old, so that within so many steps a version
+          is delivered and all groups of a step are sampled by it.
+        """
+        by_name = {part.name: part.seconds for part in self.parts}
+        if not self.ahead:
+            return {"all parts, in turn": sum(by_name.values())}
+        return {
+            "learner, weights and snapshot": by_name["learner"] + by_name["weights"] + by_name["snapshot"],
+            "rollout": by_name["rollout"],
+            "delivery, then rollout": (by_name["delivery"] + by_name["rollout"]) / self.ahead,
+        }
 
     @property
     def step_seconds(self) -> float:
-        """Sampler and learner work side by side, unless they take turns; weights and snapshots stop
-        the ranks."""
-        by_name = {part.name: part.seconds for part in self.parts}
-        if self.in_turn:
-            return sum(by_name.values())
-        return max(by_name["rollout"], by_name["learner"] + by_name["weights"] + by_name["snapshot"])
+        return max(self.step_bounds.values())
+
+    @property
+    def step_bound(self) -> str:
+        """What makes a step as long as it is."""
+        return max(self.step_bounds, key=lambda name: self.step_bounds[name])
 
 
-def estimate(config: Config, card: Card, answer_tokens: int) -> Estimate:
+def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -> Estimate:
     """Raises `ModelError` where the model's folder does not describe it."""
     embedded = config.policy.model == "embedded"
     shape = ModelShape.embedded(config.policy.embedded) if embedded else ModelShape.read(Path(config.policy.model))
@@ -86,10 +111,18 @@ def estimate(config: Config, card: Card, answer_tokens: int) -> Estimate:
     groups = config.learner.micro_batch_groups
     if config.learner.micro_batch_tokens is not None:
         groups = max(1, min(groups, config.learner.micro_batch_tokens // load.group_tokens))
+    micro_batches = -(-per_rank // groups)
+    learner_gpus = config.learner.workers * config.learner.gpus
+    rollout_gpus = config.rollout.workers * config.rollout.worker_gpus
+    nodes = network.nodes(learner_gpus + (0.0 if config.colocated else rollout_gpus))
+    between = network.rate if network.nodes(learner_gpus) > 1 else None
+    receivers = network.receivers(learner_gpus, rollout_gpus, shared=config.colocated)
+    delivery = _delivery(config, weight_bytes(learner), receivers, network, card)
     roles = [
         rollout_part(rollout, load, card, config.rollout.workers),
-        learner_part(learner, load, card, -(-per_rank // groups)),
+        learner_part(learner, load, card, micro_batches, between),
         transfer_part(learner),
+        delivery_part(delivery),
     ]
     every = snapshot_steps(config, max(roles[0].seconds, roles[1].seconds + roles[2].seconds))
     memory = [
@@ -99,6 +132,9 @@ def estimate(config: Config, card: Card, answer_tokens: int) -> Estimate:
     ]
     host = {"learner, optimiser of a rank": learner.state_bytes()["host"]}
     traffic = step_traffic(learner, config.rollout.workers, every)
+    traffic["weights, out of rank 0's node"] = delivery.sent
+    into = "rank" if between is None else "node of ranks"
+    traffic[f"gathers and reductions, into each {into}"] = collective_bytes(learner, micro_batches)
     parts = [*roles, snapshot_part(learner, every)]
     if config.colocated:
         # The side whose turn it is not keeps its CUDA context, and a rank its tensors on its host.
@@ -106,7 +142,15 @@ def estimate(config: Config, card: Card, answer_tokens: int) -> Estimate:
         host["learner, parked tensors of a rank"] = learner.parked_bytes
         traffic["parking, GPUs to hosts and back"] = 2 * learner.parked_bytes * config.learner.workers
         parts.append(parking_part(learner, card))
-    return Estimate(shape, card, memory, rollout.sequences, host, traffic, parts, config.colocated)
+    ahead = config.rapo.max_staleness
+    return Estimate(shape, card, network, nodes, memory, rollout.sequences, host, traffic, parts, ahead)
+
+
+def _delivery(config: Config, version: float, receivers: int, network: Network, card: Card) -> Delivery:
+    put = config.rapo.max_staleness > 0  # else the ranks' own time of a version has it
+    if config.rollout.weight_transport == "broadcast":
+        return by_broadcast(version, receivers, network, card, put=put)
+    return through_store(version, receivers, network, card, config.rollout.engine.tensor_parallel_size, put=put)
 
 
 def snapshot_steps(config: Config, step_seconds: float) -> float:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from rapo.plan.cards import Card
 from rapo.plan.memory import Sampling, Training, snapshot_bytes
+from rapo.plan.network import PUT, Delivery
 
 #: Share of a card's peak that training reaches, and that reading of memory reaches in decoding.
 _TRAINING, _DECODING = 0.35, 0.6
 #: What vLLM spends on each token of a batch beside the reading of weights, in seconds.
 _PER_TOKEN_S = 0.004
-#: Copying and hashing through the host and the object store, in bytes per second.
-_HOST = 2.0e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +42,36 @@ class Part:
     bound: str
 
 
-def learner_part(training: Training, load: Load, card: Card, micro_batches: int) -> Part:
-    """Forward, backward and the reference's forward pass of a rank, against its gathers."""
+def collective_bytes(training: Training, micro_batches: int) -> float:
+    """Bytes of a step that enter a rank, and a node of ranks, in gathers and reductions.
+
+    In a ring over `world` ranks that is (world - 1) / world of what is gathered or reduced
+    (nccl-tests, doc/PERFORMANCE.md). ZeRO-3 gathers in three passes.
+    """
+    share = (training.world - 1) / training.world
+    gathered = micro_batches * 3 * training.element * training.shape.parameters if training.zero_stage == 3 else 0.0
+    reduced = 4.0 * training.trained * (micro_batches if training.zero_stage >= 2 else 1)
+    return (gathered + reduced) * share
+
+
+def learner_part(training: Training, load: Load, card: Card, micro_batches: int, network_rate: float | None) -> Part:
+    """Forward, backward and the reference's forward pass of a rank, against its gathers and
+    reductions. `network_rate` is that between nodes in bytes per second, None for ranks of one
+    node."""
     tokens = load.images * load.group_tokens / training.world
     passes = (8 if training.checkpointing else 6) + (2 if training.reference else 0)
     text = passes * training.shape.text_parameters * tokens
     patches = load.images / training.world * training.shape.patches(training.pixels)
     vision = passes * training.shape.vision_parameters * patches
     compute = (text + vision) / (card.flops * _TRAINING)
-    weights = training.element * training.shape.parameters
-    share = (training.world - 1) / training.world
-    gathers = micro_batches * 3 * weights * share if training.zero_stage == 3 else 0.0
-    reduced = 4.0 * training.trained * share * (micro_batches if training.zero_stage >= 2 else 1)
-    link = (gathers + reduced) / card.link
+    bound, rate = "links between GPUs", card.link
+    if network_rate is not None and network_rate < rate:
+        bound, rate = "links between nodes", network_rate
+    link = collective_bytes(training, micro_batches) / rate
     if training.offload:
-        link = max(link, 16.0 * training.trained / training.world / card.host_link)
-    return Part("learner", max(compute, link), "arithmetic" if compute >= link else "links between GPUs")
+        host = 16.0 * training.trained / training.world / card.host_link
+        bound, link = ("the link to the host", host) if host > link else (bound, link)
+    return Part("learner", max(compute, link), "arithmetic" if compute >= link else bound)
 
 
 def rollout_part(sampling: Sampling, load: Load, card: Card, workers: int) -> Part:
@@ -90,7 +103,12 @@ def step_traffic(training: Training, workers: int, every: float) -> dict[str, fl
 
 def transfer_part(training: Training) -> Part:
     """Gathering and copying a version out of the GPUs, while the ranks stand."""
-    return Part("weights", weight_bytes(training) / _HOST, "copying through the host")
+    return Part("weights", weight_bytes(training) / PUT, "copying through the host")
+
+
+def delivery_part(delivery: Delivery) -> Part:
+    """A version's way from rank 0 to all workers, beside the next step."""
+    return Part("delivery", delivery.seconds, delivery.bound)
 
 
 def parking_part(training: Training, card: Card) -> Part:
@@ -100,4 +118,4 @@ def parking_part(training: Training, card: Card) -> Part:
 
 def snapshot_part(training: Training, every: float) -> Part:
     """Copying the training state, while the ranks stand."""
-    return Part("snapshot", snapshot_bytes(training) / training.world / _HOST / every, "copying through the host")
+    return Part("snapshot", snapshot_bytes(training) / training.world / PUT / every, "copying through the host")

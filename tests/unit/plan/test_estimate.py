@@ -16,6 +16,7 @@ from rapo.plan.cards import CARDS, card_named
 from rapo.plan.estimate import Estimate, estimate
 from rapo.plan.memory import FIXED, Sampling, Training, snapshot_bytes
 from rapo.plan.model_shape import ModelShape
+from rapo.plan.network import Network
 
 ROOT = Path(__file__).resolve().parents[3]
 VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "patch_size": 14, "temporal_patch_size": 2}
@@ -144,7 +145,10 @@ def test_activations_are_those_of_a_layer_on_this_machine():
 
 def plan(config: str, folder: Path, *overrides: str) -> Estimate:
     return estimate(
-        load_config(ROOT / "configs" / config, [f"policy.model={folder}", *overrides]), CARDS["H100-80"], 300
+        load_config(ROOT / "configs" / config, [f"policy.model={folder}", *overrides]),
+        CARDS["H100-80"],
+        300,
+        Network(),
     )
 
 
@@ -209,7 +213,7 @@ def test_the_command_says_what_does_not_fit(folder, capsys):
     from cluster.cli.plan_table import show_plan
 
     settings = [f"policy.model={folder}"]
-    assert show_plan(ROOT / "configs" / "gpu-1x8.toml", settings, "H100-80", 300)
+    assert show_plan(ROOT / "configs" / "gpu-1x8.toml", settings, "H100-80", 300, Network())
     assert "8.29 billion parameters" in capsys.readouterr().out
-    assert not show_plan(ROOT / "configs" / "gpu-1x8.toml", settings, "L4", 300)
+    assert not show_plan(ROOT / "configs" / "gpu-1x8.toml", settings, "L4", 300, Network())
     assert "DOES NOT FIT" in capsys.readouterr().out

@@ -1,0 +1,98 @@
+"""Network: how long a weight version takes from the learner to all rollout workers, by the speed of
+the links between nodes.
+
+- A node's link is all of its network cards together. It carries its speed in either direction, and
+  the switches between nodes carry all links at once.
+- Ranks are packed on nodes and workers have the other GPUs (`cluster/remote/placement.py`). Rank 0
+  publishes, so that its node's link carries what leaves the learner.
+- Times are bytes over speeds. Latencies are left out: a version is sent in large pieces.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rapo.plan.cards import Card
+
+#: Share of an Ethernet link's rate that arrives as data over TCP: 1,448 bytes of the 1,538 that a
+#: full frame takes on the wire (1,500 bytes of IP packet; headers of IP, TCP and its time stamps
+#: 52 bytes; Ethernet's header, checksum, preamble and gap 38).
+PAYLOAD = 1448 / 1538
+#: Bytes per second at which rank 0 copies and hashes a version into the object store, and at which
+#: a worker pulls one out of its node's object store and verifies it (docs/results.md, "Weights
+#: through the object store": 1.2 to 2.7 GB/s, and 6.7 GB/s).
+PUT, PULL = 2.0e9, 6.7e9
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Nodes of `node_gpus` GPUs with links of `gbit` Gbit/s."""
+
+    node_gpus: int = 8
+    gbit: float = 100.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of data over a node's link, in one direction."""
+        return self.gbit * 1e9 / 8 * PAYLOAD
+
+    def nodes(self, gpus: float) -> int:
+        """The nodes that so many GPUs take."""
+        return max(1, math.ceil(gpus / self.node_gpus))
+
+    def receivers(self, learner_gpus: float, rollout_gpus: float, *, shared: bool = False) -> int:
+        """The nodes beside that of rank 0 which have workers; `shared`: on the GPUs of the
+        ranks."""
+        if shared:
+            return self.nodes(learner_gpus) - 1
+        full = int(learner_gpus // self.node_gpus)  # nodes that have ranks alone, rank 0's among them
+        return self.nodes(learner_gpus + rollout_gpus) - max(1, full)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Seconds of a version's way, by what could bound it; the ways overlap, so that the longest
+    counts. `sent` are the bytes that leave rank 0's node."""
+
+    ways: dict[str, float]
+    sent: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.ways.values())
+
+    @property
+    def bound(self) -> str:
+        return max(self.ways, key=lambda way: self.ways[way])
+
+
+def through_store(version: float, receivers: int, network: Network, card: Card, parts: int, *, put: bool) -> Delivery:
+    """A version of so many bytes through the object store, which each of `receivers` nodes pulls.
+
+    - Rank 0 puts one chunk after the other, beside its next step. Without `put` that is part of
+      another time: ranks and workers take turns.
+    - All nodes ask for a chunk as soon as it is there. Only rank 0's node has it then, so that its
+      link carries the chunk to each of them: receivers x version / rate.
+    - A worker asks for the next chunk when it has loaded the one before (`actors/chunk_fetch.py`):
+      its own transfer, its pull and its copies to the GPUs of its `parts` add up.
+    """
+    transfer = version / network.rate if receivers else 0.0
+    ways = {"the link of rank 0's node": receivers * transfer}
+    ways["transfer and loading of a worker"] = transfer + version / PULL + version / parts / card.host_link
+    if put:
+        ways["copying into the object store"] = version / PUT
+    return Delivery(ways, receivers * version)
+
+
+def by_broadcast(version: float, receivers: int, network: Network, card: Card, *, put: bool) -> Delivery:
+    """A version of so many bytes by NCCL's broadcast, whose ring passes it on from node to node:
+    each link carries it once, whatever the number of nodes.
+
+    The time of a broadcast is bytes over the slowest link's speed (nccl-tests,
+    doc/PERFORMANCE.md). With `put` rank 0 sends it from the copy in its host's memory.
+    """
+    ways = {"each node's link": version / network.rate if receivers else 0.0, "links between GPUs": version / card.link}
+    if put:
+        ways["rank 0's link to its host"] = version / card.host_link
+    return Delivery(ways, version if receivers else 0.0)
