@@ -44,6 +44,8 @@ _FAILED_STARTS = 3
 #: Engines that may raise an error at their start before the next would raise it, too.
 _REFUSALS = 2
 _MOST_BACKOFF_S = 30.0
+#: Pings a second of all workers together. Each costs the driver as much as the call for a group.
+_PINGS_PER_S = 16
 #: What vLLM says where another process holds the GPU's memory.
 _GPU_IN_USE = "Free memory on device"
 
@@ -144,6 +146,7 @@ class Membership:
         `rollout.place_timeout_s`.
         """
         now = time.monotonic()
+        period = max(self._limits.heartbeat_s, len(self.workers) / _PINGS_PER_S)
         for worker in self.workers:
             # A worker that shares stays as long as its rank, whose bundle goes nowhere else before.
             going = self.room is None and worker.node_id in self._notices.nodes()
@@ -153,7 +156,7 @@ class Membership:
             if late is not None:
                 words, kind = late
                 self.lose(worker, RoleError(f"{worker.name} {words}. Logs: {log_folder()}", kind=kind))
-            elif worker.ping_due(now, self._limits.heartbeat_s):
+            elif worker.ping_due(now, period):
                 worker.ping_sent_at = now
                 self._calls.watch(worker.actor.ping.remote(), (worker, partial(self._answered, worker)))
         self.balance()

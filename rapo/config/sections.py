@@ -107,7 +107,9 @@ class RolloutConfig(Section):
         60.0, description="how long a broadcast waits for a worker, which then takes the object store"
     )
     place_timeout_s: MayChange[Seconds] = Field(900.0, description="how long a run without any worker waits for one")
-    heartbeat_s: MayChange[Seconds] = Field(5.0, description="time between two pings of a worker")
+    heartbeat_s: MayChange[Seconds] = Field(
+        5.0, description="time between two pings of a worker; longer where all together were more than 16 a second"
+    )
     hang_timeout_s: MayChange[Seconds] = Field(
         60.0, description="how long an answer may take before the worker is replaced"
     )

@@ -46,6 +46,17 @@ def test_a_worker_that_does_not_answer_is_replaced():
     assert sum(len(a.tickets()) for a in actors if not a.killed) == 1
 
 
+@pytest.mark.parametrize(("workers", "least", "most"), [(4, 4, 40), (64, 0, 0)])
+def test_a_large_fleet_is_not_pinged_more_often_than_the_driver_can_afford(workers, least, most):
+    """16 pings a second: of four workers each every .25 s, of 64 every four seconds."""
+    fleet, actors, _ = ready(f"rollout.workers={workers}")
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        polled(fleet)
+    pings = [name for actor in actors for name, _, _ in actor.calls if name == "ping"]
+    assert least <= len(pings) <= most
+
+
 @pytest.mark.parametrize(
     ("limit", "call", "words"),
     [
