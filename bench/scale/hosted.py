@@ -26,17 +26,26 @@ from cluster.remote.actors import Launcher
 from rapo.config import Config
 from rapo.records import Group, ImageRecord, WeightManifest
 
+#: How much slower than others a straggling worker is.
+SLOWER = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds: `group` is the mean from request to group, its log normal with sd `spread`; `load` a
-    weight load; `network` what is added to each call. `tokens` of each completion."""
+    weight load; `network` what is added to each call. `tokens` of each completion. Of `slow_every`
+    workers one takes `SLOWER` times as long, of 0 none."""
 
     group: float
     load: float = 0.1
     network: float = 0.0
     spread: float = 0.3
     tokens: int = 32
+    slow_every: int = 0
+
+    def group_of(self, worker: int) -> float:
+        """The mean of a worker's groups."""
+        return self.group * (SLOWER if self.slow_every and worker % self.slow_every == 0 else 1.0)
 
 
 class Host:
@@ -72,7 +81,7 @@ class Host:
         version, timing = self._versions[worker], self._timing
         spread = timing.spread
         rng = np.random.default_rng(self._sampler.seed(record, step) ^ worker)
-        seconds = timing.group * float(rng.lognormal(-(spread**2) / 2, spread))
+        seconds = timing.group_of(worker) * float(rng.lognormal(-(spread**2) / 2, spread))
         await asyncio.sleep(seconds + timing.network)
         sampled = [completion([version] * timing.tokens) for _ in range(self._completions)]
         group = self._sampler.group(record, step, self._sampler.prepare(record), sampled)

@@ -1,12 +1,18 @@
 """What the controller costs by number of rollout workers, and how it takes stragglers, lost
 machines and a slow network.
 
-    python -m bench.scale [--workers 1 8 64 512] [--steps 5] [--rate 150] [--profile FILE]
+    python -m bench.scale [--workers 1 8 64 512] [--scenarios plain storm] [--steps 5] [--rate 150]
 
 Controller, fleet, window, image store, reward actor, weight versions and Ray are the real ones.
-Workers sleep, many to a process (`bench.support.hosted`), and so do the two learner ranks. Each
+Workers sleep, many to a process (`bench.scale.hosted`), and so do the two learner ranks. Each
 worker has four groups at a time; a step takes four per worker, at least 32. Latencies are such that
 the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
+
+- stragglers: one worker of a hundred takes ten times as long
+- storm: half of the machines go at once, after the third step, and come back
+- slow network: a weight load takes ten times as long, and so does a call's way
+
+Each run ends with a look at its ledger: every group was used once.
 
 Cost is CPU time of the driver over the groups of the steps after the first: of the controller's
 thread, and of the process, which adds Ray's own threads. Expectation: 0.3 to 0.6 ms of the thread
@@ -19,6 +25,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import dataclasses
+import json
 import statistics
 import sys
 import tempfile
@@ -32,11 +39,13 @@ from rapo.config import Config, load_config
 from rapo.records import ImageRecord
 
 if TYPE_CHECKING:
-    from bench.support.meter import Meter
+    from bench.scale.meter import Meter
 
 _PACKAGES = ("ray", "numpy")
 _IN_FLIGHT, _PER_HOST = 4, 64
 _IMAGE_BYTES = 16 * 1024
+_BY_THREAD = "threads_ms_per_group"
+_THREADS = 12  # those with the most CPU time that the JSON file names
 SCENARIOS = ("plain", "stragglers", "storm", "slow network")
 
 
@@ -71,11 +80,11 @@ def images(count: int) -> list[ImageRecord]:
 
 def timing_of(scenario: str, workers: int, rate: float) -> Any:
     """Latencies with which the fleet makes `rate` groups per second on average."""
-    from bench.support.hosted import Timing
+    from bench.scale.hosted import Timing
 
     plain = Timing(group=_IN_FLIGHT * workers / rate, load=0.1, network=0.001)
-    if scenario == "stragglers":  # the slowest of a thousand takes some twelve times the median
-        return dataclasses.replace(plain, spread=0.8)
+    if scenario == "stragglers":
+        return dataclasses.replace(plain, slow_every=100)
     if scenario == "slow network":
         return dataclasses.replace(plain, load=1.0, network=0.01)
     return plain
@@ -87,8 +96,9 @@ def measure(
     """One run of the loop; `board` tells the learners how long they take."""
     import ray
 
-    from bench.support.hosted import HostedWorkers, hosted_handles
-    from bench.support.meter import Meter
+    from bench.scale.hosted import HostedWorkers, hosted_handles
+    from bench.scale.ledger import check_ledger
+    from bench.scale.meter import Meter
     from bench.support.simulated import Latency, SimulatedLearner
     from cluster.remote.actors import Launcher
     from cluster.training.controller import TrainingData
@@ -109,6 +119,7 @@ def measure(
         try:
             with training_session(config, data, out, out, listener=meter, launchers=launchers) as controller:
                 controller.run()
+            check_ledger(out, config.rapo.images_per_step * steps)
         finally:
             hosted.close()
     if meter.profile is not None and profile is not None:
@@ -122,6 +133,7 @@ def summary(meter: Meter, config: Config, scenario: str) -> dict[str, Any]:
     groups = config.rapo.images_per_step * len(rows)
     thread, process, wall = (b - a for a, b in zip(marks[0], marks[-1], strict=True))
     steps = [b[2] - a[2] for a, b in pairwise(marks)]
+    longest = sorted(meter.thread_seconds().items(), key=lambda item: item[1], reverse=True)
     return {
         "scenario": scenario,
         "workers": config.rollout.workers,
@@ -133,8 +145,15 @@ def summary(meter: Meter, config: Config, scenario: str) -> dict[str, Any]:
         "step_s_worst": max(steps),
         "staleness_mean": statistics.mean(row["staleness_mean"] for row in rows),
         "dropped": sum(row["dropped"] for row in rows),
+        "idle_rollout": statistics.mean(row["idle_rollout"] for row in rows),
         "faults": meter.faults,
+        _BY_THREAD: {name: round(1000 * seconds / groups, 3) for name, seconds in longest[:_THREADS]},
     }
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as a table has them; what threads took is in the JSON file."""
+    return [{name: value for name, value in row.items() if name != _BY_THREAD} for row in rows]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -160,13 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for workers, scenario in runs:
             profile = options.profile if (workers, scenario) == (largest, "plain") else None
             rows.append(measure(board, workers, options.steps, options.rate, scenario, profile))
-            sys.stdout.write(record.markdown_table(rows[-1:]) + "\n")
+            sys.stdout.write(f"{record.markdown_table(_shown(rows[-1:]))}\n{json.dumps(rows[-1][_BY_THREAD])}\n")
             sys.stdout.flush()
     machine, versions = record.machine(), record.versions(_PACKAGES)
     result = {"machine": machine, "versions": versions, "cpu_pressure": pressure.share(), "rows": rows}
     record.write_json("scale", result, options.out)
     notes = [f"The fleet makes {options.rate:g} groups per second.", record.describe(machine, versions)]
-    record.write_markdown("scale", "The controller by number of workers", rows, notes, options.out)
+    record.write_markdown("scale", "The controller by number of workers", _shown(rows), notes, options.out)
 
 
 if __name__ == "__main__":
