@@ -56,6 +56,7 @@ _FILES_PERIOD_S = 1.0
 # Per connection; a client that needs more waits or opens another one.
 _MAX_STREAMS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
+_HANDSHAKE_LIMIT_S = 20
 
 logger = logging.getLogger(__name__)
 
@@ -319,7 +320,7 @@ def _options(settings: GatewaySettings) -> Iterable[tuple[str, int]]:
         # A connection whose other end is gone, or that never finishes its handshake, does not stay.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.server_handshake_timeout_ms", 20_000),
+        ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_LIMIT_S),
         # A client that pings more often than every 20 s is cut off after three times.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
         ("grpc.http2.max_ping_strikes", 2),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from http2_frames import END_STREAM, HEADERS, Connection, connected, half_sent
 from serving import FakeDeployment, details_of, gateway_on
 
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
@@ -19,7 +18,6 @@ from services.gateway.server import Gateway
 
 LIMIT_S = 1.0
 CALLS = 400
-HEADERS, DATA, END_STREAM, END_HEADERS = 1, 0, 1, 4
 
 
 @pytest.fixture
@@ -28,58 +26,28 @@ def gateway() -> Iterator[Gateway]:
         yield gateway
 
 
-def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-    """A frame of HTTP/2."""
-    return struct.pack(">I", len(body))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + body
-
-
-def half_sent(method: str, stream: int) -> bytes:
-    """A call's headers, and 20 of the 1,000 bytes that its message is to have."""
-    fields = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": method,
-        ":authority": "127.0.0.1",
-        "te": "trailers",
-        "content-type": "application/grpc",
-    }
-    block = b"".join(
-        bytes((0, len(name))) + name.encode() + bytes((len(value),)) + value.encode() for name, value in fields.items()
-    )
-    return frame(HEADERS, END_HEADERS, stream, block) + frame(
-        DATA, 0, stream, b"\0" + struct.pack(">I", 1000) + b"x" * 20
-    )
-
-
-def ended(connection: socket.socket, streams: set[int], limit_s: float) -> float:
+def ended(connection: Connection, streams: set[int]) -> float:
     """Read until the server has ended all of these streams; how long it took."""
-    began, buffer = time.monotonic(), b""
-    left = set(streams)
-    while left:
-        connection.settimeout(max(limit_s - (time.monotonic() - began), 0.01))
-        got = connection.recv(65536)
-        assert got, f"the connection was closed with {len(left)} calls open"
-        buffer += got
-        while len(buffer) >= 9 and len(buffer) >= (size := 9 + int.from_bytes(buffer[:3], "big")):
-            kind, flags, stream = buffer[3], buffer[4], int.from_bytes(buffer[5:9], "big")
-            if kind == HEADERS and flags & END_STREAM:
-                left.discard(stream)
-            buffer = buffer[size:]
-    return time.monotonic() - began
+    began, left = time.monotonic(), set(streams)
+    for frame in connection.frames(10 * LIMIT_S):
+        if frame.kind == HEADERS and frame.flags & END_STREAM:
+            left.discard(frame.stream)
+        if not left:
+            return time.monotonic() - began
+    raise AssertionError(f"the connection was closed with {len(left)} calls open")
 
 
 @pytest.mark.parametrize("method", [f"/{SERVICE}/Score", f"/{SERVICE}/Explain", "/grpc.health.v1.Health/Check"])
 def test_half_sent_calls_end_while_others_are_answered(gateway: Gateway, method: str) -> None:
     streams = set(range(1, 2 * CALLS, 2))
     with (
-        socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as connection,
+        connected(gateway.port) as connection,
         grpc.insecure_channel(gateway.address) as channel,
         ThreadPoolExecutor(1) as pool,
     ):
         stub = scorer_pb2_grpc.AestheticScorerStub(channel)
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
-        connection.sendall(b"".join(half_sent(method, stream) for stream in sorted(streams)))
-        waiting = pool.submit(ended, connection, streams, 10 * LIMIT_S)
+        connection.send(b"".join(half_sent(method, stream) for stream in sorted(streams)))
+        waiting = pool.submit(ended, connection, streams)
         answers = 0
         while not waiting.done():
             assert stub.Score(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5).score == 0.5
@@ -87,8 +55,8 @@ def test_half_sent_calls_end_while_others_are_answered(gateway: Gateway, method:
         assert waiting.result() >= 0.8 * LIMIT_S
         assert answers > 10
         # The connection itself has done nothing wrong.
-        connection.sendall(half_sent(method, 2 * CALLS + 1))
-        ended(connection, {2 * CALLS + 1}, 10 * LIMIT_S)
+        connection.send(half_sent(method, 2 * CALLS + 1))
+        ended(connection, {2 * CALLS + 1})
 
 
 def test_a_late_request_is_told_so(gateway: Gateway) -> None:

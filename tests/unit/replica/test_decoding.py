@@ -22,7 +22,7 @@ from rapo.errors import ImageError
 from rapo.images.decoder import DecodeJob, Decoder, DecoderLimits
 from rapo.v1 import scorer_pb2
 from services.names import CALLER_KEY
-from services.replica.decoding import FairDecoding, ImageInspector, memory_of
+from services.replica.decoding import LIGHT_WORK, FairDecoding, ImageInspector, memory_of
 from services.replica.fair_places import FairPlaces
 from services.room import Room
 from tests.listening import family
@@ -150,6 +150,37 @@ def test_a_light_image_does_not_wait_for_heavy_ones(decoding: FairDecoding, heav
         return seconds
 
     assert asyncio.run(main()) < 0.5
+
+
+def test_heavy_images_are_decoded_one_at_a_time_and_yield_to_others(decoding: FairDecoding, heavy: bytes) -> None:
+    async def main() -> list[int]:
+        attack = [asyncio.create_task(decoding.decode(heavy, caller, size_of, heavy=True)) for caller in "abc"]
+        found = []
+        while not any(task.done() for task in attack):
+            await asyncio.sleep(0.05)
+            found.append(yielding())
+        for task in attack:
+            task.cancel()
+        await asyncio.gather(*attack, return_exceptions=True)
+        return found
+
+    assert max(asyncio.run(main())) == 1
+
+
+def yielding() -> int:
+    """How many decoders have a lower priority than this process."""
+    found = 0
+    for process in family(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended
+            found += os.getpriority(os.PRIO_PROCESS, process) > os.getpriority(os.PRIO_PROCESS, 0)
+    return found
+
+
+def test_all_decoders_together_stay_within_what_the_docs_say(decoding: FairDecoding) -> None:
+    lanes = [(len(lane._all), lane._all[0]._limits.memory) for lane in (decoding._light, decoding._heavy)]
+    assert lanes == [(3, memory_of(LIGHT_WORK)), (1, memory_of(ImageConfig().max_pixels))]
+    assert [round(memory / 2**20) for _, memory in lanes] == [395, 1082]  # the latter is 1.06 GiB
+    assert sum(count * memory for count, memory in lanes) < 2.25 * 2**30
 
 
 def test_work_ends_with_its_caller(decoding: FairDecoding, heavy: bytes) -> None:
