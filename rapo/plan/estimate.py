@@ -66,21 +66,24 @@ class Estimate:
 
     @property
     def step_bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what makes it so.
+        """Seconds that a step takes at least, by what makes it so; s is `ahead`.
 
-        - Where sampler and learner take turns, the parts add up.
-        - Else weights and snapshots stop the ranks, and the sampler works beside them. A step takes
-          groups whose weights are at most `ahead` steps old, so that within so many steps a version
-          is delivered and all groups of a step are sampled by it.
+        - Weights and snapshots stop the ranks; the sampler works beside all of it.
+        - A version goes round: it is trained, delivered, and a step's groups are sampled by it. The
+          groups of step t may have the weights that step t - s - 1 made, and no older ones. So
+          s + 1 rounds overlap, and with s = 0 all parts add up.
+        - A worker loads one version at a time, the newest there is. It is then at most s + 1
+          versions newer than the last but one, so that two deliveries serve s + 1 steps.
         """
         by_name = {part.name: part.seconds for part in self.parts}
-        if not self.ahead:
-            return {"all parts, in turn": sum(by_name.values())}
-        return {
-            "learner, weights and snapshot": by_name["learner"] + by_name["weights"] + by_name["snapshot"],
+        bounds = {
             "rollout": by_name["rollout"],
-            "delivery, then rollout": (by_name["delivery"] + by_name["rollout"]) / self.ahead,
+            "learner, weights and snapshot": by_name["learner"] + by_name["weights"] + by_name["snapshot"],
+            "a version's round": sum(by_name.values()) / (self.ahead + 1),
         }
+        if self.ahead:
+            bounds["delivery"] = 2 * by_name["delivery"] / (self.ahead + 1)
+        return bounds
 
     @property
     def step_seconds(self) -> float:
