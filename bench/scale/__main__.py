@@ -10,7 +10,7 @@ the fleet makes `rate` groups per second: more than the machine can host would m
 
 - stragglers: one worker of a hundred takes ten times as long
 - storm: half of the machines go at once, after the third step, and come back
-- slow network: a weight load takes ten times as long, and so does a call's way
+- slow network: a weight load takes as long as a group, and a call's way ten times as long
 
 Each run ends with a look at its ledger: every group was used once.
 
@@ -26,6 +26,7 @@ import argparse
 import cProfile
 import dataclasses
 import json
+import resource
 import statistics
 import sys
 import tempfile
@@ -86,7 +87,7 @@ def timing_of(scenario: str, workers: int, rate: float) -> Any:
     if scenario == "stragglers":
         return dataclasses.replace(plain, slow_every=100)
     if scenario == "slow network":
-        return dataclasses.replace(plain, load=1.0, network=0.01)
+        return dataclasses.replace(plain, load=plain.group, network=0.01)
     return plain
 
 
@@ -147,6 +148,7 @@ def summary(meter: Meter, config: Config, scenario: str) -> dict[str, Any]:
         "dropped": sum(row["dropped"] for row in rows),
         "idle_rollout": statistics.mean(row["idle_rollout"] for row in rows),
         "faults": meter.faults,
+        "driver_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         _BY_THREAD: {name: round(1000 * seconds / groups, 3) for name, seconds in longest[:_THREADS]},
     }
 
