@@ -105,10 +105,19 @@ class WorkQueue:
         # No worker gets more than a fair share, or after an update the first to have loaded would
         # take everything. As tasks end, the shares of what is left move on to the workers that
         # work, so that one that stays away holds up nothing.
-        workers = self._members.workers
-        outstanding = len(self._queue) + sum(len(worker.calls) for worker in workers)
-        most = min(self._most, math.ceil(outstanding / max(1, self._sharing)))
-        free = (w for w in workers if w.state is WorkerState.READY and len(w.calls) < most)
+        # One pass, because this runs whenever a group comes, and there may be hundreds of workers.
+        outstanding, sharing, able = len(self._queue), 0, []
+        for worker in self._members.workers:
+            calls = len(worker.calls)
+            outstanding += calls
+            if worker.state is WorkerState.READY:
+                sharing += 1
+                if calls < self._most:
+                    able.append(worker)
+            elif worker.state in _SHARING:
+                sharing += 1
+        most = min(self._most, math.ceil(outstanding / max(1, sharing)))
+        free = (worker for worker in able if len(worker.calls) < most)
         assign(self._queue, free, most, self._eligible, self._send)
 
     def put_back(self, calls: Iterable[InFlightCall], error: RapoError) -> None:
