@@ -1,148 +1,79 @@
 """A running service under callers that send the dearest images that they can.
 
-    python -m bench.serving_attack --server HOST:PORT --replica PID [--seconds 10] [--rounds 3]
-        [--image NAME ...] [--tokens VICTIM ATTACKER]
+    python -m bench.serving_attack --model DIR/export [--seconds 10] [--rounds 3] [--image NAME ...]
 
-One caller (the victim) scores an image of 84 x 84 after the other, in turns alone and while another
-one begins two calls with a deadline of 2 s every 2 s, with an image of
-`bench.support.attack_images`, by name.
-For each image: the victim's latencies, the attacker's statuses, the memory of the replica and its
-decoders, and their CPU time in the second after the last deadline. Writes
-`bench/results/serving_attack.json`.
+Starts `rapo serve`. One caller (the victim) scores an image of 84 x 84 after the other, in turns
+alone and while another one begins two calls with a deadline of 2 s every 2 s, with an image of
+`bench.support.attack_images`, by name. For each image: the victim's latencies, the attacker's
+statuses, and the CPU time of the replica and its decoders in the second after the last deadline,
+beside that of an idle second. Writes `bench/results/serving_attack.json` and `.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from PIL import Image
 
+from bench.serving.running_scorer import RunningScorer, cpu_s, running_scorer
 from bench.support import attack_images, record
-from rapo.v1 import scorer_pb2, scorer_pb2_grpc
-from rapo.wire import REASON_KEY
 
 _DEADLINE_S = 2.0
 _SIDE = 84
-_TICKS = os.sysconf("SC_CLK_TCK")
-_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+_WARM_UP_S = 5.0
+_VICTIM, _ATTACKER = "victim", "attacker"
+_IMAGES = {**attack_images.REFUSED, **attack_images.ACCEPTED}
+#: Those that structure checks refuse, and three that are decoded at the highest cost.
+_WORST = (*attack_images.REFUSED, "webp_flat", "jpeg_cmyk_progressive", "jpeg2000_flat")
 
 
-class Watch:
-    """The replica's process and its decoders: CPU seconds, and MiB as seen every 50 ms."""
-
-    def __init__(self, process: int) -> None:
-        self._process = process
-        self._stop = threading.Event()
-        self.peak = 0.0
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def family(self) -> list[int]:
-        """The process and all below it."""
-        found = [self._process]
-        for process in found:
-            for tasks in Path(f"/proc/{process}/task").glob("*/children"):
-                found.extend(int(child) for child in _text(tasks).split())
-        return found
-
-    def cpu_s(self) -> float:
-        """CPU time of all of them, and of those that have ended."""
-        ticks = 0
-        for process in self.family():
-            fields = _text(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
-            ticks += sum(int(fields[place]) for place in (11, 12, 13, 14)) if fields else 0
-        return ticks / _TICKS
-
-    def mib(self) -> float:
-        """Memory of all of them; what they share counts once."""
-        total = 0
-        for process in self.family():
-            for line in _text(Path(f"/proc/{process}/smaps_rollup")).splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-        return total / 1024
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.05):
-            self.peak = max(self.peak, self.mib())
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError:  # it has ended
-        return ""
-
-
-def score(channel: grpc.Channel, image: bytes, token: str | None, timeout_s: float) -> str:
-    """The call's status, or the reason of an image that was refused."""
-    metadata = [("authorization", f"Bearer {token}")] if token else []
-    try:
-        scorer_pb2_grpc.AestheticScorerStub(channel).Score(
-            scorer_pb2.ScoreRequest(image=image), timeout=timeout_s, metadata=metadata
-        )
-    except grpc.RpcError as error:
-        marks = dict(error.trailing_metadata() or ())
-        return str(marks.get(REASON_KEY, error.code().name))
-    return "OK"
-
-
+@dataclass
 class Latencies:
     """Of one caller's calls, in milliseconds, and their statuses."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.codes = Counter[str]()
+    times: list[float] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
 
-    def summary(self) -> dict[str, Any]:
-        """Their number and quantiles."""
-        p50, p99 = (round(float(value), 1) for value in np.percentile(self.times or [0.0], (50, 99)))
-        return {"calls": len(self.times), "p50_ms": p50, "p99_ms": p99, "codes": dict(self.codes)}
+    def quantiles(self) -> tuple[float, float]:
+        """The median and the 99th percentile; nan where nothing was called."""
+        p50, p99 = np.percentile(self.times or [np.nan], (50, 99))
+        return round(float(p50), 1), round(float(p99), 1)
 
 
-def victim(address: str, token: str | None, seconds: float, seen: Latencies) -> None:
+def calls_of_victim(scorer: RunningScorer, seconds: float, seen: Latencies) -> None:
     """Calls of one caller, one after the other, a new image each time."""
     rng = np.random.default_rng(time.monotonic_ns())
     end = time.monotonic() + seconds
-    with grpc.insecure_channel(address, _OPTIONS) as channel:
+    with scorer.channel() as channel:
         while time.monotonic() < end:
             out = io.BytesIO()
             Image.fromarray(rng.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8)).save(out, "JPEG")
             began = time.monotonic()
-            seen.codes[score(channel, out.getvalue(), token, 60.0)] += 1
+            seen.codes[scorer.score(channel, _VICTIM, out.getvalue(), 60.0)] += 1
             seen.times.append(1000 * (time.monotonic() - began))
 
 
 @contextmanager
-def attacking(arguments: argparse.Namespace, image: bytes, codes: Counter[str]) -> Iterator[None]:
+def attacking(scorer: RunningScorer, image: bytes, codes: Counter[str]) -> Iterator[None]:
     """Two calls with this image begin every two seconds inside the block."""
     stop = threading.Event()
 
     def attack() -> None:
-        with grpc.insecure_channel(arguments.server, _OPTIONS) as channel:
+        with scorer.channel() as channel:
             while not stop.is_set():
                 end = time.monotonic() + _DEADLINE_S
-                codes[score(channel, image, arguments.tokens[1], _DEADLINE_S)] += 1
+                codes[scorer.score(channel, _ATTACKER, image, _DEADLINE_S)] += 1
                 stop.wait(end - time.monotonic())
 
     threads = [threading.Thread(target=attack) for _ in range(2)]
@@ -156,49 +87,72 @@ def attacking(arguments: argparse.Namespace, image: bytes, codes: Counter[str]) 
             thread.join()
 
 
-def compared(arguments: argparse.Namespace, image: bytes) -> dict[str, Any]:
+def cpu_of_a_second(scorer: RunningScorer) -> float:
+    """CPU seconds of the replica and its decoders in the next second."""
+    groups = scorer.processes()
+    before = cpu_s(groups["replica"] + groups["decoders"])
+    time.sleep(1.0)
+    groups = scorer.processes()
+    return cpu_s(groups["replica"] + groups["decoders"]) - before
+
+
+def compared(scorer: RunningScorer, image: bytes, seconds: float, rounds: int) -> dict[str, Any]:
     """The victim alone and under attack, in turns: no machine is equally fast in every minute."""
     quiet, attacked, codes = Latencies(), Latencies(), Counter[str]()
     after = []
-    with Watch(arguments.replica) as watch:
-        for _ in range(arguments.rounds):
-            victim(arguments.server, arguments.tokens[0], arguments.seconds, quiet)
-            with attacking(arguments, image, codes):
-                victim(arguments.server, arguments.tokens[0], arguments.seconds, attacked)
-            before = watch.cpu_s()
-            time.sleep(1.0)
-            after.append(watch.cpu_s() - before)
+    for _ in range(rounds):
+        calls_of_victim(scorer, seconds, quiet)
+        with attacking(scorer, image, codes):
+            calls_of_victim(scorer, seconds, attacked)
+        after.append(cpu_of_a_second(scorer))
+    (quiet_p50, quiet_p99), (p50, p99) = quiet.quantiles(), attacked.quantiles()
+    failed = (quiet.codes + attacked.codes).total() - quiet.codes["OK"] - attacked.codes["OK"]
     return {
-        "quiet": quiet.summary(),
-        "attacked": attacked.summary(),
-        "attack": dict(codes),
-        "cpu_s_after_deadline": round(max(after), 2),
-        "peak_mib": round(watch.peak),
-        "settled_mib": round(watch.mib()),
+        "calls": len(quiet.times) + len(attacked.times),
+        "failed": failed,
+        "quiet p50, ms": quiet_p50,
+        "p50": p50,
+        "quiet p99, ms": quiet_p99,
+        "p99": p99,
+        "p99 over quiet": round(p99 / quiet_p99, 2),
+        "CPU s after the deadline": round(max(after), 2),
+        "attacker's answers": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    images = {**attack_images.REFUSED, **attack_images.ACCEPTED}
-    parser.add_argument("--server", required=True, metavar="HOST:PORT")
-    parser.add_argument("--replica", required=True, type=int, metavar="PID")
+    parser.add_argument("--model", type=Path, required=True, help="an exported model")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--image", action="append", choices=list(images))
-    parser.add_argument("--tokens", nargs=2, default=[None, None], metavar=("VICTIM", "ATTACKER"))
+    parser.add_argument("--image", action="append", choices=list(_IMAGES), help=f"default: {', '.join(_WORST)}")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_attack.json and .md")
     arguments = parser.parse_args()
-    victim(arguments.server, arguments.tokens[0], 3.0, Latencies())
-    result: dict[str, Any] = {
-        "machine": record.machine(),
-        "versions": record.versions(["pillow", "grpcio", "ray"]),
-        "mib_before": round(Watch(arguments.replica).mib()),
+    names = arguments.image or _WORST
+    images = {name: _IMAGES[name]() for name in names}
+    machine, versions = record.machine(), record.versions(["pillow", "grpcio", "ray"])
+    pressure, rows = record.CpuPressure(), list[dict[str, Any]]()
+    with running_scorer(arguments.model, (_VICTIM, _ATTACKER)) as scorer:
+        calls_of_victim(scorer, _WARM_UP_S, Latencies())
+        idle = round(cpu_of_a_second(scorer), 2)
+        for name, image in images.items():
+            row = {"image": name, "MiB": round(len(image) / 2**20, 1)}
+            rows.append(row | compared(scorer, image, arguments.seconds, arguments.rounds))
+            sys.stderr.write(f"{rows[-1]}\n")
+    result = {
+        "machine": machine,
+        "versions": versions,
+        "idle_cpu_s": idle,
+        "pressure": pressure.share(),
+        "images": rows,
     }
-    for name in arguments.image or images:
-        result[name] = compared(arguments, images[name]())
-        sys.stdout.write(f"{name}: {json.dumps(result[name])}\n")
-        sys.stdout.flush()
-    record.write_json("serving_attack", result)
+    record.write_json("serving_attack", result, arguments.out)
+    notes = [
+        f"{arguments.rounds} rounds of two turns of {arguments.seconds:g} s. An idle second takes {idle} CPU seconds."
+    ]
+    notes.append(record.describe(machine, versions))
+    record.write_markdown("serving_attack", "A caller beside an attacker", rows, notes, arguments.out)
+    sys.stdout.write("\n\n".join([record.markdown_table(rows), *notes]) + "\n")
     return 0
 
 

@@ -37,8 +37,8 @@ def family(process: int) -> list[int]:
 
 
 def listeners(process: int) -> list[Listener]:
-    """What the process and all below it listen at."""
-    bound = {inode: (address, port) for inode, address, port in _bound()}
+    """What the process and all below it listen at, in the process's network namespace."""
+    bound = {inode: (address, port) for inode, address, port in _bound(process)}
     found = []
     for one in family(process):
         with suppress(OSError):
@@ -51,9 +51,9 @@ def listeners(process: int) -> list[Listener]:
     return sorted(set(found), key=lambda listener: (listener.process, listener.address, listener.port))
 
 
-def _bound() -> Iterator[tuple[str, str, int]]:
+def _bound(process: int) -> Iterator[tuple[str, str, int]]:
     for table, kind in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A":
                 address, port = fields[1].split(":")

@@ -33,6 +33,15 @@ def _noise(width: int, height: int, mode: str) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
+def _heif(image: Image.Image) -> bytes:
+    """The image as HEIC."""
+    import pillow_heif
+
+    out = io.BytesIO()
+    pillow_heif.from_pillow(image).save(out, quality=20)
+    return out.getvalue()
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -91,4 +100,18 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
     "png_rgba": lambda: _encoded(_flat("RGBA"), "PNG", compress_level=1),
     "png_noise": lambda: _encoded(_noise(3200, 2400, "RGB"), "PNG", compress_level=1),
     "bmp_4_mib": lambda: _bmp_runs(4 * 2**20 - 2),
+    "gif_flat": lambda: _encoded(_flat("P"), "GIF"),
+    "avif_flat": lambda: _encoded(_flat(), "AVIF", speed=10, quality=20),
+    "heif_flat": lambda: _heif(_flat(side=6000)),
+    "jpeg2000_flat": lambda: _encoded(_flat("L", 6400), "JPEG2000", num_resolutions=1),
+}
+
+#: Those that count as light (`services.replica.decoding`), by name: as large as such an image may
+#: be.
+LIGHT: dict[str, Callable[[], bytes]] = {
+    "jpeg_light": lambda: _encoded(_noise(3840, 3120, "RGB"), "JPEG", quality=95),
+    "png_light": lambda: _encoded(_noise(2240, 1552, "RGB"), "PNG", compress_level=1),
+    "webp_light": lambda: _encoded(_noise(2240, 1552, "RGB"), "WEBP", lossless=True, quality=0, method=0),
+    "avif_light": lambda: _encoded(_noise(1360, 1024, "RGB"), "AVIF", speed=10, quality=90),
+    "jpeg2000_light": lambda: _encoded(_noise(720, 536, "RGB"), "JPEG2000"),
 }

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 
 import pytest
 
 from bench.determinism import _row
 from bench.readouts import gain
+from bench.serving import memory, reachable_ports
 from bench.serving_load import mean_ratio
+from bench.support.attack_images import ACCEPTED, LIGHT, REFUSED
 from bench.support.load_client import closed_loop, open_loop, summary
+from rapo.config import load_config
+from rapo.images.structure import check_structure
+from services.replica.decoding import LIGHT_WORK
+from tests.listening import Listener
 
 
 def test_the_gain_is_paired() -> None:
@@ -71,3 +78,37 @@ def test_closed_and_open_loops_send_what_they_say() -> None:
     assert seen[:2] == [b"a", b"b"]
     count = len(asyncio.run(open_loop(call, images, 200.0, 0.5)))
     assert 50 < count < 150
+
+
+def test_the_dearest_images_come_mixed_and_in_equal_numbers() -> None:
+    names = memory.order(400)
+    assert memory.order(400) == names
+    numbers = Counter(names)
+    for kind, share in ((ACCEPTED, 40), (LIGHT, 260), (REFUSED, 100)):
+        of_kind = [numbers[name] for name in kind]
+        assert sum(of_kind) == share
+        assert max(of_kind) - min(of_kind) <= 1
+    assert set(names[:40]) & set(ACCEPTED)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_light_image_is_as_large_as_it_may_be(name: str) -> None:
+    assert 0.8 * LIGHT_WORK < check_structure(LIGHT[name](), load_config().image) <= LIGHT_WORK
+
+
+def test_an_answer_of_the_wrong_kind_is_named() -> None:
+    right = {"png_light": Counter(OK=3), "png_profiles": Counter(too_complex=2), "bmp_4_mib": Counter(truncated=1)}
+    assert memory.wrong(right) == {}
+    answers = {**right, "png_profiles": Counter(OK=1, too_complex=4), "webp_flat": Counter(DEADLINE_EXCEEDED=2, OK=1)}
+    assert memory.wrong(answers) == {"png_profiles": {"OK": 1}, "webp_flat": {"DEADLINE_EXCEEDED": 2}}
+
+
+def test_a_port_on_loopback_is_not_what_another_host_reached_by_its_number() -> None:
+    found = [
+        Listener("rapo", "0.0.0.0", 50),
+        Listener("gcs_server", "127.0.0.1", 50),
+        Listener("gcs_server", "127.0.0.1", 51),
+    ]
+    gcs, gateway = reachable_ports.table(found, {50: "TLS"})
+    assert gcs == {"process": "gcs_server", "address": "127.0.0.1", "ports": 2, "from another host": "refused"}
+    assert gateway == {"process": "rapo", "address": "0.0.0.0", "ports": 1, "from another host": "TLS"}

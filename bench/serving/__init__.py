@@ -1,0 +1,1 @@
+"""Benchmarks of a running scorer that look at its processes."""
