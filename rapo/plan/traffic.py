@@ -46,10 +46,14 @@ def collective_bytes(training: Training, micro_batches: int) -> float:
     """Bytes of a step that enter a rank, and a node of ranks, in gathers and reductions.
 
     In a ring over `world` ranks that is (world - 1) / world of what is gathered or reduced
-    (nccl-tests, doc/PERFORMANCE.md). ZeRO-3 gathers in three passes.
+    (nccl-tests, doc/PERFORMANCE.md). ZeRO-3 gathers all weights in three passes; stages 1 and 2
+    gather once what the ranks have updated.
     """
     share = (training.world - 1) / training.world
-    gathered = micro_batches * 3 * training.element * training.shape.parameters if training.zero_stage == 3 else 0.0
+    if training.zero_stage == 3:
+        gathered = micro_batches * 3 * training.element * training.shape.parameters
+    else:
+        gathered = training.element * training.trained if training.half or training.zero_stage else 0
     reduced = 4.0 * training.trained * (micro_batches if training.zero_stage >= 2 else 1)
     return (gathered + reduced) * share
 

@@ -99,6 +99,16 @@ def test_slower_links_make_steps_longer_and_are_named(folder):
     assert {part.name: part.bound for part in steps[400].parts}["learner"] == "arithmetic"
 
 
+def test_what_ranks_gather_and_reduce_follows_from_the_zero_stage(folder):
+    """Of V bytes of weights and 2 V of gradients in float32, with m micro-batches: 3 m V + 2 m V at
+    stage 3, V + 2 m V at 2, V + 2 V at 1; all of it but one rank's share."""
+    path = "gathers and reductions, into each node of ranks"
+    version = 2 * 8_292_166_656 * 31 / 32
+    for stage, versions in ((3, 2 * 5), (2, 1 + 2 * 2), (1, 3)):
+        found = plan(folder, Network(), f"learner.zero_stage={stage}", "learner.freeze_vision=false")
+        assert found.traffic[path] == pytest.approx(versions * version)
+
+
 def test_within_a_node_the_network_does_not_count(folder):
     small = ("learner.workers=4", "rollout.workers=4", "rapo.images_per_step=128")
     slow, fast = (plan(folder, Network(8, gbit), *small) for gbit in (0.1, 400))
@@ -109,8 +119,8 @@ def test_within_a_node_the_network_does_not_count(folder):
 
 
 def test_the_further_steps_may_lie_apart_the_more_versions_are_under_way(folder):
-    light = "learner.zero_stage=1"  # no gathers, so that weights bound the steps
-    one, two, none = (plan(folder, Network(8, 10), light, f"rapo.max_staleness={ahead}") for ahead in (1, 2, 0))
+    light = ("learner.zero_stage=1", "learner.lora.rank=16")  # hardly any gathers, so that weights bound the steps
+    one, two, none = (plan(folder, Network(8, 10), *light, f"rapo.max_staleness={ahead}") for ahead in (1, 2, 0))
     assert [found.step_bound for found in (one, two, none)] == ["delivery", "delivery", "a version's round"]
     assert one.step_seconds == pytest.approx(seconds(one)["delivery"])
     assert two.step_seconds == pytest.approx(2 / 3 * one.step_seconds)
