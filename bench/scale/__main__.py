@@ -9,7 +9,7 @@ worker has four groups at a time; a step takes four per worker, at least 32. Lat
 the fleet makes `rate` groups per second: more than the machine can host would measure the hosts.
 
 - stragglers: one worker of a hundred takes ten times as long
-- storm: half of the machines go at once, after the third step, and come back
+- storm: half of the machines go at once, after the second step, and come back
 - slow network: a weight load takes as long as a group, and a call's way ten times as long
 
 Each run ends with a look at its ledger: every group was used once.
@@ -172,8 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     pressure = record.CpuPressure()
     largest = max(options.workers)
-    runs = [(workers, "plain") for workers in options.workers if "plain" in options.scenarios]
-    runs += [(largest, scenario) for scenario in options.scenarios if scenario != "plain"]
+    runs = [
+        (workers, scenario)
+        for scenario in options.scenarios
+        for workers in (options.workers if scenario == "plain" else [largest])
+    ]
     with ray_session(settings(1, 1)):
         from bench.support.simulated import Latency, LatencyBoard
 

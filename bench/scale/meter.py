@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Meter(TrainingListener):
-    """Keeps each step's row, and the times of thread, process and clock at its end. `after_third`
-    is called after the third step; `profile` begins after the first."""
+    """Keeps each step's row, and the times of thread, process and clock at its end. `after_second`
+    is called after the second step; `profile` begins after the first."""
 
-    def __init__(self, after_third: Callable[[], object] | None = None) -> None:
+    def __init__(self, after_second: Callable[[], object] | None = None) -> None:
         self.marks = [self._now()]
         self._threads = [thread_seconds()]
         self.rows: list[dict[str, Any]] = []
         self.faults = 0
         self.profile: cProfile.Profile | None = None
-        self._after_third = after_third
+        self._after_second = after_second
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
@@ -40,8 +40,8 @@ class Meter(TrainingListener):
         self._threads.append(thread_seconds())
         if len(self.rows) == 1 and self.profile is not None:
             self.profile.enable()
-        if len(self.rows) == 3 and self._after_third is not None:
-            self._after_third()
+        if len(self.rows) == 2 and self._after_second is not None:
+            self._after_second()
 
     def thread_seconds(self) -> Mapping[str, float]:
         """CPU seconds after the first step by the threads' names, of those that live still."""

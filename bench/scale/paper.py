@@ -97,14 +97,15 @@ def planned(fleet: Fleet, model: str, card: Card, gbit: float, *overrides: str) 
 
 def fleet_rows(card: Card, driver_ms: float) -> Iterator[dict[str, object]]:
     """7B by the number of GPUs, with links of 100 Gbit/s."""
-    for fleet in FLEETS:
-        found = planned(fleet, "7B", card, 100.0)
+    for fleet, transport in [*((fleet, "object_store") for fleet in FLEETS), (FLEETS[-1], "broadcast")]:
+        found = planned(fleet, "7B", card, 100.0, f"rollout.weight_transport={transport}")
         parts = {part.name: part for part in found.parts}
         yield {
             "GPUs": fleet.gpus,
             "nodes": found.nodes,
             "ranks + workers": f"{fleet.gpus // 2} + {fleet.gpus // 2}",
             "images": fleet.images,
+            "weights by": transport,
             "rollout, s": round(parts["rollout"].seconds, 1),
             "learner, s": f"{parts['learner'].seconds:.1f}, {parts['learner'].bound}",
             "weights, s": round(parts["weights"].seconds, 1),

@@ -101,8 +101,8 @@ def test_the_tables_are_printed_and_kept(tmp_path, capsys):
     main(["--out", str(tmp_path), "--driver-ms", "2"])
     kept = json.loads((tmp_path / "scale_paper.json").read_text())["tables"]
     assert len(kept) == 6
-    by_fleet = {(row["GPUs"], row["images"]): row for row in kept["7B by number of GPUs"]}
-    assert by_fleet[512, 4096]["driver, s"] == pytest.approx(8.19)
+    by_fleet = {(row["GPUs"], row["images"], row["weights by"]): row for row in kept["7B by number of GPUs"]}
+    assert by_fleet[512, 4096, "broadcast"]["driver, s"] == pytest.approx(8.19)
     shown = capsys.readouterr().out
     assert all(title in shown for title in kept)
     assert "rapo check refuses a split engine" in shown
