@@ -114,7 +114,9 @@ def running_scorer(
     model: Path, callers: Sequence[str], *settings: str, inside: Sequence[str] = ()
 ) -> Iterator[RunningScorer]:
     """Serve this model on a free port of loopback, with these settings (`key=value`). `inside` is a
-    command that becomes the service, such as `ip netns exec NAME`."""
+    command that becomes the service, such as `ip netns exec NAME`. SIGTERM ends the service, too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tokens = {caller: new_token() for caller in callers}
     with tempfile.TemporaryDirectory() as folder:
         known, said = Path(folder, "tokens.toml"), Path(folder, "said")
