@@ -120,6 +120,7 @@ def test_a_proxy_is_not_asked_for_this_machine(given: dict[str, str], expected: 
         OSError("AF_UNIX path length cannot exceed 107 bytes: /x"),
         RuntimeError("Failed to start the GCS\nraylet"),
         TimeoutError(),
+        Exception("The current node timed out during startup."),
     ],
 )
 def test_a_local_ray_that_does_not_start_is_an_error_with_advice(monkeypatch, failure):
