@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     HUNG = "hung"  # the process is there and answers no ping
     LATE = "late"  # a call exceeded its time limit
+    NO_ROOM = "no room"  # for all processes of a role that start together
     UNREACHABLE = "unreachable"
     DATA_LOST = "data lost"  # the object that a call was given cannot be had any more
     STATE_LOST = "state lost"  # no copy of the learner's state is left

@@ -105,6 +105,11 @@ def colocation_problems(config: Config) -> Iterator[str]:
             f"{asked} gives a worker the GPU of one learner rank, and rollout.engine.tensor_parallel_size = {parts} needs "
             f"{parts}: set it to 1, {otherwise}"
         )
+    if learner.min_workers is not None:
+        yield (
+            f"{asked} keeps the room of all pairs for the whole run, so that it cannot go on with "
+            f"learner.min_workers = {learner.min_workers}: leave that out, {otherwise}"
+        )
     if rollout.weight_transport == "broadcast":
         yield (
             f"{asked} has engines sleep while weights are published, so that none can receive a broadcast: set "

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _RECEIPT_S = 60.0
+#: Failures that new ranks would have as well.
+_FINAL = (FaultKind.STATE_LOST, FaultKind.NO_ROOM)
 #: A rank's state of this size is copied in well under a second.
 _SMALL_BYTES = 256 * 2**20
 
@@ -69,8 +71,8 @@ class RecoveringLearnerGroup:
     group; `report` receives the faults.
 
     Calls that wait raise `RoleError` where the ranks fail more often than `learner.max_failures`
-    times on the way through one call, or where an object that they were given is lost
-    (`FaultKind.DATA_LOST`).
+    times on the way through one call, where the cluster has no room for them any more
+    (`FaultKind.NO_ROOM`), or where an object that they were given is lost (`FaultKind.DATA_LOST`).
     """
 
     def __init__(
@@ -237,7 +239,7 @@ class RecoveringLearnerGroup:
                 return (yield from work(self._group))
             except RoleError as error:
                 lost = error.kind is FaultKind.DATA_LOST
-                if not left or error.kind is FaultKind.STATE_LOST or (lost and not retry_lost_data):
+                if not left or error.kind in _FINAL or (lost and not retry_lost_data):
                     raise
                 failed = error
                 action = "published again" if lost else "the ranks go on from the latest snapshot of their state"

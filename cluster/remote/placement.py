@@ -48,18 +48,25 @@ def await_placement(group: PlacementGroup | None, *, role: str, keys: str, timeo
     settings that ask for less."""
     if group is None:
         return
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if group.wait(timeout_seconds=_LOOK_S):
-            return
+    if has_room(group, timeout_s):
+        return
     wanted = ", ".join(f"{amount:g} {name}" for name, amount in _total(group.bundle_specs).items())
     there = ray.cluster_resources()
     offered = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
     raise RoleError(
         f"the cluster had no room for the {role} within {timeout_s:.0f} s: together they ask for {wanted}, and the cluster "
         f"has {offered} in all. Add nodes, or lower {keys}; `ray status` shows what is taken.",
-        kind=FaultKind.LATE,
+        kind=FaultKind.NO_ROOM,
     )
+
+
+def has_room(group: PlacementGroup, timeout_s: float = 0.0) -> bool:
+    """Whether a placement has its room, now or within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not group.wait(timeout_seconds=_LOOK_S if timeout_s else 0):
+        if time.monotonic() >= deadline:
+            return False
+    return True
 
 
 def place(group: PlacementGroup | None, index: int, labels: Mapping[str, str]) -> dict[str, object]:

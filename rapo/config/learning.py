@@ -78,6 +78,9 @@ class LearnerConfig(Section):
     """The ranks that train the policy in RAPO."""
 
     workers: MayChange[Positive] = 2
+    min_workers: MayChange[Positive | None] = Field(
+        None, description="fewest ranks to go on with where the cluster has lost the room for all; default: all of them"
+    )
     cpus: MayChange[Amount] = 1.0
     gpus: MayChange[Amount] = Field(0.0, description="of one rank; 0: on the CPU")
     labels: NodeLabels = Field({}, description="Ray labels that a node must have")
@@ -122,6 +125,12 @@ class LearnerConfig(Section):
     @model_validator(mode="after")
     def _offload_under_zero(self) -> LearnerConfig:
         _check_offload("learner", self.zero_stage, self.offload)
+        return self
+
+    @model_validator(mode="after")
+    def _fewest_ranks(self) -> LearnerConfig:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"learner.min_workers = {self.min_workers} is above learner.workers = {self.workers}")
         return self
 
 

@@ -1,6 +1,7 @@
 """RAPO stage: trains the cold-start model with the RAPO loop.
 
-Where an earlier attempt in the same folder left a checkpoint, the loop goes on from there.
+Where an earlier attempt in the same folder left a checkpoint, the loop goes on from there: after
+the loss of the learner's state, and with another number of ranks (`cluster.learner.world`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from cluster.files.alerts import ALERTS
 from cluster.learner.recovery import RecoveringLearnerGroup
+from cluster.learner.world import LearnerWorld
 from cluster.monitoring.recorder import RunRecorder
 from cluster.remote.stop_request import stop_requests
 from cluster.remote.waiting import finish
@@ -21,7 +23,7 @@ from cluster.training.controller import LEDGER, TrainingData, TrainingResult
 from cluster.training.metrics_file import METRICS
 from cluster.training.session import training_session
 from rapo.config import Config
-from rapo.errors import FaultKind, RoleError
+from rapo.errors import FaultKind, RoleError, StoppedError
 
 #: How often a run goes back to the same checkpoint because the learner's state was lost.
 _RESTARTS = 3
@@ -45,28 +47,38 @@ class RapoStage:
         self.out.mkdir(parents=True, exist_ok=True)
         checkpoints = Checkpoints(self.out / "state", self.config.rapo.keep_checkpoints)
         attempts, reached = 0, -1
-        while True:
-            try:
-                return self._attempt(checkpoints)
-            except RoleError as error:
-                attempts = 0 if checkpoints.newest > reached else attempts + 1
-                reached = checkpoints.newest
-                if error.kind is not FaultKind.STATE_LOST or attempts == _RESTARTS:
-                    raise
-                self.note(f"{error}; the run goes back to its last checkpoint")
+        with LearnerWorld(self.config, self.note) as world:
+            while True:
+                try:
+                    result = self._attempt(world, checkpoints)
+                except RoleError as error:
+                    if error.kind is FaultKind.NO_ROOM:
+                        world.shrink(error)
+                        continue
+                    attempts = 0 if checkpoints.newest > reached else attempts + 1
+                    reached = checkpoints.newest
+                    if error.kind is not FaultKind.STATE_LOST or attempts == _RESTARTS:
+                        raise
+                    self.note(f"{error}; the run goes back to its last checkpoint")
+                else:
+                    if result is not None:
+                        return result
+                    world.grow()
 
-    def _attempt(self, checkpoints: Checkpoints) -> TrainingResult:
+    def _attempt(self, world: LearnerWorld, checkpoints: Checkpoints) -> TrainingResult | None:
+        """None where the run stopped at a checkpoint because the world can grow."""
+        config = world.config
         checkpoint = self._begin(checkpoints)
 
         def resume(learners: RecoveringLearnerGroup) -> Checkpoint | None:
             if checkpoint is not None:
-                self._load(learners, checkpoint, checkpoints)
+                self._load(config, learners, checkpoint, checkpoints)
             return checkpoint
 
         with (
             self.recorder.recording(0 if checkpoint is None else checkpoint.step),
             training_session(
-                self.config,
+                config,
                 self.data,
                 self.start_dir,
                 self.out,
@@ -78,7 +90,12 @@ class RapoStage:
             stop_requests() as stop,
         ):
             self.recorder.follow(controller)
-            return controller.run(stop)
+            try:
+                return controller.run(lambda: stop() or world.can_grow())
+            except StoppedError:
+                if stop():
+                    raise
+                return None
 
     def _begin(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The checkpoint to go on from. Without one the stage starts over, and what an unfinished
@@ -95,10 +112,12 @@ class RapoStage:
         self.note(f"goes on after step {found.step}")
         return found
 
-    def _load(self, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
+    def _load(
+        self, config: Config, learners: RecoveringLearnerGroup, checkpoint: Checkpoint, checkpoints: Checkpoints
+    ) -> None:
         """Have the ranks go on from a checkpoint, which one of them converts where another number
         of ranks, or another ZeRO stage, wrote it."""
-        if checkpoint.state.fits(self.config):
+        if checkpoint.state.fits(config):
             finish(learners.load_state(checkpoint.learner, universal=False))
             return
         converted = checkpoints.converted(checkpoint)

@@ -158,6 +158,15 @@ def test_ranks_that_die_again_and_again_end_the_run():
     assert len(faults) == 2, "what ends the run is not a fault that it survived"
 
 
+def test_without_room_for_new_ranks_no_others_are_tried():
+    full = RoleError("no room", kind=FaultKind.NO_ROOM)
+    made, groups, faults = learners({0: {"step": [died()]}, 1: {"ready": [full]}})
+    with pytest.raises(RoleError, match="no room"):
+        finish(made.step([as_ref("a")], [{}]))
+    assert len(groups) == 2
+    assert [fault.kind for fault in faults] == ["died"]
+
+
 def test_a_snapshot_in_the_making_is_waited_for_before_the_next(monkeypatch):
     """The one before stays until it is there."""
     made, groups, _ = learners({0: {"step": [None, None, None, None, died()]}})
