@@ -207,7 +207,9 @@ def _start_failures() -> Iterator[None]:
     """Turns what a local Ray raises where it does not come up into `ResourceError`."""
     try:
         yield
-    except Exception as error:  # Ray raises this class itself where its processes are slow to start
+    except Exception as error:  # where its processes are slow to start, Ray raises one of no kind
+        if not (isinstance(error, OSError | RuntimeError | ValueError) or type(error) is Exception):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ResourceError(
             f"a local Ray does not start: {' '.join(lines[:2])[:300] or type(error).__name__}. `rapo doctor` looks at memory, "

@@ -132,6 +132,15 @@ def test_a_local_ray_that_does_not_start_is_an_error_with_advice(monkeypatch, fa
         pass
 
 
+def test_a_defect_at_the_start_of_a_local_ray_keeps_its_traceback(monkeypatch):
+    def init(**_: object) -> None:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(AttributeError), ray_session(load_config()):
+        pass
+
+
 def test_a_temporary_folder_that_is_of_no_use_is_named_before_ray_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     for folder, words in ((tmp_path / ("x" * 90), "is too long"), (Path("/dev/null/x"), "cannot be written")):
