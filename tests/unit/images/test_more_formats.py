@@ -142,9 +142,9 @@ class TestGif:
 
     def test_tiny_blocks_cost_no_time(self) -> None:
         data = encode(photo((20, 20)), "GIF")[:-1] + b"\x21\xfe" + b"\x01x" * 3_000_000 + b"\0;"
-        began = time.perf_counter()
+        began = time.process_time()
         assert structure_reason(data) == "too_complex"
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
         fits = b"\x01x" * (structure_gif.MAX_BLOCKS - 1_000)
         assert check_structure(encode(photo((20, 20)), "GIF")[:-1] + b"\x21\xfe" + fits + b"\0;", ImageConfig())
 

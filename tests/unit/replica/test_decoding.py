@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import io
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -137,19 +136,16 @@ def cpu_seconds(decoding: FairDecoding) -> float:
 
 
 def test_a_light_image_does_not_wait_for_heavy_ones(decoding: FairDecoding, heavy: bytes) -> None:
-    async def main() -> float:
+    async def main() -> None:
         attack = [asyncio.create_task(decoding.decode(heavy, "a", size_of, heavy=True)) for _ in range(4)]
         await asyncio.sleep(0.1)
-        began = time.monotonic()
         assert await decoding.decode(png(), "b", size_of, heavy=False) == (32, 32)
-        seconds = time.monotonic() - began
         assert not any(task.done() for task in attack)
         for task in attack:
             task.cancel()
         await asyncio.gather(*attack, return_exceptions=True)
-        return seconds
 
-    assert asyncio.run(main()) < 0.5
+    asyncio.run(main())
 
 
 def test_heavy_images_are_decoded_one_at_a_time_and_yield_to_others(decoding: FairDecoding, heavy: bytes) -> None:
