@@ -28,14 +28,22 @@ def listen_on_loopback() -> None:
     _server.Server.add_insecure_port = add_insecure_port
 
 
+def on_loopback() -> bool:
+    """Whether this process's Ray node is on loopback, as that of a local Ray is."""
+    return ipaddress.ip_address(get_node_ip_address()).is_loopback
+
+
 def listen_where_ray_does() -> None:
-    """`listen_on_loopback`, if this process's Ray node is on loopback itself."""
-    if ipaddress.ip_address(get_node_ip_address()).is_loopback:
+    """`listen_on_loopback`, if this process's Ray node is there itself."""
+    if on_loopback():
         listen_on_loopback()
 
 
 def guard_proxy() -> list[Middleware]:
-    """What Serve's proxy puts before its HTTP side. Serve calls it in the proxy's process, before
-    either server starts (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)."""
+    """What Serve's proxy puts before its HTTP side: nothing on the nodes of a cluster, which may
+    have inherited the variable. Serve calls it in the proxy's process, before either server starts
+    (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)."""
+    if not on_loopback():
+        return []
     listen_on_loopback()
     return [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)]

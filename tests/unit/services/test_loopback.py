@@ -49,14 +49,25 @@ def test_a_replica_listens_where_its_node_does(monkeypatch: pytest.MonkeyPatch, 
     assert asyncio.run(bound("[::]:0")) is expected
 
 
+def proxys_status(monkeypatch: pytest.MonkeyPatch, node: str, host: str) -> int:
+    """What Serve's HTTP side on a node of this address answers to a Host header."""
+    monkeypatch.setattr(loopback, "get_node_ip_address", lambda: node)
+    monkeypatch.setattr(
+        "ray.serve._private.http_util.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "services.loopback.guard_proxy"
+    )
+    app = Starlette(middleware=configure_http_middlewares(HTTPOptions()).middlewares)
+    return TestClient(app).get("/", headers={"Host": host}).status_code
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [("127.0.0.1:8000", 404), ("localhost", 404), ("evil.example:8000", 400), ("127.0.0.1.evil.example", 400)],
 )
 def test_serves_http_side_is_for_this_machines_names(monkeypatch: pytest.MonkeyPatch, host: str, status: int) -> None:
-    monkeypatch.setattr(
-        "ray.serve._private.http_util.RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "services.loopback.guard_proxy"
-    )
-    app = Starlette(middleware=configure_http_middlewares(HTTPOptions()).middlewares)
-    assert TestClient(app).get("/", headers={"Host": host}).status_code == status
+    assert proxys_status(monkeypatch, "127.0.0.1", host) == status
     assert asyncio.run(bound("[::]:0")), "the proxy's other server starts after this"
+
+
+def test_a_clusters_proxy_that_inherits_the_variable_serves_other_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proxys_status(monkeypatch, "10.0.0.5", "scorer.example") == 404
+    assert not asyncio.run(bound("[::]:0"))
