@@ -21,8 +21,9 @@ from pillow_heif import register_heif_opener
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
-from rapo.images.profiles import to_srgb
+from rapo.images import profiles, wide_gamut
 from rapo.images.refusal import check_frames, check_pixels
+from rapo.images.stated_colours import stated_colours
 from rapo.images.structure import check_structure
 from rapo.records import ImageRecord
 
@@ -69,13 +70,14 @@ def decode_image(data: bytes, limits: ImageConfig = ImageConfig()) -> Image.Imag
     """Decode encoded bytes into an RGB image in memory, upright (EXIF), alpha composited on white.
 
     Only the first frame of an animation, a multi-page file or a sequence is decoded. An embedded
-    colour profile is applied (`rapo.images.profiles`). Bytes behind the image are ignored; with
-    bytes before it the file has an unknown format. Raises `ImageError` with one of `REASONS`.
+    colour profile is applied (`rapo.images.profiles`), or else the wide gamut that the file states
+    (`rapo.images.wide_gamut`). Bytes behind the image are ignored; with bytes before it the file
+    has an unknown format. Raises `ImageError` with one of `REASONS`.
     """
     check_size(len(data), limits)
     check_structure(data, limits)
     with _open(io.BytesIO(data), limits) as image:
-        return _decode(image, limits)
+        return _decode(image, data, limits)
 
 
 def read_image_bytes(record: ImageRecord, limits: ImageConfig = ImageConfig()) -> bytes:
@@ -183,11 +185,11 @@ def _why(error: Exception) -> str:
     return f": {words[:120]}" if words and " at 0x" not in words else ""
 
 
-def _decode(image: Image.Image, limits: ImageConfig) -> Image.Image:
+def _decode(image: Image.Image, data: bytes, limits: ImageConfig) -> Image.Image:
     try:
         image.load()
         _check_sides(*image.size, limits)  # HEIF: the parts may make another size than its header says
-        rgb = to_srgb(_to_rgb(image), image.info.get("icc_profile"))
+        rgb = _to_srgb(_to_rgb(image), image.info.get("icc_profile"), data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except MemoryError as error:
@@ -196,6 +198,14 @@ def _decode(image: Image.Image, limits: ImageConfig) -> Image.Image:
         raise ImageError(f"the image is truncated or damaged{_why(error)}", reason="truncated") from error
     turn = _ORIENTATIONS.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_srgb(rgb: Image.Image, profile: object, data: bytes) -> Image.Image:
+    """An image that has a profile is converted by it, whatever else the file states."""
+    if profile:
+        return profiles.to_srgb(rgb, profile)
+    colours = stated_colours(data)
+    return rgb if colours is None else wide_gamut.to_srgb(rgb, colours)
 
 
 def _orientation(image: Image.Image) -> int:

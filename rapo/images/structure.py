@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from rapo.config import ImageConfig
 from rapo.images import structure_gif, structure_heif, structure_jpeg2000
+from rapo.images.heif_tables import is_heif
 from rapo.images.refusal import UNKNOWN_WORK, check_frames, check_pixels, refuse
 
 # Real files stay far below: progressive JPEGs have about ten scans, 20 MiB of PNG in chunks of 8
@@ -84,7 +85,7 @@ def check_structure(data: bytes, limits: ImageConfig) -> int:
             return _check_tiff(data, limits)
         if data.startswith(structure_gif.SIGNATURES):
             return _WORK_PER_PIXEL * structure_gif.gif_pixels(data, limits)
-        if structure_heif.is_heif(data):
+        if is_heif(data):
             return _HEIF_WORK * structure_heif.heif_pixels(data, limits)
         if data.startswith((structure_jpeg2000.SIGNATURE, structure_jpeg2000.CODESTREAM)):
             return _JPEG2000_WORK * structure_jpeg2000.jpeg2000_pixels(data, limits)
