@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rapo.config.types import Fraction, Positive, Section, StoredPath
 
@@ -22,6 +22,14 @@ class ScenesConfig(Section):
     raters: Annotated[int, Field(ge=2)] = 40
     world: SceneWorld = "usual"  # palettes, subjects and raters
 
+
+def _set_name(name: str) -> str:
+    if not name.strip() or name in (".", "..") or "/" in name:
+        raise ValueError("a data set's name may not be empty, '.' or '..', nor hold '/': folders are named after it")
+    return name
+
+
+SetName = Annotated[str, AfterValidator(_set_name)]
 
 Role = Literal["auto", "split", "train", "validation", "test"]
 
@@ -45,7 +53,7 @@ class SourceConfig(Section):
     online: bool = Field(False, description="hub data may be downloaded; false: from the local cache only")
     format: str = Field("auto", description="layout; auto: recognised by content (rapo/datasets/layouts/)")
     images: StoredPath | None = Field(None, description="folder that relative image names are looked up in")
-    name: str | None = Field(None, description="data set name; pairs are compared within one data set only")
+    name: SetName | None = Field(None, description="data set name; pairs are compared within one data set only")
     role: Role = Field(
         "auto", description="auto: the collection's own splits; split: by hash; train, ...: for this split only"
     )
@@ -53,7 +61,7 @@ class SourceConfig(Section):
     std_range: tuple[float, float] | None = Field(None, description="scale of the raters' spread; default: the scores'")
     normalizer: Literal["minmax", "max"] = "minmax"
     quota: Positive | None = Field(None, description="training images of this source, sampled by the seed")
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    weight: Annotated[float, Field(gt=0)] | None = Field(
         None, description="share of the training batches; default: by the number of images"
     )
     columns: ColumnsConfig = ColumnsConfig()

@@ -61,7 +61,7 @@ class LoRAConfig(Section):
     """
 
     rank: Annotated[int, Field(ge=0)] = Field(0, description="0: off, every parameter trains")
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(32.0, description="twice the rank is usual")
+    alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="twice the rank is usual")
     targets: tuple[LoRATarget, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         description="layers of the text model that get an adapter; the vision tower gets none and is not trained",

@@ -18,6 +18,7 @@ from rapo.config.sections import Config
 from rapo.config.types import MAY_CHANGE, Section
 from rapo.errors import ConfigError
 from rapo.system_folder import SYSTEM_FOLDER
+from rapo.util.brief import brief
 
 #: Settings whose wrong values are not quoted, because they may be secrets.
 _UNQUOTED = ("key_env", "base_url")
@@ -35,7 +36,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
         if not path.is_file():
             raise ConfigError(f"config file not found: {path}. Give a TOML file, for example configs/cpu.toml.")
         try:
-            text, source = path.read_text(encoding="utf-8"), str(path)
+            text, source = path.read_text(encoding="utf-8-sig"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
@@ -108,7 +109,7 @@ def _explained(error: ValidationError, source: str) -> str:
         else:
             # A whole section is no use in a message, and a key that strayed into a setting must not
             # be logged.
-            shown = "" if isinstance(item["input"], dict) or key.endswith(_UNQUOTED) else f" = {item['input']!r}"
+            shown = "" if isinstance(item["input"], dict) or key.endswith(_UNQUOTED) else f" = {brief(item['input'])}"
             lines.append(f"'{key}'{shown}: {item['msg']}")
     return f"{source}: " + "; ".join(lines)
 

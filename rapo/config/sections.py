@@ -32,7 +32,7 @@ from rapo.util.devices import device_environment
 class RunConfig(Section):
     """The run as a whole. Every random choice derives from `seed`."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class ImageConfig(Section):

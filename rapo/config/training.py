@@ -93,7 +93,7 @@ class WatchConfig(Section):
     entropy_floor: Amount = Field(0.01, description="nats per token; less is a collapse whatever the start was")
     parse_drop: Fraction = Field(0.1, description="how far the parse rate may fall below its best")
     parse_floor: Fraction = Field(0.05, description="a lower parse rate is an alert whatever the best was")
-    srcc_errors: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+    srcc_errors: Annotated[float, Field(gt=0.0)] = Field(
         3.0, description="standard errors by which the validation SRCC may fall below its best"
     )
     srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")

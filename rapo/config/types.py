@@ -13,7 +13,7 @@ from rapo.storage.urls import not_local, not_stored
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
-Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0.0)]
 
 
 def _local(path: str) -> str:
@@ -68,10 +68,10 @@ Strategy: TypeAlias = Literal["pack", "strict_pack", "spread", "strict_spread"]
 
 
 class Section(BaseModel):
-    """A table of the configuration: unknown keys are refused, values cannot be set, and a path is
-    no URL."""
+    """A table of the configuration: unknown keys are refused, values cannot be set, numbers are
+    finite, and a path is no URL."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod

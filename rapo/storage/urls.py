@@ -3,11 +3,14 @@
 - `Path` drops the second slash of a URL, so `s3:/bucket/key` counts as one, too: a URL may travel
   where a path does.
 - A path that is taken for a file of this machine must be refused where it is a URL: it would name a
-  folder `s3:` in the working folder.
+  folder `s3:` in the working folder. So must one that no file can have, and an empty one, which
+  would be the working folder.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -35,14 +38,14 @@ def whole_url(value: str | Path) -> str:
 def not_local(value: str | Path) -> str | None:
     """Why this cannot be a path of this machine; None where it can."""
     if not is_url(value):
-        return None
+        return _no_path(value)
     return f"{whole_url(value)} is a URL, and this takes a path of this machine; copy it here first, and give its path"
 
 
 def not_stored(value: str | Path) -> str | None:
-    """Why this URL cannot be opened; None where it can, or is a path."""
+    """Why this URL cannot be opened, or cannot be a path; None where it can."""
     if not is_url(value):
-        return None
+        return _no_path(value)
     url = whole_url(value)
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES:
@@ -54,4 +57,20 @@ def not_stored(value: str | Path) -> str | None:
     bucket, _, key = rest.strip("/").partition("/")
     if not bucket or (scheme != "file" and not key):
         return f"{url}: give a bucket and a key, such as {scheme}://bucket/runs/one"
+    return None
+
+
+def _no_path(value: str | Path) -> str | None:
+    """Why no file can lie at a path; None where one can, whether or not it does."""
+    if not str(value):
+        return "an empty path would be the working folder; give a path, or leave it out"
+    try:
+        os.stat(value)
+    except ValueError:
+        return "a path cannot hold a NUL"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{str(value)[:60]}...: a path cannot be so long"
+        if error.errno == errno.ELOOP:
+            return f"{value}: its symbolic links lead in a circle; correct them"
     return None

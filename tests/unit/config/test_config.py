@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def write(path: Path, text: str) -> Path:
         ("[aescot.teacher]\nkind = 'vllm'", "needs model: a model folder"),
         ("[rapo.reward]\npreset = 'upstream'\ngamma = 0.5", "preset 'upstream' fixes gamma"),
         ("[rapo]\nsteps = 3, 4", "not valid TOML"),
+        ("[run]\nseed = -1", "'run.seed' = -1"),
+        ("[data]\nscore_range = [0, inf]", "should be a finite number"),
+        ("[data]\nname = '../x'", "a data set's name may not be"),
+        ("[data]\nname = ''", "a data set's name may not be"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path, text, said):
@@ -38,6 +43,35 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, text, said):
         load_config(path)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def floats(tree: dict[str, object], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from floats(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield prefix + key
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_number_is_beyond_all_numbers(value: str) -> None:
+    keys = list(floats(Config().model_dump()))
+    assert len(keys) > 20
+    for key in keys:
+        with pytest.raises(ConfigError, match=key):
+            load_config(overrides=[f"{key}={value}"])
+
+
+def test_a_long_value_is_not_quoted_whole() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=[f"rapo.steps={'x' * 5000}"])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_byte_order_mark_before_the_file_is_no_part_of_it(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbf[run]\nseed = 7\n")
+    assert load_config(path).run.seed == 7
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):

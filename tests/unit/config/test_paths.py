@@ -36,6 +36,34 @@ def test_a_url_is_no_path(key: str) -> None:
         load_config(overrides=[f"{key}=s3://bucket/key"])
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("", "an empty path"),
+        ("x" * 300, "a path cannot be so long"),
+        ("a\\u0000b", "NUL"),
+        ("loop", "lead in a circle"),
+    ],
+    ids=["empty", "long", "nul", "loop"],
+)
+def test_what_no_path_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: str) -> None:
+    """In every key, and in the options of the command line, except that these cannot tell an empty
+    one from the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("pool")
+    Path("pool").symlink_to("loop")
+    for key in (*path_keys(), "policy.model"):
+        if not key.startswith("data.sources."):
+            with pytest.raises(ConfigError, match=words) as caught:
+                load_config(overrides=[f'{key}="{value}"'])
+            assert len(str(caught.value)) < 400
+    if value in ("loop", "x" * 300):
+        for command in (["run", "--out", value], ["check", value], ["data", "inspect", value], ["status", value]):
+            result = CliRunner().invoke(main.app, command)
+            assert result.exit_code == 2
+            assert words.split()[-1] in result.output
+
+
 def test_a_url_that_cannot_be_opened_is_no_path_of_a_source() -> None:
     with pytest.raises(ConfigError, match="ftp://host/key: ftp:// is not supported"):
         load_config(overrides=['data.sources=[{path = "ftp://host/key"}]'])
