@@ -99,7 +99,8 @@ class ScoreTable:
         images = [*(image for image in self.rows if image not in now), *order]
         rows = [self.rows[image].full(self.columns, self.foreign) for image in images]
         try:
-            write_atomic(self.output, self._format.encode(rows, (*self.columns, *self.foreign), self._was))
+            whole = Path(os.path.realpath(self.output))  # a link stays one
+            write_atomic(whole, self._format.encode(rows, (*self.columns, *self.foreign), self._was))
         except OSError as error:
             raise DataError(f"cannot write {self.output}: {error.strerror or error}.") from error
         self.partial.unlink(missing_ok=True)

@@ -271,3 +271,13 @@ def test_an_encoding_that_loses_names_is_refused(tmp_path: Path) -> None:
     output.write_bytes(TABBED.encode("latin-1"))
     with pytest.raises(DataError, match="CSV UTF-8"):
         read(output)
+
+
+def test_an_output_behind_a_link_stays_there(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "out.csv"
+    link.symlink_to("real/out.csv")
+    for score in (0.25, 0.75):
+        write(link, [ScoreRow("a.jpg", score, model_version="v", readout="greedy")])
+        assert link.is_symlink()
+        assert str(score) in (tmp_path / "real/out.csv").read_text()
