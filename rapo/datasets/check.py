@@ -27,6 +27,8 @@ from rapo.models.prompt_length import TOO_LONG, PromptLength
 
 #: How long headers are read, for all sources together.
 _SECONDS = 4.0
+#: Characters of an example: a name may be of any length.
+_EXAMPLE = 250
 #: Larger sets are compared by the data stage only.
 _COMPARED = 200_000
 
@@ -166,13 +168,13 @@ def _check_images(
         if len(members) and np.isin(members, seen.bad).all():
             found.problems.append(
                 f"{part.source.path}: none of the {len(members):,} images of the {split} split can be used, for example "
-                f"{next(iter(seen.examples.values()))}"
+                f"{next(iter(seen.examples.values()))[:_EXAMPLE]}"
             )
             return seen
     for reason, count in reasons.most_common():
         words = (
             f"{part.source.path}: {count:,} of {seen.looked_at:,} images looked at: {reason}, for example "
-            f"{seen.examples[reason]}"
+            f"{seen.examples[reason][:_EXAMPLE]}"
         )
         if reason == TOO_LONG and config.data.long_prompts == "refuse":
             found.problems.append(f"{words}; data.long_prompts = 'skip' leaves them out")

@@ -5,6 +5,7 @@ Nothing is needed but the path: a scale that must be declared later may still be
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _embedded(labels: Labels, limits: ImageConfig) -> ImageFacts:
 
 def _images(labels: Labels, limits: ImageConfig) -> ImageFacts:
     rows = _sample(len(labels), LOOKED_FOR)
-    there = np.array([labels.path(int(row)).is_file() for row in rows], bool)
+    there = np.array([os.path.isfile(labels.path(int(row))) for row in rows], bool)
     examples = [f"not found: {labels.path(int(row))}" for row in rows[~there][:3]]
     if where := hint(labels.root, [labels.files[int(row)].as_py() for row in rows[~there][:3]]):
         examples.append(where)

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import rapo.datasets.layouts
 from rapo.config import SourceConfig
-from rapo.datasets.files.found import Found
+from rapo.datasets.files.found import MOST_FILES, Found, lacking_shards
 from rapo.datasets.layout import Layout, registered
 from rapo.datasets.rows import LabelSource
 from rapo.errors import ConfigError, DataError
@@ -46,10 +48,22 @@ def read_source(source: SourceConfig) -> LabelSource:
         raise DataError(f"no data set is given. {accepted()}")
     if not path.exists():
         raise DataError(f"data.path {path} does not exist: correct it")
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"data.path {path} is a pipe or a device: give a file or a folder")
     if source.images is not None and not source.images.is_dir():
         raise DataError(f"data.images {source.images} is not a folder")
     found = Found(path, source.images)
-    return find_layout(found, source.format).read(found, source)
+    read = find_layout(found, source.format).read(found, source)
+    return replace(read, notes=(*_passed_over(found), *read.notes)) if path.is_file() else read
+
+
+def _passed_over(found: Found) -> Iterator[str]:
+    """What is not read of a file and of its like."""
+    table = found.files[0].table
+    if table is not None:
+        yield from table.notes
+    if lacking := lacking_shards([found.path]):
+        yield f"{found.path.name} is one of {len(lacking) + 1} shards; give its folder to read them all"
 
 
 def find_layout(found: Found, name: str = "auto") -> Layout:
@@ -88,4 +102,5 @@ def _why(found: Found) -> str:
         reasons = [file.problem for file in found.files]
         return f"data.path {found.path} holds no label file" + (f" ({reasons[0]})" if reasons else "")
     names = ", ".join(str(file.path.relative_to(found.path)) for file in tables[:3])
-    return f"data.path {found.path} is of no known collection, but holds {names}: give one of them as data.path"
+    many = f" (only {MOST_FILES} of its files were looked into)" if len(found.files) >= MOST_FILES else ""
+    return f"data.path {found.path} is of no known collection, but holds {names}{many}: give one of them as data.path"

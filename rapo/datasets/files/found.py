@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,11 @@ _NO_LABELS = re.compile(
     r"\.(jpe?g?|png|webp|bmp|tiff?|gif|hei[cf]|jxl|jp2|cr2|zip|tar|md|py|pdf|pth?|safetensors|ya?ml|toml|lock|mp4|html|ipynb|npy)$",
     re.IGNORECASE,
 )
-_DEPTH, _MOST = 4, 500
+_DEPTH = 4
+#: So many files of a folder are looked into, besides shards of Parquet and Arrow.
+MOST_FILES = 500
+_SHARDS = (".parquet", ".arrow")
+_NUMBERED = re.compile(r"(?P<start>.*-)(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\..+)")
 
 _WORDS: dict[str, Split] = {
     "train": "train",
@@ -96,6 +100,18 @@ def split_word(word: str) -> Split | None:
     return _WORDS.get(word.lower())
 
 
+def lacking_shards(paths: Iterable[Path]) -> list[str]:
+    """The names of shards that are not among the paths although the names of others count them."""
+    there: set[str] = set()
+    counted: dict[str, None] = {}
+    for path in paths:
+        there.add(path.name)
+        if match := _NUMBERED.fullmatch(path.name):
+            every = range(int(match["count"]))
+            counted |= dict.fromkeys(f"{match['start']}{i:05d}-of-{match['count']}{match['end']}" for i in every)
+    return [name for name in counted if name not in there]
+
+
 def label_paths(path: Path) -> Iterator[Path]:
     """The files at a path that may hold labels: the file itself, or those in the folder."""
     if path.is_file():
@@ -114,8 +130,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and _NO_LABELS.search(name) is None:
                 yield Path(parent, name)
-                count += 1
-                if count == _MOST:
+                count += not name.endswith(_SHARDS)
+                if count == MOST_FILES:
                     return
 
 

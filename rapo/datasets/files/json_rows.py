@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,18 +17,27 @@ from rapo.util.brief import brief, brief_error
 _HEAD = 200
 
 
-def open_json_table(path: Path) -> RawTable:
-    """A JSON file as a table. Its columns are the keys of the first rows."""
+def open_json_table(path: Path, meanings: Iterable[Collection[str]]) -> RawTable:
+    """A JSON file as a table. Its columns are the keys of the first rows. A key of each of the
+    `meanings`, which are names in lower case, must be there by then, or in no row."""
     with open_text(path) as file:
         listed = file.read(1 << 12).lstrip().startswith("[")
     word = "item" if listed else "line"
     columns: dict[str, None] = {}
     for _, row in islice(_objects(path, listed), _HEAD):
         columns |= dict.fromkeys(row)
+    there = {name.lower() for name in columns}
+    late = frozenset(name for names in meanings if there.isdisjoint(names) for name in names)
 
     def rows(wanted: Sequence[str]) -> Iterator[Batch]:
         found = _objects(path, listed)
         while taken := list(islice(found, BATCH)):
+            for number, row in taken:
+                if not row.keys() <= columns.keys() and (names := [name for name in row if name.lower() in late]):
+                    raise DataError(
+                        f"{path}: {word} {number} has {brief(names[0])}, which none of the first {_HEAD} rows has: give it in "
+                        "every row or in none"
+                    )
             places = np.array([number for number, _ in taken], np.int64)
             yield Batch(places, {name: [row.get(name) for _, row in taken] for name in wanted})
 

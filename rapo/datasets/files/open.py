@@ -64,7 +64,7 @@ def _open(path: Path) -> RawTable:
     if kind == "text":
         return open_text_table(path, _KNOWN)
     if kind == "json":
-        return open_json_table(path)
+        return open_json_table(path, ALIASES.values())
     if kind == "parquet":
         return open_parquet_table(path)
     if kind == "arrow":

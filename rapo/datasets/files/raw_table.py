@@ -35,7 +35,8 @@ class RawTable:
     """`columns` are the names of the header, stripped, in order; a table `without_header` has
     "1", "2", ... `word` names a place ("line", "item", "row"). `rows(columns)` reads those columns;
     it raises `DataError` for what cannot be read. `comma` allows a decimal comma. `images` says
-    which columns hold embedded images, as the structs {bytes, path} of Hugging Face."""
+    which columns hold embedded images, as the structs {bytes, path} of Hugging Face. `notes` are
+    sentences on what is passed over."""
 
     path: Path
     kind: str
@@ -45,6 +46,7 @@ class RawTable:
     comma: bool = False
     without_header: bool = False
     images: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def head(self, count: int = 50) -> list[dict[str, object]]:
         """The first rows, as Python values."""

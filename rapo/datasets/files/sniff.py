@@ -24,7 +24,7 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs.github.com", "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"),
     (b"\x80\x04\x95", "a Python pickle, which may run code when it is read; save the table as CSV or Parquet"),
     (b"\x80\x05\x95", "a Python pickle, which may run code when it is read; save the table as CSV or Parquet"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel file (.xls); save it as .xlsx or CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file (.xls), or one with a password; save it without one, as .xlsx or CSV"),
     (b"\x89HDF", "an HDF5 file (MATLAB 7.3 writes them too); save the table as CSV or Parquet"),
     (b"%PDF", "a PDF; save the table in it as CSV"),
     (b"\xff\xd8\xff", "an image; give the file with the scores"),
@@ -56,14 +56,24 @@ def sniff(path: Path) -> Kind:
     if head.startswith(b"PK\x03\x04"):
         if b"xl/" in head or b"[Content_Types].xml" in head:
             return "xlsx"
+        if b"opendocument" in head or b"Index/" in head:
+            raise DataError(f"{path} is a table of LibreOffice or Numbers; save it as .xlsx or CSV")
         raise DataError(f"{path} is a ZIP archive; unpack it and give the label file in it")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a TAR archive; unpack it and give the label file in it")
+    if head.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path} is compressed twice; unpack it once")
     if head.startswith(UTF16):
         return "text"
     if b"\0" in head:
+        if sum(any(half) for half in (head[:20:2], head[1:20:2])) == 1:
+            raise DataError(f"{path} is UTF-16 without a byte order mark; save it as 'CSV UTF-8'")
         raise DataError(f"{path} is a binary file of no known kind; save the table as CSV or Parquet")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise DataError(f"{path} is a web page, not a label file: the download went wrong. Fetch the file again")
+    if start.startswith(b"<"):
+        raise DataError(
+            f"{path} is a web page or XML, not a label file: fetch it again where a download went wrong, or save it as CSV"
+        )
     return "json" if start[:1] in (b"[", b"{") else "text"
 
 

@@ -1,7 +1,7 @@
 """Text tables: cells separated by comma, semicolon, tab, "=", or whitespace.
 
 - The delimiter and whether there is a header are told from the first lines. A `sep=` line, as Excel
-  writes it, is obeyed.
+  writes it, is obeyed. Comments before the header (#) are passed over, which is said.
 - Quotation marks are read strictly: one that is left open would swallow the rows behind it.
 - A table that whitespace separates may have spaces in its first cell.
 - Arrow reads what is as plain as most tables are (`rapo.datasets.files.text_blocks`).
@@ -46,6 +46,8 @@ def open_text_table(path: Path, known: frozenset[str]) -> RawTable:
     declared, skip = "", 0
     if lines and (match := _SEP.match(lines[0])):
         declared, skip = match[1], 1
+    else:
+        skip = sum(1 for _ in takewhile(lambda line: _is_comment(line, known), lines))
     full = [line for line in lines[skip:] if line.strip()]
     delimiter = declared or _delimiter(full)
     try:
@@ -58,11 +60,27 @@ def open_text_table(path: Path, known: frozenset[str]) -> RawTable:
     def rows(wanted: Sequence[str]) -> Iterator[Batch]:
         return _rows(path, delimiter, columns, wanted, skip=skip, header=header)
 
-    return RawTable(path, "text", columns, "line", rows, comma=delimiter != ",", without_header=not header)
+    notes = [f"{path.name}: the lines before its header that begin with # are passed over: {skip}"]
+    return RawTable(
+        path,
+        "text",
+        columns,
+        "line",
+        rows,
+        comma=delimiter != ",",
+        without_header=not header,
+        notes=tuple(notes if skip and not declared else ()),
+    )
 
 
 def _sample(file: IO[str]) -> list[str]:
     return [line for line, _ in zip(file, range(_SAMPLE), strict=False)]
+
+
+def _is_comment(line: str, known: frozenset[str]) -> bool:
+    """Whether a line is neither a header nor a row, although it begins with #."""
+    cells = [cell.strip("# \n") for cell in re.split("[,;\t]", line)]
+    return line.startswith("#") and not any(cell.lower() in known or _IMAGE.search(cell) for cell in cells)
 
 
 def _delimiter(lines: list[str]) -> str:

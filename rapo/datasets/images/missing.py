@@ -10,10 +10,13 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 #: Missing files that are looked into, and files of a folder that are compared by name.
 _LOOKED_INTO, _NAMES = 20, 200_000
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+#: What may stand around a name: quotation marks of all kinds, and spaces that no key writes.
+_MARKS = "'\"`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e \u00a0\u3000"
 
 
 def hint(root: Path, missing: Sequence[str]) -> str:
@@ -26,26 +29,47 @@ def hint(root: Path, missing: Sequence[str]) -> str:
 
 
 def _elsewhere(root: Path, name: str) -> Iterator[tuple[str, str]]:
-    plain = name.replace("\\", "/")
-    if plain != name and (root / plain).is_file():
-        yield plain, "the table has backslashes; write slashes"
-    for form in ("NFC", "NFD"):
-        other = unicodedata.normalize(form, name)
-        if other != name and (root / other).is_file():
-            words = "accents are composed otherwise"
-            yield other, f"{words} ({form}); write the table with the names of the files, or rename these"
-    for ending in _ENDINGS:
-        if (root / f"{name}{ending}").is_file():
-            yield f"{name}{ending}", "the table leaves the ending out; add it"
+    if os.path.isdir(root / name):
+        yield name, "a folder, not an image; name the files in it"
+    for other, why in _written_otherwise(name):
+        if other != name and os.path.isfile(root / other):
+            yield other, why
     path = root / name
     if (same := _same_name(path.parent, path.name)) is not None:
         yield str(Path(name).parent / same), "upper and lower case differ; make them equal"
-    if "/" in name and (root / path.name).is_file():
-        yield path.name, "the table has a folder before the name; give the folder above it by data.images"
-    for folder in _folders(root):
-        if (folder / path.name).is_file():
-            words = "the images lie in a folder of their own; give it by data.images"
-            yield str((folder / path.name).relative_to(root)), words
+    yield from _in_other_folders(root, name)
+
+
+def _written_otherwise(name: str) -> Iterator[tuple[str, str]]:
+    """Names that may be meant, and what is different."""
+    yield name.replace("\\", "/"), "the table has backslashes; write slashes"
+    for form in ("NFC", "NFD"):
+        words = f"accents are composed otherwise ({form}); write the table with the names of the files, or rename these"
+        yield unicodedata.normalize(form, name), words
+    for ending in _ENDINGS:
+        yield f"{name}{ending}", "the table leaves the ending out; add it"
+    yield unquote(name), "the table has names of URLs; write %20 as a space, and the like"
+    seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+    yield seen.strip(_MARKS), "the table has marks, spaces or signs without width around the name; take them out"
+    yield os.path.expanduser(name), "~ is not expanded in a table; write the folder"
+
+
+def _in_other_folders(root: Path, name: str) -> Iterator[tuple[str, str]]:
+    """The file's name with fewer of its folders, below the root and below its folders."""
+    parts = Path(name).parts
+    for start in range(len(parts)):
+        before, rest = str(Path(*parts[:start])), Path(*parts[start:])
+        for folder in (root, *_folders(root)):
+            if not os.path.isfile(folder / rest):
+                continue
+            found = str((folder / rest).relative_to(root))
+            if folder != root:
+                own = "the images lie in a folder of their own; give it by data.images"
+                yield found, own if not start else f"{own}, and take {before!r} out of the table's names"
+            elif root.parts[-start:] == parts[:start]:
+                yield found, "the table has a folder before the name; give the folder above it by data.images"
+            elif start:
+                yield found, f"the table has folders before the name; take {before!r} out of it"
 
 
 def _same_name(folder: Path, name: str) -> str | None:
@@ -54,7 +78,7 @@ def _same_name(folder: Path, name: str) -> str | None:
     try:
         with os.scandir(folder) as entries:
             for count, entry in enumerate(entries):
-                if entry.name.casefold() == wanted:
+                if entry.name.casefold() == wanted and entry.name != name and entry.is_file():
                     return entry.name
                 if count == _NAMES:
                     return None

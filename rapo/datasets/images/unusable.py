@@ -3,6 +3,7 @@ word from its user."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -62,6 +63,6 @@ def advice(part: Part, found: Counter[str]) -> str:
     labels = part.records.labels
     if labels.embedded or 2 * found["missing"] < found.total():
         return "Mend the images, or leave them out of the table"
-    names = (name for name in strings(labels.files) if not (labels.root / name).is_file())
+    names = (name for name in strings(labels.files) if not os.path.isfile(labels.root / name))
     where = hint(labels.root, list(islice(names, _LOOKED_INTO)))
     return where or f"Images are looked up in {labels.root}: give their folder by data.images"

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rapo.config import SourceConfig
 from rapo.datasets.files.arrow_table import arrow_table
-from rapo.datasets.files.found import Found, LabelFile, split_of_name
+from rapo.datasets.files.found import Found, LabelFile, lacking_shards, split_of_name
 from rapo.datasets.files.raw_table import RawTable
 from rapo.datasets.labels import joined
 from rapo.datasets.layout import Layout, register
@@ -61,6 +61,11 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
     if not tables:
         raise DataError(
             f"{source.hub or found.path} is no data set of Hugging Face: no saved one, and no Parquet files"
+        )
+    if not source.hub and (lacking := lacking_shards(map(Path, tables))):
+        raise DataError(
+            f"{found.path}: shards are missing ({len(lacking):,}, for example {lacking[0]}); fetch them, or rename the others "
+            "where these are to be all"
         )
     parts = []
     for key, table in tables.items():
