@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def evaluated_models(arguments: list[str]) -> list[EvaluatedModel]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
-    return (path / "config.toml").is_file() and not (path / "config.json").is_file()
+    return os.path.isfile(path / "config.toml") and not os.path.isfile(path / "config.json")
 
 
 def _of(argument: str) -> Iterator[EvaluatedModel]:
@@ -80,17 +81,17 @@ def _of(argument: str) -> Iterator[EvaluatedModel]:
     path = Path(where).expanduser()
     if is_run(path):
         yield from _of_run(name or path.resolve().name, path.resolve())
-    elif path.is_dir():
+    elif os.path.isdir(path):
         check_model_folder(path)
         yield FolderModel(name or path.resolve().name, path.resolve())
-    elif path.is_file():
+    elif os.path.isfile(path):
         yield GivenModel(name or path.stem, path, None)
     elif _SCORER.fullmatch(where):
         yield ScorerModel(name or where, where)
     else:
         file, _, words = where.rpartition("@")
         path = Path(file).expanduser()
-        if not file or not path.is_file():
+        if not file or not os.path.isfile(path):
             raise ConfigError(
                 f"{where} is no model: give a run's folder, a model's folder, a file of predictions (FILE@LOW..HIGH or "
                 "FILE@native with its scale), or the HOST:PORT of a running scorer"
@@ -101,7 +102,7 @@ def _of(argument: str) -> Iterator[EvaluatedModel]:
 def _named(argument: str) -> tuple[str, str]:
     """The name before the first =, unless the argument as a whole lies on disk."""
     name, equals, where = argument.partition("=")
-    if not equals or Path(argument).exists() or "/" in name:
+    if not equals or os.path.exists(argument) or "/" in name:
         return "", argument
     return name.strip(), where
 

@@ -24,7 +24,7 @@ def check_teacher(config: Config) -> None:
     """Raise a `RapoError` for a teacher that could not start."""
     teacher = config.aescot.teacher
     if teacher.kind == "given":
-        check_given(teacher, config.image)
+        check_given(teacher, config.image, config.data.max_unusable)
     elif teacher.kind != "measured":
         teacher_template(teacher)
         _check_model(config, teacher, "aescot.teacher")

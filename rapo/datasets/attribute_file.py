@@ -12,6 +12,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rapo.datasets.files.cells import is_number
 from rapo.datasets.rows import raise_bad_rows
 from rapo.errors import DataError
 from rapo.records import DIMENSIONS
@@ -47,7 +48,7 @@ def read_attributes(path: Path) -> dict[str, tuple[float, ...]]:
     for number, row in enumerate(rows[1:], start=2):
         try:
             image, *fields = row
-            values = tuple(float(field) for field in fields)
+            values = tuple(float(field) for field in fields if is_number(field))
             if len(values) != len(DIMENSIONS) or not all(0.0 <= value <= 1.0 for value in values) or image in found:
                 raise ValueError
         except ValueError:

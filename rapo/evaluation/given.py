@@ -24,6 +24,7 @@ from rapo.errors import DataError
 from rapo.evaluation.figures import Predicted
 from rapo.evaluation.sets import EvalSet
 from rapo.records import ImageRecord, Prediction
+from rapo.util.brief import brief, brief_names
 
 IMAGE = ("uid", *ALIASES["image"])
 #: Columns of predicted scores; the first that a file has is taken. Human scores may lie beside it.
@@ -54,6 +55,7 @@ class GivenPredictions:
     def __init__(self, path: Path) -> None:
         self.path = path
         table = open_table(path)
+        self._notes = list(table.notes)
         self._rows = list(_read(table))
         if not self._rows:
             raise DataError(f"{path} holds no predictions")
@@ -70,7 +72,7 @@ class GivenPredictions:
         there = [row for row in found if row is not None]
         if not there:
             return None, [f"{self.path.name} has no row for {one.name}, for example not for {one.records[0].uid!r}"]
-        notes = []
+        notes, self._notes = self._notes, []  # said once
         if len(there) < len(found):
             example = next(record.uid for record, row in zip(one.records, found, strict=True) if row is None)
             notes.append(
@@ -139,6 +141,7 @@ def _read(table: RawTable) -> list[_Row]:
         raise DataError(f"{table.path} has one column; predictions need an image and a score in each row")
     rows = []
     wanted = [name for name in (image, score, dataset) if name is not None]
+    table.check_once(wanted)
     for batch in table.rows(wanted):
         names, wrong = image_names(batch.cells[image])
         if wrong:
@@ -153,12 +156,14 @@ def _read(table: RawTable) -> list[_Row]:
 
 
 def _column(table: RawTable, names: Sequence[str]) -> str:
-    there = {name.lower(): name for name in table.columns}
     for name in names:
-        if name in there:
-            return there[name]
+        found = [column for column in dict.fromkeys(table.columns) if column.lower() == name]
+        if len(found) > 1:
+            raise DataError(f"{table.path} has the columns {' and '.join(map(brief, found))}; keep one of them")
+        if found:
+            return found[0]
     raise DataError(
-        f"{table.path} has none of the columns {', '.join(names[:6])}, only {', '.join(table.columns)}; rename the column "
+        f"{table.path} has none of the columns {', '.join(names[:6])}, only {brief_names(table.columns)}; rename the column "
         "of images to image and that of predicted scores to prediction"
     )
 

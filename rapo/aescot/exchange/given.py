@@ -80,8 +80,9 @@ def given_records(settings: TeacherConfig, held: RecordTable) -> tuple[RecordTab
     return records.take(clean), int((~clean).sum())
 
 
-def check_given(settings: TeacherConfig, limits: ImageConfig) -> None:
-    """Raise `DataError` where the file cannot be read, or its images are not there."""
+def check_given(settings: TeacherConfig, limits: ImageConfig, share: float) -> None:
+    """Raise `DataError` where the file cannot be read, or more than a `share` of the images looked
+    at cannot be used."""
     records = read_given(settings).records
     some = np.unique(np.linspace(0, len(records) - 1, min(len(records), _SAMPLE)).astype(np.int64))
     problems = []
@@ -90,10 +91,11 @@ def check_given(settings: TeacherConfig, limits: ImageConfig) -> None:
             check_image_file(records.path(record), limits, decode=False)
         except ImageError as error:
             problems.append(str(error))
-    if len(problems) == len(some):
+    if len(problems) > share * len(some):
         raise DataError(
-            f"aescot.teacher.critiques: none of {len(some)} images can be used, for example: {problems[0]}. "
-            "aescot.teacher.images is the folder that relative names are looked up in"
+            f"aescot.teacher.critiques: {len(problems)} of {len(some)} images that were looked at cannot be used, more than the "
+            f"share data.max_unusable = {share:g}; for example: {problems[0][:200]}. aescot.teacher.images is the folder that "
+            "relative names are looked up in"
         )
 
 

@@ -70,15 +70,11 @@ def _find(table: RawTable, meaning: str, given: str | None) -> str | None:
         if not given:
             return None
         _raise_missing(table.path, table.columns, meaning, given)
-        found = [name for name in table.columns if name == given]
-    else:
-        found = [name for name in table.columns if name.lower() in ALIASES[meaning]]
-        if meaning != "score" and meaning in found:
-            found = [name for name in found if name == meaning]
+        return given
+    found = [name for name in dict.fromkeys(table.columns) if name.lower() in ALIASES[meaning]]
+    if meaning != "score" and meaning in found:
+        found = [meaning]
     if len(found) > 1:
-        if len(set(found)) == 1:
-            at = " and ".join(str(i + 1) for i, name in enumerate(table.columns) if name == found[0])
-            raise DataError(f"{table.path} has the column {brief(found[0])} twice (columns {at}); keep one of them")
         raise DataError(
             f"{table.path}: {' and '.join(map(brief, found[:3]))} may each be the column of {_ROLES.get(meaning, meaning)}; say "
             f"which by data.columns.{meaning}"

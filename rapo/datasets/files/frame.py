@@ -48,6 +48,7 @@ def read_frame(
     then), and words. Raises `DataError` for bad cells, and for a table without rows."""
     source = f"{image}.path" if image in table.images else image
     wanted = list(dict.fromkeys((source, *required, *optional, *words)))
+    table.check_once(wanted)
     places: list[NDArray[np.int64]] = []
     names: list[pa.Array] = []
     values: dict[str, list[Floats]] = {name: [] for name in (*required, *optional)}

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +14,9 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from rapo.errors import DataError
+from rapo.util.brief import brief
 
 #: Cells of one column: an Arrow array where they have one type, a list where they may not.
 Cells: TypeAlias = pa.Array | list[object]
@@ -47,6 +50,15 @@ class RawTable:
     without_header: bool = False
     images: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def check_once(self, names: Iterable[str]) -> None:
+        """Raise `DataError` where a column of these names is there twice."""
+        for name in names:
+            at = [str(place) for place, column in enumerate(self.columns, start=1) if column == name]
+            if len(at) > 1:
+                raise DataError(
+                    f"{self.path} has the column {brief(name)} twice (columns {' and '.join(at)}); keep one of them"
+                )
 
     def head(self, count: int = 50) -> list[dict[str, object]]:
         """The first rows, as Python values."""

@@ -127,8 +127,12 @@ def test_check_finds_a_folder_without_the_images(tmp_path: Path) -> None:
     (line,) = (line for line in problems(config(), ["aescot"], DataCheck()))
     assert "aescot.teacher.images" in line
     assert "0.png" in line
-    picture(tmp_path / "there" / "1.png", 0)
-    assert problems(config(f"aescot.teacher.images={tmp_path / 'there'}"), ["aescot"], DataCheck()) == []
+    there = f"aescot.teacher.images={tmp_path / 'there'}"
+    for number in range(2):
+        picture(tmp_path / "there" / f"{number}.png", number)
+    (line,) = problems(config(there), ["aescot"], DataCheck())
+    assert "1 of 3 images that were looked at cannot be used, more than the share data.max_unusable = 0.2" in line
+    assert problems(config(there, "data.max_unusable=0.4"), ["aescot"], DataCheck()) == []
     assert f"by the file {file}" in "\n".join(describe(config(), DataCheck()))
 
 

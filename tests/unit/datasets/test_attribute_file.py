@@ -67,6 +67,7 @@ def test_images_that_the_file_does_not_name_have_no_attributes(tmp_path: Path) -
         (HEADER + "a,0,0,0,0,1.5\n", "line 2"),
         (HEADER + "a,0,0,0,0,nan\n", "line 2"),
         (HEADER + "a,0,0,0,0,x\n", "line 2"),
+        (HEADER + "a,0,0,0,0,0_1\n", "line 2"),
         (HEADER + "a,0,0,0,0,1\n\nb,0,0,0,0,1\n", "line 3"),
         (HEADER + "a,0,0,0,0,1\na,0,0,0,0,1\n", "line 3"),
     ],

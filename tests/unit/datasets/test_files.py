@@ -135,6 +135,8 @@ def test_a_column_that_is_not_to_be_used(tmp_path):
     ("text", "words"),
     [
         ("image,score,score\na.jpg,1,9\n", "'score' twice"),
+        ("image,score,Score\na.jpg,1,9\n", "'score' and 'Score' may each be"),
+        ("image,score,split,split\na.jpg,1,test,train\n", "'split' twice"),
         ("image,score,gt_score\na.jpg,1,9\n", "'score' and 'gt_score' may each be"),
         ("1 Abstract\n24 Action\n", "list of names without scores"),
         ("4=Afghanistan\n248=Albania\n", "holds no scores"),

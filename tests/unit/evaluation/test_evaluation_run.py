@@ -263,6 +263,7 @@ def test_models_are_told_apart(tmp_path, tiny_model):
     assert found[-1] == ScorerModel("s", "localhost:50051")
     for argument, error, words in (
         ("nothing", ConfigError, "nothing is no model"),
+        ("x" * 300, ConfigError, "is no model"),
         (f"{path}@5..1", ConfigError, r"give the scale as @LOW\.\.HIGH"),
         (str(tmp_path), ModelError, "no config.json"),
     ):

@@ -70,6 +70,14 @@ def test_an_image_without_a_row_or_a_number_is_one_without_a_score(tmp_path, one
     assert "no row for 1 of 3 images of d, for example 'd/2.jpg'" in notes[0]
 
 
+def test_what_a_file_leaves_out_is_said_once(tmp_path, one):
+    path = tmp_path / "p.csv"
+    path.write_text("# by another model\nimage,prediction\n0.jpg,.1\n1.jpg,.2\n2.jpg,.3\n")
+    given = GivenPredictions(path)
+    assert "begin with # are passed over: 1" in given.predicted(one, None)[1][0]
+    assert given.predicted(one, None)[1] == []
+
+
 def test_a_set_without_any_row_has_no_predictions(tmp_path, one):
     path = tmp_path / "p.csv"
     path.write_text("image,prediction\nx.jpg,.1\n")
@@ -95,6 +103,8 @@ def test_scales(tmp_path, one):
         ("image,stars\n0.jpg,1\n", "none of the columns aesthetic_score"),
         ("picture,prediction\n0.jpg,1\n", "none of the columns uid, image"),
         ("image,prediction\n", "holds no"),
+        ("image,prediction,prediction\n0.jpg,.1,.2\n", "the column 'prediction' twice"),
+        ("image,Prediction,prediction\n0.jpg,.1,.2\n", "the columns 'Prediction' and 'prediction'; keep one"),
     ],
 )
 def test_a_file_that_is_no_table_of_predictions(tmp_path, text, words):
