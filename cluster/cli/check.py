@@ -36,7 +36,7 @@ def describe(config: Config, data: DataCheck) -> list[str]:
         f"aescot     {described(config)}",
         f"coldstart  {config.coldstart.steps} steps of {config.coldstart.batch_size} on {config.coldstart.workers} "
         f"worker(s), ZeRO-{config.coldstart.zero_stage}, from {model}",
-        f"rapo       {rapo.steps} steps of {rapo.images_per_step} images x {rapo.completions} completions; "
+        f"rapo       {rapo.steps} steps of {_images(config, data)} x {rapo.completions} completions; "
         f"{config.rollout.workers} rollout worker(s), {config.learner.workers} learner rank(s), "
         f"ZeRO-{config.learner.zero_stage}{lora}",
         *(f"{'' if number else 'judged':<10} {line}" for number, line in enumerate(judges)),
@@ -45,6 +45,14 @@ def describe(config: Config, data: DataCheck) -> list[str]:
         else "serve      skipped (serve.demo_images is 0)",
         f"on         {where}",
     ]
+
+
+def _images(config: Config, data: DataCheck) -> str:
+    """The images of a step: all that there are, where they are fewer than a step asks for."""
+    asked = config.rapo.images_per_step
+    if not data.train or data.train >= asked:
+        return f"{asked} images"
+    return f"{data.train} images (all there are for training; rapo.images_per_step = {asked})"
 
 
 def problems(config: Config, stages: Sequence[str], data: DataCheck | None = None) -> list[str]:

@@ -35,8 +35,10 @@ _COMPARED = 200_000
 
 @dataclass(frozen=True, slots=True)
 class DataCheck:
-    """`lines` say what each source holds."""
+    """`lines` say what each source holds; `train` is the number of training images, 0 where it is
+    not known."""
 
+    train: int = 0
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -46,13 +48,17 @@ def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
     """Read the labels of a configuration and look at its images. `length` tells which prompts do
     not fit."""
     if config.data.embedded:
-        return DataCheck(problems=list(_sigma_problems(config, [config.data.name or "ava"])))
+        return DataCheck(
+            _train(config, config.data.scenes.train),
+            problems=list(_sigma_problems(config, [config.data.name or "ava"])),
+        )
     try:
         parts = read_parts(config.data, config.run.seed, None)
     except RapoError as error:
         lines = [str(source.path or source.hub) for source in config.data.all_sources]
-        return DataCheck(lines, _source_problems(config) or [str(error)])
-    found = DataCheck(list(map(_line, parts)))
+        return DataCheck(lines=lines, problems=_source_problems(config) or [str(error)])
+    train = sum(_counts(part)["train"] for part in parts)
+    found = DataCheck(_train(config, train), list(map(_line, parts)))
     names = list(dict.fromkeys(name for part in parts for name in _set_names(part)))
     found.problems.extend(_sigma_problems(config, names))
     found.warnings.extend(note for part in parts for note in part.notes)
@@ -69,6 +75,10 @@ def check_data(config: Config, length: PromptLength | None = None) -> DataCheck:
     if in_time:
         _check_leaks(parts, config, found)
     return found
+
+
+def _train(config: Config, images: int) -> int:
+    return images if config.data.max_train is None else min(images, config.data.max_train)
 
 
 def _source_problems(config: Config) -> list[str]:

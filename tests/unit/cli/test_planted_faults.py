@@ -138,6 +138,26 @@ def test_nothing_is_found_where_nothing_was_planted(folder: Path) -> None:
     assert check(folder, []) == []
 
 
+def test_fewer_images_than_a_step_asks_for_are_said(folder: Path) -> None:
+    def line(*settings: str) -> str:
+        every = [f"data.path={folder / 't.csv'}", "serve.port=0", *settings]
+        done = CliRunner().invoke(app, ["check", *(part for item in every for part in ("--set", item))])
+        return next(line for line in done.output.splitlines() if line.startswith("rapo "))
+
+    words = "images (all there are for training; rapo.images_per_step = 64) x"
+    assert f"7 {words}" in line("data.max_train=7")
+    assert words in line()
+    assert " steps of 8 images x" in line("rapo.images_per_step=8")
+
+
+@pytest.mark.parametrize("character", ["[", "]", "*", "?"])
+def test_a_pattern_is_no_folder_of_a_run(tmp_path: Path, character: str) -> None:
+    """The run's own models lie below it."""
+    done = CliRunner().invoke(app, ["run", "--out", str(tmp_path / f"runs{character}")])
+    assert "which vLLM takes for a pattern" in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_of_the_data(folder: Path, name: str) -> None:
     plant, words = DATA[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -273,6 +274,9 @@ class TestAddress:
             with pytest.raises(ConfigError, match=missing) as caught:
                 check_access(self.settings(host, **options))
             assert "rapo token" in str(caught.value)
+            (page,) = re.findall(r"docs/\S+\.md", str(caught.value))
+            steps = (Path(__file__).parents[3] / page).read_text(encoding="utf-8")
+            assert all(step in steps for step in ("-addext subjectAltName=", "rapo token ", "serve.gateway.tokens="))
         check_access(self.settings(host, **tls, tokens=tokens))
         check_access(self.settings(host, **tls, client_ca=authority.path))
 
