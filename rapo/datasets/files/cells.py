@@ -112,9 +112,10 @@ def _number(value: object, column: str, *, empty: bool) -> float:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(_not_a_number(column, value, comma=False))
-    if not math.isfinite(value):
-        raise ValueError(f"{column} {brief(value)} is not a finite number")
-    return float(value)
+    with suppress(OverflowError):  # an integer beyond all floats
+        if math.isfinite(value):
+            return float(value)
+    raise ValueError(f"{column} {brief(value)} is not a finite number")
 
 
 def _each(values: Sequence[object], parse: Callable[[object], float]) -> tuple[Floats, Problems]:

@@ -69,6 +69,8 @@ def _read(found: Found, source: SourceConfig) -> LabelSource:
         names.append(column)
         if _SET in wanted:
             sets.append(texts(batch.cells[_SET]))
+    if not places:
+        raise DataError(f"{table.path} holds no rows; each needs an image, and a number as its last answer")
     raise_bad_rows(table.path, problems, "Each row needs an image, and a number as its last answer.")
     words = {_SET: pa.chunked_array(sets)} if sets else {}
     frame = Frame(table, np.concatenate(places), pa.chunked_array(names), {}, words)

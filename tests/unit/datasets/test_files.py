@@ -212,6 +212,8 @@ def test_numbers_of_json_and_parquet(tmp_path):
 
     path = write(tmp_path / "a", json.dumps([{"image": "a.jpg", "score": "0.25"}, {"image": ["b.jpg"], "score": 1}]))
     assert rows(path) == {"a.jpg": 0.25, "b.jpg": 1.0}
+    with pytest.raises(DataError, match=r"item 1: score 1000.* is not a finite number"):
+        read(write(tmp_path / "c", json.dumps([{"image": "a.jpg", "score": 10**400}])))
     for values, words in (([1.0, None], "row 2: score is empty"), ([1.0, float("nan")], "row 2: score nan"),
                           ([True, False], "row 1: score True"), (["1", "1_0"], "row 2.*underscore")):  # fmt: skip
         table = pyarrow.table({"image": ["a.jpg", "b.jpg"], "score": values})
@@ -278,6 +280,12 @@ def test_rows_of_visualquality_r1(tmp_path):
     labels = read(write(tmp_path / "t", "\n".join(lines))).labels
     assert labels.scores.tolist() == [0.0, 0.1, 0.2]
     assert [labels.set_name(row) for row in range(3)] == ["koniq", "koniq", "spaq"]
+
+
+def test_no_rows_are_an_error(tmp_path):
+    for text in ("messages,images\n", "image,score\n"):
+        with pytest.raises(DataError, match="holds no rows"):
+            read(write(tmp_path / "t", text))
 
 
 def test_level_words_are_no_scores(tmp_path):
