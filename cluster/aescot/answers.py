@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -42,9 +42,11 @@ class Answers:
         """Whether a row has an answer."""
         return bool(self._answered[place])
 
-    def missing(self, shard: int) -> list[int]:
+    def missing(self, shard: int) -> Sequence[int]:
         """The rows of a shard that have no answer."""
         rows = self.files.rows(shard)
+        if not self._answered[rows.start : rows.stop].any():
+            return rows  # a few bytes, where a job may have a list for each of its shards
         return (rows.start + np.flatnonzero(~self._answered[rows.start : rows.stop])).tolist()
 
     def take_over(self, shard: int, table: pa.Table) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +25,12 @@ from cluster.remote.waiting import run_limited
 from rapo.aescot.plan import Band, Round, make_bands, next_round, record_verdicts
 from rapo.aescot.rows import JUDGED, SURPLUS
 from rapo.config import Config
-from rapo.datasets.labels import CHUNK
 from rapo.datasets.record_table import RecordTable
 from rapo.errors import RapoError
 
 STARTS = "starts.jsonl"
+#: Uids that are turned into Python objects at a time.
+_CHUNK = 1 << 13
 _FULL = "its score band has enough critiques"
 
 #: The judged rows of some stretches of a plan, in any order; some may be missing. Last, what was
@@ -172,6 +172,5 @@ def _without(table: pa.Table, surplus: NDArray[np.bool_]) -> pa.Table:
 
 
 def _uid_column(records: RecordTable) -> pa.ChunkedArray:
-    uids = records.uids()
-    chunks = [pa.array(islice(uids, CHUNK), pa.string()) for _ in range(0, len(records), CHUNK)]
-    return pa.chunked_array(chunks, pa.string())
+    starts = range(0, len(records), _CHUNK)
+    return pa.chunked_array([pa.array(records[at : at + _CHUNK].uids(), pa.string()) for at in starts], pa.string())

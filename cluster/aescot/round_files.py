@@ -24,11 +24,12 @@ import xxhash
 from cluster.files.atomic import write_atomic
 from rapo.aescot.plan import Round
 from rapo.aescot.rows import ASKED, JUDGED
-from rapo.datasets.labels import CHUNK
 from rapo.datasets.record_table import RecordTable
 from rapo.errors import RunFolderError
 
 _DIGEST = b"rapo.checksum"
+#: Rows of a plan that are turned into Python objects at a time, and lie in one batch of its file.
+_BATCH = 1 << 13
 
 
 class RoundFiles:
@@ -101,8 +102,8 @@ def read_plan(plan: Path, places: Sequence[int]) -> pa.Table:
         batches = pa.ipc.open_file(file)
         # Taken from the whole plan, each of them would cost a copy of its columns.
         parts = [
-            batches.get_batch(int(batch)).take(pa.array(rows[rows // CHUNK == batch] % CHUNK))
-            for batch in np.unique(rows // CHUNK)
+            batches.get_batch(int(batch)).take(pa.array(rows[rows // _BATCH == batch] % _BATCH))
+            for batch in np.unique(rows // _BATCH)
         ]
         return pa.Table.from_batches(parts, ASKED)
 
@@ -125,8 +126,8 @@ def _digest(table: pa.Table) -> str:
 
 def _asked_tables(records: RecordTable, asked: Round) -> Iterator[pa.Table]:
     names, datasets = records.datasets
-    for start in range(0, len(asked), CHUNK):
-        rows = asked.records[start : start + CHUNK]
+    for start in range(0, len(asked), _BATCH):
+        rows = asked.records[start : start + _BATCH]
         # Sorted by source: the table goes through its rows in runs of one source.
         order = np.argsort(records.part[rows], kind="stable")
         back = pa.array(np.argsort(order))
@@ -138,7 +139,7 @@ def _asked_tables(records: RecordTable, asked: Round) -> Iterator[pa.Table]:
                 "dataset": pa.array(np.array(names)[datasets[rows]], pa.string()),
                 "path": pa.array(chosen.files(), pa.string()).take(back),
                 "score": records.scores[rows],
-                "band": asked.bands[start : start + CHUNK],
+                "band": asked.bands[start : start + _BATCH],
             },
             schema=ASKED,
         )

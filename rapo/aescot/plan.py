@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rapo.arrays import Floats
+from rapo.datasets.labels import CHUNK
 from rapo.errors import DataError
 from rapo.util.seeds import derive_seed
 
@@ -38,7 +39,7 @@ class Band:
     """
 
     name: str
-    queue: NDArray[np.int64]
+    queue: NDArray[np.int32]
     fair: int
     wanted: int
     most: int
@@ -95,10 +96,11 @@ def make_bands(
     wants. Raises `DataError` for rows that do not fit together.
     """
     _check(scores, uids, bounds, count)
-    rng = np.random.default_rng(derive_seed(seed, "aescot"))
     by_uid = pc.sort_indices(uids).to_numpy()
-    band_of = np.searchsorted(np.asarray(bounds[1:-1], dtype=float), scores[by_uid], side="right")
-    pools = [by_uid[band_of == number].astype(np.int64) for number in range(len(bounds) - 1)]
+    _check_unique(uids, by_uid)
+    rng = np.random.default_rng(derive_seed(seed, "aescot"))
+    band_of = np.searchsorted(np.asarray(bounds[1:-1], dtype=float), scores, side="right").astype(np.int16)[by_uid]
+    pools = [by_uid[band_of == number].astype(np.int32) for number in range(len(bounds) - 1)]
     fair = _deal(count, [count] * len(pools))
     wanted = _deal(count, [len(pool) for pool in pools])
     return [
@@ -116,11 +118,11 @@ def make_bands(
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
     """The rows of one round, in the order in which they are asked: record, band, and place in the
-    band's queue."""
+    band's queue. A job holds all of its rounds, so that their integers are small."""
 
-    records: NDArray[np.int64]
-    bands: NDArray[np.int32]
-    places: NDArray[np.int64]
+    records: NDArray[np.int32]
+    bands: NDArray[np.int16]
+    places: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -130,12 +132,12 @@ def next_round(bands: Sequence[Band], seed: int, number: int) -> Round:
     """What is asked next; without rows where every band has ended."""
     sizes = [band.next_rows() for band in bands]
     starts = [band.asked for band in bands]
-    places = np.concatenate([np.arange(at, at + size) for at, size in zip(starts, sizes, strict=True)])
+    places = np.concatenate([np.arange(at, at + size, dtype=np.int32) for at, size in zip(starts, sizes, strict=True)])
     records = np.concatenate([band.queue[at : at + size] for band, at, size in zip(bands, starts, sizes, strict=True)])
-    of = np.repeat(np.arange(len(bands), dtype=np.int32), sizes)
+    of = np.repeat(np.arange(len(bands), dtype=np.int16), sizes)
     # Mixed, so that every shard has rows of all bands.
     order = np.random.default_rng(derive_seed(seed, "aescot round", number)).permutation(len(records))
-    return Round(records[order], of[order], places[order].astype(np.int64))
+    return Round(records[order], of[order], places[order])
 
 
 def record_verdicts(bands: Sequence[Band], asked: Round, keep: NDArray[np.bool_]) -> None:
@@ -149,8 +151,6 @@ def record_verdicts(bands: Sequence[Band], asked: Round, keep: NDArray[np.bool_]
 def _check(scores: Floats, uids: pa.ChunkedArray | pa.Array, bounds: Sequence[float], count: int) -> None:
     if len(scores) != len(uids):
         raise DataError(f"{len(scores)} scores for {len(uids)} uids: each image needs one of each")
-    if pc.count_distinct(uids).as_py() != len(uids):
-        raise DataError("some uids occur more than once: make them unique, or an image would be sampled twice")
     if len(bounds) < 2 or any(a >= b for a, b in pairwise(bounds)):
         raise DataError(f"score bands must be two or more ascending numbers, not {list(bounds)}")
     if count < 0:
@@ -158,6 +158,17 @@ def _check(scores: Floats, uids: pa.ChunkedArray | pa.Array, bounds: Sequence[fl
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise DataError(f"image {uids[row]} has the score {scores[row]}: leave it out or give it a number")
+
+
+def _check_unique(uids: pa.ChunkedArray | pa.Array, by_uid: NDArray[np.uint64]) -> None:
+    """Raise `DataError` for a uid that occurs twice. Few of the sorted uids exist at a time, where
+    a hash table of all would be the peak of a job's memory."""
+    for start in range(0, len(by_uid), CHUNK):
+        names = uids.take(pa.array(by_uid[start : start + CHUNK + 1]))
+        same = pc.equal(names[:-1], names[1:])
+        if pc.any(same).as_py():
+            uid = names[pc.index(same, True).as_py()]
+            raise DataError(f"the uid {uid} occurs more than once: make it unique, or its image would be sampled twice")
 
 
 def _deal(count: int, capacity: list[int]) -> list[int]:

@@ -105,7 +105,7 @@ class RecordTable(Sequence[ImageRecord]):
             return RecordTable(self.parts, self.part[index], self.row[index])
         return self.parts[self.part[index]].record(int(self.row[index]))
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> RecordTable:
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> RecordTable:
         """Some of the records, by their indices or by a mask."""
         return RecordTable(self.parts, self.part[rows], self.row[rows])
 

@@ -24,10 +24,10 @@ ROWS = 50
 def test_rows_of_a_plan_are_read_from_all_of_its_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int]
 ) -> None:
-    monkeypatch.setattr("cluster.aescot.round_files.CHUNK", 7)
-    order = np.random.default_rng(0).permutation(ROWS)
+    monkeypatch.setattr("cluster.aescot.round_files._BATCH", 7)
+    order = np.random.default_rng(0).permutation(ROWS).astype(np.int32)
     files = RoundFiles(tmp_path / "out", 0, ROWS, 40)
-    files.write_plan(records(tmp_path), Round(order, np.zeros(ROWS, np.int32), np.arange(ROWS)))
+    files.write_plan(records(tmp_path), Round(order, np.zeros(ROWS, np.int16), np.arange(ROWS, dtype=np.int32)))
     read = read_plan(files.plan, rows)
     assert read["place"].to_pylist() == list(rows)
     assert read["uid"].to_pylist() == [f"made/{order[row]}.jpg" for row in rows]
@@ -44,9 +44,9 @@ def test_a_read_task_gives_its_rows_with_the_bytes_of_their_images(tmp_path: Pat
     for number in range(ROWS):
         (tmp_path / f"{number}.jpg").write_text(f"image {number}")
     (tmp_path / "7.jpg").unlink()
-    order = np.random.default_rng(0).permutation(ROWS)
+    order = np.random.default_rng(0).permutation(ROWS).astype(np.int32)
     files = RoundFiles(tmp_path / "out", 0, ROWS, 40)
-    files.write_plan(records(tmp_path), Round(order, np.zeros(ROWS, np.int32), np.arange(ROWS)))
+    files.write_plan(records(tmp_path), Round(order, np.zeros(ROWS, np.int16), np.arange(ROWS, dtype=np.int32)))
 
     source = ShardSource(files.plan, [files.rows(0), [41, 49]], ImageConfig())
     assert not source.supports_distributed_reads, "another node would need the images"
