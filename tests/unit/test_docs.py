@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.cli.main import app
+from cluster.files.report import EMBEDDED
 from rapo.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +110,13 @@ def test_every_setting_exists(page: Path) -> None:
             fields = getattr(section, "model_fields", {})
             assert part in fields, span
             section = fields[part].annotation
+
+
+def test_the_scale_of_the_demo_is_named_as_its_model_names_it() -> None:
+    clients = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert f"such as `{EMBEDDED}`" in " ".join(clients.split())
+    wrong = re.compile(r"native.scale\W+ava\b")
+    assert not any(wrong.search(page.read_text(encoding="utf-8")) for page in PAGES)
 
 
 def test_the_readme_is_short() -> None:

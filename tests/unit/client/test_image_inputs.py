@@ -177,6 +177,29 @@ def test_a_version_that_goes_ends_the_job(target: str, scorer: FakeScorer) -> No
         list(client.stream([b"1"]))
 
 
+@pytest.mark.parametrize("name", ["score_many", "stream"])
+def test_a_version_is_kept_by_every_bulk_call(target: str, scorer: FakeScorer, name: str) -> None:
+    """The default switches while the images are read."""
+
+    def images() -> Iterator[bytes]:
+        for number in range(30):
+            if number == 10:
+                scorer.default = "v6"
+            yield str(number).encode()
+
+    async def asynchronously() -> list[Outcome]:
+        async with AsyncScorerClient(target, timeout=5) as client:
+            return [item async for item in getattr(client, name)(images())]
+
+    with ScorerClient(target, timeout=5) as client:
+        found: list[Outcome] = list(getattr(client, name)(images(), in_flight=4))
+    scorer.default = "v7"
+    found += asyncio.run(asynchronously())
+    assert len(found) == 60
+    assert {item.result.model_version for item in found if item.result is not None} == {"v7"}
+    assert all(item.result is not None for item in found)
+
+
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
 def test_this_machine_is_reached_past_a_proxy(target: str, name: str) -> None:
     code = f"from rapo import ScorerClient; print(ScorerClient({target!r}, 5, attempts=1).score(b'50').score)"
