@@ -96,7 +96,8 @@ def _load(source: SourceConfig, found: Found) -> dict[str, datasets.Dataset]:
                 loaded = datasets.load_from_disk(str(found.path))
             else:
                 loaded = datasets.load_dataset(source.hub)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    # KeyError, TypeError: its JSON files hold something else.
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
         hint = (
             ""
             if source.online or source.hub is None
