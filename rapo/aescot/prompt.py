@@ -41,7 +41,7 @@ def prompt_text(settings: AskedModelConfig, default: str) -> str:
     its file cannot be read."""
     if settings.prompt_file is not None:
         try:
-            return settings.prompt_file.read_text(encoding="utf-8").strip()
+            return settings.prompt_file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"prompt_file {settings.prompt_file} cannot be read as UTF-8 text: {error}") from error
     return default if settings.prompt is None else settings.prompt

@@ -123,8 +123,8 @@ class Connection:
         token = self.token
         if self.token_file is not None:
             try:
-                token = Path(self.token_file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
+                token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
+            except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a null byte in the name
                 raise ConfigError(f"cannot read the token file {self.token_file}: {error}") from error
         if token is None:
             return ()

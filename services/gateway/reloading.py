@@ -153,6 +153,6 @@ def read_toml(path: Path, what: str) -> dict[str, object]:
     """The content of a TOML file. Raises `ConfigError` as `read_small` does, and for another
     form."""
     try:
-        return tomllib.loads(read_small(path, what).decode())
+        return tomllib.loads(read_small(path, what).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{what} = {path}: not valid TOML: {error}") from error

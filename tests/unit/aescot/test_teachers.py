@@ -45,6 +45,8 @@ def test_the_prompt_is_a_setting(tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text(f"{own}\n", encoding="utf-8")
     assert prompt(0.25, prompt_file=file, language="German", dimensions=("light", "color", "line"), words=9) == said
+    file.write_text(own, encoding="utf-8-sig")  # as editors of Windows write it
+    assert prompt(0.25, prompt_file=file, language="German", dimensions=("light", "color", "line"), words=9) == said
     assert prompt(prompt="{dimensions}", dimensions=("light",)) == "light"
     assert prompt_hash(own) != prompt_hash(own + " ")
 

@@ -60,6 +60,9 @@ class Server:
 def test_folders_are_relative_to_the_file(folders: Path) -> None:
     models = read_models(write(folders, "two", "one", "two"))
     assert models == ServedModels("two", {"one": folders / "one", "two": folders / "two"})
+    path = folders / "marked.toml"
+    path.write_text('default = "one"\n[models]\none = "one"', encoding="utf-8-sig")
+    assert read_models(path) == ServedModels("one", {"one": folders / "one"})
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_tls_and_a_token_are_accepted(authority: Authority, tmp_path: Path) -> N
         with pytest.raises(CallError, match="Give a token") as caught:
             client.score(b"42")
         assert caught.value.code == "UNAUTHENTICATED"
-        token_file.write_text("second\n")  # changed without a new client
+        token_file.write_text("second\n", encoding="utf-8-sig")  # changed without a new client
         assert client.score(b"42").score == 0.42
 
 
@@ -87,6 +87,7 @@ def test_a_certificate_of_another_ca_or_name_is_told_apart(authority: Authority,
         ({"token": "two words"}, "one word"),
         ({"token": "a", "token_file": "b"}, "not both"),
         ({"token_file": "no/such/file"}, "no/such/file"),
+        ({"token_file": "null\0byte"}, "null byte"),
         ({"ca": "no/such/ca.pem"}, "no/such/ca.pem"),
         ({"ca": b"not pem"}, "holds no PEM"),
         ({"certificate": b"x"}, "needs its key"),
