@@ -4,6 +4,7 @@
   them are hidden or made by a system for itself.
 - Linked folders are searched after all others, and no folder is searched twice, so that links that
   lead in a circle end.
+- A file that is named twice, in whatever way, is one image.
 - What is left out is counted, by reason.
 """
 
@@ -26,7 +27,10 @@ from rapo.util.printable import clipped
 STDIN = "-"
 
 #: Folders that hold thumbnails or metadata beside images, made by NAS systems and archives.
-_SYSTEM_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#recycle"})
+_SYSTEM_FOLDERS = frozenset({
+    *("@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot"),
+    *("__MACOSX", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information"),
+})  # fmt: skip
 _SHOWN = 5
 
 _Identity = tuple[int, int]
@@ -91,7 +95,7 @@ def find_images(paths: Sequence[str], listed: Iterable[str | bytes] = ()) -> Inp
             f"no images in {clipped(', '.join(paths), 100) or 'an empty list'}{f' ({line})' if line else ''}. Give files, "
             "folders or patterns, or - for a list on stdin."
         )
-    return Inputs(list(search.found), search.left_out)
+    return Inputs(search.found, search.left_out)
 
 
 def _listed(lines: Iterable[str | bytes]) -> Iterator[Path]:
@@ -103,14 +107,20 @@ def _listed(lines: Iterable[str | bytes]) -> Iterator[Path]:
 
 class _Search:
     def __init__(self) -> None:
-        self.found: dict[Path, None] = {}
+        self.found: list[Path] = []
         self.left_out = LeftOut()
+        self._known: set[tuple[str, str]] = set()
+        self._real: dict[Path, str] = {}
         self._searched: set[_Identity] = set()
         self._links: list[Path] = []
 
     def expand(self, name: str) -> list[Path]:
         """The paths that a name or a pattern stands for."""
         path = Path(os.path.expanduser(name))
+        if not name:
+            raise DataError(
+                "an empty name would be the working folder. Give files, folders or patterns, or . for this folder."
+            )
         if os.path.exists(path):
             return [path]
         if not glob.has_magic(name):
@@ -127,7 +137,18 @@ class _Search:
         if os.path.isdir(path):
             self._walk(path)
         else:
-            self.found.setdefault(path)
+            self._take(path)
+
+    def _take(self, path: Path) -> None:
+        """Take in a file. A link to a file is an image of its own, a way through another folder is
+        not."""
+        folder = path.parent
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        file = self._real[folder], path.name
+        if file not in self._known:
+            self._known.add(file)
+            self.found.append(path)
 
     def follow_links(self) -> None:
         """Search the linked folders that were met, and those met in them."""
@@ -196,7 +217,7 @@ class _Search:
         elif _is_special(entry):
             self.left_out.reasons["pipes, sockets and devices"] += 1
         else:  # a link that leads nowhere too: it gets a row with an error
-            self.found.setdefault(path)
+            self._take(path)
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:

@@ -25,6 +25,7 @@ def tree(tmp_path: Path) -> Path:
     photos = tmp_path / "photos"
     touch(photos, "a.jpg", "b.HEIC", "c.jpe", "d.jp2", "sub/e.png", "noext", "notes.txt", "more.txt", "x.CR2", "y.jxl")
     touch(photos, ".hidden.jpg", ".git/x.png", ".thumbnails/normal/t.png", "@eaDir/a.jpg/T.jpg", "__MACOSX/._a.jpg")
+    touch(photos, "@Recycle/r.jpg")
     touch(tmp_path, "elsewhere/l.jpg", "elsewhere/deep/m.jpg", "elsewhere/n.txt")
     (photos / "linked").symlink_to(tmp_path / "elsewhere")
     (photos / "sub" / "up").symlink_to(photos)
@@ -43,7 +44,7 @@ def test_one_rule_holds_for_the_whole_tree_and_the_rest_is_counted(tree: Path) -
     names, line = found(tree)
     assert names == ["a.jpg", "b.HEIC", "c.jpe", "d.jp2", "gone.jpg", "sub/e.png", "linked/l.jpg", "linked/deep/m.jpg"]
     assert line == (
-        "not looked at: folders that a system made for itself: 2; hidden files: 1; hidden folders: 2; "
+        "not looked at: folders that a system made for itself: 3; hidden files: 1; hidden folders: 2; "
         "linked folders that were searched already: 1; pipes, sockets and devices: 1; "
         "raw images, to be developed into TIFF or JPEG first: 1 (.cr2 1); "
         "images of a format that is not decoded, to be converted first: 1 (.jxl 1); "
@@ -70,6 +71,17 @@ def test_a_real_folder_comes_before_a_link_to_it(tmp_path: Path) -> None:
     (tmp_path / "album").symlink_to("zoo")
     assert [path.name for path in find_images([str(tmp_path)]).images] == ["a.jpg"]
     assert find_images([str(tmp_path)]).images[0].parent.name == "zoo"
+
+
+def test_a_file_that_is_named_in_several_ways_is_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "p/a.jpg", "p/b.jpg")
+    Path("other").symlink_to("p")
+    Path("p/link.jpg").symlink_to("a.jpg")
+    names = ["p/a.jpg", "./p/a.jpg", "p/../p/a.jpg", str(tmp_path / "p/a.jpg"), "other/a.jpg", "p"]
+    assert find_images(names).images == [Path("p/a.jpg"), Path("p/b.jpg"), Path("p/link.jpg")]
+    with pytest.raises(DataError, match="an empty name would be the working folder"):
+        find_images(["p", ""])
 
 
 def test_a_pattern_meets_an_image_once(tree: Path) -> None:
