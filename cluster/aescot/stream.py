@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,15 @@ def _pipeline(
     context.max_errored_blocks = lost
     context.target_max_block_size = _BLOCK_BYTES
     settings = config.aescot
+    # Ray Data hands what it does not know to the pool's actors, and warns that this will end. There
+    # is no other name for restarts and retries yet, and its default for both is without end: a row
+    # that kills its process would kill it for ever. The version of Ray is pinned.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
             ShardSource(plan, stretches, config.image),
             override_num_blocks=len(stretches),
-            concurrency=_READERS,
+            concurrency=min(_READERS, len(stretches)),
             num_cpus=0,  # also where the driver's node offers no CPUs
         )
         for pool, guard, role, cost in (

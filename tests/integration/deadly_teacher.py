@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.roles import Critiques, ImageBatch
 from rapo.config import Config
@@ -22,8 +23,22 @@ class DeadlyTeacher:
     def __call__(self, batch: ImageBatch) -> Critiques:
         if DEADLY in batch["uid"]:
             os._exit(1)
-        empty: list[str | None] = [None] * len(batch["uid"])
-        return {"critique": ["text"] * len(empty), "problem": empty, "reason": empty}
+        return written(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class OnceDeadlyTeacher:
+    """Dies over the image for as long as there is no file `died`, which it leaves."""
+
+    died: Path
+    config: Config
+    spent: float = 0.0
+
+    def __call__(self, batch: ImageBatch) -> Critiques:
+        if DEADLY in batch["uid"] and not self.died.exists():
+            self.died.touch()
+            os._exit(1)
+        return written(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,4 +51,10 @@ class BrokeTeacher:
     def __call__(self, batch: ImageBatch) -> Critiques:
         if STOPPED in batch["uid"]:
             raise ResourceError("the budget is spent")
-        return DeadlyTeacher(self.config)(batch)
+        return written(batch)
+
+
+def written(batch: ImageBatch) -> Critiques:
+    """A critique of each image."""
+    empty: list[str | None] = [None] * len(batch["uid"])
+    return {"critique": ["text"] * len(empty), "problem": empty, "reason": empty}

@@ -9,19 +9,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from actors.roles import TeacherRole
 from bench.support.critique_job import in_process, records
 from bench.support.critique_roles import LATENCY, LOG, CoinJudge
 from cluster.aescot.job import CritiqueJob
 from cluster.aescot.stream import Roles, judged_rows
 from rapo.config import Config, load_config
 from rapo.errors import RapoError
-from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher
+from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher, OnceDeadlyTeacher
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -91,7 +93,7 @@ def shard_files(folder: Path) -> list[Path]:
     return list((folder / "shards").glob("*.parquet"))
 
 
-def run(folder: Path, teacher: type[DeadlyTeacher | BrokeTeacher]) -> CritiqueJob:
+def run(folder: Path, teacher: Callable[[Config, float], TeacherRole]) -> CritiqueJob:
     settings = config(64, "aescot.bands=[0.0, 1.0]", "aescot.shard_rows=8", "aescot.refill=0")
     ask = partial(judged_rows, settings, Roles(teacher, CoinJudge))
     job = CritiqueJob(settings, records(folder / "images", 64), folder, ask, lambda kept: None)
@@ -106,6 +108,13 @@ def test_a_row_that_kills_its_process_is_given_up_and_the_others_are_judged(tmp_
     assert {uid for uid, row in rows.items() if row["reason"] == "lost"} == {DEADLY}
     assert sum(row["keep"] for row in rows.values()) == job.bands[0].kept > 40
     assert 8 <= job.repeated <= 24  # its shard, and what waited behind it in the same process
+
+
+def test_a_process_that_dies_once_is_started_again_and_answers_what_it_had(tmp_path: Path, local_ray: None) -> None:
+    job = run(tmp_path, partial(OnceDeadlyTeacher, tmp_path / "died"))
+    assert (tmp_path / "died").exists()
+    assert (job.repeated, job.rounds) == (0, 1)
+    assert "lost" not in {row["reason"] for table in job.tables() for row in table.to_pylist()}
 
 
 def test_an_error_that_concerns_all_rows_ends_the_job_and_what_is_written_stays(
