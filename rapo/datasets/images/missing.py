@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,13 +23,14 @@ _MARKS = "'\"`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e \u00a0\u3000"
 def hint(root: Path, missing: Sequence[str]) -> str:
     """A sentence on where the first of the files `missing` below `root` are instead; empty where
     nothing is found."""
+    folders = _folders(root) if missing else []
     for name in missing[:_LOOKED_INTO]:
-        for found, why in _elsewhere(root, name):
+        for found, why in _elsewhere(root, folders, name):
             return f"{name!r} is there as {found!r}: {why}"
     return ""
 
 
-def _elsewhere(root: Path, name: str) -> Iterator[tuple[str, str]]:
+def _elsewhere(root: Path, folders: Sequence[Path], name: str) -> Iterator[tuple[str, str]]:
     if os.path.isdir(root / name):
         yield name, "a folder, not an image; name the files in it"
     for other, why in _written_otherwise(name):
@@ -37,7 +39,7 @@ def _elsewhere(root: Path, name: str) -> Iterator[tuple[str, str]]:
     path = root / name
     if (same := _same_name(path.parent, path.name)) is not None:
         yield str(Path(name).parent / same), "upper and lower case differ; make them equal"
-    yield from _in_other_folders(root, name)
+    yield from _in_other_folders(root, folders, name)
 
 
 def _written_otherwise(name: str) -> Iterator[tuple[str, str]]:
@@ -54,12 +56,12 @@ def _written_otherwise(name: str) -> Iterator[tuple[str, str]]:
     yield os.path.expanduser(name), "~ is not expanded in a table; write the folder"
 
 
-def _in_other_folders(root: Path, name: str) -> Iterator[tuple[str, str]]:
+def _in_other_folders(root: Path, folders: Sequence[Path], name: str) -> Iterator[tuple[str, str]]:
     """The file's name with fewer of its folders, below the root and below its folders."""
     parts = Path(name).parts
     for start in range(len(parts)):
         before, rest = str(Path(*parts[:start])), Path(*parts[start:])
-        for folder in (root, *_folders(root)):
+        for folder in (root, *folders):
             if not os.path.isfile(folder / rest):
                 continue
             found = str((folder / rest).relative_to(root))
@@ -87,8 +89,11 @@ def _same_name(folder: Path, name: str) -> str | None:
     return None
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def _folders(root: Path) -> list[Path]:
+    """The folders in the root that are not hidden, as far as it is looked through."""
     try:
-        yield from sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        with os.scandir(root) as entries:
+            some = [entry for entry in islice(entries, _NAMES) if not entry.name.startswith(".") and entry.is_dir()]
     except OSError:
-        return
+        return []
+    return [root / entry.name for entry in sorted(some, key=lambda entry: entry.name)]
