@@ -203,7 +203,8 @@ def test_a_version_is_kept_by_every_bulk_call(target: str, scorer: FakeScorer, n
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
 def test_this_machine_is_reached_past_a_proxy(target: str, name: str) -> None:
     code = f"from rapo import ScorerClient; print(ScorerClient({target!r}, 5, attempts=1).score(b'50').score)"
-    environment = {**os.environ, name: "http://127.0.0.1:9"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("no_proxy", "no_grpc_proxy")}
+    environment[name] = "http://127.0.0.1:9"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     assert done.stdout.strip() == "0.5", done.stderr
 

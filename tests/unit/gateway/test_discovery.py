@@ -148,6 +148,15 @@ def test_calls_are_shared_among_proxies_and_pass_by_one_that_is_gone() -> None:
             assert [client.score(b"0.25").score for _ in range(20)] == [0.25] * 20
 
 
+def test_the_cluster_is_reached_past_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with proxy_of(FakeServe(SECRET, app="v1")) as address:
+        monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+        with discovering(address) as gateway:
+            assert until(lambda: gateway.serving)
+
+
 def test_replicas_with_another_secret_are_not_served() -> None:
     with proxy_of(FakeServe("another", app="v1")) as address, discovering(address) as gateway:
         assert not until(lambda: gateway.serving, 0.5)
