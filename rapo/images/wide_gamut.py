@@ -26,7 +26,8 @@ _PQ = 16
 # In cd/m²: the light of white paper (ITU-R BT.2408), and the brightest that keeps its difference.
 _PAPER, _BRIGHTEST = 203.0, 1_000.0
 _LEVELS = 1 << 14
-_STRIP_ROWS = 256
+#: Pixels that are converted at a time: each takes some 50 bytes meanwhile.
+_AT_A_TIME = 1 << 18
 
 
 def to_srgb(image: Image.Image, colours: StatedColours) -> Image.Image:
@@ -35,8 +36,9 @@ def to_srgb(image: Image.Image, colours: StatedColours) -> Image.Image:
     matrix = _MATRICES.get(colours.primaries)
     if matrix is None and light is _SRGB_LIGHT:
         return image
-    for top in range(0, image.height, _STRIP_ROWS):
-        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+    rows = max(1, _AT_A_TIME // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
         linear = light[np.asarray(image.crop(box))]
         if matrix is not None:
             linear = linear @ matrix.T

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -17,6 +18,7 @@ from rapo.config import ImageConfig
 from rapo.images.decode import decode_image
 from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits
 from rapo.images.stated_colours import StatedColours, stated_colours
+from rapo.images.wide_gamut import to_srgb
 
 COLOUR = (120, 200, 90)
 BT709, BT2020, P3 = 1, 9, 12
@@ -134,6 +136,20 @@ def test_damage_is_no_statement(format: str) -> None:
         for place in rng.integers(0, min(len(data), 400), 4):
             spoiled[place] = rng.integers(0, 256)
         stated_colours(bytes(spoiled[: rng.integers(1, len(data) + 1)]))
+
+
+def test_a_large_image_is_converted_piece_by_piece() -> None:
+    y, x = np.mgrid[0:3, 0:200_000]
+    wide = Image.fromarray(np.stack([x % 256, y * 80, (x // 256) % 256], axis=-1).astype(np.uint8))
+    tracemalloc.start()
+    converted = to_srgb(wide.copy(), StatedColours(P3, AS_SRGB))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
+    columns = [0, 255, 100_000, 199_999]
+    for column in columns:
+        one = to_srgb(wide.crop((column, 0, column + 1, 3)), StatedColours(P3, AS_SRGB))
+        assert one.tobytes() == converted.crop((column, 0, column + 1, 3)).tobytes()
 
 
 def test_usual_images_pay_nothing() -> None:
