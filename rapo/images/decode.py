@@ -189,7 +189,7 @@ def _decode(image: Image.Image, data: bytes, limits: ImageConfig) -> Image.Image
     try:
         image.load()
         _check_sides(*image.size, limits)  # HEIF: the parts may make another size than its header says
-        rgb = _to_srgb(_to_rgb(image), image.info.get("icc_profile"), data)
+        rgb = _to_srgb(_to_rgb(image), profiles.embedded_profile(image, data), data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is too large to decode safely: {error}", reason="too_many_pixels") from error
     except MemoryError as error:

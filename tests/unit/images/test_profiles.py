@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,23 @@ def test_a_wide_gamut_becomes_srgb(primaries: tuple[tuple[float, float, float], 
 def test_every_format_gives_the_same_colours(format: str) -> None:
     found = pixel(encode(GREEN, format, icc_profile=WIDE, **LOSSLESS[format]))
     assert np.abs(np.array(found) - np.array(pixel(encode(GREEN, icc_profile=WIDE)))).max() <= 2
+
+
+def jpeg2000(profile: bytes, method: int = 2) -> bytes:
+    """Pillow writes none: the header's statement of the colours is replaced."""
+    data = encode(GREEN, "JPEG2000")
+    start = data.index(b"jp2h") - 4
+    end = start + struct.unpack_from(">I", data, start)[0]
+    colours = data.index(b"colr", start) - 4
+    header = data[start + 8 : colours] + struct.pack(">I4sBBB", 11 + len(profile), b"colr", method, 0, 0) + profile
+    return data[:start] + struct.pack(">I4s", 8 + len(header), b"jp2h") + header + data[end:]
+
+
+@pytest.mark.parametrize("method", [2, 3])
+def test_a_profile_in_jpeg_2000_counts_too(method: int) -> None:
+    assert np.abs(np.array(pixel(jpeg2000(WIDE, method))) - np.array(pixel(encode(GREEN, icc_profile=WIDE)))).max() <= 1
+    assert pixel(jpeg2000(b"no profile", method)) == (120, 200, 90)
+    assert pixel(encode(GREEN, "JPEG2000")) == (120, 200, 90)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "AVIF"])
