@@ -84,6 +84,8 @@ class Learner:
             trainer.packing_fallback,
             trainer.state_bytes,
             self._host_weights(),
+            ray.get_runtime_context().get_node_id(),
+            os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         )
 
     def _host_weights(self) -> tuple[str, int] | None:

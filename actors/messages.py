@@ -28,7 +28,8 @@ class RankInfo:
     `chunks` is the number of chunks of every weight version that it publishes. `packing_fallback`
     is the reason why completions are trained as rows; None where they are packed. `state_bytes` is
     the size of its training state. `weight_store` is the address and port at which workers meet it
-    to receive weights; None where it broadcasts none.
+    to receive weights; None where it broadcasts none. `node_id` is Ray's id of its node, `devices`
+    what `CUDA_VISIBLE_DEVICES` says there.
     """
 
     rank: int
@@ -38,6 +39,8 @@ class RankInfo:
     packing_fallback: str | None = None
     state_bytes: int = 0
     weight_store: tuple[str, int] | None = None
+    node_id: str = ""
+    devices: str = ""
 
 
 @dataclass(frozen=True, slots=True)

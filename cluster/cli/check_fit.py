@@ -100,10 +100,10 @@ def colocation_problems(config: Config) -> Iterator[str]:
             f"{asked} ends all groups before the learner's turn, so that none can go on as rapo.in_flight = 'continue' asks: "
             f"set rapo.in_flight = 'finish', {otherwise}"
         )
-    if parts > 1:
+    if learner.workers % parts:
         yield (
-            f"{asked} gives a worker the GPU of one learner rank, and rollout.engine.tensor_parallel_size = {parts} needs "
-            f"{parts}: set it to 1, {otherwise}"
+            f"{asked} gives a worker the GPUs of as many learner ranks as its model has parts, and learner.workers = "
+            f"{learner.workers} is no multiple of rollout.engine.tensor_parallel_size = {parts}: change either, {otherwise}"
         )
     if learner.min_workers is not None:
         yield (
@@ -115,19 +115,20 @@ def colocation_problems(config: Config) -> Iterator[str]:
             f"{asked} has engines sleep while weights are published, so that none can receive a broadcast: set "
             f"rollout.weight_transport = 'object_store', {otherwise}"
         )
-    if rollout.workers > learner.workers:
+    if rollout.workers > config.most_workers:
+        ranks = "a learner rank beside each worker" if parts == 1 else f"{parts} learner ranks beside each worker"
         yield (
-            f"{asked} has a learner rank beside each worker, and rollout.workers = {rollout.workers} is more than "
-            f"learner.workers = {learner.workers}: lower the former, or raise the latter"
+            f"{asked} has {ranks}, and rollout.workers = {rollout.workers} is more than learner.workers = {learner.workers} "
+            "have room for: lower the former, or raise the latter"
         )
     if rollout.autoscale.enabled:
         yield (
             f"{asked} bounds the workers by the ranks' GPUs, which rollout.autoscale.enabled = true cannot add: switch it off, "
             f"{otherwise}"
         )
-    if rollout.gpus != learner.gpus or learner.gpus not in (0.0, 1.0):
+    if rollout.worker_gpus != parts * learner.gpus or learner.gpus not in (0.0, 1.0):
         yield (
-            f"{asked} gives both sides the same GPU in turn, and rollout.gpus = {rollout.gpus:g}, learner.gpus = "
+            f"{asked} gives both sides the same GPUs in turn, and rollout.gpus = {rollout.gpus:g}, learner.gpus = "
             f"{learner.gpus:g}: set both to 1 (0: on the CPU), {otherwise}"
         )
     if rollout.labels not in ({}, learner.labels):

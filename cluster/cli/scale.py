@@ -25,10 +25,12 @@ def scale_run(out: Path, workers: int) -> str:
         )
     config = load_config(out / "config.toml")
     if workers > config.most_workers:
-        key = "learner.workers" if config.colocated else "rollout.max_workers"
+        key, least = "rollout.max_workers", workers
+        if config.colocated:
+            key, least = "learner.workers", workers * config.rollout.engine.tensor_parallel_size
         raise ConfigError(
             f"{workers} rollout workers are more than the {config.most_workers} that this run allows. Stop the run and start "
-            f"it with --set {key}={workers}; it continues from its last checkpoint."
+            f"it with --set {key}={least}; it continues from its last checkpoint."
         )
     if not (out / "rapo").is_dir():
         raise RunFolderError(

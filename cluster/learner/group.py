@@ -51,15 +51,17 @@ class LearnerGroup:
         environment |= config.ray.environment("learner", settings.gpus)
         options: dict[str, object] = {
             "num_cpus": settings.cpus,
-            "num_gpus": settings.gpus * (SharedRoom.SHARE if room is not None else 1.0),
+            "num_gpus": settings.gpus if room is None else room.rank_gpus,
             "runtime_env": {"env_vars": environment},
         }
         own = [bundle(settings.cpus, settings.gpus)] * settings.workers
         self._own = None if room else request_placement("learner", own, settings.labels, settings.placement)
         self._placement = room.group if room else self._own
+        self._room = room
+        bundles = range(settings.workers) if room is None else map(room.bundle_of, range(settings.workers))
         self._ranks: list[ActorHandle] = [
-            launch(rank, config, options=options | place(self._placement, rank, settings.labels))
-            for rank in range(settings.workers)
+            launch(rank, config, options=options | place(self._placement, index, settings.labels))
+            for rank, index in enumerate(bundles)
         ]
         self._names = [f"learner rank {rank}" for rank in range(settings.workers)]
         self._heartbeat = Heartbeat({}, settings.hang_timeout_s)
@@ -87,6 +89,8 @@ class LearnerGroup:
         actors = dict(zip(self._names, self._ranks, strict=True))
         self._heartbeat = Heartbeat(actors, settings.hang_timeout_s, settings.progress_timeout_s)
         self.ranks = ranks
+        if self._room is not None:
+            self._room.settle(ranks)
         return ranks
 
     def _each(self, calls: Sequence[ObjectRef[T]], names: Sequence[str] | None = None) -> Waiting[list[T]]:
@@ -206,6 +210,8 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+        if self._room is not None:
+            self._room.settle(())
         release(self._own)
         self._own = self._placement = None
 

@@ -40,10 +40,13 @@ def bundle(cpus: float, gpus: float) -> dict[str, float]:
 
 
 def shared_need(config: Config) -> Need:
-    """Learner ranks, each with the rollout worker that takes turns with it."""
+    """Learner ranks with the rollout worker that takes turns with them: one for each part of its
+    model."""
     rollout, learner = config.rollout, config.learner
-    resources = bundle(learner.cpus + rollout.cpus, max(learner.gpus, rollout.gpus))
-    return Need("rank-and-worker pair", learner.workers, resources, learner.labels, learner.placement)
+    parts = rollout.engine.tensor_parallel_size
+    resources = bundle(parts * learner.cpus + rollout.cpus, max(parts * learner.gpus, rollout.worker_gpus))
+    role = "rank-and-worker pair" if parts == 1 else "ranks-and-worker group"
+    return Need(role, -(-learner.workers // parts), resources, learner.labels, learner.placement)
 
 
 def workers_need(config: Config, count: int) -> Need:

@@ -2,7 +2,7 @@
 
 - Ranks that work together are placed together or not at all: half of them placed would hold what
   the other half waits for.
-- A rank and a worker that share a GPU have a bundle together, of whose GPU each asks Ray for half.
+- Ranks and the worker that share GPUs have a bundle together, so that all of them are on one node.
 - A request tells an autoscaler what is missing. Where nothing comes within the limit, the error
   says what was asked for and what the cluster has.
 """
@@ -14,9 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.messages import RankInfo
 from cluster.remote.needs import shared_need
 from rapo.config import Config
 from rapo.config.types import Strategy
@@ -78,17 +84,24 @@ def place(group: PlacementGroup | None, index: int, labels: Mapping[str, str]) -
 
 
 class SharedRoom:
-    """The bundles of a colocated run: bundle i is for learner rank i and a rollout worker.
+    """The bundles of a colocated run: each is for a rollout worker and as many learner ranks as the
+    worker's model has parts.
 
-    They are asked for with the first use, and kept while ranks and workers come and go, until
-    `close`.
+    - They are asked for with the first use, and kept while ranks and workers come and go, until
+      `close`.
+    - A rank and a worker that share one GPU ask Ray for half of it each. Ray gives nobody halves of
+      several GPUs: where a model is split, each rank asks for a whole one, and the worker for none.
+      It is told those of its ranks, or asks for all of them while there are no ranks.
     """
-
-    #: Of a bundle's GPU, to each of the two.
-    SHARE = 0.5
 
     def __init__(self, config: Config) -> None:
         self._need = shared_need(config)
+        self._parts = config.rollout.engine.tensor_parallel_size
+        share = 0.5 if self._parts == 1 else 1.0
+        #: What a rank asks Ray for.
+        self.rank_gpus = config.learner.gpus * share
+        self._worker_gpus = config.rollout.worker_gpus * share
+        self._ranks: Sequence[RankInfo] = ()
         self._asked = False
         self._group: PlacementGroup | None = None
 
@@ -96,6 +109,37 @@ class SharedRoom:
     def size(self) -> int:
         """The number of bundles."""
         return self._need.count
+
+    def bundle_of(self, rank: int) -> int:
+        """The bundle of a learner rank."""
+        return rank // self._parts
+
+    def settle(self, ranks: Sequence[RankInfo]) -> None:
+        """All ranks have started, or have left where there are none."""
+        self._ranks = ranks
+
+    def takes_worker(self, bundle: int) -> bool:
+        """Whether a worker can be placed in a bundle. One that has gone to another node waits for
+        its ranks, without which nobody knows its GPUs."""
+        ranks = self._ranks_of(bundle)
+        if not ranks or self._group is None:
+            return True
+        nodes: Mapping[int, str] = placement_group_table(self._group)["bundles_to_node_id"]
+        return all(rank.node_id == nodes.get(bundle) for rank in ranks)
+
+    def worker_gpus(self, bundle: int) -> tuple[float, dict[str, str]]:
+        """What the worker of a bundle asks Ray for, and the variable that tells it its GPUs where
+        Ray does not."""
+        ranks = self._ranks_of(bundle)
+        if ranks:
+            return 0.0, {"CUDA_VISIBLE_DEVICES": ",".join(rank.devices for rank in ranks)}
+        return self._worker_gpus, {}
+
+    def _ranks_of(self, bundle: int) -> Sequence[RankInfo]:
+        """The ranks whose GPUs the worker of a bundle is told."""
+        if self._parts == 1 or not self._worker_gpus:
+            return ()
+        return [rank for rank in self._ranks if self.bundle_of(rank.rank) == bundle]
 
     @property
     def group(self) -> PlacementGroup | None:
@@ -107,7 +151,7 @@ class SharedRoom:
 
     def close(self) -> None:
         release(self._group)
-        self._group, self._asked = None, False
+        self._group, self._asked, self._ranks = None, False, ()
 
 
 def release(group: PlacementGroup | None) -> None:

@@ -200,7 +200,8 @@ class Membership:
         if self.room is None:
             return [None] * missing
         taken = {worker.bundle for worker in self.workers}
-        return [bundle for bundle in range(self.room.size) if bundle not in taken][:missing]
+        free = [bundle for bundle in range(self.room.size) if bundle not in taken]
+        return [bundle for bundle in free if self.room.takes_worker(bundle)][:missing]
 
     def join(self, worker: WorkerHandle) -> None:
         """A worker holds weights that the fleet uses: it can be given tasks."""

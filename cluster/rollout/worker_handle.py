@@ -67,7 +67,7 @@ class WorkerHandle:
     `calls` are its calls in flight with the deadline of each, oldest first. `deadline` is that of
     its start. `ping_sent_at` is None where the last ping is answered. `leaving` says that its node
     is about to go: it gets no new work, and does not come back. `bundle` is its place in the room
-    that it shares with a learner rank.
+    that it shares with learner ranks.
     """
 
     number: int
@@ -167,9 +167,11 @@ def create(
         own = request_placement(f"rollout-{number}", [resources], settings.labels, "spread")
     environment = engine_environment(settings.threads, settings.engine.kv_cache_gib)
     environment |= config.ray.environment("rollout", settings.gpus)
+    gpus, devices = (settings.worker_gpus, {}) if room is None else room.worker_gpus(bundle or 0)
+    environment |= devices
     options: dict[str, object] = {
         "num_cpus": settings.cpus,
-        "num_gpus": settings.worker_gpus * (SharedRoom.SHARE if room is not None else 1.0),
+        "num_gpus": gpus,
         "runtime_env": {"env_vars": environment},
     }
     options |= place(own if room is None else room.group, bundle or 0, settings.labels)

@@ -94,7 +94,7 @@ class RolloutConfig(Section):
     gpus: MayChange[Amount] = Field(0.0, description="of one worker; 0: on the CPU")
     labels: NodeLabels = Field({}, description="Ray labels that a node must have")
     placement: MayChange[Literal["apart", "colocate"]] = Field(
-        "apart", description="colocate: worker i on the GPU of learner rank i, which the two have in turn"
+        "apart", description="colocate: each worker on GPUs of learner ranks, which the two sides have in turn"
     )
     threads: MayChange[Positive] = 1
     start_timeout_s: MayChange[Seconds] = 300.0
@@ -228,14 +228,14 @@ class Config(Section):
 
     @property
     def colocated(self) -> bool:
-        """Whether each rollout worker shares the GPU of a learner rank, in turn with it."""
+        """Whether each rollout worker shares GPUs with learner ranks, in turn with them."""
         return self.rollout.placement == "colocate"
 
     @property
     def most_workers(self) -> int:
         """The largest number of rollout workers."""
         if self.colocated:
-            return self.learner.workers
+            return max(1, self.learner.workers // self.rollout.engine.tensor_parallel_size)
         return max(self.rollout.workers, self.rollout.max_workers)
 
     @property

@@ -50,3 +50,19 @@ def test_a_colocated_run_has_the_same_bits_even_where_a_worker_dies_in_the_learn
     assert all(row["sleep_s"] > 0.0 for row in steps_of(out))
     assert all(row["wake_s"] > 0.0 for row in steps_of(out)[1:])
     assert [fault["kind"] for fault in rows(out, "faults.jsonl")] == ["died"]
+
+
+def test_split_workers_take_turns_with_as_many_ranks_as_they_have_parts(started: Path, tmp_path: Path) -> None:
+    split = ("rollout.workers=1", "rollout.engine.tensor_parallel_size=2", "rapo.steps=3")
+    outs = [tmp_path / name for name in ("apart", "colocated")]
+    for out, more in zip(outs, ((), (COLOCATED,)), strict=True):
+        branch(started, out, *split, *more)
+        assert begin(out, *split, *more).wait(timeout=400) == 0, (out / "test.log").read_text()[-3000:]
+    apart, colocated = outs
+    assert len(steps_of(colocated)) == 3
+    assert numbers_of(colocated) == numbers_of(apart)
+    assert rows(colocated, "ledger.jsonl") == rows(apart, "ledger.jsonl")
+    assert all(row["sleep_s"] > 0.0 for row in steps_of(colocated))
+    one, other = model_of(apart), model_of(colocated)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)

@@ -35,7 +35,7 @@ def test_one_key_is_enough():
     [
         ("rapo.max_staleness=1", "set rapo.max_staleness = 0"),
         ("rapo.in_flight=continue", "set rapo.in_flight = 'finish'"),
-        ("rollout.engine.tensor_parallel_size=2", "tensor_parallel_size = 2 needs 2: set it to 1"),
+        ("rollout.engine.tensor_parallel_size=2", "rollout.workers = 2 is more than learner.workers = 2"),
         ("rollout.weight_transport=broadcast", "set rollout.weight_transport = 'object_store'"),
         ("rollout.workers=3", "rollout.workers = 3 is more than learner.workers = 2"),
         ("rollout.autoscale.enabled=true", "rollout.autoscale.enabled = true cannot add"),
@@ -48,6 +48,19 @@ def test_what_cannot_take_turns_is_refused_in_a_line(override, advice):
     (line,) = found(override)
     assert advice in line
     assert "\n" not in line
+
+
+def test_a_split_worker_shares_with_as_many_ranks_as_its_model_has_parts():
+    split = ("rollout.engine.tensor_parallel_size=2", "learner.workers=4")
+    assert found(*split) == found(*split, "rollout.gpus=2") == found(*split, "rollout.gpus=0", "learner.gpus=0") == []
+    (line,) = found(*split, "learner.workers=5")
+    assert "learner.workers = 5 is no multiple of rollout.engine.tensor_parallel_size = 2" in line
+    (line,) = found(*split, "rollout.workers=3")
+    assert "2 learner ranks beside each worker" in line
+    (line,) = found(*split, "rollout.gpus=0")
+    assert "rollout.gpus = 0, learner.gpus = 1" in line
+    (shared, _) = needs_of(load_config(None, (*SHARED, *split, "learner.cpus=2", "rollout.cpus=1")))["rapo"]
+    assert str(shared) == "2 ranks-and-worker groups (5 CPU, 2 GPU each)"
 
 
 def test_a_run_is_refused_and_not_only_checked():

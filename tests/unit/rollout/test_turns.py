@@ -11,6 +11,7 @@ from fake_workers import Actor, Workers, died, made, polled, ready, receipt, sta
 from fakes import as_ref
 from ray.exceptions import RayTaskError
 
+from actors.messages import RankInfo
 from cluster.learner.group import LearnerGroup
 from cluster.remote import placement
 from cluster.remote.faults import Fault
@@ -157,45 +158,120 @@ def test_an_engine_that_starts_meanwhile_sleeps_before_the_learner_begins():
     assert [names(actor) for actor in workers.made] == [["sleep"], ["sleep"]]
 
 
-def test_there_are_as_many_workers_as_ranks_at_most():
+def test_there_are_as_many_workers_as_the_ranks_have_room_for():
     fleet, _, _ = awake()
+    assert fleet.resize(5) == 2
+    fleet, _, _ = awake("rollout.engine.tensor_parallel_size=2", "learner.workers=4")
     assert fleet.resize(5) == 2
 
 
-def test_rank_and_worker_of_one_number_have_one_bundle_and_half_of_its_gpu_each(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[Any] = []
-    found: dict[str, list[Any]] = {"rank": [], "worker": []}
-    room: Any = object()
+class Rooms:
+    """Ray's placement groups, and what ranks and workers ask for in them: GPUs and a bundle. What
+    a worker is told of its GPUs is in `told`."""
 
-    def made_room(bundles: Any, **how: Any) -> Any:
-        asked.append(bundles)
-        return room
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[Any] = []
+        self.removed: list[Any] = []
+        self.ranks: list[Any] = []
+        self.workers: list[Any] = []
+        self.told: list[Any] = []
+        self.nodes = {0: "n0", 1: "n1"}
+        self.room: Any = object()
+        self._made = Workers()
+        monkeypatch.setattr(placement, "placement_group", self._group)
+        monkeypatch.setattr(placement, "remove_placement_group", self.removed.append)
+        monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", self._bundle)
+        monkeypatch.setattr(placement, "placement_group_table", lambda room: {"bundles_to_node_id": self.nodes})
 
-    def bundle_of(group: Any, placement_group_bundle_index: int) -> tuple[Any, int]:
-        return group, placement_group_bundle_index
+    def rank(self, *arguments: object, options: Any) -> Any:
+        self.ranks.append((options["num_gpus"], options["scheduling_strategy"]))
+        return self._made(*arguments, options=options)
 
-    monkeypatch.setattr(placement, "placement_group", made_room)
-    monkeypatch.setattr(placement, "remove_placement_group", asked.append)
-    monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", bundle_of)
-    workers = Workers()
+    def worker(self, *arguments: object, options: Any) -> Any:
+        self.workers.append((options["num_gpus"], options["scheduling_strategy"]))
+        self.told.append(options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES"))
+        return self._made(*arguments, options=options)
 
-    def started(kind: str) -> Any:
-        def launch(*arguments: object, options: Any) -> Any:
-            found[kind].append((options["num_gpus"], options["scheduling_strategy"]))
-            return workers(*arguments, options=options)
+    def _group(self, bundles: Any, **how: Any) -> Any:
+        self.asked.append(bundles)
+        return self.room
 
-        return launch
+    def _bundle(self, group: Any, placement_group_bundle_index: int) -> int:
+        assert group is self.room
+        return placement_group_bundle_index
 
-    gpus = ("learner.gpus=1", "rollout.gpus=1", "rollout.cpus=1", "learner.cpus=2", "rollout.workers=2")
-    config = load_config(None, (*SHARED, *gpus))
-    fleet = Fleet(config, started("worker"))
-    ranks = LearnerGroup(config, started("rank"), fleet.room)
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
+    return Rooms(monkeypatch)
+
+
+GPUS = ("learner.gpus=1", "rollout.gpus=1", "rollout.cpus=1", "learner.cpus=2", "rollout.workers=2")
+
+
+def test_rank_and_worker_of_one_number_have_one_bundle_and_half_of_its_gpu_each(rooms: Rooms) -> None:
+    config = load_config(None, (*SHARED, *GPUS))
+    fleet = Fleet(config, rooms.worker)
+    ranks = LearnerGroup(config, rooms.rank, fleet.room)
+    settled(fleet, *map(rank, range(2)))
     fleet.start(as_ref("/model"), 0)
-    assert found["rank"] == found["worker"] == [(0.5, (room, 0)), (0.5, (room, 1))]
-    assert asked == [[{"CPU": 3.0, "GPU": 1.0}] * 2], "one room for both"
+    assert rooms.ranks == rooms.workers == [(0.5, 0), (0.5, 1)]
+    assert rooms.told == [None, None]
+    assert rooms.asked == [[{"CPU": 3.0, "GPU": 1.0}] * 2], "one room for both"
     ranks.close()
-    assert len(asked) == 1, "it stays for ranks that are made anew"
+    assert not rooms.removed, "it stays for ranks that are made anew"
     fleet.close()
-    assert asked[1:] == [room]
+    assert rooms.removed == [rooms.room]
+
+
+def rank(number: int, node: str | None = None) -> RankInfo:
+    """Of two on each node, which Ray gave the devices in any order."""
+    device = str(7 - number % 2)
+    return RankInfo(number, "host", 0, 1, node_id=node or f"n{number // 2}", devices=device)
+
+
+def settled(fleet: Fleet, *ranks: RankInfo) -> None:
+    """All ranks say that they have started."""
+    assert fleet.room is not None
+    fleet.room.settle(ranks)
+
+
+SPLIT = (*SHARED, *GPUS, "rollout.engine.tensor_parallel_size=2", "learner.workers=4")
+
+
+def test_a_split_worker_is_told_the_gpus_of_its_ranks_which_have_them_from_ray(rooms: Rooms) -> None:
+    config = load_config(None, SPLIT)
+    fleet = Fleet(config, rooms.worker)
+    fleet.sleep()
+    LearnerGroup(config, rooms.rank, fleet.room)
+    fleet.start(as_ref("/model"), 0)
+    settled(fleet, *map(rank, range(4)))
+    assert rooms.ranks == [(1.0, 0), (1.0, 0), (1.0, 1), (1.0, 1)]
+    assert rooms.asked == [[{"CPU": 5.0, "GPU": 2.0}] * 2], "of one node each"
+    fleet.wake()
+    fleet.poll(0.01)
+    assert rooms.workers == [(0.0, 0), (0.0, 1)]
+    assert rooms.told == ["7,6", "7,6"]
+
+
+def test_a_split_worker_without_ranks_has_its_gpus_from_ray(rooms: Rooms) -> None:
+    config = load_config(None, SPLIT)
+    fleet = Fleet(config, rooms.worker)
+    ranks = LearnerGroup(config, rooms.rank, fleet.room)
+    settled(fleet, *map(rank, range(4)))
+    ranks.close()
+    fleet.start(as_ref("/model"), 0)
+    assert (rooms.workers, rooms.told) == ([(2.0, 0), (2.0, 1)], [None, None])
+
+
+def test_a_split_worker_whose_bundle_is_elsewhere_now_waits_for_its_ranks(rooms: Rooms) -> None:
+    config = load_config(None, SPLIT)
+    fleet = Fleet(config, rooms.worker)
+    LearnerGroup(config, rooms.rank, fleet.room)
+    settled(fleet, *map(rank, range(4)))
+    rooms.nodes[1] = "n2"
+    fleet.start(as_ref("/model"), 0)
+    assert rooms.workers == [(0.0, 0)], "its GPUs there are not known"
+    settled(fleet, rank(0), rank(1), rank(2, "n2"), rank(3, "n2"))
+    fleet.poll(0.01)
+    assert rooms.workers == [(0.0, 0), (0.0, 1)]
