@@ -30,8 +30,10 @@ _OPTIONS = [
     # A node that is gone without a word is found, and no call waits for it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # An address may be the name of several proxies (a headless Service).
+    # An address may be the name of several proxies (a headless Service). When one of them goes the
+    # name is looked up anew, by default not more often than every 30 s.
     ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 
 
