@@ -16,6 +16,7 @@ from kuberay import SPECS, check, cluster, groups
 from kustomize import DEPLOY, Manifest, Value, containers, folders, pods, render, without_hashes
 
 from rapo.config import Config, load_config
+from rapo.system_folder import SYSTEM_FOLDER
 
 VERSION = "1.34"
 
@@ -176,3 +177,28 @@ def test_only_rollout_workers_run_on_spot_nodes(folder: Path) -> None:
     config = configuration(folder)
     assert config.rollout.labels == {"ray.io/market-type": "spot"}
     assert config.learner.labels == config.coldstart.labels == {"ray.io/market-type": "on-demand"}
+
+
+#: Numbers that nobody has a reason to change.
+_FIXED = {"num-cpus", "maxSkew", "defaultMode", "value", "rayVersion"}
+
+
+def numbers(value: Value, key: str = "") -> Iterator[str]:
+    """The keys of a manifest's numbers, quantities and durations."""
+    if isinstance(value, dict):
+        for inner, inside in value.items():
+            yield from numbers(inside, inner)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from numbers(inside, key)
+    elif not isinstance(value, bool) and re.fullmatch(r"[\d.]+(m|Mi|Gi|s)?", str(value)):
+        yield key
+
+
+@everywhere
+def test_every_number_is_in_the_table_of_values(folder: Path) -> None:
+    table = (SYSTEM_FOLDER / "docs/kubernetes.md").read_text(encoding="utf-8").partition("## Values")[2]
+    for one in render(folder):
+        spec = {key: value for key, value in one.items() if key not in ("data", "metadata")}
+        unknown = {key for key in numbers(spec) if f"`{key}`" not in table} - _FIXED
+        assert not unknown, f"{folder}: docs/kubernetes.md does not say that these may be changed: {unknown}"
