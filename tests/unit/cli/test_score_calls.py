@@ -20,6 +20,7 @@ from cluster.cli.score.command import score_paths
 from cluster.cli.score.names import path_of
 from cluster.cli.score.progress import tracked
 from rapo.client.sync import ScorerClient
+from rapo.client.types import ModelInfo
 
 ODD_NAMES = [
     b"caf\xe9.jpg",
@@ -68,6 +69,23 @@ def test_a_default_that_switches_in_the_middle_does_not_mix_versions(
     switching.join(10)
     assert scorer.default == "v6"
     assert {row["model_version"] for row in read(output)} == {"v7"}
+
+
+def test_the_version_that_the_table_was_held_against_is_asked(
+    client: ScorerClient, scorer: FakeScorer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default switches as soon as it was asked for."""
+    asked = client.model
+
+    def model(version: str = "") -> ModelInfo:
+        found = asked(version)
+        scorer.default = "v6"
+        return found
+
+    monkeypatch.setattr(client, "model", model)
+    output = tmp_path / "scores.csv"
+    assert score_paths([str(photos / "b.jpg")], client, output, progress=console()) == 0
+    assert [row["model_version"] for row in read(output)] == ["v7"]
 
 
 def test_a_log_gets_a_line_now_and_then() -> None:
