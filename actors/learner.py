@@ -109,17 +109,15 @@ class Learner:
 
     @ray.method(concurrency_group="publish")
     def publish(self, version: int) -> Iterator[Chunk | WeightManifest]:
-        """Chunks, then the manifest, of a version that was snapshot; call with `num_returns =
-        chunks + 1`."""
+        """Chunks, then the manifest, of this rank's share of a version that was snapshot; call with
+        `num_returns = chunks + 1`."""
         yield from self._trainer.publish(version)
 
     def publish_now(self, version: int) -> Iterator[Chunk | WeightManifest]:
-        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
-        must `gather` meanwhile."""
+        """The same of the current weights, in turn with the steps. Under ZeRO-3 ranks without a
+        share must `gather` meanwhile."""
         with self._progress.working():
-            for part in self._trainer.publish(version):
-                self._progress.advance()
-                yield part
+            yield from self._trainer.publish(version)
 
     @ray.method(concurrency_group="publish")
     def send(self, version: int, meeting: Meeting) -> str | None:
@@ -147,7 +145,7 @@ class Learner:
         return None
 
     def gather(self, version: int) -> None:
-        """Take part in rank 0's `publish_now` or `send_now`."""
+        """Take part in the others' `publish_now`, or rank 0's `send_now`."""
         with self._progress.working():
             for _ in self._trainer.weights(version):
                 pass
@@ -201,10 +199,12 @@ class Learner:
 
         to_universal(Path(folder), Path(target), timeout_s=self._config.learner.step_timeout_s)
 
-    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None:
-        """Write a weight version as a model folder that transformers and vLLM load; it appears
-        whole or not at all."""
+    def save_model(self, folder: str, source: str, *parts: WeightManifest | Chunk) -> None:
+        """Write a weight version, `parts` of which are its manifests and chunks, as a model folder
+        that transformers and vLLM load; it appears whole or not at all."""
         from rapo.policy.export import write_model
 
+        manifest = WeightManifest.joined([part for part in parts if isinstance(part, WeightManifest)])
+        chunks = [part for part in parts if not isinstance(part, WeightManifest)]
         with whole_folder(Path(folder)) as aside:
             write_model(aside, Path(source), manifest, chunks)

@@ -100,14 +100,16 @@ class RolloutWorker:
     async def ping(self) -> None:
         """Answers as long as the process runs, whatever the engine does."""
 
-    async def load(self, manifest: WeightManifest, chunks: Sequence[ObjectRef[Chunk]]) -> int:
-        """Verify and load a weight version; the version held then. Raises `WeightError`, and serves
-        nothing, where it does not verify.
+    async def load(self, chunks: Sequence[ObjectRef[Chunk]], *manifests: WeightManifest) -> int:
+        """Verify and load a weight version, which each of the `manifests` is a part of; the version
+        held then. Raises `WeightError`, and serves nothing, where it does not verify.
 
         `chunks` are refs: the engine's thread fetches one at a time, when it loads. A version that
         a newer one overtakes before that costs nothing.
         """
         from rapo.policy.weight_packing import unpack
+
+        manifest = WeightManifest.joined(manifests)
 
         def read() -> Iterator[tuple[str, torch.Tensor]]:
             # Copied from only; a test holds that the engine leaves the store's pages as they are.

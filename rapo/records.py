@@ -7,12 +7,14 @@ images: every process can unpickle them without torch, and Ray maps the arrays w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rapo.errors import WeightError
 
 Split = Literal["train", "validation", "test"]
 
@@ -155,6 +157,20 @@ class WeightManifest:
     def nbytes(self) -> int:
         """The bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @classmethod
+    def joined(cls, parts: Sequence[WeightManifest]) -> WeightManifest:
+        """The manifest of a version from those of its parts, whose chunks follow each other. Raises
+        `WeightError` where the parts are of several versions, or have a tensor twice."""
+        tensors: list[TensorSpec] = []
+        chunks = 0
+        for part in parts:
+            tensors += (replace(spec, chunk=chunks + spec.chunk) for spec in part.tensors)
+            chunks += part.chunks
+        versions = {part.version for part in parts}
+        if len(versions) != 1 or len({spec.name for spec in tensors}) < len(tensors):
+            raise WeightError(f"the parts of weight version {sorted(versions)} do not make one version")
+        return cls(versions.pop(), tuple(tensors), chunks)
 
 
 @dataclass(frozen=True, slots=True)

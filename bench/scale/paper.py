@@ -127,7 +127,7 @@ def byte_rows(card: Card) -> Iterator[dict[str, object]]:
             "GPUs": fleet.gpus,
             "images": fleet.images,
             "a version, GB": round(traffic["weights, GPU to object store"] / 1e9, 1),
-            "out of rank 0's node, GB": round(traffic["weights, out of rank 0's node"] / 1e9),
+            "out of a node of ranks, GB": round(traffic["weights, out of a node of ranks"] / 1e9),
             "gathered and reduced, GB": round(into / 1e9),
             "over": "NVLink, each rank" if found.nodes == 1 else "each node's link",
             "snapshots, GB a step": round(traffic["snapshot, GPUs to object store"] / 1e9, 1),

@@ -148,8 +148,8 @@ class SimulatedWorker(RolloutWorker):
         # Not one of its subclasses: that would import torch.
         self._group_sampler = SimulatedSampler(self._config)  # type: ignore[assignment]
 
-    async def load(self, manifest: WeightManifest, chunks: Sequence[ray.ObjectRef[Chunk]]) -> int:
-        return await asyncio.wrap_future(self._engine.load(list, manifest.version))
+    async def load(self, chunks: Sequence[ray.ObjectRef[Chunk]], *manifests: WeightManifest) -> int:
+        return await asyncio.wrap_future(self._engine.load(list, manifests[0].version))
 
 
 class SimulatedLearner(Learner):
@@ -157,7 +157,7 @@ class SimulatedLearner(Learner):
 
     def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
         self._latency = known_latency()
-        return RankInfo(self._rank, "simulated", pid=0, chunks=1)
+        return RankInfo(self._rank, "simulated", pid=0, chunks=int(self._rank == 0))
 
     def step(self, share: Share, uids: Sequence[str], *images: NDArray[np.uint8]) -> RankFigures:
         time.sleep(self._latency.learner_step)
@@ -185,7 +185,7 @@ class SimulatedLearner(Learner):
     def restore(self, *parts: StateFiles) -> int:
         return 0
 
-    def save_model(self, folder: str, source: str, manifest: WeightManifest, *chunks: Chunk) -> None:
+    def save_model(self, folder: str, source: str, *parts: WeightManifest | Chunk) -> None:
         return None
 
 

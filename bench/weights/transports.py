@@ -68,7 +68,7 @@ def _alternate(workload: Workload, config: Config, model: Path, rounds: int) -> 
             loaded[transport].append(time.perf_counter() - began)
             finish(learners.published(weights))
             published[transport].append(time.perf_counter() - began)
-            nbytes = ray.get(weights.manifest, timeout=_LIMIT_S).nbytes
+            nbytes = sum(part.nbytes for part in ray.get(list(weights.manifests), timeout=_LIMIT_S))
             del weights
     finally:
         learners.close()

@@ -21,14 +21,14 @@ from cluster.remote.waiting import Waiting, wait, wait_each
 from cluster.remote.weight_source import Broadcast, Receivers, WeightVersion
 from rapo.algorithm.partition import Share
 from rapo.config import Config
-from rapo.records import Meeting
+from rapo.records import Chunk, Meeting, WeightManifest
 from rapo.util.file_manifest import Entries
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from ray import ObjectRef
-    from ray.actor import ActorHandle
+    from ray.actor import ActorHandle, ActorMethod
 
     from rapo.policy.state import StateFiles
 
@@ -162,17 +162,20 @@ class LearnerGroup:
         With `rapo.max_staleness` > 0 the next step runs beside it (see `published`), unless
         `beside` is false.
         """
-        count = self.ranks[0].chunks + 1
         beside = beside and self._config.rapo.max_staleness > 0
         self._publishing = []
         broadcast = self._send(version, receivers, beside=beside) if receivers is not None else None
-        refs: Sequence[ObjectRef]
-        if beside:
-            refs = self._ranks[0].publish.options(num_returns=count).remote(version)
-        else:
-            refs = self._ranks[0].publish_now.options(num_returns=count).remote(version)
-            self._gather(version)
-        return WeightVersion(version, refs[-1], tuple(refs[:-1]), broadcast)
+        manifests: list[ObjectRef[WeightManifest]] = []
+        chunks: list[ObjectRef[Chunk]] = []
+        for rank, info in zip(self._ranks, self.ranks, strict=True):
+            if info.chunks:
+                method: ActorMethod = rank.publish if beside else rank.publish_now
+                refs: Sequence[ObjectRef] = method.options(num_returns=info.chunks + 1).remote(version)
+                chunks += refs[:-1]
+                manifests.append(refs[-1])
+            elif not beside:
+                self._gather(version, info.rank)
+        return WeightVersion(version, tuple(manifests), tuple(chunks), broadcast)
 
     def _send(self, version: int, receivers: Receivers, *, beside: bool) -> Broadcast:
         store = self.ranks[0].weight_store
@@ -183,26 +186,27 @@ class LearnerGroup:
             sent: ObjectRef[str | None] = self._ranks[0].send.remote(version, meeting)
         else:
             sent = self._ranks[0].send_now.remote(version, meeting)
-            self._gather(version)
+            for rank in range(1, len(self._ranks)):
+                self._gather(version, rank)
         self._publishing.append((self._names[0], sent))
         return Broadcast(meeting, receivers)
 
-    def _gather(self, version: int) -> None:
+    def _gather(self, version: int, rank: int) -> None:
         """Under ZeRO-3 the ranks gather each parameter together."""
         if self._config.learner.zero_stage == 3:
-            calls = [rank.gather.remote(version) for rank in self._ranks[1:]]
-            self._publishing += zip(self._names[1:], calls, strict=True)
+            self._publishing.append((self._names[rank], self._ranks[rank].gather.remote(version)))
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
         """Wait until all of a version is in the object store, and its broadcast has ended. Raises
         `RoleError` where publishing failed."""
-        names, calls = zip((self._names[0], weights.manifest), *self._publishing, strict=True)
+        publishers = [name for name, info in zip(self._names, self.ranks, strict=True) if info.chunks]
+        pending = [*zip(publishers, weights.manifests, strict=True), *self._publishing]
         self._publishing = []
-        yield from self._each(calls, names)
+        yield from self._each([call for _, call in pending], [name for name, _ in pending])
 
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         """Write a version as a model folder; configuration and processor come from `source`."""
-        arguments = str(folder), str(source), weights.manifest, *weights.chunks
+        arguments = str(folder), str(source), *weights.manifests, *weights.chunks
         call: ObjectRef[None] = self._ranks[0].save_model.remote(*arguments)
         yield from self._each([call])
 

@@ -1,6 +1,7 @@
 """Weight versions: the learner publishes them, rollout workers load and verify them.
 
-- A version is immutable. It is always in the object store: a manifest and chunks, as refs.
+- A version is immutable. It is always in the object store: chunks and a manifest from each rank
+  that publishes a share of it, as refs.
 - This process owns the refs, because they are results of calls that it made. So a version outlives
   the learner that made it. It is freed when the last handle on it goes.
 - A version may be broadcast as well, to the workers that were ready when it was published. It then
@@ -54,15 +55,16 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class WeightVersion:
-    """Refs to the manifest and to the chunks of one version; `broadcast` where it is also sent."""
+    """Refs to the manifests, one for each part, and to all chunks of one version; `broadcast` where
+    it is also sent."""
 
     version: int
-    manifest: ObjectRef[WeightManifest]
+    manifests: tuple[ObjectRef[WeightManifest], ...]
     chunks: tuple[ObjectRef[Chunk], ...]
     broadcast: Broadcast | None = None
 
     def pull(self, worker: ActorHandle) -> ObjectRef[int]:
-        return worker.load.remote(self.manifest, list(self.chunks))
+        return worker.load.remote(list(self.chunks), *self.manifests)
 
 
 @dataclass(frozen=True, slots=True)

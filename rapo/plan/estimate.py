@@ -3,6 +3,7 @@ nodes: memory by role, bytes by step, seconds by role."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,11 +121,15 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     nodes = network.nodes(learner_gpus + (0.0 if config.colocated else rollout_gpus))
     between = network.rate if network.nodes(learner_gpus) > 1 else None
     receivers = network.receivers(learner_gpus, rollout_gpus, shared=config.colocated)
-    delivery = _delivery(config, weight_bytes(learner), receivers, network, card)
+    version = weight_bytes(learner)
+    publishers = min(network.nodes(learner_gpus), math.ceil(version / (config.learner.chunk_mib * 2**20)))
+    if config.rollout.weight_transport == "broadcast":  # rank 0's
+        publishers = 1
+    delivery = _delivery(config, version, publishers, receivers, network, card)
     roles = [
         rollout_part(rollout, load, card, config.rollout.workers),
         learner_part(learner, load, card, micro_batches, between),
-        transfer_part(learner),
+        transfer_part(learner, publishers, min(card.link, between or card.link)),
         delivery_part(delivery),
     ]
     every = snapshot_steps(config, max(roles[0].seconds, roles[1].seconds + roles[2].seconds))
@@ -135,7 +140,7 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     ]
     host = {"learner, optimiser of a rank": learner.state_bytes()["host"]}
     traffic = step_traffic(learner, config.rollout.workers, every)
-    traffic["weights, out of rank 0's node"] = delivery.sent
+    traffic["weights, out of a node of ranks"] = delivery.sent
     into = "rank" if between is None else "node of ranks"
     traffic[f"gathers and reductions, into each {into}"] = collective_bytes(learner, micro_batches)
     parts = [*roles, snapshot_part(learner, every)]
@@ -149,11 +154,14 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     return Estimate(shape, card, network, nodes, memory, rollout.sequences, host, traffic, parts, ahead)
 
 
-def _delivery(config: Config, version: float, receivers: int, network: Network, card: Card) -> Delivery:
+def _delivery(
+    config: Config, version: float, publishers: int, receivers: int, network: Network, card: Card
+) -> Delivery:
     put = config.rapo.max_staleness > 0  # else the ranks' own time of a version has it
     if config.rollout.weight_transport == "broadcast":
         return by_broadcast(version, receivers, network, card, put=put)
-    return through_store(version, receivers, network, card, config.rollout.engine.tensor_parallel_size, put=put)
+    parts = config.rollout.engine.tensor_parallel_size
+    return through_store(version, publishers, receivers, network, card, parts, put=put)
 
 
 def snapshot_steps(config: Config, step_seconds: float) -> float:

@@ -3,8 +3,9 @@ the links between nodes.
 
 - A node's link is all of its network cards together. It carries its speed in either direction, and
   the switches between nodes carry all links at once.
-- Ranks are packed on nodes and workers have the other GPUs (`cluster/remote/placement.py`). Rank 0
-  publishes, so that its node's link carries what leaves the learner.
+- Ranks are packed on nodes and workers have the other GPUs (`cluster/remote/placement.py`). Each
+  rank puts its share of a version into the object store, so that the links of all nodes of ranks
+  carry what leaves the learner. Rank 0 alone broadcasts.
 - Times are bytes over speeds. Latencies are left out: a version is sent in large pieces.
 """
 
@@ -19,9 +20,10 @@ from rapo.plan.cards import Card
 #: full frame takes on the wire (1,500 bytes of IP packet; headers of IP, TCP and its time stamps
 #: 52 bytes; Ethernet's header, checksum, preamble and gap 38).
 PAYLOAD = 1448 / 1538
-#: Bytes per second at which rank 0 copies and hashes a version into the object store, and at which
-#: a worker pulls one out of its node's object store and verifies it (docs/results.md, "Weights
-#: through the object store": 1.2 to 2.7 GB/s, and 6.7 GB/s).
+#: Bytes per second at which a rank copies and hashes weights into the object store, and at which a
+#: worker pulls a version out of its node's object store and verifies it (docs/results.md, "Weights
+#: through the object store": 1.2 to 2.7 GB/s, and 6.7 GB/s). What several ranks of a node reach
+#: together was not measured; they count as one.
 PUT, PULL = 2.0e9, 6.7e9
 
 
@@ -53,7 +55,8 @@ class Network:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Seconds of a version's way, by what could bound it; the ways overlap, so that the longest
-    counts. `sent` are the bytes that leave rank 0's node."""
+    counts. `sent` are the bytes that leave a node of ranks: each of them, or that of rank 0 where
+    it broadcasts."""
 
     ways: dict[str, float]
     sent: float
@@ -67,22 +70,25 @@ class Delivery:
         return max(self.ways, key=lambda way: self.ways[way])
 
 
-def through_store(version: float, receivers: int, network: Network, card: Card, parts: int, *, put: bool) -> Delivery:
-    """A version of so many bytes through the object store, which each of `receivers` nodes pulls.
+def through_store(
+    version: float, publishers: int, receivers: int, network: Network, card: Card, parts: int, *, put: bool
+) -> Delivery:
+    """A version of so many bytes through the object store, into which the ranks on `publishers`
+    nodes put it, and which each of `receivers` nodes pulls.
 
-    - Rank 0 puts one chunk after the other, beside its next step. Without `put` that is part of
+    - The ranks put one chunk after the other, beside their next step. Without `put` that is part of
       another time: ranks and workers take turns.
-    - All nodes ask for a chunk as soon as it is there. Only rank 0's node has it then, so that its
-      link carries the chunk to each of them: receivers x version / rate.
+    - All nodes ask for a chunk as soon as it is there. Only its publisher's node has it then, so
+      that its link carries the chunk to each of them: receivers x version / publishers / rate.
     - A worker asks for the next chunk when it has loaded the one before (`actors/chunk_fetch.py`):
       its own transfer, its pull and its copies to the GPUs of its `parts` add up.
     """
     transfer = version / network.rate if receivers else 0.0
-    ways = {"the link of rank 0's node": receivers * transfer}
+    ways = {"the link of a node of ranks": receivers * transfer / publishers}
     ways["transfer and loading of a worker"] = transfer + version / PULL + version / parts / card.host_link
     if put:
-        ways["copying into the object store"] = version / PUT
-    return Delivery(ways, receivers * version)
+        ways["copying into the object store"] = version / publishers / PUT
+    return Delivery(ways, receivers * version / publishers)
 
 
 def by_broadcast(version: float, receivers: int, network: Network, card: Card, *, put: bool) -> Delivery:

@@ -105,13 +105,17 @@ def step_traffic(training: Training, workers: int, every: float) -> dict[str, fl
     }
 
 
-def transfer_part(training: Training) -> Part:
-    """Gathering and copying a version out of the GPUs, while the ranks stand."""
-    return Part("weights", weight_bytes(training) / PUT, "copying through the host")
+def transfer_part(training: Training, publishers: int, link: float) -> Part:
+    """Gathering a version over links of `link` bytes per second, which ZeRO-3 has to, and copying
+    it out of the GPUs on `publishers` nodes, while the ranks stand."""
+    version = weight_bytes(training)
+    gather = version * (training.world - 1) / training.world / link if training.zero_stage == 3 else 0.0
+    copy = version / publishers / PUT
+    return Part("weights", gather + copy, "copying through the host" if copy >= gather else "gathering")
 
 
 def delivery_part(delivery: Delivery) -> Part:
-    """A version's way from rank 0 to all workers, beside the next step."""
+    """A version's way from the ranks to all workers, beside the next step."""
     return Part("delivery", delivery.seconds, delivery.bound)
 
 

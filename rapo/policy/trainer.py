@@ -39,7 +39,7 @@ from rapo.policy.parking import Parking, scratch_tensors, training_tensors
 from rapo.policy.preparation import Preparation, StepImages
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import HostState, StateFiles, copy_state, load_state, pack_state, unpack_state
-from rapo.policy.weight_packing import chunk_count, model_tensors, pack
+from rapo.policy.weight_packing import chunk_count, divide, model_tensors, pack
 from rapo.records import Group, ScoredGroup
 from rapo.util.progress import Progress
 from rapo.util.seeds import derive_seed
@@ -112,6 +112,21 @@ class PolicyTrainer:
         if rapo.needs_reference and not self._lora:
             self._reference = frozen(self._policy(model_dir).to(device()), settings, dtype=config.policy.dtype)
         self._parking = Parking(device())
+        self._published = self._share_of_weights()
+
+    def _share_of_weights(self) -> dict[str, int]:
+        """The tensors of a version that this rank publishes, by name, and their sizes in bytes. All
+        are rank 0's where it broadcasts them."""
+        dense = dense_parameters(self.engine.module.model)
+        sizes = {name: getattr(p, "ds_numel", p.numel()) * p.element_size() for name, p, _ in dense}
+        ranks = 1 if self._config.rollout.weight_transport == "broadcast" else self._world
+        owners = divide(list(sizes.values()), self._chunk_bytes, ranks)
+        own = torch.distributed.get_rank()
+        return {name: size for (name, size), owner in zip(sizes.items(), owners, strict=True) if owner == own}
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self._config.learner.chunk_mib * 2**20
 
     def park(self) -> None:
         """Move all tensors to the host's memory, so that the device is free for others. They come
@@ -271,10 +286,9 @@ class PolicyTrainer:
 
     @property
     def published_chunks(self) -> int:
-        """The number of chunks that `publish` makes. It depends only on the parameters' sizes."""
-        dense = dense_parameters(self.engine.module.model)
-        sizes = (getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p, _ in dense)
-        return chunk_count(sizes, self._config.learner.chunk_mib * 2**20)
+        """The number of chunks that `publish` makes. It depends only on the parameters' sizes and
+        the number of ranks."""
+        return chunk_count(self._published.values(), self._chunk_bytes)
 
     @property
     def state_bytes(self) -> int:
@@ -306,38 +320,33 @@ class PolicyTrainer:
         self.version = unpack_state(self.engine, *parts)
 
     def snapshot(self, version: int) -> None:
-        """Copy the weights, so that `publish` can stream them from another thread while the next
-        step changes them.
-
-        Rank 0 holds the copy. Under ZeRO-3 call it on all ranks together.
-        """
-        gathers = self._config.learner.zero_stage == 3
-        if torch.distributed.get_rank() == 0 or gathers:
-            tensors = model_tensors(self.engine.module.model, copies=True)
+        """Copy this rank's share of the weights, so that `publish` can stream them from another
+        thread while the next step changes them. Call it on all ranks together."""
+        if self._published or self._config.learner.zero_stage == 3:
+            tensors = model_tensors(self.engine.module.model, names=self._published, copies=True)
             self._snapshots = {version: [(name, tensor) for name, tensor in tensors if tensor is not None]}
 
     def publish(self, version: int) -> Iterator[Any]:
-        """The chunks, then the manifest, of a version (see `rapo.policy.weight_packing.pack`) whose
-        tensors are `weights(version)`."""
-        yield from pack(self.weights(version), version, self._config.learner.chunk_mib * 2**20)
+        """The chunks, then the manifest, of this rank's share of a version (see
+        `rapo.policy.weight_packing.pack`), whose tensors are `weights(version)`."""
+        yield from pack(self.weights(version), version, self._chunk_bytes)
 
     def weights(self, version: int, *, on_host: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a version by name.
+        """This rank's share of the tensors of a version, by name.
 
         They come from the snapshot of `version`, or without one from the current weights, which
-        stay on the device without `on_host`; under ZeRO-3 call it on all ranks then. Ranks other
-        than 0 yield nothing. Raises `WeightError` for a version before the current one without a
-        snapshot.
+        stay on the device without `on_host`; under ZeRO-3 call it on all ranks then. Raises
+        `WeightError` for a version before the current one without a snapshot.
         """
         if version in self._snapshots:
             yield from self._snapshots[version]
             return
         if version < self.version:
             raise WeightError(f"weight version {version} is gone, this learner is at {self.version}")
-        first = torch.distributed.get_rank() == 0
         self._parking.come_back()
-        for name, tensor in model_tensors(self.engine.module.model, on_host=on_host):
-            if first and tensor is not None:
+        for name, tensor in model_tensors(self.engine.module.model, names=self._published, on_host=on_host):
+            self._progress.advance()
+            if tensor is not None:
                 yield name, tensor
 
 

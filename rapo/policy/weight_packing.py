@@ -12,7 +12,7 @@ checksum verified.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -40,19 +40,21 @@ def checksum(data: NDArray[np.uint8]) -> str:
 
 
 def model_tensors(
-    model: torch.nn.Module, *, copies: bool = False, on_host: bool = True
+    model: torch.nn.Module, *, names: Container[str] | None = None, copies: bool = False, on_host: bool = True
 ) -> Iterator[tuple[str, torch.Tensor | None]]:
     """`(name, tensor)` for every parameter, with LoRA merged (in float32, then cast to the base's
-    dtype) under the base's name. With `copies` no tensor is the parameter's own memory; without
-    `on_host` each stays on its device.
+    dtype) under the base's name, and None in place of the tensors that are not in `names` (None:
+    all of them). With `copies` no tensor is the parameter's own memory; without `on_host` each
+    stays on its device.
 
     Under ZeRO-3 parameters are gathered `GATHER_BYTES` at a time, each with its adapter, on all
-    ranks together; ranks other than 0 get None.
+    ranks together; without `names` ranks other than 0 get None.
     """
     for group in _gathers(dense_parameters(model)):
         if not hasattr(group[0][1], "ds_id"):
             for name, parameter, adapter in group:
-                yield name, _whole(parameter, adapter, copies=copies, on_host=on_host)
+                wanted = names is None or name in names
+                yield name, _whole(parameter, adapter, copies=copies, on_host=on_host) if wanted else None
             continue
         import deepspeed
 
@@ -60,8 +62,9 @@ def model_tensors(
         first = torch.distributed.get_rank() == 0
         with deepspeed.zero.GatheredParameters(parts):
             gathered = [
-                (name, _whole(p, adapter, copies=True, on_host=on_host) if first else None)
+                (name, _whole(p, adapter, copies=True, on_host=on_host) if wanted else None)
                 for name, p, adapter in group
+                for wanted in [first if names is None else name in names]
             ]
         yield from gathered
 
@@ -123,12 +126,33 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]], version: int, chunk_bytes:
 
 def chunk_count(sizes: Iterable[int], chunk_bytes: int) -> int:
     """The number of chunks that `pack` makes of tensors of these sizes in bytes."""
-    count, size = 0, 0
+    return max(_chunks_of(sizes, chunk_bytes), default=-1) + 1
+
+
+def divide(sizes: Sequence[int], chunk_bytes: int, ranks: int) -> list[int]:
+    """The rank that publishes each of the tensors of these sizes in bytes.
+
+    Ranks follow each other, have about as many bytes each, and whole chunks: those that `pack`
+    makes of all the tensors. Rank 0 has the first. Where there are few chunks, some have none.
+    """
+    total, before = sum(sizes), 0
+    owners: dict[int, int] = {}
+    for chunk, nbytes in zip(chunks := _chunks_of(sizes, chunk_bytes), sizes, strict=True):
+        owners.setdefault(chunk, ranks * before // total if before < total else ranks - 1)
+        before += nbytes
+    return [owners[chunk] for chunk in chunks]
+
+
+def _chunks_of(sizes: Iterable[int], chunk_bytes: int) -> list[int]:
+    """The chunk in which `pack` puts each tensor."""
+    chunks: list[int] = []
+    chunk, size = -1, 0
     for nbytes in sizes:
-        if count == 0 or size + nbytes > chunk_bytes:
-            count, size = count + 1, 0
+        if chunk < 0 or size + nbytes > chunk_bytes:
+            chunk, size = chunk + 1, 0
         size += nbytes
-    return count
+        chunks.append(chunk)
+    return chunks
 
 
 def unpack(

@@ -17,7 +17,7 @@ from rapo.algorithm.partition import share_out
 from rapo.config import load_config
 from rapo.families.tiny_model import build_tiny_model
 from rapo.policy.weight_packing import unpack
-from rapo.records import Group, ScoredGroup
+from rapo.records import Group, ScoredGroup, WeightManifest
 from rapo.util.file_manifest import damage
 from tests.integration.test_roles import image_refs, records
 from tests.small import SMALL
@@ -67,7 +67,10 @@ class Steps:
 def weights(learners: RecoveringLearnerGroup, version: int) -> dict[str, Any]:
     made = finish(learners.published(learners.publish(version)))
     chunks = ray.get(list(made.chunks))
-    return {name: tensor.numpy().copy() for name, tensor in unpack(ray.get(made.manifest), chunks)}
+    return {
+        name: tensor.numpy().copy()
+        for name, tensor in unpack(WeightManifest.joined(ray.get(list(made.manifests))), chunks)
+    }
 
 
 def test_a_state_written_beside_a_step_is_that_of_the_step_before(local_ray: None, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def trained(
         metrics = finish(learners.step([ray.put(share) for share in shares], wanted))
         weights = learners.publish(1)
         finish(learners.published(weights))
-        return (ray.get(weights.manifest), ray.get(list(weights.chunks))), metrics
+        return (WeightManifest.joined(ray.get(list(weights.manifests))), ray.get(list(weights.chunks))), metrics
     finally:
         learners.close()
 
@@ -183,7 +183,7 @@ def test_zero_stages_make_the_same_step_and_the_fleet_takes_it_over(
 
     before = [ray.get(ref) for ref in groups]
     manifest, chunks = published
-    fleet.load(WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks)))
+    fleet.load(WeightVersion(1, (ray.put(manifest),), tuple(ray.put(chunk) for chunk in chunks)))
     fleet.loaded(60)
     after = [ray.get(ref) for ref in draw(fleet, batch, step=0)]
     assert {g.weight_version for g in after} == {1}
@@ -254,12 +254,12 @@ def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Pa
     ]
     damaged = [[part.copy() for part in chunk] for chunk in chunks]
     damaged[spec.chunk][spec.place][11] ^= 1
-    fleet.load(WeightVersion(9, ray.put(manifest), tuple(ray.put(c) for c in damaged)))
+    fleet.load(WeightVersion(9, (ray.put(manifest),), tuple(ray.put(c) for c in damaged)))
     with pytest.raises(WeightError, match="checksum"):
         fleet.loaded(60)
     assert len(fleet) == 0, "nobody may be given work"
     stored = tuple(ray.put(chunk) for chunk in chunks)
-    fleet.load(WeightVersion(9, ray.put(manifest), stored))
+    fleet.load(WeightVersion(9, (ray.put(manifest),), stored))
     fleet.loaded(60)
     assert {p.weight_version for p in fleet.predictions(records(2))} == {9}
     # The engine read the store's own pages, which all readers of a node share: it must not have
@@ -307,7 +307,7 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
         usual = time.monotonic() - began
         for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
             workers.submit(Task(ticket, record, image, 2))
-        weights = WeightVersion(1, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
+        weights = WeightVersion(1, (ray.put(manifest),), tuple(ray.put(chunk) for chunk in chunks))
         drawn = workers.poll(0.0)
         time.sleep(usual / 2)  # so that the update comes while tokens are drawn
         workers.load(weights)

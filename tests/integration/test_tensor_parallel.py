@@ -54,7 +54,7 @@ def published(folder: Path, version: int, *, forget: bool = False, damage: bool 
     *chunks, manifest = pack(tensors, version, 2**20)
     if damage:
         chunks[-1] = [np.zeros_like(data) for data in chunks[-1]]
-    return WeightVersion(version, ray.put(manifest), tuple(ray.put(chunk) for chunk in chunks))
+    return WeightVersion(version, (ray.put(manifest),), tuple(ray.put(chunk) for chunk in chunks))
 
 
 @pytest.mark.long

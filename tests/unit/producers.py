@@ -164,7 +164,7 @@ class FakeLearners:
         return merge_figures([RankFigures.of(sums | rank, busy_seconds=0.001)])
 
     def publish(self, version: int, receivers: Receivers | None) -> WeightVersion:
-        return WeightVersion(version, as_ref(), ())
+        return WeightVersion(version, (as_ref(),), ())
 
     def published(self, weights: WeightVersion) -> Waiting[WeightVersion]:
         yield []

@@ -1,7 +1,12 @@
 """The parts of the learner group that need no Ray."""
 
-from actors.messages import RankFigures
-from cluster.learner.group import merge_figures
+from typing import Any
+
+import pytest
+
+from actors.messages import RankFigures, RankInfo
+from cluster.learner.group import LearnerGroup, merge_figures
+from rapo.config import load_config
 
 SAME = {"grad_norm": 2.5, "learning_rate": 1e-4}
 
@@ -24,3 +29,45 @@ def test_a_rank_without_tokens_adds_nothing():
 def test_a_gradient_norm_that_is_not_known_is_left_out():
     merged = merge_figures([RankFigures.of({"tokens": 1.0, "loss": 0.5, "learning_rate": 0.1}, busy_seconds=0.0)])
     assert "grad_norm" not in merged
+
+
+class Rank:
+    """A rank whose calls answer what they were."""
+
+    def __init__(self, rank: int, calls: list[Any]) -> None:
+        self._rank, self._calls = rank, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return Call(self._rank, name, self._calls)
+
+
+class Call:
+    def __init__(self, rank: int, name: str, calls: list[Any]) -> None:
+        self._rank, self._name, self._calls, self._returns = rank, name, calls, 1
+
+    def options(self, num_returns: int) -> Any:
+        self._returns = num_returns
+        return self
+
+    def remote(self, version: int) -> Any:
+        self._calls.append((self._rank, self._name, version))
+        answers = [(self._rank, number) for number in range(self._returns)]
+        return answers if self._returns > 1 else answers[0]
+
+
+@pytest.mark.parametrize(("stage", "beside"), [(3, False), (3, True), (2, False)])
+def test_each_rank_publishes_its_share_and_those_without_one_gather(stage: int, beside: bool) -> None:
+    calls: list[Any] = []
+    settings = ("learner.workers=3", "learner.cpus=0", f"learner.zero_stage={stage}", "rapo.max_staleness=1")
+
+    def launch(*arguments: Any, options: object) -> Any:
+        return Rank(arguments[0], calls)
+
+    group = LearnerGroup(load_config(None, settings), launch)
+    group.ranks = [RankInfo(rank, "n", 0, chunks) for rank, chunks in enumerate((2, 1, 0))]
+    weights: Any = group.publish(5, beside=beside)
+    method = "publish" if beside else "publish_now"
+    gather = [(2, "gather", 5)] if stage == 3 and not beside else []
+    assert calls == [(0, method, 5), (1, method, 5), *gather]
+    assert weights.chunks == ((0, 0), (0, 1), (1, 0))
+    assert weights.manifests == ((0, 2), (1, 1))

@@ -79,7 +79,7 @@ class Group:
         return {"learner": [files for _, files in states]}
 
     def publish(self, version: int, receivers: Receivers | None = None, *, beside: bool = True) -> WeightVersion:
-        return WeightVersion(version, as_ref((self.number, beside)), ())
+        return WeightVersion(version, (as_ref((self.number, beside)),), ())
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
         yield from self._wait("published")
@@ -283,9 +283,9 @@ def test_a_version_that_was_not_published_is_published_again():
     first = made.publish(1)
     held = finish(made.published(first))
     assert held is not first
-    assert held == WeightVersion(1, as_ref((1, False)), ())
+    assert held == WeightVersion(1, (as_ref((1, False)),), ())
     assert groups[-1].applied == ["a"]
-    assert finish(made.published(WeightVersion(0, as_ref(), ()))).version == 0, (
+    assert finish(made.published(WeightVersion(0, (as_ref(),), ()))).version == 0, (
         "an old one is nobody's concern any more"
     )
 
@@ -294,7 +294,7 @@ def test_the_newest_version_is_published_again_whatever_happens_to_the_ranks_mea
     lost = RoleError("chunks lost", kind=FaultKind.DATA_LOST)
     made, groups, faults = learners({0: {"published": [died()]}, 1: {"published": [lost]}})
     run(made, "ab")
-    assert finish(made.republish(2)) == WeightVersion(2, as_ref((1, False)), ())
+    assert finish(made.republish(2)) == WeightVersion(2, (as_ref((1, False)),), ())
     assert groups[-1].applied == ["a", "b"], "in the state in which the old ones were"
     assert [fault.kind for fault in faults] == ["died", "data lost"]
     with pytest.raises(ValueError, match="not the newest"):

@@ -60,23 +60,25 @@ def test_nodes_that_pull_are_those_with_workers_beside_the_publishers(learner, o
     assert Network(8).receivers(learner, others, shared=True) == Network(8).nodes(learner) - 1
 
 
-def test_through_the_store_the_publishers_link_carries_a_version_for_each_node():
+def test_through_the_store_a_publishers_link_carries_its_share_for_each_node():
     network = Network(gbit=25)
-    four, many = (through_store(VERSION, n, network, H100, 1, put=True) for n in (4, 32))
+    four, many = (through_store(VERSION, 1, n, network, H100, 1, put=True) for n in (4, 32))
     assert four.sent == 4 * VERSION
-    assert four.bound == many.bound == "the link of rank 0's node"
+    assert four.bound == many.bound == "the link of a node of ranks"
     assert many.seconds == pytest.approx(8 * four.seconds)
-    fast = through_store(VERSION, 1, Network(gbit=100), H100, 1, put=True)
+    shared = through_store(VERSION, 8, 32, network, H100, 1, put=True)
+    assert (shared.sent, shared.bound) == (four.sent, four.bound)
+    fast = through_store(VERSION, 1, 1, Network(gbit=100), H100, 1, put=True)
     assert (fast.bound, fast.seconds) == ("copying into the object store", pytest.approx(VERSION / PUT))
 
 
 def test_through_the_store_a_fast_network_leaves_the_copies():
-    fast = through_store(VERSION, 32, Network(gbit=10_000), H100, 1, put=True)
+    fast = through_store(VERSION, 1, 32, Network(gbit=10_000), H100, 1, put=True)
     assert fast.bound == "copying into the object store"
-    without = through_store(VERSION, 1, Network(gbit=400), H100, 1, put=False)
+    without = through_store(VERSION, 1, 1, Network(gbit=400), H100, 1, put=False)
     own = VERSION / Network(gbit=400).rate + VERSION / PULL + VERSION / H100.host_link
     assert (without.bound, without.seconds) == ("transfer and loading of a worker", pytest.approx(own))
-    local = through_store(VERSION, 0, Network(gbit=1e-3), H100, 1, put=False)
+    local = through_store(VERSION, 1, 0, Network(gbit=1e-3), H100, 1, put=False)
     assert local.seconds == pytest.approx(VERSION / PULL + VERSION / H100.host_link), "nothing crosses a link"
 
 
@@ -95,7 +97,7 @@ def test_slower_links_make_steps_longer_and_are_named(folder):
     times = [found.step_seconds for found in steps.values()]
     assert times == sorted(times, reverse=True)
     slow = {part.name: part.bound for part in steps[10].parts}
-    assert (slow["learner"], slow["delivery"]) == ("links between nodes", "the link of rank 0's node")
+    assert (slow["learner"], slow["delivery"]) == ("links between nodes", "transfer and loading of a worker")
     assert {part.name: part.bound for part in steps[400].parts}["learner"] == "arithmetic"
 
 
@@ -113,7 +115,7 @@ def test_within_a_node_the_network_does_not_count(folder):
     small = ("learner.workers=4", "rollout.workers=4", "rapo.images_per_step=128")
     slow, fast = (plan(folder, Network(8, gbit), *small) for gbit in (0.1, 400))
     assert slow.step_seconds == fast.step_seconds
-    assert (slow.nodes, slow.traffic["weights, out of rank 0's node"]) == (1, 0.0)
+    assert (slow.nodes, slow.traffic["weights, out of a node of ranks"]) == (1, 0.0)
     halves = plan(folder, Network(4, 0.1), *small)
     assert (halves.nodes, halves.step_seconds > slow.step_seconds) == (2, True)
 
@@ -129,11 +131,21 @@ def test_the_further_steps_may_lie_apart_the_more_versions_are_under_way(folder)
 
 
 def test_a_broadcast_takes_load_off_the_publishers_link(folder):
-    store = plan(folder, Network(8, 25))
-    broadcast = plan(folder, Network(8, 25), "rollout.weight_transport=broadcast")
-    path = "weights, out of rank 0's node"
+    one_node = ("learner.workers=8", "rollout.workers=32")
+    store = plan(folder, Network(8, 25), *one_node)
+    broadcast = plan(folder, Network(8, 25), *one_node, "rollout.weight_transport=broadcast")
+    path = "weights, out of a node of ranks"
+    assert {part.name: part.bound for part in store.parts}["delivery"] == "the link of a node of ranks"
     assert store.traffic[path] == pytest.approx(4 * broadcast.traffic[path])
     assert seconds(broadcast)["delivery"] == pytest.approx(seconds(store)["delivery"] / 4)
+
+
+def test_ranks_on_several_nodes_publish_a_share_each_as_far_as_there_are_chunks(folder):
+    path = "weights, out of a node of ranks"
+    four, two = (plan(folder, Network(8, 25), f"learner.chunk_mib={size}") for size in (1024, 8192))
+    assert four.traffic[path] == pytest.approx(two.traffic[path] / 2) == pytest.approx(2 * 8_292_166_656)
+    copy = 2 * 8_292_166_656 / PUT
+    assert seconds(two)["weights"] - seconds(four)["weights"] == pytest.approx(copy / 2 - copy / 4)
 
 
 def test_the_command_takes_the_links_speed_and_says_it(folder):
@@ -141,5 +153,5 @@ def test_the_command_takes_the_links_speed_and_says_it(folder):
     shown = CliRunner().invoke(app, [*arguments, "--link", "25", "--node-gpus", "4"])
     assert shown.exit_code == 0, shown.output
     assert "16 nodes of 4 GPUs with 25 Gbit/s each" in shown.output
-    assert "the link of rank 0's node" in shown.output
+    assert "transfer and loading of a worker" in shown.output
     assert CliRunner().invoke(app, [*arguments, "--link", "0"]).exit_code == 2

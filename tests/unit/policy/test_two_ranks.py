@@ -16,7 +16,8 @@ from builders import gathered
 from test_trainer import batch_of_groups, share, trainer, update
 
 from rapo.policy.meeting import host, listen, reach
-from rapo.policy.weight_packing import model_tensors
+from rapo.policy.weight_packing import model_tensors, pack, unpack
+from rapo.records import WeightManifest
 
 HERE = Path(__file__).parent
 LIMIT_S = 240
@@ -65,8 +66,24 @@ def test_ranks_of_a_cold_start_with_answers_of_other_lengths_do_not_wait_for_eac
 
 
 def test_ranks_go_on_exactly_from_the_files_that_each_wrote_while_it_trained(ranks):
-    for unbroken, resumed in (rank["resumed"] for rank in ranks):
+    for unbroken, resumed in (rank["resumed"]["figures"] for rank in ranks):
         assert resumed == unbroken
+
+
+@pytest.mark.parametrize("stage", ["rapo", "resumed"])  # of ZeRO: 3 and 2
+@pytest.mark.parametrize("way", [0, 1])
+def test_ranks_publish_a_share_each_of_the_version_that_one_alone_would_publish(ranks, stage, way):
+    wanted = ranks[0][stage]["weights"]
+    shares = [rank[stage]["published"][way] for rank in ranks]
+    manifest = WeightManifest.joined([share[-1] for share in shares])
+    chunks = [chunk for share in shares for chunk in share[:-1]]
+    *alone, whole = pack(wanted.items(), manifest.version, 2**20)
+    assert manifest == whole, "names, places and checksums"
+    assert [len(chunk) for chunk in chunks] == [len(chunk) for chunk in alone]
+    for name, tensor in unpack(manifest, chunks):
+        assert torch.equal(tensor, wanted[name])
+    sizes = [share[-1].nbytes for share in shares]
+    assert min(sizes) > 0.2 * sum(sizes), "each has about as much"
 
 
 def test_the_port_of_the_meeting_is_taken_from_when_it_is_told():

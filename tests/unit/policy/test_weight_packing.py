@@ -9,10 +9,13 @@ import pytest
 import torch
 import xxhash
 from builders import gathered
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rapo.errors import WeightError
 from rapo.policy.trainer import load_model
-from rapo.policy.weight_packing import checksum, model_tensors, pack, unpack
+from rapo.policy.weight_packing import checksum, chunk_count, divide, model_tensors, pack, unpack
+from rapo.records import WeightManifest
 
 
 def tensors(dtype=torch.float32):
@@ -50,6 +53,33 @@ def test_chunks_are_small_unless_one_tensor_is_large():
         assert sum(map(len, chunk)) <= 512 or len(held) == 1
         assert [len(part) for part in chunk] == [spec.nbytes for spec in held]
     assert len(packed(2**20)[0]) == 1
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=40), st.integers(1, 1000), st.integers(1, 8))
+def test_ranks_have_whole_chunks_in_order_and_about_as_many_bytes(sizes, chunk_bytes, ranks):
+    owners = divide(sizes, chunk_bytes, ranks)
+    assert owners == sorted(owners)
+    assert owners[0] == 0
+    assert owners[-1] < ranks
+    wanted = [(str(index), torch.zeros(size, dtype=torch.uint8)) for index, size in enumerate(sizes)]
+    *_, whole = pack(wanted, 1, chunk_bytes)
+    shares = [[item for item, owner in zip(wanted, owners, strict=True) if owner == rank] for rank in range(ranks)]
+    manifests = [list(pack(share, 1, chunk_bytes))[-1] for share in shares if share]
+    assert WeightManifest.joined(manifests) == whole
+    most = max(sum(spec.nbytes for spec in whole.tensors if spec.chunk == chunk) for chunk in range(whole.chunks))
+    for share in shares:
+        assert sum(tensor.nbytes for _, tensor in share) <= sum(sizes) / ranks + most
+    assert [chunk_count([tensor.nbytes for _, tensor in share], chunk_bytes) for share in shares if share] == [
+        manifest.chunks for manifest in manifests
+    ]
+
+
+def test_parts_of_several_versions_or_with_a_tensor_twice_make_no_version():
+    one, other = (list(pack(tensors().items(), version, 2**20))[-1] for version in (1, 2))
+    assert WeightManifest.joined([one]) == one
+    for parts in ([one, other], [one, one]):
+        with pytest.raises(WeightError, match="do not make one version"):
+            WeightManifest.joined(parts)
 
 
 def test_a_tensor_that_is_not_contiguous_is_packed_as_it_reads():

@@ -8,6 +8,7 @@ torch once and forks into the ranks.
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import sys
@@ -17,7 +18,10 @@ from typing import Any
 TIMEOUT_S = 60.0
 #: Tokens of a piece of logits. The groups have 12 tokens each.
 PIECE = 5
-FINE = ("rapo.warmup_steps=0", "rapo.schedule=constant", "learner.max_grad_norm=1e9", "rapo.learning_rate=1e-3")
+FINE = (
+    *("rapo.warmup_steps=0", "rapo.schedule=constant", "learner.max_grad_norm=1e9", "rapo.learning_rate=1e-3"),
+    *("learner.workers=2", "learner.chunk_mib=1"),
+)
 COLD = ("coldstart.zero_stage=3", "coldstart.micro_batch_tokens=90", "coldstart.batch_size=6")
 #: Critiques of each rank's examples: those of the second need more micro-batches.
 CRITIQUES = (("dim", "soft", "flat"), ("strong colors, but the horizon leans",) * 3)
@@ -57,7 +61,7 @@ def rapo_steps(rank: int, model: str) -> dict[str, Any]:
     from rapo.config import load_config
     from rapo.policy.trainer import PolicyTrainer
 
-    made = PolicyTrainer(model, load_config(None, [*FINE, "learner.zero_stage=3", "learner.workers=2"]), world=2)
+    made = PolicyTrainer(model, load_config(None, [*FINE, "learner.zero_stage=3"]), world=2)
     counts = head_calls(made.engine.module)
     groups = batch_of_groups()
     own = tuple(groups) if rank == 0 else ()
@@ -69,21 +73,37 @@ def rapo_steps(rank: int, model: str) -> dict[str, Any]:
 
     tensors = model_tensors(made.engine.module.model, copies=True)
     weights = gathered(tensors) if rank == 0 else dict.fromkeys(name for name, _ in tensors)
-    return {"calls": counts, "figures": figures, "weights": weights}
+    return {"calls": list(counts), "figures": figures, "weights": weights, "published": published(made)}
 
 
-def resumed(rank: int, model: str, folder: Path) -> list[dict[str, float]]:
+def published(made: Any) -> list[list[Any]]:
+    """This rank's share of the version after the last step: of the weights as they are, and of a
+    snapshot that another step does not change."""
+    from test_trainer import IMAGES, batch_of_groups
+
+    from rapo.algorithm.partition import Share
+
+    version = made.version
+    now = copy.deepcopy(list(made.publish(version)))
+    made.snapshot(version)
+    made.step(Share(tuple(batch_of_groups("a")), 1, 6, 24), IMAGES)
+    return [now, list(made.publish(version))]
+
+
+def resumed(rank: int, model: str, folder: Path) -> dict[str, Any]:
     """A step of each of two trainers: one whose state was copied before it and written after it,
-    and one that has loaded what both ranks wrote."""
+    and one that has loaded what both ranks wrote. And what the first publishes then."""
     import torch
+    from builders import gathered
     from test_trainer import IMAGES, batch_of_groups
 
     from rapo.algorithm.partition import Share
     from rapo.config import load_config
     from rapo.policy.state import write_state
     from rapo.policy.trainer import PolicyTrainer
+    from rapo.policy.weight_packing import model_tensors
 
-    config = load_config(None, [*FINE, "learner.zero_stage=2", "learner.workers=2"])
+    config = load_config(None, [*FINE, "learner.zero_stage=2"])
     own = tuple(batch_of_groups("ab" if rank == 0 else "c"))
     share = Share(own, 2, 9, 36)
     made = PolicyTrainer(model, config, world=2)
@@ -94,7 +114,9 @@ def resumed(rank: int, model: str, folder: Path) -> list[dict[str, float]]:
     torch.distributed.barrier()
     again = PolicyTrainer(model, config, world=2)
     again.load_state(folder)
-    return [after, again.step(share, IMAGES)]
+    figures = [after, again.step(share, IMAGES)]
+    weights = gathered(model_tensors(made.engine.module.model, copies=True))
+    return {"figures": figures, "weights": weights, "published": published(made)}
 
 
 def cold_steps(rank: int, model: str) -> list[float]:

@@ -67,7 +67,7 @@ def test_a_large_fleet_is_not_pinged_more_often_than_the_driver_can_afford(worke
 def test_a_worker_that_is_late_is_replaced(limit, call, words):
     fleet, actors, faults = ready(limit)
     if call == "load":
-        fleet.load(WeightVersion(1, as_ref(), ()))
+        fleet.load(WeightVersion(1, (as_ref(),), ()))
     else:
         fleet.submit(task(0))
     polled(fleet, 0.3)
@@ -95,7 +95,7 @@ def test_workers_that_came_while_nobody_polled_have_found_room():
 
 def test_a_late_joiner_gets_the_newest_weights_before_it_gets_work():
     fleet, actors, _ = ready()
-    fleet.load(WeightVersion(4, as_ref(), ()))
+    fleet.load(WeightVersion(4, (as_ref(),), ()))
     for actor in actors:
         actor.in_flight("load")[0].ok(4)
     polled(fleet)

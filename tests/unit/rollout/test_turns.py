@@ -35,11 +35,11 @@ def names(actor: Actor) -> list[str]:
 
 
 def loaded(actor: Actor) -> list[Any]:
-    return [arguments[0] for name, arguments, _ in actor.calls if name == "load"]
+    return [arguments[1] for name, arguments, _ in actor.calls if name == "load"]
 
 
 def version(number: int) -> WeightVersion:
-    return WeightVersion(number, as_ref(number), ())
+    return WeightVersion(number, (as_ref(number),), ())
 
 
 def test_engines_sleep_in_the_learners_turn_and_wake_with_the_newest_weights_alone():

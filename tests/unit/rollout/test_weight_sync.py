@@ -18,17 +18,17 @@ from rapo.errors import RoleError, WeightError
 def test_a_slow_worker_loads_the_newest_version_next():
     fleet, actors, _ = ready()
     for version in (1, 2, 3):
-        fleet.load(WeightVersion(version, as_ref(version), ()))
+        fleet.load(WeightVersion(version, (as_ref(version),), ()))
     (first,) = actors[0].in_flight("load")
     first.ok(1)
     polled(fleet)
-    assert [arguments[0] for name, arguments, _ in actors[0].calls if name == "load"] == [1, 3]
+    assert [arguments[1] for name, arguments, _ in actors[0].calls if name == "load"] == [1, 3]
 
 
 def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_help():
     fleet, actors, faults = ready()
     asked = []
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
 
     def pump() -> None:
         for _ in range(100):
@@ -38,7 +38,7 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
                     ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
             if (version := fleet.take_lost_version()) is not None:
                 asked.append(version)
-                fleet.load(WeightVersion(1, as_ref(), ()))
+                fleet.load(WeightVersion(1, (as_ref(),), ()))
 
     with pytest.raises(WeightError, match="checksum"):
         pump()
@@ -51,7 +51,7 @@ def test_damaged_weights_are_asked_for_anew_and_end_the_run_if_that_does_not_hel
 
 def test_a_version_that_is_to_come_anew_is_waited_for():
     fleet, actors, faults = ready()
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
     for actor in actors:
         for ref in actor.in_flight("load"):
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))
@@ -63,13 +63,13 @@ def test_a_version_that_is_to_come_anew_is_waited_for():
     assert fleet.take_lost_version() is None
     with pytest.raises(RoleError, match="within 0 s"):
         fleet.loaded(0.0)
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
     assert all(actor.in_flight("load") for actor in actors)
 
 
 def test_a_wait_for_weights_ends_with_the_reason_why_they_cannot_be_pulled():
     fleet, actors, _ = ready()
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
     for actor in actors:
         for ref in actor.in_flight("load"):
             ref.fail(RayTaskError("load", "tb", WeightError("checksum of layer 3")))

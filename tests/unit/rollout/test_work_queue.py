@@ -59,7 +59,7 @@ def test_groups_wait_for_weights_that_are_new_enough():
     fleet.submit(task(0, min_version=1))
     polled(fleet)
     assert fleet.waiting == 1
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
     actors[1].in_flight("load")[0].ok(1)
     polled(fleet)
     assert actors[1].tickets() == ["0"], "the worker that was quick; nobody waits for the other"
@@ -68,7 +68,7 @@ def test_groups_wait_for_weights_that_are_new_enough():
 
 def test_the_first_to_have_loaded_leaves_the_others_their_share_and_waits_for_nobody():
     fleet, actors, _ = ready("rollout.max_groups=16")
-    fleet.load(WeightVersion(1, as_ref(), ()))
+    fleet.load(WeightVersion(1, (as_ref(),), ()))
     for ticket in range(8):
         fleet.submit(task(ticket, min_version=1))
     actors[0].in_flight("load")[0].ok(1)

@@ -131,7 +131,7 @@ class Group:
         return entries_of(folder.parent / "learner", [folder / "steps"])
 
     def publish(self, version: int, receivers: Receivers | None, *, beside: bool = True) -> WeightVersion:
-        return WeightVersion(version, as_ref(), ())
+        return WeightVersion(version, (as_ref(),), ())
 
     def published(self, weights: WeightVersion) -> Waiting[None]:
         yield []
