@@ -12,6 +12,7 @@ from builders import gathered
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from actors.learner import Learner
 from cluster.pipeline.stages.export import export_model
 from rapo.config import load_config
 from rapo.errors import WeightError
@@ -50,6 +51,17 @@ def test_the_folder_holds_exactly_the_version(tiny_model, tmp_path, processor):
     again = AutoProcessor.from_pretrained(tmp_path / "out", local_files_only=True)
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert again.chat_template == processor.processor.chat_template
+
+
+def test_a_version_is_saved_from_the_parts_of_several_ranks(tiny_model, tmp_path):
+    tensors = changed(tiny_model)
+    items = list(tensors.items())
+    shares = [list(pack(own, 3, 2**16)) for own in (items[:9], items[9:])]
+    manifests, chunks = [share[-1] for share in shares], [chunk for share in shares for chunk in share[:-1]]
+    Learner(0, load_config()).save_model(str(tmp_path / "out"), str(tiny_model), *manifests, *chunks)
+    got = gathered(model_tensors(load_model(tmp_path / "out", "float32")))
+    assert got.keys() == tensors.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(("drop", "add"), [("lm_head.weight", None), (None, "model.odd.weight")])
