@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from rapo.config import EngineConfig
+from rapo.errors import WeightError
 from rapo.families.inputs import EncodedImage
 from rapo.inference.engine_core import Core
 from rapo.inference.image_inputs import Renderer
@@ -124,8 +125,8 @@ class Engine(Generic[State]):
 
         `weights` are `(name, tensor)` pairs under transformers' names. Requests in flight continue
         on the new weights from their next token on; their earlier tokens are computed again. Raises
-        `rapo.errors.WeightError` where a parameter was not assigned; the engine then holds no
-        version.
+        `rapo.errors.WeightError` where a parameter was not assigned, or a cache not dropped; the
+        engine then holds no version.
         """
         self.version = None
         if self._asleep:
@@ -137,7 +138,8 @@ class Engine(Generic[State]):
         else:
             self._llm.collective_rpc("rapo_load_weights", args=(weights,))
         # Prefix blocks, processed inputs and vision features were computed with the old weights.
-        self._engine.reset_prefix_cache(reset_running_requests=self.busy)
+        if not self._engine.reset_prefix_cache(reset_running_requests=self.busy):
+            raise WeightError("vLLM kept blocks of its KV cache that the old weights filled")
         if self.busy:
             self._keep_images()
         else:  # this cache holds the images that requests in flight still need
