@@ -201,14 +201,20 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _dtype_by_device(cls, data: object) -> object:
-        """bfloat16 where a role that holds the model has GPUs, unless `policy.dtype` is given."""
+        """bfloat16 where a role that holds the model has GPUs, unless `policy.dtype` is given. In
+        bfloat16 sampler and learner may differ by more."""
         if not isinstance(data, dict):
             return data
         holders = [data.get(name) for name in ("coldstart", "rollout", "learner", "serve")]
         on_gpus = any(isinstance(section, dict) and section.get("gpus") for section in holders)
         policy = data.get("policy", {})
         if on_gpus and isinstance(policy, dict) and "dtype" not in policy:
-            return data | {"policy": policy | {"dtype": "bfloat16"}}
+            policy = policy | {"dtype": "bfloat16"}
+            data = data | {"policy": policy}
+        rapo = data.get("rapo", {})
+        watch = rapo.get("watch", {}) if isinstance(rapo, dict) else None
+        if isinstance(policy, dict) and policy.get("dtype") == "bfloat16" and isinstance(watch, dict):
+            return data | {"rapo": rapo | {"watch": {"mismatch_kl": 0.01} | watch}}
         return data
 
     run: RunConfig = RunConfig()

@@ -97,7 +97,9 @@ class WatchConfig(Section):
         3.0, description="standard errors by which the validation SRCC may fall below its best"
     )
     srcc_apart: Positive = Field(20, description="steps between the validations whose rewards are compared")
-    mismatch_kl: Amount = Field(1e-3, description="nats per token between sampler and learner; more is an alert")
+    mismatch_kl: Amount = Field(
+        1e-3, description="nats per token between sampler and learner; more is an alert; default in bfloat16: .01"
+    )
     start_mismatch_kl: Amount | None = Field(
         None, description="the same in the first step; more ends the run; without a value 2e-6, in bfloat16 .05"
     )

@@ -208,6 +208,16 @@ def test_the_dtype_follows_the_device():
     assert load_config(None, ["learner.gpus=1", "policy.dtype=float32"]).policy.dtype == "float32"
 
 
+def test_in_bfloat16_sampler_and_learner_may_differ_by_more():
+    def bound(*overrides):
+        return load_config(None, overrides).rapo.watch.mismatch_kl
+
+    assert bound() == bound("learner.gpus=1", "policy.dtype=float32") == 0.001
+    assert bound("learner.gpus=1") == bound("policy.dtype=bfloat16", "rapo.watch.window=7") == 0.01
+    assert bound("learner.gpus=1", "rapo.watch.mismatch_kl=0.002") == 0.002
+    assert load_config(None, ["policy.dtype=bfloat16", "rapo.steps=3"]).rapo.steps == 3
+
+
 def test_a_worker_has_a_gpu_for_each_part_of_its_model():
     def gpus(*overrides):
         return load_config(None, overrides).rollout.worker_gpus
