@@ -15,6 +15,8 @@ from ray.util import get_node_ip_address
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from rapo.util.freed_memory import return_freed_memory
+
 _EVERYWHERE = "[::]:"
 
 
@@ -42,7 +44,11 @@ def listen_where_ray_does() -> None:
 def guard_proxy() -> list[Middleware]:
     """What Serve's proxy puts before its HTTP side: nothing on the nodes of a cluster, which may
     have inherited the variable. Serve calls it in the proxy's process, before either server starts
-    (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)."""
+    (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`).
+
+    There it also has the proxy return the memory that large messages took.
+    """
+    return_freed_memory()
     if not on_loopback():
         return []
     listen_on_loopback()

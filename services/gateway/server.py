@@ -29,6 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from rapo.config import GatewayConfig, RewardSettings
 from rapo.errors import ResourceError
+from rapo.util.freed_memory import return_freed_memory
 from rapo.v1 import scorer_pb2
 from rapo.wire import SERVICE
 from services.gateway.auth import AuthInterceptor
@@ -134,6 +135,7 @@ class Gateway:
 
     def start(self) -> None:
         """Bind and serve. Raises `ResourceError` if the address cannot be bound."""
+        return_freed_memory()
         options = self.settings.options
         if options.metrics_port is not None:
             host = options.metrics_host

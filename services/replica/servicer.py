@@ -26,6 +26,7 @@ from rapo.answers.readout_names import READOUTS
 from rapo.config import Config
 from rapo.models.card import Card
 from rapo.storage.local_copy import local_copy
+from rapo.util.freed_memory import return_freed_memory
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
 from services.loopback import listen_where_ray_does
@@ -60,6 +61,7 @@ class Scorer:
         self.model_version = card.version
         self.scales = {scale.name: scale for scale in card.scales}
         self.calibration = card.interval
+        return_freed_memory()
         listen_where_ray_does()  # Serve opens the replica's port when it is ready
         self._secret = (read_secret(secret) if isinstance(secret, Path) else secret).encode()
         # The environment keeps vLLM from setting this itself (`services.replica.deployment`); its

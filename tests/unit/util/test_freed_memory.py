@@ -1,0 +1,57 @@
+"""Freed memory: what threads have freed goes back to the system, and a process is asked when it is
+time to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rapo.util import freed_memory
+from rapo.util.freed_memory import FreedMemory
+
+MIB = 2**20
+
+#: Frees 256 MiB that lie between small blocks which stay, and says how much of it the process has
+#: kept before and after a look.
+FREES = """
+import ctypes, sys
+from rapo.util.freed_memory import FreedMemory, resident_bytes
+freed = FreedMemory(ctypes.CDLL(None).malloc_trim)
+before = resident_bytes()
+blocks = [b"x" * (2**16 + i) for i in range(4096)]
+kept = blocks[::64]
+del blocks
+held = resident_bytes() - before
+assert freed.look()
+print(held // 2**20, (resident_bytes() - before) // 2**20)
+"""
+
+
+def test_what_is_freed_between_blocks_that_stay_is_returned() -> None:
+    done = subprocess.run([sys.executable, "-c", FREES], capture_output=True, text=True, timeout=60, check=True)
+    held, left = map(int, done.stdout.split())
+    assert held > 150, "without a look the process keeps it"
+    assert left < 64
+
+
+def test_a_process_is_asked_when_it_has_grown_and_for_as_long_as_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 100 * MIB
+    in_use = 100 * MIB
+
+    def trim(pad: int) -> None:
+        nonlocal size
+        size = in_use
+
+    monkeypatch.setattr(freed_memory, "resident_bytes", lambda: size)
+    freed = FreedMemory(trim)
+    assert not freed.look(), "nothing has grown"
+    size, in_use = 700 * MIB, 600 * MIB
+    assert freed.look()
+    in_use = 110 * MIB  # the last messages end, and the process does not grow
+    assert freed.look()
+    assert size == 110 * MIB
+    looks = [freed.look() for _ in range(100)]
+    assert looks[0], "it gave much the last time"
+    assert [number for number, asked in enumerate(looks) if asked] == [0, 2, 6, 14, 30, 62, 94]
