@@ -16,13 +16,13 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RoleError
-from rapo.images.decoder_process import COMMAND, FORK, LENGTH, REAP, REPLY, REQUEST, receive, strips
+from rapo.images.decoder_process import COMMAND, FORK, IDLE, LENGTH, REAP, REPLY, REQUEST, receive, strips
 from rapo.system_folder import python_path
 
 _HOST_LIMIT_S = 60.0
@@ -33,6 +33,10 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 class DecodeStopped(Exception):
     """The image's caller is gone, and its decoder was stopped."""
+
+
+class DecodeTimeout(ImageError):
+    """The image's decoder did not say anything for as long as it may be silent."""
 
 
 class DecodeJob:
@@ -46,7 +50,7 @@ class DecodeJob:
 @dataclass(frozen=True, slots=True)
 class DecoderLimits:
     """What a decoder may take for an image: CPU seconds, bytes of memory, seconds without a word
-    from it. It is replaced after `images` images; `nice` is its niceness."""
+    from it. It is replaced after `images` images; `nice` is its niceness, or `IDLE`."""
 
     cpu_s: int
     memory: int
@@ -153,7 +157,7 @@ class Decoder:
             image = process.decode(job.data, self._limits)
         except TimeoutError as error:
             self._discard()
-            raise ImageError(
+            raise DecodeTimeout(
                 f"the image was not decoded within {self._limits.wait_s:g} s", reason="too_complex"
             ) from error
         except (EOFError, ConnectionError) as error:
@@ -195,6 +199,35 @@ class Decoder:
             return None
         process.close()
         return self._host.reap(process.id)
+
+
+class PatientDecoder:
+    """A decoder that leaves the processors to others for as long as it can.
+
+    An image is decoded in the time that nobody wants. Where there is none, it is begun anew after
+    `patience_s` seconds at the niceness of `limits`, so that it ends on a busy machine as well.
+    """
+
+    def __init__(self, host: DecoderHost, limits: DecoderLimits, patience_s: float) -> None:
+        waits = min(patience_s, limits.wait_s)
+        self._idle = Decoder(host, replace(limits, nice=IDLE, wait_s=waits))
+        self._pressing = Decoder(host, limits)
+
+    def decode(self, job: DecodeJob) -> Image.Image:
+        """See `Decoder.decode`."""
+        with suppress(DecodeTimeout):
+            return self._idle.decode(job)
+        return self._pressing.decode(job)
+
+    def stop(self, job: DecodeJob) -> None:
+        """See `Decoder.stop`."""
+        self._idle.stop(job)
+        self._pressing.stop(job)
+
+    def close(self) -> None:
+        """End both processes."""
+        self._idle.close()
+        self._pressing.close()
 
 
 class _Process:

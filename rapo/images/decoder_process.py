@@ -25,6 +25,10 @@ from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decode import decode_image
 
+#: As a niceness: only the time that no other process wants (SCHED_IDLE). Others get it at once,
+#: where a niceness merely shares it out.
+IDLE = 20
+
 #: To the forking process: FORK with the number of images that the decoder is to take and its
 #: niceness, or REAP with a decoder to end. Back: the decoder's process, or its wait status.
 COMMAND = struct.Struct("<cqi")
@@ -132,6 +136,8 @@ def _be_decoder(connection: socket.socket, limits: ImageConfig, images: int, nic
     try:
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         os.nice(nice)
+        if nice >= IDLE:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         decode_all(connection, limits, images)
         code = 0
     except (EOFError, ConnectionError):

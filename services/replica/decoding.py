@@ -2,7 +2,8 @@
 
 - Every image is decoded in a process that is killed when its caller goes away or runs out of time.
 - Light images never wait for heavy ones: each kind has processes of its own. Heavy ones are decoded
-  one at a time, at a low priority.
+  one at a time, in the time that the engine and other callers leave; after some seconds in which
+  they leave too little, at a low priority.
 - Callers take turns, and no single one holds all processes for light images.
 - A heavy image's process ends with it, so its memory returns at once.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -21,7 +22,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.images.decode import check_size
-from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits
+from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, PatientDecoder
 from rapo.images.structure import check_structure
 from services.replica.fair_places import FairPlaces
 
@@ -43,6 +44,8 @@ _SPARE_BYTES = 128 * 2**20
 _LIGHT_CPU_S, _HEAVY_CPU_S = 3, 15
 _LIGHT_IMAGES = 5_000  # then a new process takes over, in case that a library leaks
 _HEAVY_NICE = 10
+# For heavy images that take their time from nobody. More than a usual one takes on an idle core.
+_PATIENCE_S = 3.0
 
 
 class Decoding(Protocol):
@@ -65,8 +68,9 @@ class FairDecoding:
         self._host = DecoderHost(limits)
         light = DecoderLimits(_LIGHT_CPU_S, memory_of(LIGHT_WORK), wait_s, _LIGHT_IMAGES)
         heavy = DecoderLimits(_HEAVY_CPU_S, memory_of(limits.max_pixels), wait_s, 1, _HEAVY_NICE)
-        self._light = _Lane(self._host, _LIGHT_DECODERS, light)
-        self._heavy = _Lane(self._host, _HEAVY_DECODERS, heavy)
+        self._light = _Lane([Decoder(self._host, light) for _ in range(_LIGHT_DECODERS)], light.nice)
+        patient = [PatientDecoder(self._host, heavy, _PATIENCE_S) for _ in range(_HEAVY_DECODERS)]
+        self._heavy = _Lane(patient, heavy.nice)
 
     async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
         """See `Decoding`."""
@@ -111,13 +115,13 @@ class ImageInspector:
 class _Lane:
     """Decoders of one kind, each with a thread that waits for it."""
 
-    def __init__(self, host: DecoderHost, count: int, limits: DecoderLimits) -> None:
-        self._places = FairPlaces(count, keep_one=True)
-        self._free = [Decoder(host, limits) for _ in range(count)]
-        self._all = tuple(self._free)
+    def __init__(self, decoders: Sequence[Decoder | PatientDecoder], nice: int) -> None:
+        self._places = FairPlaces(len(decoders), keep_one=True)
+        self._free = list(decoders)
+        self._all = tuple(decoders)
         # On Linux niceness is the thread's own.
         self._threads = ThreadPoolExecutor(
-            count, thread_name_prefix="decode", initializer=os.nice, initargs=(limits.nice,)
+            len(decoders), thread_name_prefix="decode", initializer=os.nice, initargs=(nice,)
         )
 
     async def run(self, data: bytes, caller: str, then: Callable[[Image.Image], T]) -> T:
@@ -137,7 +141,7 @@ class _Lane:
             decoder.stop(job)
             raise
 
-    def _give_back(self, caller: str, decoder: Decoder) -> None:
+    def _give_back(self, caller: str, decoder: Decoder | PatientDecoder) -> None:
         self._free.append(decoder)
         self._places.give_back(caller)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RoleError
 from rapo.images.decode import decode_image
-from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, DecodeStopped
+from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, DecodeStopped, PatientDecoder
 
 LIMITS = DecoderLimits(cpu_s=5, memory=256 * 2**20, wait_s=60.0, images=100)
 
@@ -198,3 +199,30 @@ def test_a_decoder_has_no_secrets_and_no_files(decoder: Decoder, monkeypatch: py
     assert [line.split()[3:5] for line in limits.splitlines() if line.startswith(("Max file size", "Max core"))]
     assert "Max file size             0" in limits
     host.close()
+
+
+def test_a_patient_decoder_takes_idle_time_and_then_presses(host: DecoderHost) -> None:
+    data = encode((2000, 2000), "JPEG")
+    for patience_s, pressed in ((60.0, False), (0.001, True)):
+        decoder = PatientDecoder(host, replace(LIMITS, images=1, nice=10), patience_s)
+        idle, pressing = process_of(decoder._idle), process_of(decoder._pressing)
+        assert os.sched_getscheduler(pressing) == os.SCHED_OTHER
+        limit = time.monotonic() + 30.0
+        while os.sched_getscheduler(idle) != os.SCHED_IDLE or os.getpriority(os.PRIO_PROCESS, pressing) != 10:
+            assert time.monotonic() < limit, "a decoder sets its priority when it begins"
+            time.sleep(0.01)
+        image = decoder.decode(DecodeJob(data))
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(data)))
+        assert Path(f"/proc/{pressing}").exists() != pressed
+        assert not Path(f"/proc/{idle}").exists()
+        decoder.close()
+
+
+def test_a_patient_decoder_can_be_stopped_whichever_is_at_work(host: DecoderHost) -> None:
+    for patience_s in (60.0, 0.001):
+        decoder, job = PatientDecoder(host, LIMITS, patience_s), DecodeJob(slow_bmp())
+        timer = threading.Timer(0.3, decoder.stop, [job])
+        timer.start()
+        with pytest.raises(DecodeStopped):
+            decoder.decode(job)
+        decoder.close()

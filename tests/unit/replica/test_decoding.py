@@ -18,7 +18,7 @@ from scripted_scorer import Context, FakeEngine, ScorerWithoutVllm
 
 from rapo.config import Config, ImageConfig
 from rapo.errors import ImageError
-from rapo.images.decoder import DecodeJob, Decoder, DecoderLimits
+from rapo.images.decoder import DecodeJob, Decoder, DecoderLimits, PatientDecoder
 from rapo.v1 import scorer_pb2
 from services.names import CALLER_KEY
 from services.replica.decoding import LIGHT_WORK, FairDecoding, ImageInspector, memory_of
@@ -164,16 +164,23 @@ def test_heavy_images_are_decoded_one_at_a_time_and_yield_to_others(decoding: Fa
 
 
 def yielding() -> int:
-    """How many decoders have a lower priority than this process."""
+    """How many decoders of a lower priority than this process have begun to work."""
     found = 0
     for process in family(os.getpid()):
         with contextlib.suppress(OSError):  # it has ended
-            found += os.getpriority(os.PRIO_PROCESS, process) > os.getpriority(os.PRIO_PROCESS, 0)
+            lower = os.getpriority(os.PRIO_PROCESS, process) > os.getpriority(os.PRIO_PROCESS, 0)
+            ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11]
+            found += lower and int(ticks) > 0
     return found
 
 
 def test_all_decoders_together_stay_within_what_the_docs_say(decoding: FairDecoding) -> None:
-    lanes = [(len(lane._all), lane._all[0]._limits.memory) for lane in (decoding._light, decoding._heavy)]
+    light, heavy = decoding._light._all[0], decoding._heavy._all[0]
+    assert isinstance(light, Decoder)
+    assert isinstance(heavy, PatientDecoder)
+    # The two processes of a patient decoder work one after the other.
+    limits = [(decoding._light, light._limits), (decoding._heavy, heavy._pressing._limits)]
+    lanes = [(len(lane._all), limit.memory) for lane, limit in limits]
     assert lanes == [(3, memory_of(LIGHT_WORK)), (1, memory_of(ImageConfig().max_pixels))]
     assert [round(memory / 2**20) for _, memory in lanes] == [395, 1082]  # the latter is 1.06 GiB
     assert sum(count * memory for count, memory in lanes) < 2.25 * 2**30
