@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 OUT ?= runs/demo
 SET ?=
+LANES ?= 2
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: setup demo test test-all quick long families unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
@@ -43,14 +44,16 @@ unit: setup
 
 # One worker runs all that needs the real parts, the other the unit tests (tests/conftest.py).
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadscope \
 		--no-loadscope-reorder --durations=10
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration -q -m "not long" --durations=15
 
+# Two files at once, which takes 16 GiB of memory; with less: make long LANES=1.
 long: setup
-	$(BIN)/python -m pytest tests/integration tests/chaos -q -m "long and not families" --durations=15
+	$(BIN)/python -m pytest tests/integration tests/chaos -q -m "long and not families" -n $(LANES) --dist loadfile \
+		--no-loadscope-reorder --durations=15
 
 # Before a release: the whole chain with the model families that `make long` leaves out.
 families: setup

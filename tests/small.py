@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from rapo.config import dump_config, load_config
 
@@ -73,15 +74,24 @@ def settings(*overrides: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run from nothing to a served scorer."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    """A small run from nothing to a served scorer. One for all workers of pytest-xdist, and for all
+    sessions that have the same folder in RAPO_TEST_RUNS."""
+    base = tmp_path_factory.getbasetemp()
+    home = Path(os.environ.get("RAPO_TEST_RUNS") or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base))
+    out = home / "finished" / "out"
+    with FileLock(home / "finished.lock", timeout=580):
+        if not (out / "report.html").exists():
+            shutil.rmtree(out, ignore_errors=True)
+            _run_elsewhere(out, tmp_path_factory.mktemp("elsewhere"))
+    return out
+
+
+def _run_elsewhere(out: Path, elsewhere: Path) -> None:
     for name in ("actors", "cluster", "services"):  # another project's, which no process may take for the system's
         (elsewhere / f"{name}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
     done = rapo("run", "--out", str(out), *settings(), cwd=elsewhere)
     assert done.returncode == 0, done.stderr + (out / "driver.log").read_text()[-3000:]
     assert "Where the time went" in done.stdout
-    return out
 
 
 @pytest.fixture(scope="session")
