@@ -58,6 +58,8 @@ class CritiqueJob:
         self.bands: list[Band] = make_bands(
             records.scores, _uid_column(records), settings.bands, settings.images, config.run.seed, settings.refill
         )
+        # Arrow keeps what the sorting of the uids took for a while, beside the start of the pools.
+        pa.default_memory_pool().release_unused()
         #: What the answers cost, by role, those of earlier starts included.
         self.spent = {"teacher": 0.0, "judge": 0.0}
         #: Rows that were asked again because their shard was damaged or their process had died.
