@@ -6,20 +6,19 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors import run_files
 from actors.messages import RankFigures, RankInfo
 from rapo.algorithm.partition import Share
 from rapo.config import Config
 from rapo.errors import WeightError
 from rapo.policy.meeting import host, listen, reach
 from rapo.records import Chunk, Meeting, WeightManifest
-from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
 from rapo.util.file_manifest import Entries
 from rapo.util.progress import Progress
@@ -63,8 +62,8 @@ class Learner:
         return address, port
 
     def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
-        """Join the other ranks and load the model. Each micro-batch is computed in `splits`
-        parts."""
+        """Join the other ranks and load the model of a folder or a URL. Each micro-batch is
+        computed in `splits` parts."""
         from rapo.policy.distributed import Rank, join_world
 
         settings = self._config.learner
@@ -74,7 +73,8 @@ class Learner:
         join_world(Rank(self._rank, settings.workers, settings.threads, limit), meeting)
         from rapo.policy.trainer import PolicyTrainer
 
-        trainer = PolicyTrainer(model_dir, self._config, world=settings.workers, splits=splits, progress=self._progress)
+        here = run_files.folder_here(model_dir, self._config.storage.scratch)
+        trainer = PolicyTrainer(str(here), self._config, world=settings.workers, splits=splits, progress=self._progress)
         self._started = trainer
         return RankInfo(
             self._rank,
@@ -177,9 +177,7 @@ class Learner:
     def write_state(self, folder: str, files: StateFiles) -> Entries:
         """Write this rank's `state` into a folder that all ranks share, beside the steps that
         follow; the files, which are then on the disk."""
-        from rapo.policy.state import write_state
-
-        return write_state(Path(folder), files)
+        return run_files.write_state(folder, files)
 
     def restore(self, *parts: StateFiles) -> int:
         """Go on from this rank's `state` and, on other ranks than 0, rank 0's as well; the number
@@ -188,23 +186,17 @@ class Learner:
         return self._trainer.version
 
     def load_state(self, folder: str, *, universal: bool) -> int:
-        """Go on from a folder; the number of steps that its state holds."""
-        self._trainer.load_state(Path(folder), universal=universal)
+        """Go on from a folder or a URL; the number of steps that its state holds."""
+        here = run_files.folder_here(folder, self._config.storage.scratch)
+        self._trainer.load_state(here, universal=universal)
         return self._trainer.version
 
-    def convert_state(self, folder: str, target: str) -> None:
+    def convert_state(self, folder: str, target: str, timeout_s: float) -> None:
         """Rewrite the state of all ranks in a folder that this node can read, for a world of any
         size and ZeRO stage."""
-        from rapo.policy.state import to_universal
-
-        to_universal(Path(folder), Path(target), timeout_s=self._config.learner.step_timeout_s)
+        run_files.convert_state(folder, target, timeout_s)
 
     def save_model(self, folder: str, source: str, *parts: WeightManifest | Chunk) -> None:
         """Write a weight version, `parts` of which are its manifests and chunks, as a model folder
         that transformers and vLLM load; it appears whole or not at all."""
-        from rapo.policy.export import write_model
-
-        manifest = WeightManifest.joined([part for part in parts if isinstance(part, WeightManifest)])
-        chunks = [part for part in parts if not isinstance(part, WeightManifest)]
-        with whole_folder(Path(folder)) as aside:
-            write_model(aside, Path(source), manifest, chunks)
+        run_files.save_model(folder, source, *parts)

@@ -33,6 +33,7 @@ from rapo.config import Config, ServeConfig, load_config
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.card import read_card
 from rapo.storage.local_copy import local_copy
+from rapo.storage.urls import is_url
 from services.gateway.exposure import check_address
 from services.gateway.routes import Routes
 from services.gateway.server import Gateway, GatewaySettings
@@ -199,8 +200,9 @@ class ScorerServer:
     def _start(self, folder: Path, version: str) -> None:
         """Start an application and wait until it is warm. The gateway's routes do not change
         yet."""
-        folder = folder.resolve()
-        card = replace(read_card(folder), version=version)
+        if not is_url(folder):
+            folder = folder.resolve()
+        card = replace(read_card(local_copy(folder, self.config.storage.scratch)), version=version)
         app = build_app(self.config, folder, card, self.secret)
         # With a number, because a version that gets another folder runs twice for a while.
         name = f"{PREFIX}-{version}-{next(self._numbers)}"

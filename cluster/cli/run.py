@@ -93,7 +93,7 @@ def _run_in(config: Config, path: Path, stages: tuple[str, ...] | None, mirror: 
             base = config.policy.model if is_url(config.policy.model) else None
             stored = (lambda: None) if mirror is None else mirror.flush
             # The nodes of a cluster need not see the run's local folder.
-            where = Path if mirror is None or config.ray.address is None else mirror.at_url
+            where = None if mirror is None or config.ray.address is None else mirror.at_url
             pipeline = Pipeline(here, folder, console, stored, base, where)
             report = pipeline.run(stages or STAGES)
         except StoppedError as error:

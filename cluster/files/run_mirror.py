@@ -44,6 +44,8 @@ _OWNER = ".rapo/owner.json"
 #: What an unfinished stage makes anew, and what is of this machine.
 _LOCAL = frozenset({".lock", "ray_train"})
 
+#: Where a resumed run puts the states that its ranks fetch.
+_STATES = "rapo/state"
 #: What a run is for; the rest is for continuing it.
 _RESULTS = ("report.html", "report.json", "config.toml", "evaluate", "export")
 
@@ -178,9 +180,11 @@ class RunMirror:
         return Path(f"{self.url}/{name}")
 
     def publish_results(self) -> None:
-        """Store what changed, and copy what others read to its own name below the address."""
+        """Store what changed, and copy what others read to its own name below the address. States
+        that ranks went on from are removed there."""
         self.flush()
         run_aside(lambda: self._publish(_RESULTS))
+        run_aside(lambda: self._store.each(self._store.delete, [one.name for one in self._store.files(_STATES)]))
 
     def _publish(self, names: Iterable[str]) -> None:
         assert self._snapshot is not None, "not open"

@@ -5,12 +5,13 @@ Calls that wait are generators (`cluster.remote.waiting`): `drive` or `finish` r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import ray
 
+from actors import run_files
 from actors.learner import Learner
 from actors.messages import RankFigures, RankInfo
 from cluster.remote.actors import Launch, Launcher
@@ -42,10 +43,22 @@ RankState = tuple["ObjectRef[int]", "ObjectRef[StateFiles]"]
 
 class LearnerGroup:
     """Ranks as Ray actors, which `launch` starts: they live and die together. `close` ends them. In
-    a colocated run they are placed in `room`."""
+    a colocated run they are placed in `room`.
 
-    def __init__(self, config: Config, launch: Launch = Launcher(Learner), room: SharedRoom | None = None) -> None:
+    `where` says at which URL the ranks find a folder of the run. What they make is then written by
+    this process's node. Without it all of their nodes must see the run's folder.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        launch: Launch = Launcher(Learner),
+        room: SharedRoom | None = None,
+        where: Callable[[Path], Path] | None = None,
+    ) -> None:
         self._config = config
+        self._where = where or Path
+        self._node = None if where is None else ray.get_runtime_context().get_node_id()
         settings = config.learner
         environment = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
         environment |= config.ray.environment("learner", settings.gpus)
@@ -80,7 +93,8 @@ class LearnerGroup:
         await_placement(self._placement, role="learner ranks", keys=keys, timeout_s=room)
         meeting: ObjectRef[tuple[str, int]] = self._ranks[0].rendezvous.remote()
         address, port = wait(meeting, role=self._names[0], timeout_s=limit)
-        return [rank.start.remote(str(model_dir), address, port, splits) for rank in self._ranks]
+        there = str(self._where(model_dir))
+        return [rank.start.remote(there, address, port, splits) for rank in self._ranks]
 
     def ready(self, started: Sequence[ObjectRef[RankInfo]]) -> Waiting[list[RankInfo]]:
         settings = self._config.learner
@@ -132,12 +146,12 @@ class LearnerGroup:
         return steps[0]
 
     def write_state(self, folder: Path, states: Sequence[RankState]) -> Waiting[Entries]:
-        """Write the ranks' `states` into `folder`, which every rank's node must see; its files.
-        Steps may go on meanwhile."""
+        """Write the ranks' `states` into `folder`; its files. Steps may go on meanwhile."""
         # Ray sends a call when it has what it is given, and the calls of steps only behind it.
         yield from self._each([receipt for receipt, _ in states])
         calls: list[ObjectRef[Entries]] = [
-            rank.write_state.remote(str(folder), files) for rank, (_, files) in zip(self._ranks, states, strict=True)
+            self._write(rank.write_state, run_files.write_state)(str(folder), files)
+            for rank, (_, files) in zip(self._ranks, states, strict=True)
         ]
         parts = yield from self._each(calls)
         return {name: entry for part in parts for name, entry in part.items()}
@@ -145,15 +159,17 @@ class LearnerGroup:
     def load_state(self, folder: Path, *, universal: bool = False) -> Waiting[int]:
         """Have all ranks go on from a folder that `write_state` wrote; the number of steps it
         holds."""
+        there = str(self._where(folder))
         steps: list[int] = yield from self._each(
-            [rank.load_state.remote(str(folder), universal=universal) for rank in self._ranks]
+            [rank.load_state.remote(there, universal=universal) for rank in self._ranks]
         )
         return steps[0]
 
     def convert_state(self, folder: Path, target: Path) -> Waiting[None]:
         """Rewrite a saved state under `target`, for any number of ranks and any ZeRO stage. A rank
-        does it, which has the memory for it."""
-        yield from self._each([self._ranks[0].convert_state.remote(str(folder), str(target))])
+        does it, which has the memory for it, where its node sees the folder."""
+        convert = self._write(self._ranks[0].convert_state, run_files.convert_state)
+        yield from self._each([convert(str(folder), str(target), self._config.learner.step_timeout_s)])
 
     def publish(self, version: int, receivers: Receivers | None = None, *, beside: bool = True) -> WeightVersion:
         """Have the weights of the last step published as `version`, and sent to `receivers` first;
@@ -206,9 +222,12 @@ class LearnerGroup:
 
     def save_model(self, folder: Path, source: Path, weights: WeightVersion) -> Waiting[None]:
         """Write a version as a model folder; configuration and processor come from `source`."""
-        arguments = str(folder), str(source), *weights.manifests, *weights.chunks
-        call: ObjectRef[None] = self._ranks[0].save_model.remote(*arguments)
-        yield from self._each([call])
+        save = self._write(self._ranks[0].save_model, run_files.save_model)
+        yield from self._each([save(str(folder), str(source), *weights.manifests, *weights.chunks)])
+
+    def _write(self, by_rank: ActorMethod, on_driver: Callable[..., object]) -> Callable[..., ObjectRef]:
+        """What writes into the run's folder: a rank, or a task on this process's node."""
+        return by_rank.remote if self._node is None else run_files.on_node(self._node, on_driver)
 
     def close(self) -> None:
         for rank in self._ranks:

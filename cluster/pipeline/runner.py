@@ -62,8 +62,8 @@ class Pipeline:
     """Runs stages in an open run folder.
 
     `stored` is called at the end of each stage, and returns when its files are where they have to
-    last. `base` is the URL of `policy.model`, which each worker then fetches to its own machine.
-    `where` says where rollout workers find a model folder of the run: there, or at a URL.
+    last. Other nodes fetch the model from `base`, the URL of `policy.model`, and folders of the run
+    from the URL that `where` says; without these they must see the folders of this machine.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Pipeline:
         console: Console,
         stored: Callable[[], None] = lambda: None,
         base: str | None = None,
-        where: Callable[[Path], Path] = Path,
+        where: Callable[[Path], Path] | None = None,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -175,7 +175,7 @@ class Pipeline:
 
         self._close_fleet()
         self._ray()
-        self._fleet = Fleet(self._config, listener=listener, where=self._where)
+        self._fleet = Fleet(self._config, listener=listener, where=self._where or Path)
         self._cleanup.callback(self._close_fleet)
         return self._fleet
 
@@ -190,13 +190,12 @@ class Pipeline:
         if stage == "aescot":
             given = settings.aescot.teacher.kind == "given"
             return settings.aescot.images if given else min(settings.aescot.images, len(self._records().split("train")))
-        totals = {
+        return {
             "data": scenes.train + scenes.validation + scenes.test if settings.data.embedded else None,
             "coldstart": settings.coldstart.steps,
             "rapo": settings.rapo.steps,
             "serve": settings.serve.demo_images or None,
-        }
-        return totals.get(stage)
+        }.get(stage)
 
     # The stages.
 
@@ -270,6 +269,7 @@ class Pipeline:
                 self._folder / "aescot",
                 self._folder / "coldstart",
                 lambda step, metrics: handle.update(step, **metrics),
+                self._where,
             )
         return replace(result, model=model)
 
@@ -303,7 +303,7 @@ class Pipeline:
         recorder = RunRecorder(self._config, out, handle.note, lambda step, figures: handle.update(step, **figures))
         data = TrainingData(dataset.split("train"), dataset.split("validation"), dataset.weights)
         fleet = self._new_fleet(recorder)
-        result = RapoStage(self._config, data, start, out, fleet, recorder, handle.note).train()
+        result = RapoStage(self._config, data, start, out, fleet, recorder, handle.note, self._where).train()
         busier = min(result.idle, key=lambda side: result.idle[side])
         shares = ", ".join(f"{side} {share:.0%}" for side, share in result.idle.items())
         handle.note(f"idle: {shares}; the {busier} side is what the other waits for")
@@ -381,7 +381,7 @@ class Pipeline:
         self._close_fleet()
         self._ray()
         with requested_capacity(self._config, "serve"):
-            return score_over_grpc(self._config, self._folder, handle.update)
+            return score_over_grpc(self._config, self._folder, handle.update, self._where or Path)
 
 
 def _comparison(folder: Path) -> Comparison | None:

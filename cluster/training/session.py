@@ -46,11 +46,13 @@ def training_session(
     listener: TrainingListener | None = None,
     resume: Callable[[RecoveringLearnerGroup], Checkpoint | None] = lambda learners: None,
     launchers: Launchers = Launchers(),
+    where: Callable[[Path], Path] | None = None,
 ) -> Iterator[Controller]:
     """A controller whose roles are ready on the model of `start_dir`; they end with the block.
 
     A `fleet` that is given stays, whether it was started or not; it reports to the listener of its
-    own. `resume` has the ranks go on from a state.
+    own. `resume` has the ranks go on from a state. `where` is for nodes that do not see the run's
+    folder (`LearnerGroup`).
     """
     listener = listener or TrainingListener()
     with ExitStack() as stack:
@@ -61,7 +63,7 @@ def training_session(
             stack.callback(fleet.wake)
         stack.callback(fleet.forget)
         stack.enter_context(fleet.beside(training_needs(config)))
-        learners = _learners(config, fleet, launchers.learner, listener)
+        learners = _learners(config, fleet, launchers.learner, listener, where)
         stack.callback(learners.close)
         rewards = RewardClient(config, out, launchers.scorer, listener.fault)
         stack.callback(rewards.close)
@@ -78,10 +80,20 @@ def training_session(
         yield Controller(config, data, fleet, learners, rewards, start_dir, out, listener, checkpoint)
 
 
-def _learners(config: Config, fleet: Fleet, launch: Launch, listener: TrainingListener) -> RecoveringLearnerGroup:
+def _learners(
+    config: Config,
+    fleet: Fleet,
+    launch: Launch,
+    listener: TrainingListener,
+    where: Callable[[Path], Path] | None,
+) -> RecoveringLearnerGroup:
     """The learner ranks, beside the workers of `fleet` or on their GPUs, where they start first."""
     room = fleet.room
+
+    def make() -> LearnerGroup:
+        return LearnerGroup(config, launch, room, where)
+
     if room is None:
-        return RecoveringLearnerGroup(config, lambda: LearnerGroup(config, launch), listener.fault)
+        return RecoveringLearnerGroup(config, make, listener.fault)
     fleet.sleep()
-    return ColocatedLearners(config, lambda: LearnerGroup(config, launch, room), fleet, listener.fault)
+    return ColocatedLearners(config, make, fleet, listener.fault)

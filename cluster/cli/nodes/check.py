@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cluster.cli.nodes.placement import place
 from cluster.cli.nodes.probe import Look, Node, probe_nodes, shared_files
-from cluster.files.run_mirror import scratch_folder
 from cluster.remote.needs import Need, needs_of
 from rapo.config import Config
 from rapo.errors import ConfigError
@@ -30,17 +29,11 @@ def check_cluster(config: Config, out: Path | None) -> tuple[list[str], list[str
         raise ConfigError('--cluster needs ray.address: "auto" on a node of the cluster, or host:port of its head')
     from cluster.remote.ray_session import ray_session
 
-    with ray_session(config), shared_files(_shared_folders(config, out)) as files:
+    # The nodes of a run at a URL see nothing of its local folder.
+    folders = [] if out is None or is_url(out) else [out.resolve()]
+    with ray_session(config), shared_files(folders) as files:
         nodes = probe_nodes(_look(config, out, files), _LIMIT_S)
-    local = scratch_folder(out, config.storage.scratch) if out is not None and is_url(out) else None
-    return list(lines_of(config, nodes)), list(problems_of(config, nodes, local))
-
-
-def _shared_folders(config: Config, out: Path | None) -> list[Path]:
-    """Folders that every node has to see: that of the run, or the local one of a run at a URL."""
-    if out is None:
-        return []
-    return [scratch_folder(out, config.storage.scratch) if is_url(out) else out.resolve()]
+    return list(lines_of(config, nodes)), list(problems_of(config, nodes))
 
 
 def _look(config: Config, out: Path | None, files: dict[str, str]) -> Look:
@@ -66,19 +59,14 @@ def lines_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
             yield f"{stage:<10} {need}: {where}"
 
 
-def problems_of(config: Config, nodes: Sequence[Node], local: Path | None = None) -> Iterator[str]:
-    """What is wrong, with what to do. `local` is the local folder of a run at a URL: nodes that
-    only rollout workers may go to do not need it."""
-    in_folder = [config.learner.labels, config.coldstart.labels]
-    if config.serve.demo_images:
-        in_folder.append(config.serve.labels)
+def problems_of(config: Config, nodes: Sequence[Node]) -> Iterator[str]:
+    """What is wrong, with what to do."""
     for node in nodes:
         if node.facts is None:
             yield f"{node.name} runs no task within {_LIMIT_S:.0f} s: see its raylet's log, or drain the node"
     yield from _versions(nodes)
     for node in nodes:
-        needs_it = any(labels.items() <= node.labels.items() for labels in in_folder)
-        yield from _node_problems(node, "" if needs_it else str(local))
+        yield from _node_problems(node)
     for stage, needs in _stages(config).items():
         for need, placed in place(needs, nodes):
             if without := placed[""]:
@@ -108,13 +96,11 @@ def _versions(nodes: Sequence[Node]) -> Iterator[str]:
             yield f"{name} is {usual} on most nodes, and {others}: install the same everywhere"
 
 
-def _node_problems(node: Node, unneeded: str) -> Iterator[str]:
+def _node_problems(node: Node) -> Iterator[str]:
     facts = node.facts
     if facts is None:
         return
     for what, why in facts.missing.items():
-        if what == unneeded:
-            continue
         where = "give it access and the credentials" if is_url(what) else "mount it at the same path"
         yield f"{node.name}: {what}: {why}; {where}"
     if node.skew_s > _SKEW_S:

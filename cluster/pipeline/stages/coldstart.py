@@ -6,12 +6,14 @@ Only the driver's node opens image files. The workers get their bytes through Ra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, ParamSpec, TypedDict, cast
 
 import numpy as np
 
+from actors.run_files import folder_here, on_node
 from cluster.files.json_values import finite
 from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.pipeline.results import ColdStartResult
@@ -22,7 +24,7 @@ from cluster.remote.waiting import run_limited
 from rapo.aescot.read_images import ImageReader
 from rapo.config import Config, ImageConfig
 from rapo.errors import ImageError
-from rapo.storage.local_copy import local_copy
+from rapo.records import Chunk, WeightManifest
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
 from rapo.util.seeds import derive_seed
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from rapo.policy.sft import Example, SupervisedTrainer
+
+P = ParamSpec("P")
 
 MODEL = "model"
 METRICS = "metrics.jsonl"
@@ -48,6 +52,8 @@ class LoopArguments(TypedDict):
     config: Config
     base: str
     out: str
+    #: The node that writes into `out`; None: each node sees it.
+    node: str | None
 
 
 class SharedRow(TypedDict):
@@ -60,11 +66,20 @@ class SharedRow(TypedDict):
     reason: str | None
 
 
-def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progress: Progress) -> ColdStartResult:
+def train_coldstart(
+    config: Config,
+    base: Path,
+    aescot: Path,
+    out: Path,
+    progress: Progress,
+    where: Callable[[Path], Path] | None = None,
+) -> ColdStartResult:
     """Fine-tune the model of `base` on the critiques in `aescot`.
 
-    The model goes to `out/model`, the loss curve to `out/metrics.jsonl`.
+    The model goes to `out/model`, the loss curve to `out/metrics.jsonl`. `where` says at which URL
+    nodes that do not see the run's folder find `base`; this node then writes for them.
     """
+    import ray
     from ray.data import DataContext
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -81,7 +96,9 @@ def train_coldstart(config: Config, base: Path, aescot: Path, out: Path, progres
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # the same rows to the same ranks in every run of a seed
     shards = with_images([kept[i] for i in order], config.image, workers)
-    arguments: LoopArguments = {"config": config, "base": str(base), "out": str(out)}
+    node = None if where is None else ray.get_runtime_context().get_node_id()
+    there = base if where is None else where(base)
+    arguments: LoopArguments = {"config": config, "base": str(there), "out": str(out), "node": node}
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config=dict(arguments),
@@ -135,10 +152,7 @@ def _await_room(config: Config, workers: int) -> None:
 
 def _train_loop(arguments: dict[str, object]) -> None:
     """The work of each Ray Train worker, as Ray Train calls it."""
-    config, base, out = arguments["config"], arguments["base"], arguments["out"]
-    assert isinstance(config, Config)
-    here = local_copy(str(base), config.storage.scratch)
-    train_loop({"config": config, "base": str(here), "out": str(out)})
+    train_loop(cast("LoopArguments", arguments))
 
 
 def train_loop(arguments: LoopArguments) -> None:
@@ -155,8 +169,12 @@ def train_loop(arguments: LoopArguments) -> None:
     prepare_process(settings.threads)
     join_world(Rank(rank, world, settings.threads, local_rank=context.get_local_rank()))
     from rapo.policy.sft import SupervisedTrainer, endless
+    from rapo.policy.weight_packing import pack
 
-    trainer = SupervisedTrainer(arguments["base"], config, world=world)
+    base = folder_here(arguments["base"], config.storage.scratch)
+    if arguments["node"] is None:
+        folder_here(arguments["out"], None)
+    trainer = SupervisedTrainer(str(base), config, world=world)
     shard = ray.train.get_dataset_shard("train")
     batches = endless(
         (examples(shard.iter_rows(), trainer) for _ in count()),
@@ -164,12 +182,15 @@ def train_loop(arguments: LoopArguments) -> None:
         settings.cache_mib * 2**20 // world,
         derive_seed(config.run.seed, "coldstart", rank),
     )
-    out = Path(arguments["out"])
+    out, writes = Path(arguments["out"]), Writes(arguments["node"], settings.timeout_s)
     for step in range(1, settings.steps + 1):
         loss = trainer.step(next(batches))
         if rank == 0:
-            append_jsonl(out / METRICS, {"step": step, "loss": loss})
-    _save(trainer, Path(arguments["base"]), out / MODEL, rank)
+            writes(append_jsonl, out / METRICS, {"step": step, "loss": loss})
+    tensors = [(name, tensor) for name, tensor in trainer.tensors() if tensor is not None]  # every rank takes part
+    if rank == 0:
+        *chunks, manifest = pack(tensors, 0, 2**30)
+        writes(write_trained, config, arguments["base"], out / MODEL, manifest, *chunks)
     ray.train.report({"step": settings.steps, "loss": loss})
 
 
@@ -181,18 +202,32 @@ def examples(rows: Iterable[SharedRow], trainer: SupervisedTrainer) -> Iterator[
         yield trainer.example(row["image"], row["critique"], row["score"])
 
 
-def _save(trainer: SupervisedTrainer, base: Path, target: Path, rank: int) -> None:
-    """Gather the weights, in which every rank takes part, and let rank 0 write the model folder."""
-    from rapo.policy.export import write_model
-    from rapo.policy.weight_packing import pack
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """Calls functions that write into the run's folder: here, or on the node with the id `node`."""
 
-    tensors = [(name, tensor) for name, tensor in trainer.tensors() if tensor is not None]
-    if rank != 0:
-        return
-    *chunks, manifest = pack(tensors, 0, 2**30)
+    node: str | None
+    timeout_s: float
+
+    def __call__(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.node is None:
+            function(*args, **kwargs)
+            return
+        import ray
+
+        ray.get(on_node(self.node, function)(*args, **kwargs), timeout=self.timeout_s)
+
+
+def write_trained(config: Config, base: str, target: Path, manifest: WeightManifest, *chunks: Chunk) -> None:
+    """Write the trained model as a model folder, with what does not train from `base`."""
+    from rapo.policy.export import write_model
+    from rapo.policy.processing import PolicyProcessor
+
+    here, policy = folder_here(base, config.storage.scratch), config.policy
     with whole_folder(target) as aside:
-        write_model(aside, base, manifest, chunks)
-        trainer.processor.save(aside)  # with the pixel limits of the configuration, which every later stage reads here
+        write_model(aside, here, manifest, chunks)
+        # With the pixel limits of the configuration, which every later stage reads here.
+        PolicyProcessor(str(here), min_pixels=policy.min_pixels, max_pixels=policy.max_pixels).save(aside)
 
 
 def _fit(trainer: TorchTrainer, metrics: Path, progress: Progress, timeout_s: float) -> None:

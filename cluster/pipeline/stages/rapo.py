@@ -32,7 +32,7 @@ _RESTARTS = 3
 @dataclass(frozen=True, slots=True)
 class RapoStage:
     """What the attempts of a stage share. `out` gets metrics, states and models; `recorder` is the
-    listener of `fleet`."""
+    listener of `fleet`; `where` is for nodes that do not see the run's folder (`LearnerGroup`)."""
 
     config: Config
     data: TrainingData
@@ -41,6 +41,7 @@ class RapoStage:
     fleet: Fleet
     recorder: RunRecorder
     note: Callable[[str], None]
+    where: Callable[[Path], Path] | None = None
 
     def train(self) -> TrainingResult:
         """Train from the model of `start_dir`, or on from the last checkpoint."""
@@ -85,6 +86,7 @@ class RapoStage:
                 fleet=self.fleet,
                 listener=self.recorder,
                 resume=resume,
+                where=self.where,
             ) as controller,
             # After the start of the roles, because Ray installs a handler of its own.
             stop_requests() as stop,

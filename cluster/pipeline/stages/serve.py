@@ -15,9 +15,11 @@ from rapo.config import Config
 from rapo.models.card import read_card
 
 
-def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int], None]) -> ServeResult:
-    """Score `serve.demo_images` test images through the gateway; writes
-    `DIR/serve/scores.parquet`."""
+def score_over_grpc(
+    config: Config, folder: RunFolder, progress: Callable[[int], None], where: Callable[[Path], Path]
+) -> ServeResult:
+    """Score `serve.demo_images` test images through the gateway; writes `DIR/serve/scores.parquet`.
+    `where` says where the replicas find the exported model."""
     from rapo.client.sync import ScorerClient
     from services.app import ScorerServer
 
@@ -29,7 +31,7 @@ def score_over_grpc(config: Config, folder: RunFolder, progress: Callable[[int],
     # The evaluation's own readout: the service is compared, not two ways to take a score.
     settings = config.serve.model_copy(update={"readout": config.evaluate.readout, "samples": config.evaluate.samples})
     config = config.model_copy(update={"serve": settings})
-    with ScorerServer(config, folder / "export", card.version) as server, ScorerClient(server.address) as client:
+    with ScorerServer(config, where(folder / "export"), card.version) as server, ScorerClient(server.address) as client:
         began = time.perf_counter()
         outcomes = client.score_many([path for path, _ in evaluated])
         for outcome, (path, expected) in zip(outcomes, evaluated, strict=True):

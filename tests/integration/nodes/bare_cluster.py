@@ -4,6 +4,8 @@
   would replace the code that was sent to another, under the feet of the processes that work in it.
 - On their path stand packages of rapo's names that cannot be imported, in front of an installed
   one.
+- With `UNSEEN` in their environment no node but `driver` and the head sees that folder. Of several
+  nodes on one host Ray takes the head for a driver's own.
 """
 
 from __future__ import annotations
@@ -23,6 +25,18 @@ from tests.s3_server import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
+#: Every Python process of a node runs this first.
+_BLINDFOLD = """
+import os, sys
+unseen = os.environ.get("UNSEEN")
+def refuse(event, arguments):
+    path = arguments[0] if arguments else None
+    if isinstance(path, (str, os.PathLike)) and f"{path}/".startswith(f"{unseen}/"):
+        raise FileNotFoundError(2, f"{event} on a node that does not see the folder", str(path))
+if unseen and os.environ["BARE_NODE"] not in ("driver", "head"):
+    sys.addaudithook(refuse)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BareCluster:
@@ -34,8 +48,8 @@ class BareCluster:
     _process: subprocess.Popen[str]
 
     def add(self, node: str) -> None:
-        """Add a node of 8 CPUs, with a resource of its name and the label of its kind: `on-demand`,
-        or `spot` with a number."""
+        """Add a node of 8 CPUs, with a resource of its name and the label of its kind: `driver`,
+        `on-demand`, or `spot` with a number."""
         self._have("add", node)
 
     def drain(self, node: str) -> None:
@@ -67,6 +81,7 @@ def bare_cluster(folder: Path, *nodes: str, **environment: str) -> Iterator[Bare
     for name in ("rapo", "actors", "cluster", "services"):
         (blocked / name).mkdir(parents=True)
         (blocked / name / "__init__.py").write_text("raise ImportError(f'{__file__} is not what a node needs')\n")
+    (blocked / "sitecustomize.py").write_text(_BLINDFOLD)
     port = free_port()
     temp = tempfile.mkdtemp(prefix="bare")  # Ray's sockets need a short path
     program = [sys.executable, str(Path(__file__).with_name("bare_raylets.py"))]

@@ -2,6 +2,7 @@
 
 - A program, because Ray reads its environment when it is imported: `bare_raylets.py FOLDER PORT
   TEMP`.
+- The processes of a node have its name in their environment.
 - It prints the head's address, and a line as an answer to each line of its input: `add NAME`,
   `drain NAME`, `kill NAME`. A name is `on-demand` or begins with `spot`. All are killed, the head
   included, when the input ends.
@@ -36,6 +37,7 @@ def main(folder: Path, port: int, temp: str) -> None:
     def own(name: str) -> dict[str, Any]:
         (folder / name).mkdir()
         os.chdir(folder / name)
+        os.environ["BARE_NODE"] = name
         return {"temp_dir": f"{temp}/{name}", "object_store_memory": _STORE}
 
     board: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from tests.integration.test_resume import rows, steps_of, wait_for
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small import branch, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
 STEPS, BATCH = 32, 8
 #: No checkpoint is due before the end.
@@ -93,22 +94,26 @@ def test_the_code_is_sent_and_roles_are_placed(tmp_path: Path, monkeypatch: pyte
 def test_a_submitted_run_outlives_its_nodes(
     s3: dict[str, str], started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver runs on a node that is not the head. While it trains, a node of its rollout
-    workers is drained, the next one is killed, and then all nodes are lost with the run's folder.
-    Another cluster continues the run from the URL."""
+    """The driver runs on a node that is not the head, and no other sees the run's folder. While it
+    trains, a node of its rollout workers is drained, the next one is killed, and then all nodes are
+    lost with the run's folder. Another cluster continues the run from the URL to its end."""
     url = f"s3://{BUCKET}/runs/submitted"
     spot, on_demand = (f'{{"ray.io/market-type" = "{kind}"}}' for kind in ("spot", "on-demand"))
     local = (f"storage.scratch={tmp_path}", "storage.every_s=0.5", "ray.address=auto")
-    there = (*local, f"rollout.labels={spot}", f"learner.labels={on_demand}", *LENGTH)
+    steady = (f"{role}.labels={on_demand}" for role in ("coldstart", "learner", "serve"))
+    there = (*local, f"rollout.labels={spot}", *steady, *LENGTH)
     folder = scratch_folder(url, tmp_path)
     folder.parent.mkdir(parents=True)
     branch(started, folder, *there)
+    shutil.rmtree(folder / "coldstart")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    train = ("train", "--out", url, *settings(*there))
+    run = ("run", "--out", url, *settings(*there))
+    nodes = ("driver", "on-demand", "spot-1")
+    unseen = {**s3, "UNSEEN": str(folder)}
 
     (tmp_path / "one").mkdir()
-    with bare_cluster(tmp_path / "one", "on-demand", "spot-1", **s3) as bare, job(bare, tmp_path, *train) as process:
-        wait_for(lambda: steps_of(folder), process, tmp_path, 300.0)
+    with bare_cluster(tmp_path / "one", *nodes, **unseen) as bare, job(bare, tmp_path, *run) as process:
+        wait_for(lambda: steps_of(folder), process, tmp_path, 400.0)
         assert list((tmp_path / "copies").glob("*/model/config.json")), "workers need not see the run's folder"
         bare.add("spot-2")
         bare.drain("spot-1")
@@ -126,22 +131,24 @@ def test_a_submitted_run_outlives_its_nodes(
         (tmp_path / name).rename(tmp_path / "lost" / name)
 
     (tmp_path / "other").mkdir()
-    with bare_cluster(tmp_path / "other", "on-demand", "spot-1", **s3) as bare, job(bare, tmp_path, *train) as process:
-        assert process.wait(300) == 0, bare.said()
+    with bare_cluster(tmp_path / "other", *nodes, **unseen) as bare, job(bare, tmp_path, *run) as process:
+        assert process.wait(400) == 0, bare.said()
         assert f"restored from {url}" in bare.said()
         assert "goes on after step" in bare.said()
     assert [row["step"] for row in steps_of(folder)] == list(range(1, STEPS + 1))
     used = Counter(ticket for row in rows(folder, "ledger.jsonl") for ticket in row["used"])
     assert set(used.values()) == {1}, "every group once"
     assert sorted(used) == list(range(STEPS * BATCH))
+    served = json.loads((folder / "serve/done.json").read_text())
+    assert (served["images"], served["failed"]) == (6, 0)
 
 
 @contextmanager
 def job(bare: BareCluster, out: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`rapo` as a job on the on-demand node, with the code of this checkout; killed at the end of
+    """`rapo` as a job on the driver's node, with the code of this checkout; killed at the end of
     the block is what follows its log."""
     submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", bare.jobs]
-    place = ["--working-dir", str(ROOT), "--entrypoint-resources", json.dumps({"on-demand": 1})]
+    place = ["--working-dir", str(ROOT), "--entrypoint-resources", json.dumps({"driver": 1})]
     with (out / "test.log").open("ab") as log:
         command = [*submit, *place, "--", sys.executable, "-m", "rapo", *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.learner import Learner
+from actors.run_files import folder_here
 from rapo.config import load_config
+from rapo.errors import RunFolderError
 
 LIMIT_S = 10.0
 
@@ -55,3 +59,13 @@ def test_a_rank_that_waits_for_its_peers_says_for_how_long(call):
     stuck.go.set()
     thread.join(LIMIT_S)
     assert rank.ping() == 0.0
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert folder_here(str(tmp_path / "model"), None) == tmp_path / "model"
+    with pytest.raises(RunFolderError, match=f"{socket.gethostname()} does not see .*/nowhere: mount it"):
+        folder_here(str(tmp_path / "nowhere"), None)
+    rank: Any = Learner(0, load_config())
+    with pytest.raises(RunFolderError, match="does not see"):
+        rank.load_state(str(tmp_path / "nowhere"), universal=False)

@@ -15,6 +15,7 @@ from cluster.files import run_mirror as module
 from cluster.files.run_mirror import RunMirror, scratch_folder
 from rapo.errors import ResourceError, RunFolderError
 from rapo.storage.local_copy import local_copy
+from rapo.storage.snapshot import read_state
 from rapo.storage.store import Store
 from tests.s3_server import BUCKET, Line
 
@@ -272,3 +273,16 @@ def test_a_model_folder_is_at_the_url_for_machines_without_the_runs_folder(url: 
         (model / "config.json").write_text("[1, 2]")  # trained anew
         assert (local_copy(run.at_url(model), tmp_path / "node") / "config.json").read_text() == "[1, 2]"
         assert run.at_url(tmp_path / "given") == tmp_path / "given"
+
+
+def test_a_state_is_at_the_url_for_ranks_until_the_results_are(url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    state = folder / "rapo/state/step-000001/learner"
+    run = mirror(url, folder)
+    with run.open():
+        state.mkdir(parents=True)
+        (state / "x.pt").write_text("tensors")
+        assert (local_copy(run.at_url(state), tmp_path / "node") / "x.pt").read_text() == "tensors"
+        run.publish_results()
+    assert [one.name for one in Store(url).files("rapo")] == []
+    assert read_state(Store(url)) is not None

@@ -157,26 +157,9 @@ def test_the_models_of_all_roles_are_looked_for(
     check_cluster(load_config(overrides=settings), Path("s3://bucket/run"))
     assert looked[0].models == {str(tmp_path): 2}
     assert looked[0].urls == ["s3://bucket/run", "s3://bucket/teacher"]
+    assert looked[0].files == {}, "no node needs the local folder of a run at a URL"
 
 
 def test_without_a_cluster_there_is_nothing_to_look_at() -> None:
     with pytest.raises(ConfigError, match=r"needs ray\.address"):
         check_cluster(load_config(), None)
-
-
-def test_nodes_of_rollout_workers_do_not_need_the_local_folder_of_a_run_at_a_url(
-    config: Config, nodes: list[Node]
-) -> None:
-    local, on_demand = Path("/scratch/run"), {"ray.io/market-type": "on-demand"}
-    unseen = [with_facts(one, missing={str(local): "cannot be seen"}) for one in nodes]
-    assert len(list(problems_of(config, unseen, local))) == 3
-    apart = config.model_copy(
-        update={
-            "learner": config.learner.model_copy(update={"labels": on_demand}),
-            "coldstart": config.coldstart.model_copy(update={"labels": on_demand}),
-        }
-    )
-    labelled = [replace(unseen[0], labels=on_demand), nodes[1], unseen[2]]
-    (found,) = problems_of(apart, labelled, local)
-    assert "10.0.0.1: /scratch/run: cannot be seen" in found
-    assert len(list(problems_of(apart, labelled, None))) == 2
