@@ -126,7 +126,8 @@ class Engine(Generic[State]):
         `weights` are `(name, tensor)` pairs under transformers' names. Requests in flight continue
         on the new weights from their next token on; their earlier tokens are computed again. Raises
         `rapo.errors.WeightError` where a parameter was not assigned, or a cache not dropped; the
-        engine then holds no version.
+        engine then holds no version. vLLM raises itself where it cannot drop what requests in
+        flight hold: such an engine is broken.
         """
         self.version = None
         if self._asleep:
