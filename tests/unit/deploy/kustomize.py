@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -18,19 +18,19 @@ Manifest: TypeAlias = dict[str, Value]
 
 _KNOWN = {
     *("apiVersion", "kind", "resources", "images", "patches", "configMapGenerator", "generatorOptions"),
-    *("configurations", "labels"),
+    *("configurations", "labels", "components"),
 }
 
 
 def folders() -> list[Path]:
-    """Every folder that kustomize can render."""
-    return sorted(path.parent for path in DEPLOY.rglob("kustomization.yaml"))
+    """Every folder that kustomize can render; a component is a part of others."""
+    found = (path.parent for path in DEPLOY.rglob("kustomization.yaml"))
+    return sorted(folder for folder in found if _spec(folder)["kind"] == "Kustomization")
 
 
 def render(folder: Path) -> list[Manifest]:
     """The objects of a kustomization. Names of configuration have no hash."""
-    spec = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert spec.keys() <= _KNOWN, f"{folder}: {sorted(spec.keys() - _KNOWN)}"
+    spec = _spec(folder)
     found: list[Manifest] = []
     for name in spec.get("resources", []):
         path = folder / name
@@ -39,14 +39,11 @@ def render(folder: Path) -> list[Manifest]:
     found = [json.loads(json.dumps(one)) for one in found]
     for generator in spec.get("configMapGenerator", []):
         _generate(folder, generator, found)
-    for patch in spec.get("patches", []):
-        targets = [
-            one for one in found if (one["kind"], _name(one)) == (patch["target"]["kind"], patch["target"]["name"])
-        ]
-        assert targets, patch
-        for operation in yaml.safe_load((folder / patch["path"]).read_text(encoding="utf-8")):
-            for target in targets:
-                _apply(target, operation)
+    for component in spec.get("components", []):
+        inner = _spec(folder / component)
+        assert inner.keys() == {"apiVersion", "kind", "patches"}, component
+        _patch(folder / component, inner, found)
+    _patch(folder, spec, found)
     for one in found:
         for image in spec.get("images", []):
             _set_image(one, image)
@@ -57,6 +54,23 @@ def render(folder: Path) -> list[Manifest]:
             assert isinstance(own, dict)
             own.update(labels["pairs"])
     return found
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    spec: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert spec.keys() <= _KNOWN, f"{folder}: {sorted(spec.keys() - _KNOWN)}"
+    return spec
+
+
+def _patch(folder: Path, spec: dict[str, Any], found: list[Manifest]) -> None:
+    for patch in spec.get("patches", []):
+        targets = [
+            one for one in found if (one["kind"], _name(one)) == (patch["target"]["kind"], patch["target"]["name"])
+        ]
+        assert targets, patch
+        for operation in yaml.safe_load((folder / patch["path"]).read_text(encoding="utf-8")):
+            for target in targets:
+                _apply(target, operation)
 
 
 def without_hashes(value: Value) -> Value:
@@ -118,12 +132,15 @@ def _apply(target: Manifest, operation: dict[str, Value]) -> None:
         else:
             assert isinstance(place, dict)
             place = place[part]
-    assert operation["op"] in ("add", "replace"), operation
+    assert operation["op"] in ("add", "replace", "remove"), operation
     if isinstance(place, list):
-        place[int(last)] = operation["value"]
+        if operation["op"] == "remove":
+            del place[int(last)]
+        else:
+            place[int(last)] = operation["value"]
     else:
         assert isinstance(place, dict)
-        assert operation["op"] == "add" or last in place, operation
+        assert operation["op"] == "add" or (operation["op"] == "replace" and last in place), operation
         place[last] = operation["value"]
 
 

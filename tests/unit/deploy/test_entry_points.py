@@ -15,12 +15,13 @@ from kustomize import DEPLOY, Manifest, Value, containers, folders, render
 from ray.serve._private import constants as serve_constants
 from ray.serve.schema import ServeDeploySchema
 from serving import Authority
-from test_manifests import name
+from test_manifests import configuration, name
 
 from cluster.cli.main import app
 from cluster.cli.serving.gateway import gateway_settings
 from cluster.remote.ray_session import QUIET_ENVIRONMENT, SERVE_ENVIRONMENT
 from rapo.config import Config, load_config
+from rapo.storage.urls import is_url, not_stored
 from rapo.system_folder import SYSTEM_FOLDER
 from services import app as application
 from services.gateway.tokens import token_line
@@ -74,15 +75,18 @@ def test_the_jobs_command_is_one_of_rapo(folder: Path) -> None:
     program, *words = shlex.split(str(spec["entrypoint"]))
     arguments = parsed(words)
     assert (program, words[0]) == ("rapo", "run")
+    out, config = Path(str(arguments["out"])), configuration(folder)
+    assert not_stored(out) is None
+    written = config.storage.scratch / "x" if is_url(out) and config.storage.scratch else out
     for container in containers(cluster(job)):
         assert mount_of(arguments["config"], container)["name"] == "config"
-        assert not mount_of(arguments["out"], container).get("readOnly"), "a run writes there"
+        assert not mount_of(written, container).get("readOnly"), "a run writes there"
     assert Path(str(arguments["config"])).name == "train.toml"
-    config = load_config(folder / "train.toml")
     assert config.ray.address == "auto"
     head = next(containers(cluster(job)["headGroupSpec"]))
     for path in (config.data.path, config.policy.model):
-        if path not in (None, "embedded"):
+        assert path is None or not_stored(path) is None
+        if path not in (None, "embedded") and not is_url(path):
             assert mount_of(Path(str(path)) / "x", head)["readOnly"] is True
 
 

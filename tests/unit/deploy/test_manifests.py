@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -133,11 +135,14 @@ def test_versions_and_images_are_those_of_the_repository(folder: Path) -> None:
 
 
 def configuration(folder: Path) -> Config:
-    """The configuration of a training."""
-    (held,) = [one for one in render(folder) if one["kind"] == "ConfigMap"]
-    path = folder / "train.toml"
-    assert held["data"] == {"train.toml": path.read_text(encoding="utf-8")}
-    return load_config(path)
+    """The configuration of a training, with what its command sets."""
+    objects = render(folder)
+    (held,) = [one["data"] for one in objects if one["kind"] == "ConfigMap"]
+    (files,) = [path for path in DEPLOY.rglob("train.toml") if held == {"train.toml": path.read_text(encoding="utf-8")}]
+    (spec,) = [one["spec"] for one in objects if one["kind"] == "RayJob"]
+    assert isinstance(spec, dict)
+    words = shlex.split(str(spec["entrypoint"]))
+    return load_config(files, [value for option, value in itertools.pairwise(words) if option == "--set"])
 
 
 def room(job: Manifest, labels: dict[str, str]) -> Iterator[dict[str, float]]:
@@ -170,6 +175,24 @@ def test_every_role_finds_room_on_the_nodes_that_it_asks_for(folder: Path) -> No
             int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else node["CPU"])) for node in room(job, labels)
         )
         assert places >= count, labels
+
+
+@training
+def test_a_run_at_a_url_needs_no_volume_that_outlives_its_pods(folder: Path) -> None:
+    objects = render(folder)
+    (spec,) = [one["spec"] for one in objects if one["kind"] == "RayJob"]
+    assert isinstance(spec, dict)
+    if "--out s3://" not in str(spec["entrypoint"]):
+        return
+    scratch = configuration(folder).storage.scratch
+    assert "persistentvolumeclaim" not in yaml.safe_dump(list(objects)).lower()
+    for pod in pods(spec["rayClusterSpec"]):
+        (container,) = containers(pod)
+        assert container["envFrom"] == [{"secretRef": {"name": "rapo-storage", "optional": True}}]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == str(scratch)]
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+        room = bytes_of(container["resources"]["requests"]["ephemeral-storage"])
+        assert bytes_of(volume["emptyDir"]["sizeLimit"]) < room, "/tmp needs some of it"
 
 
 @training
