@@ -187,8 +187,8 @@ class Learner:
 
     def load_state(self, folder: str, *, universal: bool) -> int:
         """Go on from a folder or a URL; the number of steps that its state holds."""
-        here = run_files.folder_here(folder, self._config.storage.scratch)
-        self._trainer.load_state(here, universal=universal)
+        with run_files.state_here(folder, self._config.storage.scratch) as here:
+            self._trainer.load_state(here, universal=universal)
         return self._trainer.version
 
     def convert_state(self, folder: str, target: str, timeout_s: float) -> None:

@@ -4,7 +4,8 @@ the driver's node."""
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rapo.errors import RunFolderError
 from rapo.records import Chunk, WeightManifest
-from rapo.storage.local_copy import local_copy
+from rapo.storage.local_copy import local_copy, state_copy
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.file_manifest import Entries
 
@@ -31,7 +32,17 @@ def folder_here(path: str, scratch: Path | None) -> Path:
 
     Raises `RunFolderError` where this node does not see the path.
     """
-    here = local_copy(path, scratch)
+    return _seen(local_copy(path, scratch), path)
+
+
+@contextmanager
+def state_here(path: str, scratch: Path | None) -> Iterator[Path]:
+    """As `folder_here`, for a state that is read in the block: copies of others are removed."""
+    with state_copy(path, scratch) as here:
+        yield _seen(here, path)
+
+
+def _seen(here: Path, path: str) -> Path:
     if not here.is_dir():
         raise RunFolderError(
             f"{socket.gethostname()} does not see {path}: mount it there at the same path, give --out and policy.model as "

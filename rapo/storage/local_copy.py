@@ -4,6 +4,8 @@
 - A copy is there whole or not at all. It is fetched anew when what is stored has changed.
 - Where the storage has a list of the files with checksums (`rapo.storage.snapshot.LIST`), as what
   a run leaves has, each file is verified. Elsewhere sizes are.
+- Copies stay, but for training states, which are large and needed once: of those a machine keeps
+  the last one that was fetched, and those that a process reads.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rapo.errors import ResourceError
@@ -26,6 +28,8 @@ from rapo.util.daemon_threads import run_aside
 from rapo.util.private_folder import private_folder
 
 _LIMIT_S, _POLL_S = 4 * 3600.0, 0.5
+#: In the folder of a copy that is whole: what was stored when it was fetched.
+_MARK = "state"
 
 
 def local_copy(path: str | Path, scratch: Path | None = None) -> Path:
@@ -34,15 +38,56 @@ def local_copy(path: str | Path, scratch: Path | None = None) -> Path:
 
     Raises `ResourceError` where nothing is stored there, it cannot be fetched, or it is damaged.
     """
+    here = _without_copy(path)
+    return here or run_aside(lambda: _copy_of(whole_url(path), scratch))
+
+
+@contextmanager
+def state_copy(path: str | Path, scratch: Path | None = None) -> Iterator[Path]:
+    """Like `local_copy`, for a training state: the copy stays for the length of the block. Copies
+    of other states, which no process of this machine has such a block for, are removed."""
+    here = _without_copy(path)
+    if here is not None:
+        yield here
+        return
+    with ExitStack() as stack:
+
+        def hold(home: Path) -> None:
+            fcntl.flock(stack.enter_context(_use_of(home).open("w")), fcntl.LOCK_SH)
+
+        here = run_aside(lambda: _copy_of(whole_url(path), scratch, hold))
+        _remove_unused_states(here.parent)
+        yield here
+
+
+def _without_copy(path: str | Path) -> Path | None:
+    """What this machine has without a copy."""
     if not is_url(path):
         return Path(path)
     url = whole_url(path)
-    if url.startswith("file:"):
-        return Path(url.removeprefix("file://"))
-    return run_aside(lambda: _copy_of(url, scratch))
+    return Path(url.removeprefix("file://")) if url.startswith("file:") else None
 
 
-def _copy_of(url: str, scratch: Path | None) -> Path:
+def _use_of(home: Path) -> Path:
+    """A file beside the copy of a state. A process that reads the copy has a shared lock on it,
+    which is taken and looked at under the lock of `_locked`, so that none waits for it."""
+    return home.with_name(f"{home.name}.use")
+
+
+def _remove_unused_states(newest: Path) -> None:
+    for path in newest.parent.glob("*.use"):
+        home = path.with_suffix("")
+        if home == newest or not home.is_dir():
+            continue
+        # Whoever has one of the locks fetches the copy, reads it or removes it.
+        with suppress(BlockingIOError), _lock_of(home).open("w") as lock, path.open("w") as use:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (home / _MARK).unlink(missing_ok=True)  # first: half a copy must not count as one
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _copy_of(url: str, scratch: Path | None, hold: Callable[[Path], None] = lambda home: None) -> Path:
     root = (scratch or private_folder()) / "copies"
     root.mkdir(parents=True, exist_ok=True)
     home = root / hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -56,7 +101,7 @@ def _copy_of(url: str, scratch: Path | None) -> Path:
         state = hashlib.sha256(
             repr(sorted((f.name, f.size, f.changed_ns) for f in files) or single).encode()
         ).hexdigest()
-        mark = home / "state"
+        mark = home / _MARK
         if not (mark.is_file() and mark.read_text(encoding="ascii") == state):
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir()
@@ -65,13 +110,18 @@ def _copy_of(url: str, scratch: Path | None) -> Path:
             else:
                 store.download("", target)
             mark.write_text(state, encoding="ascii")
+        hold(home)
     return target
+
+
+def _lock_of(home: Path) -> Path:
+    return home.with_name(f"{home.name}.lock")
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     deadline = time.monotonic() + _LIMIT_S
-    with home.with_name(f"{home.name}.lock").open("w") as lock:
+    with _lock_of(home).open("w") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from rapo.chat.open import open_chat_model
 from rapo.config import load_config
 from rapo.errors import ConfigError, ResourceError
 from rapo.models.folder import check_model_folder
-from rapo.storage.local_copy import local_copy
+from rapo.storage.local_copy import local_copy, state_copy
 from rapo.storage.snapshot import LIST
 from rapo.storage.store import DamagedError, Store
 from rapo.util.file_digest import model_digest
@@ -84,6 +87,70 @@ def test_what_is_not_there_or_damaged_is_named(url: str, tmp_path: Path) -> None
     files["b"] = [1, xxhash.xxh3_128_hexdigest(b"x")]
     store.write(LIST, json.dumps(files).encode())
     assert (local_copy(url, tmp_path) / "a").read_text() == "content"
+
+
+#: Has the copy of a state, says where, and keeps it until its input ends.
+_READER = """
+import sys
+from pathlib import Path
+from rapo.storage.local_copy import state_copy
+with state_copy(sys.argv[1], Path(sys.argv[2])) as here:
+    print(here, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_of_states_only_those_stay_that_somebody_reads_and_the_last(url: str, tmp_path: Path) -> None:
+    for name in ("model", "state/1", "state/2", "state/3"):
+        Store(f"{url}/{name}").write("x.pt", name.encode())
+    model = local_copy(f"{url}/model", tmp_path)
+    with state_copy(tmp_path) as here:
+        assert here == tmp_path
+
+    command = [sys.executable, "-c", _READER, f"{url}/state/1", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        first = Path(reader.stdout.readline().strip())
+        with state_copy(f"{url}/state/2", tmp_path) as second:
+            assert (second / "x.pt").read_text() == "state/2"
+            assert (first / "x.pt").read_text() == "state/1", "another process reads it"
+        reader.kill()
+    assert (second / "x.pt").is_file(), "a rank that starts again needs it"
+    with state_copy(f"{url}/state/3", tmp_path) as third:
+        assert not first.parent.exists()
+        assert not second.parent.exists()
+    with state_copy(f"{url}/state/1", tmp_path) as again:
+        assert (again / "x.pt").read_text() == "state/1"
+    assert not third.parent.exists()
+    assert (model / "x.pt").is_file()
+
+
+def test_a_state_that_is_being_fetched_stays(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1", "2"):
+        Store(f"{url}/{name}").write("x.pt", name.encode())
+    with state_copy(f"{url}/1", tmp_path):
+        pass
+    Store(f"{url}/1").write("x.pt", b"another")
+    began, go_on = threading.Event(), threading.Event()
+    download = Store.download
+
+    def slow(self: Store, name: str, path: Path, checksum: str | None = None) -> None:
+        download(self, name, path, checksum)
+        if self.url.endswith("/1"):
+            began.set()
+            assert go_on.wait(20)
+
+    def fetch_again() -> str:
+        with state_copy(f"{url}/1", tmp_path) as here:
+            return (here / "x.pt").read_text()
+
+    monkeypatch.setattr(Store, "download", slow)
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(fetch_again)
+        assert began.wait(20)
+        with state_copy(f"{url}/2", tmp_path):
+            go_on.set()
+            assert fetched.result(20) == "another"
 
 
 def test_a_run_takes_model_and_data_from_urls(url: str, tiny_model: Path, tmp_path: Path) -> None:
