@@ -30,6 +30,8 @@ from rapo.util.file_manifest import Entries, entries_of
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+    from rapo.policy.host_memory.pinned_copies import PinnedCopies
+
 #: The contents of a state's files, by name, in the host's memory.
 HostState = dict[str, object]
 #: Files of a state as bytes, by name.
@@ -41,15 +43,16 @@ _MEMORY = Path("/dev/shm")
 _CONVERTIBLE = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
-def copy_state(engine: DeepSpeedEngine, *, version: int) -> HostState:
-    """Copy this rank's state, and the number of optimiser steps `version`, to the host's memory."""
-    from rapo.policy.host_copy import HostCopies
+def copy_state(engine: DeepSpeedEngine, *, version: int, pinned: PinnedCopies | None = None) -> HostState:
+    """Copy this rank's state, and the number of optimiser steps `version`, to the host's memory;
+    what lies on a GPU by `pinned`."""
+    from rapo.policy.host_memory.host_copy import HostCopies
 
     generators = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators["cuda"] = torch.cuda.get_rng_state()
     client_state = {**_CONVERTIBLE, "version": version, "generators": generators}
-    before, engine.checkpoint_engine = engine.checkpoint_engine, HostCopies()
+    before, engine.checkpoint_engine = engine.checkpoint_engine, HostCopies(pinned)
     try:
         with tempfile.TemporaryDirectory(prefix="rapo-state-") as folder:  # DeepSpeed puts a script of its own there
             engine.save_checkpoint(

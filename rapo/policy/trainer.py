@@ -33,9 +33,10 @@ from rapo.policy.distributed import (
     wrap,
 )
 from rapo.policy.forward import GroupPolicy
+from rapo.policy.host_memory.parking import Parking, scratch_tensors, training_tensors
+from rapo.policy.host_memory.pinned_copies import PinnedCopies
 from rapo.policy.lora import add_lora, dense_parameters, without_adapters
 from rapo.policy.loss import AnswerTerms, Normalizer, TokenTerms, policy_loss
-from rapo.policy.parking import Parking, scratch_tensors, training_tensors
 from rapo.policy.preparation import Preparation, StepImages
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import HostState, StateFiles, copy_state, load_state, pack_state, unpack_state
@@ -112,6 +113,7 @@ class PolicyTrainer:
         if rapo.needs_reference and not self._lora:
             self._reference = frozen(self._policy(model_dir).to(device()), settings, dtype=config.policy.dtype)
         self._parking = Parking(device())
+        self._pinned = PinnedCopies(device()) if device().type == "cuda" else None
         self._published = self._share_of_weights()
 
     def _share_of_weights(self) -> dict[str, int]:
@@ -307,7 +309,7 @@ class PolicyTrainer:
         ranks together."""
         self._parking.come_back()
         number = next(self._copy_numbers)
-        self._copies[number] = copy_state(self.engine, version=self.version)
+        self._copies[number] = copy_state(self.engine, version=self.version, pinned=self._pinned)
         return number
 
     def pack_state(self, number: int) -> StateFiles:
@@ -323,8 +325,12 @@ class PolicyTrainer:
         """Copy this rank's share of the weights, so that `publish` can stream them from another
         thread while the next step changes them. Call it on all ranks together."""
         if self._published or self._config.learner.zero_stage == 3:
-            tensors = model_tensors(self.engine.module.model, names=self._published, copies=True)
-            self._snapshots = {version: [(name, tensor) for name, tensor in tensors if tensor is not None]}
+            pinned = self._pinned
+            tensors = model_tensors(
+                self.engine.module.model, names=self._published, copies=pinned is None, on_host=pinned is None
+            )
+            own = ((name, tensor) for name, tensor in tensors if tensor is not None)
+            self._snapshots = {version: list(own) if pinned is None else pinned.copied(own, self._published.values())}
 
     def publish(self, version: int) -> Iterator[Any]:
         """The chunks, then the manifest, of this rank's share of a version (see

@@ -10,7 +10,7 @@ import torch
 from builders import gathered
 from test_trainer import IMAGES, batch_of_groups, share, trainer, weights
 
-from rapo.policy.parking import Parking
+from rapo.policy.host_memory.parking import Parking
 
 pytestmark = pytest.mark.usefixtures("world")
 

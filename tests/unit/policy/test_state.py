@@ -7,7 +7,7 @@ import torch
 from test_trainer import IMAGES, batch_of_groups, share, trainer, weights
 
 from rapo.errors import RunFolderError
-from rapo.policy.host_copy import on_host
+from rapo.policy.host_memory.host_copy import on_host
 from rapo.policy.state import to_universal, write_state
 from rapo.util.file_manifest import damage
 

@@ -1,0 +1,1 @@
+"""Tensors of a rank in its host's memory."""
