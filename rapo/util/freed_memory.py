@@ -1,8 +1,11 @@
-"""Freed memory: gives what a server has freed back to the system.
+"""Freed memory: keeps what a server has freed for its next message, and gives it back to the system
+soon after.
 
-- glibc keeps freed blocks for the next allocation. After messages of megabytes from many threads
-  that is half a gigabyte, which no other process can have.
-- A thread of the process asks glibc to return what is free, which takes some tens of milliseconds:
+- A message of megabytes is copied several times on its way through a process. By default glibc gets
+  each of these blocks from the system and returns it at once. The page faults of that cost more CPU
+  time than the copies.
+- After messages of megabytes from many threads glibc keeps half a gigabyte, which no other process
+  can have. A thread asks glibc to return what is free, which takes some tens of milliseconds:
   soon after the process has grown, and again for as long as that returns something. A process at
   rest is asked every few minutes.
 - With another C library nothing happens.
@@ -18,6 +21,11 @@ from functools import cache
 from pathlib import Path
 
 _PERIOD_S = 10.0
+# Of mallopt(3), with the largest threshold that it takes: larger messages are for others to refuse.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_KEPT_BLOCK = 32 * 2**20
+# Until the next look; messages of all callers together.
+_KEPT = 512 * 2**20
 #: A process that has grown by so much is due at once.
 _GROWTH = 64 * 2**20
 #: What is worth asking again soon.
@@ -56,12 +64,18 @@ def resident_bytes() -> int:
 
 @cache
 def return_freed_memory() -> None:
-    """Have a thread return what this process frees, until the process ends. A second call does
-    nothing."""
+    """Have this process keep what it frees for its next message, and a thread return what is still
+    free then, until the process ends. A second call does nothing.
+
+    Threads that run already may stay with arenas of their own, which return less: call it early.
+    """
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        libc = ctypes.CDLL(None)
+        trim, mallopt = libc.malloc_trim, libc.mallopt
     except (OSError, AttributeError):
         return
+    for option, value in ((_MMAP_THRESHOLD, _KEPT_BLOCK), (_TRIM_THRESHOLD, _KEPT), (_ARENA_MAX, 1)):
+        mallopt(option, value)
     freed = FreedMemory(trim)
 
     def watch() -> None:

@@ -21,6 +21,7 @@ from rapo.config import Config
 from rapo.models.card import read_card
 from rapo.models.folder import check_model_folder
 from rapo.storage.local_copy import local_copy
+from rapo.util.freed_memory import return_freed_memory
 from rapo.util.printable import clipped
 from rapo.util.private_folder import private_folder
 from services.gateway import reloading
@@ -45,6 +46,7 @@ def serve_until_interrupted(
     from services.app import ScorerServer
     from services.gateway.exposure import check_address
 
+    return_freed_memory()  # before Ray has threads
     if ui:
         check_ui_allowed(config)
 
