@@ -234,6 +234,7 @@ class ScorerServer:
             routes=Routes(self._default, self._applications),
             max_message_bytes=message_limit(self.config.image),
             request_timeout_s=settings.request_timeout_s,
+            image=self.config.image,
             options=settings.gateway,
             gamma=self.config.rapo.reward.gamma,
             max_samples=settings.max_samples,

@@ -76,12 +76,15 @@ class Refused(Exception):
 #: For an image that finds no room in a queue.
 QUEUE_FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full; try again later", "queue_full")
 
+#: For an image that has no answer by its deadline.
+TIME_OVER = Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the time limit", "deadline")
+
 # What a caller reads if Ray or gRPC set the status rather than the deployment.
 _REPLACED = {
     refusal.code: refusal
     for refusal in (
         QUEUE_FULL,
-        Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the time limit", "deadline"),
+        TIME_OVER,
         Refusal(grpc.StatusCode.CANCELLED, "the call was cancelled", "cancelled"),
     )
 }

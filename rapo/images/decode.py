@@ -22,7 +22,7 @@ from pillow_heif import register_heif_opener
 from rapo.config import ImageConfig
 from rapo.errors import ImageError
 from rapo.images import profiles, wide_gamut
-from rapo.images.refusal import check_frames, check_pixels
+from rapo.images.refusal import check_frames, check_pixels, check_size
 from rapo.images.stated_colours import stated_colours
 from rapo.images.structure import check_structure
 from rapo.records import ImageRecord
@@ -136,16 +136,6 @@ def _check_file(path: Path, limits: ImageConfig) -> None:
     if not path.is_file():
         raise ImageError(f"not an image file: {path}", reason="missing")
     check_size(size, limits)
-
-
-def check_size(size: int, limits: ImageConfig) -> None:
-    """Raise `ImageError` (empty, too_many_bytes) for a file of so many bytes."""
-    if size == 0:
-        raise ImageError("the image has no bytes", reason="empty")
-    if size > limits.max_bytes:
-        raise ImageError(
-            f"the image has {size:,} bytes; image.max_bytes allows {limits.max_bytes:,}", reason="too_many_bytes"
-        )
 
 
 def _open(stream: IO[bytes], limits: ImageConfig) -> Image.Image:

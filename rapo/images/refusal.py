@@ -14,6 +14,16 @@ def refuse(what: str) -> None:
     raise ImageError(f"the image has {what}; save it again with another program", reason="too_complex")
 
 
+def check_size(size: int, limits: ImageConfig) -> None:
+    """Raise `ImageError` (empty, too_many_bytes) for a file of so many bytes."""
+    if size == 0:
+        raise ImageError("the image has no bytes", reason="empty")
+    if size > limits.max_bytes:
+        raise ImageError(
+            f"the image has {size:,} bytes; image.max_bytes allows {limits.max_bytes:,}", reason="too_many_bytes"
+        )
+
+
 def check_pixels(width: int, height: int, limits: ImageConfig) -> None:
     """Raise `ImageError` for an image of more pixels than allowed."""
     if width * height > limits.max_pixels:

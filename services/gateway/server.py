@@ -27,7 +27,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from rapo.config import GatewayConfig, RewardSettings
+from rapo.config import GatewayConfig, ImageConfig, RewardSettings
 from rapo.errors import ResourceError
 from rapo.util.freed_memory import return_freed_memory
 from rapo.v1 import scorer_pb2
@@ -35,6 +35,7 @@ from rapo.wire import SERVICE
 from services.gateway.auth import AuthInterceptor
 from services.gateway.bulk import BulkCalls
 from services.gateway.discovery import Discovery
+from services.gateway.large_images import LargeImages
 from services.gateway.metrics import Metrics, MetricsPage
 from services.gateway.rank import RankCalls
 from services.gateway.rate_limit import RateLimit
@@ -68,9 +69,9 @@ class GatewaySettings:
     seconds.
 
     `upstreams` are the addresses (host:port) of Serve's proxies. With `discover` the routes start
-    empty and follow what Serve runs. `gamma` is the reward's, for Rank; `max_samples` the
-    deployment's, for GetModel. `max_in_flight` is how many images one application works on and
-    queues, 0 if that is not known.
+    empty and follow what Serve runs. `image` are the replicas' limits; `gamma` is the reward's, for
+    Rank; `max_samples` the deployment's, for GetModel. `max_in_flight` is how many images one
+    application works on and queues, 0 if that is not known.
     """
 
     host: str
@@ -80,6 +81,7 @@ class GatewaySettings:
     routes: Routes
     max_message_bytes: int
     request_timeout_s: float
+    image: ImageConfig = field(default_factory=ImageConfig)
     options: GatewayConfig = field(default_factory=GatewayConfig)
     gamma: float = RewardSettings().gamma
     max_samples: int = 0
@@ -200,6 +202,7 @@ class Gateway:
                 settings.routes,
                 self.metrics,
                 settings.request_timeout_s,
+                LargeImages(settings.image, len(settings.upstreams)),
                 settings.max_in_flight,
                 self._tracing,
             )

@@ -18,6 +18,7 @@ import grpc
 
 from rapo.v1 import scorer_pb2
 from rapo.wire import UNKNOWN_VERSION
+from services.gateway.large_images import LargeImages
 from services.gateway.metrics import Metrics
 from services.gateway.proxies import Proxies
 from services.gateway.routes import Routes
@@ -45,6 +46,7 @@ class Upstream:
         routes: Routes,
         metrics: Metrics,
         limit_s: float,
+        large: LargeImages,
         max_in_flight: int = 0,
         tracing: Tracing | None = None,
     ) -> None:
@@ -53,11 +55,13 @@ class Upstream:
         self.tracing = tracing or Tracing()
         self.limit_s = limit_s
         self._secret = secret
+        self._large = large
         self._rooms = defaultdict[str, Room](lambda: Room(max_in_flight or sys.maxsize))
         self.proxies = Proxies(addresses)
 
     async def close(self) -> None:
         """Close the connections to Serve."""
+        self._large.close()
         await self.proxies.close()
 
     def application(self, version: str) -> str:
@@ -111,17 +115,15 @@ class Upstream:
 
         `application` overrides the request's version, so that several images go to the same one.
         """
+        deadline = min(deadline, monotonic() + self.limit_s)
         with self._counted_outcome() as scored:
             target = application or self.application(request.model_version)
-            with (
-                self._room(target, caller),
-                self.tracing.image_span(request.request_id) as span,
-                self.proxies.stub() as stub,
-            ):
-                response = await stub.Score(
-                    request, metadata=self._metadata(target, request.request_id, caller), timeout=self._left(deadline)
-                )
-                span.scored(response)
+            with self._room(target, caller):
+                await self._large.wait(request.image, caller, deadline)
+                metadata = self._metadata(target, request.request_id, caller)
+                with self.tracing.image_span(request.request_id) as span, self.proxies.stub() as stub:
+                    response = await stub.Score(request, metadata=metadata, timeout=self._left(deadline))
+                    span.scored(response)
             scored(response)
         return response
 
@@ -130,26 +132,25 @@ class Upstream:
     ) -> AsyncGenerator[scorer_pb2.ExplainResponse, None]:
         """The rationale in pieces, then the score. Raises `Refused`; leaving the loop cancels the
         work."""
+        deadline = min(deadline, monotonic() + self.limit_s)
         with self._counted_outcome() as scored:
             application = self.application(request.model_version)
-            with (
-                self._room(application, caller),
-                self.tracing.image_span(request.request_id) as span,
-                self.proxies.stub() as stub,
-            ):
+            with self._room(application, caller):
+                await self._large.wait(request.image, caller, deadline)
                 metadata = self._metadata(application, request.request_id, caller)
-                call = stub.Explain(request, metadata=metadata, timeout=self._left(deadline))
-                try:
-                    async for part in call:
-                        if part.HasField("response"):
-                            span.scored(part.response)
-                            scored(part.response)
-                        # The deployment ends a failed stream with a message that has no part, and a
-                        # status.
-                        if part.WhichOneof("part") is not None:
-                            yield part
-                finally:
-                    call.cancel()  # does nothing to a call that has ended
+                with self.tracing.image_span(request.request_id) as span, self.proxies.stub() as stub:
+                    call = stub.Explain(request, metadata=metadata, timeout=self._left(deadline))
+                    try:
+                        async for part in call:
+                            if part.HasField("response"):
+                                span.scored(part.response)
+                                scored(part.response)
+                            # The deployment ends a failed stream with a message that has no part,
+                            # and a status.
+                            if part.WhichOneof("part") is not None:
+                                yield part
+                    finally:
+                        call.cancel()  # does nothing to a call that has ended
 
     async def model(self, version: str, deadline: float) -> scorer_pb2.GetModelResponse:
         """The description of the version by its own deployment. Raises `Refused`."""

@@ -21,10 +21,10 @@ from typing import Protocol, TypeVar
 from PIL import Image
 
 from rapo.config import ImageConfig
-from rapo.images.decode import check_size
 from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, PatientDecoder
+from rapo.images.refusal import check_size
 from rapo.images.structure import check_structure
-from services.replica.fair_places import FairPlaces
+from services.fair_places import FairPlaces
 
 T = TypeVar("T")
 
@@ -105,7 +105,8 @@ class ImageInspector:
 
     def _inspect(self, data: bytes) -> tuple[str, bool]:
         check_size(len(data), self._limits)
-        return hashlib.sha256(data).hexdigest(), check_structure(data, self._limits) > LIGHT_WORK
+        heavy = check_structure(data, self._limits) > LIGHT_WORK
+        return hashlib.sha256(data).hexdigest(), heavy
 
     def close(self) -> None:
         """End the threads."""

@@ -32,8 +32,8 @@ from rapo.inference.reading import NoScore, Reading, ReadoutPlan
 from rapo.inference.types import ReadoutRequest, ReadoutResult
 from rapo.util.cache import keep
 from rapo.util.seeds import derive_seed
+from services.fair_places import FairPlaces
 from services.replica.decoding import Decoding, FairDecoding, ImageInspector
-from services.replica.fair_places import FairPlaces
 from services.room import Room
 from services.statuses import QUEUE_FULL, Refusal, Refused, invalid
 

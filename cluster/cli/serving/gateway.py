@@ -48,6 +48,7 @@ def gateway_settings(config: Config, upstreams: Sequence[str], secret_file: Path
         routes=Routes(),
         max_message_bytes=message_limit(config.image),
         request_timeout_s=settings.request_timeout_s,
+        image=config.image,
         options=settings.gateway,
         gamma=config.rapo.reward.gamma,
         max_in_flight=settings.most_in_flight,

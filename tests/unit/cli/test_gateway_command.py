@@ -80,9 +80,10 @@ def test_a_network_address_needs_tls_or_a_mesh_that_ends_it(secret_file: Path, t
         gateway_settings(load_config(overrides=open_to_all), ["ray:9000"], secret_file)
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(f'web = "{"0" * 64}"\n')
-    meshed = [*open_to_all, "serve.gateway.tls_at=mesh", f"serve.gateway.tokens={tokens}"]
+    meshed = [*open_to_all, "serve.gateway.tls_at=mesh", f"serve.gateway.tokens={tokens}", "image.max_frames=7"]
     settings = gateway_settings(load_config(overrides=meshed), ["ray:9000", "[fd00::1]:9000"], secret_file)
     assert (settings.secret, settings.upstreams, settings.discover) == (SECRET, ("ray:9000", "[fd00::1]:9000"), True)
+    assert settings.image.max_frames == 7
 
 
 def test_a_taken_port_is_an_error_before_anything_starts(secret_file: Path) -> None:

@@ -20,9 +20,9 @@ from rapo.config import Config, ImageConfig
 from rapo.errors import ImageError
 from rapo.images.decoder import DecodeJob, Decoder, DecoderLimits, PatientDecoder
 from rapo.v1 import scorer_pb2
+from services.fair_places import FairPlaces
 from services.names import CALLER_KEY
 from services.replica.decoding import LIGHT_WORK, FairDecoding, ImageInspector, memory_of
-from services.replica.fair_places import FairPlaces
 from services.room import Room
 from tests.listening import family
 
