@@ -110,6 +110,13 @@ def test_a_copy_of_another_size_gets_memory_of_its_own() -> None:
     assert pinned.allocated == [448, 64]
 
 
+def test_a_rank_without_a_share_takes_part_in_all_gathers() -> None:
+    """Under ZeRO-3 the others would wait for it."""
+    gathers = iter(range(3))
+    assert Pinned().copied(((name, torch.ones(1)) for name in gathers if name > 2), []) == []
+    assert next(gathers, None) is None
+
+
 def test_few_bytes_are_under_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """They keep what they copy from on the GPU."""
     monkeypatch.setattr("rapo.policy.host_memory.pinned_copies._UNDER_WAY", 1000)
