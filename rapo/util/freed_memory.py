@@ -21,9 +21,12 @@ from functools import cache
 from pathlib import Path
 
 _PERIOD_S = 10.0
-# Of mallopt(3), with the largest threshold that it takes: larger messages are for others to refuse.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+# Of mallopt(3).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+# The most that it takes.
 _KEPT_BLOCK = 32 * 2**20
+# A thread's own arena has parts of this size. With so much to spare they stay when they are empty.
+_ARENA_PART = 64 * 2**20
 # Until the next look; messages of all callers together.
 _KEPT = 512 * 2**20
 #: A process that has grown by so much is due at once.
@@ -74,7 +77,12 @@ def return_freed_memory() -> None:
         trim, mallopt = libc.malloc_trim, libc.mallopt
     except (OSError, AttributeError):
         return
-    for option, value in ((_MMAP_THRESHOLD, _KEPT_BLOCK), (_TRIM_THRESHOLD, _KEPT), (_ARENA_MAX, 1)):
+    for option, value in (
+        (_MMAP_THRESHOLD, _KEPT_BLOCK),
+        (_TRIM_THRESHOLD, _KEPT),
+        (_TOP_PAD, _ARENA_PART),
+        (_ARENA_MAX, 1),
+    ):
         mallopt(option, value)
     freed = FreedMemory(trim)
 
