@@ -53,15 +53,15 @@ class FakeServe(FakeDeployment, serve_pb2_grpc.RayServeAPIServiceServicer):
 
 
 @contextmanager
-def proxy_of(served: FakeServe, port: int = 0) -> Iterator[str]:
+def proxy_of(served: FakeServe, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve it on loopback; yields the address. Leaving ends all calls at once."""
     server = grpc.server(futures.ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
     scorer_pb2_grpc.add_AestheticScorerServicer_to_server(served, server)
     serve_pb2_grpc.add_RayServeAPIServiceServicer_to_server(served, server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    bound = server.add_insecure_port(f"{host}:{port}")
     server.start()
     try:
-        yield f"127.0.0.1:{bound}"
+        yield f"{host}:{bound}"
     finally:
         served.release.set()
         server.stop(0).wait(5)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
+from dns_server import DnsServer
 from fake_serve import FakeServe, proxy_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving import settings_for, until
@@ -161,3 +162,29 @@ def test_replicas_with_another_secret_are_not_served() -> None:
     with proxy_of(FakeServe("another", app="v1")) as address, discovering(address) as gateway:
         assert not until(lambda: gateway.serving, 0.5)
         assert gateway.routes.versions() == []
+
+
+def test_a_name_is_looked_up_anew_when_its_proxy_is_gone() -> None:
+    """As of a headless service whose pod is replaced: the same port at another address."""
+    old, new = FakeServe(SECRET, app="v1"), FakeServe(SECRET, app="v1")
+    with ExitStack() as stack:
+        first = ExitStack()
+        port = int(first.enter_context(proxy_of(old, host="127.0.0.2")).rpartition(":")[2])
+        stack.callback(first.close)
+        dns = stack.enter_context(DnsServer("rapo-serve.test", "127.0.0.2").running())
+        gateway = stack.enter_context(discovering(f"dns://127.0.0.1:{dns.port}/{dns.name}:{port}"))
+        assert until(lambda: gateway.serving)
+        assert (score(gateway), old.calls) == ("v1", 1)
+        stack.enter_context(proxy_of(new, port, "127.0.0.3"))
+        dns.addresses = ("127.0.0.3",)
+        first.close()
+
+        def answered() -> bool:
+            try:
+                return score(gateway) == "v1"
+            except CallError:
+                return False
+
+        # gRPC's own pause between two look-ups is 30 s.
+        assert until(answered, 15)
+        assert new.calls
