@@ -21,6 +21,7 @@ from rapo.policy.meeting import host, listen, reach
 from rapo.records import Chunk, Meeting, WeightManifest
 from rapo.util.devices import require_device
 from rapo.util.file_manifest import Entries
+from rapo.util.garbage import collector_off
 from rapo.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -64,17 +65,20 @@ class Learner:
     def start(self, model_dir: str, address: str, port: int, splits: int) -> RankInfo:
         """Join the other ranks and load the model of a folder or a URL. Each micro-batch is
         computed in `splits` parts."""
-        from rapo.policy.distributed import Rank, join_world
+        with collector_off():
+            from rapo.policy.distributed import Rank, join_world
 
-        settings = self._config.learner
-        require_device(settings.gpus, "learner.gpus")
-        limit = settings.step_timeout_s
-        meeting = reach(address, port, limit) if self._listener is None else host(self._listener, limit)
-        join_world(Rank(self._rank, settings.workers, settings.threads, limit), meeting)
-        from rapo.policy.trainer import PolicyTrainer
+            settings = self._config.learner
+            require_device(settings.gpus, "learner.gpus")
+            limit = settings.step_timeout_s
+            meeting = reach(address, port, limit) if self._listener is None else host(self._listener, limit)
+            join_world(Rank(self._rank, settings.workers, settings.threads, limit), meeting)
+            from rapo.policy.trainer import PolicyTrainer
 
-        here = run_files.folder_here(model_dir, self._config.storage.scratch)
-        trainer = PolicyTrainer(str(here), self._config, world=settings.workers, splits=splits, progress=self._progress)
+            here = run_files.folder_here(model_dir, self._config.storage.scratch)
+            trainer = PolicyTrainer(
+                str(here), self._config, world=settings.workers, splits=splits, progress=self._progress
+            )
         self._started = trainer
         return RankInfo(
             self._rank,

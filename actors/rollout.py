@@ -22,6 +22,7 @@ from rapo.errors import ImageError
 from rapo.records import Chunk, Group, ImageRecord, Meeting, Prediction, WeightManifest
 from rapo.storage.local_copy import local_copy
 from rapo.util.devices import require_device
+from rapo.util.garbage import collector_off
 
 if TYPE_CHECKING:
     import torch
@@ -73,26 +74,27 @@ class RolloutWorker:
 
     def _open(self, model_dir: str, version: int) -> tuple[EngineThread[ReadoutRequest, ReadoutResult], GroupSampler]:
         """The engine's thread once its engine runs, and the sampler."""
-        from rapo.inference.engine_thread import EngineThread
-        from rapo.inference.readout_engine import ReadoutEngine
-        from rapo.inference.sampler import GroupSampler
-        from rapo.policy.broadcast.weight_group import WeightGroup
+        with collector_off():
+            from rapo.inference.engine_thread import EngineThread
+            from rapo.inference.readout_engine import ReadoutEngine
+            from rapo.inference.sampler import GroupSampler
+            from rapo.policy.broadcast.weight_group import WeightGroup
 
-        settings = self._config.rollout
-        require_device(settings.gpus, "rollout.gpus")
-        folder = str(local_copy(model_dir, self._config.storage.scratch))
-        thread = EngineThread(
-            lambda: ReadoutEngine(
-                folder,
-                settings.engine,
-                dtype=self._config.policy.dtype,
-                version=version,
-                sleeps=self._config.colocated,
-            ),
-            continue_over_update=self._config.rapo.in_flight == "continue",
-        )
-        engine = thread.started.result(timeout=settings.start_timeout_s)
-        assert isinstance(engine, ReadoutEngine)
+            settings = self._config.rollout
+            require_device(settings.gpus, "rollout.gpus")
+            folder = str(local_copy(model_dir, self._config.storage.scratch))
+            thread = EngineThread(
+                lambda: ReadoutEngine(
+                    folder,
+                    settings.engine,
+                    dtype=self._config.policy.dtype,
+                    version=version,
+                    sleeps=self._config.colocated,
+                ),
+                continue_over_update=self._config.rapo.in_flight == "continue",
+            )
+            engine = thread.started.result(timeout=settings.start_timeout_s)
+            assert isinstance(engine, ReadoutEngine)
         if settings.weight_transport == "broadcast":
             self._weight_group = WeightGroup(settings.broadcast_timeout_s)
         return thread, GroupSampler(engine.processor, self._config, engine.encode)

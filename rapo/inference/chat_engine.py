@@ -20,6 +20,7 @@ from rapo.images.decode import decode_image
 from rapo.images.shrink import shrink
 from rapo.models.folder import check_chat_folder
 from rapo.util.brief import brief_error
+from rapo.util.garbage import collector_off
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -39,8 +40,9 @@ class VllmModel:
     ) -> None:
         check_chat_folder(folder)
 
-        from vllm import LLM
-        from vllm.exceptions import VLLMClientError
+        with collector_off():
+            from vllm import LLM
+            from vllm.exceptions import VLLMClientError
 
         from rapo.inference.engine import engine_arguments
 

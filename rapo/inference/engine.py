@@ -25,6 +25,7 @@ from rapo.inference.split_weights import load_in_parts
 from rapo.inference.types import SamplingSpec
 from rapo.models.completeness import check_parameters, read_config, refuse_not_finite, stored_names
 from rapo.policy.processing import PolicyProcessor
+from rapo.util.garbage import collector_off
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -85,7 +86,8 @@ class Engine(Generic[State]):
         version: int = 0,
         sleeps: bool = False,
     ) -> None:
-        from vllm import LLM
+        with collector_off():  # ends before the engine starts, which searches by itself
+            from vllm import LLM
 
         self.processor = PolicyProcessor(model_dir)
         check_parameters(model_dir)

@@ -27,6 +27,7 @@ from rapo.config import Config
 from rapo.models.card import Card
 from rapo.storage.local_copy import local_copy
 from rapo.util.freed_memory import return_freed_memory
+from rapo.util.garbage import collector_off
 from rapo.v1 import scorer_pb2
 from rapo.wire import READOUT_NUMBERS, REASON_KEY
 from services.loopback import listen_where_ray_does
@@ -70,17 +71,18 @@ class Scorer:
         # Not at the top: a process that only deploys this class needs none of it. vLLM and torch
         # read the actor's runtime environment when they are imported, see
         # `services.replica.deployment`.
-        from rapo.inference.engine_thread import EngineThread
-        from rapo.inference.readout_engine import ReadoutEngine
-        from rapo.inference.types import ReadoutRequest, ReadoutResult
+        with collector_off():
+            from rapo.inference.engine_thread import EngineThread
+            from rapo.inference.readout_engine import ReadoutEngine
+            from rapo.inference.types import ReadoutRequest, ReadoutResult
 
-        here = str(local_copy(model_dir, config.storage.scratch))
-        self._engine: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
-            lambda: ReadoutEngine(here, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
-            batch_wait_s=0.0,
-        )
-        encoder = await asyncio.wrap_future(self._engine.started)
-        assert isinstance(encoder, ReadoutEngine)
+            here = str(local_copy(model_dir, config.storage.scratch))
+            self._engine: EngineThread[ReadoutRequest, ReadoutResult] = EngineThread(
+                lambda: ReadoutEngine(here, config.rollout.engine, dtype=config.policy.dtype, seed=config.run.seed),
+                batch_wait_s=0.0,
+            )
+            encoder = await asyncio.wrap_future(self._engine.started)
+            assert isinstance(encoder, ReadoutEngine)
         self._scorer = ImageScorer(self._engine, encoder, config)
         await self._warm_up()
         self._observe = _observer()

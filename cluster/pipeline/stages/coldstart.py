@@ -27,6 +27,7 @@ from rapo.errors import ImageError
 from rapo.records import Chunk, WeightManifest
 from rapo.util.atomic_dir import whole_folder
 from rapo.util.devices import require_device
+from rapo.util.garbage import collector_off
 from rapo.util.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -159,22 +160,23 @@ def train_loop(arguments: LoopArguments) -> None:
     """The work of each Ray Train worker."""
     import ray.train
 
-    from rapo.policy.distributed import Rank, join_world, prepare_process
-
     config = arguments["config"]
     settings = config.coldstart
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     require_device(settings.gpus, "coldstart.gpus")
-    prepare_process(settings.threads)
-    join_world(Rank(rank, world, settings.threads, local_rank=context.get_local_rank()))
-    from rapo.policy.sft import SupervisedTrainer, endless
-    from rapo.policy.weight_packing import pack
+    with collector_off():
+        from rapo.policy.distributed import Rank, join_world, prepare_process
 
-    base = folder_here(arguments["base"], config.storage.scratch)
-    if arguments["node"] is None:
-        folder_here(arguments["out"], None)
-    trainer = SupervisedTrainer(str(base), config, world=world)
+        prepare_process(settings.threads)
+        join_world(Rank(rank, world, settings.threads, local_rank=context.get_local_rank()))
+        from rapo.policy.sft import SupervisedTrainer, endless
+        from rapo.policy.weight_packing import pack
+
+        base = folder_here(arguments["base"], config.storage.scratch)
+        if arguments["node"] is None:
+            folder_here(arguments["out"], None)
+        trainer = SupervisedTrainer(str(base), config, world=world)
     shard = ray.train.get_dataset_shard("train")
     batches = endless(
         (examples(shard.iter_rows(), trainer) for _ in count()),
