@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.files.jsonl import read_jsonl
 from cluster.learner.group import LearnerGroup
-from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import finish
 from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.fleet import Fleet
 from cluster.rollout.tasks import Task
-from cluster.training.controller import TrainingData
 from cluster.training.listener import TrainingListener
 from rapo.aescot.writer import phrases
 from rapo.algorithm.partition import share_out
@@ -209,37 +206,6 @@ def test_groups_do_not_depend_on_who_draws_them(fleet: Fleet) -> None:
     assert len({whole[0].texts[k] for k in range(4)}) > 1
     other = ray.get(draw(fleet, batch[:1], step=4)[0])
     assert other.texts != whole[0].texts
-
-
-@pytest.mark.long
-def test_a_synchronous_run_repeats_bit_by_bit(
-    fleet: Fleet, small_config: Config, model_dir: Path, tmp_path: Path
-) -> None:
-    """Two steps of the real loop, twice: the same losses, gradients and weights to the last bit."""
-    from safetensors.numpy import load_file
-
-    from bench.support.roles import RandomScorer
-    from cluster.training.session import Launchers, training_session
-
-    rapo = small_config.rapo.model_copy(update={"steps": 2, "select": "last", "max_staleness": 0})
-    config = small_config.model_copy(update={"rapo": rapo})
-    rows, models = [], []
-    for attempt in ("first", "second"):
-        out = tmp_path / attempt
-        out.mkdir()
-        data, launchers = TrainingData(records(16), []), Launchers(scorer=Launcher(RandomScorer))
-        with training_session(config, data, model_dir, out, fleet=fleet, launchers=launchers) as controller:
-            outcome = controller.run()
-        lines = read_jsonl(out / "metrics.jsonl")
-        rows.append([{key: row[key] for key in ("loss", "grad_norm", "entropy", "reward_mean")} for row in lines])
-        models.append(load_file(outcome.folder / "model.safetensors"))
-    assert rows[0] == rows[1]
-    assert len({row["grad_norm"] for row in rows[0]}) == 2
-    assert models[0].keys() == models[1].keys()
-    assert all(np.array_equal(models[0][name], models[1][name]) for name in models[0])
-    start = load_file(model_dir / "model.safetensors")
-    assert any(not np.array_equal(start[name], models[0][name]) for name in start)
-    fleet.load_folder(model_dir, 0)
 
 
 def test_a_damaged_version_is_refused_and_not_served(fleet: Fleet, model_dir: Path) -> None:

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 TOLERANCE = 2e-5
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compare() -> Iterator[Callable[[Path], Agreement]]:
-    """Compares in a process of its own, because vLLM needs an environment of its own."""
+    """Compares in a process for all families, because vLLM needs an environment of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=family_engine.initialize) as child:
         yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=500)
 

@@ -141,6 +141,9 @@ def test_a_submitted_run_outlives_its_nodes(
     assert sorted(used) == list(range(STEPS * BATCH))
     served = json.loads((folder / "serve/done.json").read_text())
     assert (served["images"], served["failed"]) == (6, 0)
+    names = {one.name for one in Store(url).files() if not one.name.startswith(".rapo/")}
+    assert {"report.html", "export/model.safetensors", "export/rapo.json", "evaluate/rapo.json"} <= names
+    assert Store(url).read(".rapo/owner.json") is None, "the next driver need not wait"
 
 
 @contextmanager

@@ -66,11 +66,3 @@ def test_a_run_goes_on_after_the_loss_of_its_machine(s3: None, finished: Path, s
     assert [row["loss"] for row in steps_of(folder)] == [row["loss"] for row in steps_of(finished)]
     one, other = model_of(finished), model_of(folder)
     assert all(np.array_equal(one[name], other[name]) for name in one)
-
-    # The rest of the run, on a machine that has nothing of it, leaves what others need at the URL.
-    shutil.rmtree(folder.parent)
-    done = rapo("run", "--out", URL, *settings(*local))
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = {one.name for one in Store(URL).files() if not one.name.startswith(".rapo/")}
-    assert {"report.html", "export/model.safetensors", "export/rapo.json", "evaluate/rapo.json"} <= names
-    assert Store(URL).read(".rapo/owner.json") is None

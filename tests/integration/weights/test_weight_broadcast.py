@@ -19,7 +19,6 @@ from cluster.learner.group import LearnerGroup
 from cluster.remote.actors import Launcher
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import finish
-from cluster.remote.weight_source import WeightVersion
 from cluster.rollout.fleet import Fleet
 from cluster.training.controller import TrainingData
 from cluster.training.listener import TrainingListener
@@ -83,6 +82,9 @@ class Reports(TrainingListener):
         self.faults.append(fault)
 
 
+REPORTS = Reports()
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two models of the same sizes: what the workers start on, and what the learner publishes."""
@@ -96,84 +98,106 @@ def configured(*overrides: str) -> Config:
     return load_config(None, (*SMALL, *BROADCAST, *overrides))
 
 
+@pytest.fixture(scope="module")
+def fleet(local_ray: None, folders: tuple[Path, Path]) -> Iterator[Fleet]:
+    """Two workers for all tests, each of which begins with `at_start`."""
+    workers = Fleet(configured(), Launcher(ProbedWorker), REPORTS)
+    workers.start(folders[0], 0)
+    workers.ready()
+    yield workers
+    workers.close()
+
+
+def at_start(fleet: Fleet, start: Path) -> list[int]:
+    """Load the first weights; how many versions each worker has received until now."""
+    fleet.load_folder(start, 0)
+    fleet.loaded(60)
+    REPORTS.faults.clear()
+    return asked(fleet, "received")
+
+
 def asked(fleet: Fleet, method: str) -> list[Any]:
     calls = [getattr(worker.actor, method).remote() for worker in fleet.workers]
     return ray.get(calls, timeout=60)
 
 
+def load(fleet: Fleet, learners: LearnerGroup, version: int, *, by_broadcast: bool) -> None:
+    weights = learners.publish(version, fleet.receivers() if by_broadcast else None)
+    fleet.load(weights)
+    finish(learners.published(weights))
+    fleet.loaded(120)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
 def test_what_is_broadcast_is_what_the_object_store_has_and_a_death_on_the_way_costs_one_version(
-    local_ray: None, folders: tuple[Path, Path], stage: int
+    fleet: Fleet, folders: tuple[Path, Path], stage: int
 ) -> None:
     start, trained = folders
-    config, reports = configured(f"learner.zero_stage={stage}"), Reports()
-    fleet, learners = Fleet(config, Launcher(ProbedWorker), reports), LearnerGroup(config)
+    received = at_start(fleet, start)
+    learners = LearnerGroup(configured(f"learner.zero_stage={stage}"))
     try:
-        fleet.start(start, 0)
         finish(learners.ready(learners.start(trained)))
-        fleet.ready()
-
-        def load(version: int, *, by_broadcast: bool) -> WeightVersion:
-            weights = learners.publish(version, fleet.receivers() if by_broadcast else None)
-            fleet.load(weights)
-            finish(learners.published(weights))
-            fleet.loaded(120)
-            return weights
-
         first = asked(fleet, "checksum")
-        load(1, by_broadcast=False)
+        load(fleet, learners, 1, by_broadcast=False)
         stored = asked(fleet, "checksum")
         assert stored[0] == stored[1] != first[0]
         fleet.load_folder(start, 0)
         fleet.loaded(60)
         assert asked(fleet, "checksum") == first
-        load(2, by_broadcast=True)
+        load(fleet, learners, 2, by_broadcast=True)
         assert asked(fleet, "checksum") == stored
-        assert asked(fleet, "received") == [1, 1]
-
-        ray.get(fleet.workers[1].actor.die_while_receiving.remote(), timeout=60)
-        lost = fleet.workers[1].number
-        load(3, by_broadcast=True)
-        assert [fault.kind for fault in reports.faults if fault.action == "replaced"] == ["died"]
-        fleet.ready()
-        fleet.loaded(120)
-        assert {worker.number for worker in fleet.workers} == {0, lost + 1}
-        assert asked(fleet, "checksum") == stored, "both pulled it from the object store"
-        assert asked(fleet, "received") == [1, 0]
-        faults = len(reports.faults)
-        load(4, by_broadcast=True)
-        assert asked(fleet, "checksum") == stored
-        assert asked(fleet, "received") == [2, 1], "the new worker is in the next group"
-        assert len(reports.faults) == faults
+        assert asked(fleet, "received") == [count + 1 for count in received]
+        if stage == 3:
+            a_receiver_dies(fleet, learners, stored)
     finally:
         learners.close()
-        fleet.close()
+
+
+def a_receiver_dies(fleet: Fleet, learners: LearnerGroup, stored: list[str]) -> None:
+    """Both workers get the version that one of them died at, and the next one goes to both
+    again."""
+    ray.get(fleet.workers[1].actor.die_while_receiving.remote(), timeout=60)
+    stays, lost = (worker.number for worker in fleet.workers)
+    before, _ = asked(fleet, "received")
+    load(fleet, learners, 3, by_broadcast=True)
+    assert [fault.kind for fault in REPORTS.faults if fault.action == "replaced"] == ["died"]
+    fleet.ready()
+    fleet.loaded(120)
+    assert {worker.number for worker in fleet.workers} == {stays, lost + 1}
+    assert asked(fleet, "checksum") == stored, "both pulled it from the object store"
+    assert asked(fleet, "received") == [before, 0]
+    faults = len(REPORTS.faults)
+    load(fleet, learners, 4, by_broadcast=True)
+    assert asked(fleet, "checksum") == stored
+    assert asked(fleet, "received") == [before + 1, 1], "the new worker is in the next group"
+    assert len(REPORTS.faults) == faults
 
 
 @pytest.mark.long
-def test_a_run_is_the_same_with_either_transport(local_ray: None, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_either_transport(
+    fleet: Fleet, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps of the real loop: the same losses, gradients and weights to the last bit."""
     runs = []
-    for transport in ("object_store", "broadcast"):
+    for transport in ("broadcast", "object_store"):
+        received = at_start(fleet, folders[0])
         config = configured(f"rollout.weight_transport={transport}", "rapo.steps=2", "rapo.select=last")
         out = tmp_path / transport
         out.mkdir()
-        reports = Reports()
+        if transport == "object_store":
+            monkeypatch.setattr(fleet, "receivers", lambda: None)
         launchers = Launchers(Launcher(ProbedWorker), scorer=Launcher(RandomScorer))
-        fleet = Fleet(config, Launcher(ProbedWorker), reports)
-        try:
-            data = TrainingData(records(16), [])
-            with training_session(config, data, folders[0], out, fleet=fleet, launchers=launchers) as controller:
-                outcome = controller.run()
-                fleet.loaded(60)
-            assert asked(fleet, "received") == [2 * (transport == "broadcast")] * 2
-        finally:
-            fleet.close()
+        data = TrainingData(records(16), [])
+        with training_session(config, data, folders[0], out, fleet=fleet, launchers=launchers) as controller:
+            outcome = controller.run()
+            fleet.loaded(60)
+        versions = 2 * (transport == "broadcast")
+        assert asked(fleet, "received") == [count + versions for count in received]
         rows = [
             {key: row[key] for key in ("loss", "grad_norm", "entropy")} for row in read_jsonl(out / "metrics.jsonl")
         ]
         runs.append((rows, (outcome.folder / "model.safetensors").read_bytes()))
-        assert not reports.faults
+        assert not REPORTS.faults
     assert runs[0] == runs[1]
     assert len({row["grad_norm"] for row in runs[0][0]}) == 2

@@ -32,6 +32,8 @@ from cluster.report.gallery import choose, rationale, thumbnail
 from cluster.report.sentences import verdict
 from cluster.terminal.console import Console
 from rapo.algorithm.alert_kinds import Alert
+from rapo.explanations.grounding_judge import GroundingVerdict
+from rapo.explanations.judged import judged_grounding
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -150,6 +152,14 @@ def test_the_calibrated_interval_is_in_the_report_and_on_the_page(run: Path, rep
     assert says in Page((run / "report.html").read_text()).text
     assert "No calibrated interval" in Page(render(run, changed(report, "rapo", interval=None))).text
     assert "interval holds" not in Page(render(run, without(report, "rapo"))).text
+
+
+def test_what_a_judge_model_found_has_a_row(run: Path, report: Report) -> None:
+    assert "by a judge model" not in Page(render(run, report)).text
+    verdicts = judged_grounding([GroundingVerdict((True, False, False, False, True))], "m")
+    explanations: Any = {**report.evaluate["rapo"]["explanations"], "judged": verdicts}
+    said = Page(render(run, changed(report, "rapo", explanations=explanations))).text
+    assert re.search(r"Grounding, by a judge model\W+0\.400", said)
 
 
 def test_plots_take_their_colours_from_the_page(run: Path, report: Report) -> None:
