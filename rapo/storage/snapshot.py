@@ -8,6 +8,8 @@
 - Content that is there already is not sent again.
 - Files that grow are taken as far as they were when they were read; a file is listed before it is
   read. So logs reach at least as far as the checkpoint beside them.
+- What is removed while it is sent is sent all the same, under a second name. So a storage that is
+  slower than the checkpoints gets whole ones, if not each.
 - What is fetched is verified.
 """
 
@@ -18,7 +20,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,19 +187,42 @@ class FolderSnapshot:
 
     def _send(self) -> Entries:
         there = set() if self._state is None else {checksum for _, checksum in self._state.files.values()}
-        names = self._listed()
-        entries = self._store.each(lambda name: self._send_one(name, there), names)
-        return dict(zip(names, entries, strict=True))
-
-    def _send_one(self, name: str, there: set[str]) -> tuple[int, str]:
-        path = self._folder / name
+        files, new = {}, []
         try:
-            found = path.stat()
-            mark = (found.st_size, found.st_mtime_ns, found.st_ino)
-            known = self._known.get(name)
-            if known is not None and known[0] == mark and known[1][1] in there:
-                return known[1]
-            size, checksum = found.st_size, _checksum(path, found.st_size)
+            for name in self._listed():
+                mark, entry = self._known.get(name, (None, (0, "")))
+                if entry[1] in there and mark == _mark(self._folder / name):
+                    files[name] = entry
+                else:
+                    new.append(name)
+        except OSError as error:
+            raise ChangedError from error
+        with self._held(new) as held:
+            entries = self._store.each(lambda name: self._send_one(name, held / name, there), new)
+        return files | dict(zip(new, entries, strict=True))
+
+    @contextmanager
+    def _held(self, names: Sequence[str]) -> Iterator[Path]:
+        """A folder with second names of files, which therefore stay for the length of the block."""
+        aside = held = self._folder.with_name(f".{self._folder.name}.sending")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            for name in names:
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link((self._folder / name).resolve(), aside / name)
+        except FileNotFoundError as error:
+            raise ChangedError from error
+        except OSError:  # a file system without second names; what goes meanwhile is then looked for anew
+            held = self._folder
+        try:
+            yield held
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _send_one(self, name: str, path: Path, there: set[str]) -> tuple[int, str]:
+        try:
+            mark = _mark(path)
+            size, checksum = mark[0], _checksum(path, mark[0])
             with self._lock:
                 new = checksum not in there
                 there.add(checksum)
@@ -240,6 +266,12 @@ def fetch(store: Store, files: Entries, folder: Path) -> None:
     store.each(fetch_one, by_content)
     if (wrong := damage(folder, files)) is not None:
         raise DamagedError(f"{folder}: {wrong}")
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    """What tells a file from one that replaced it."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _checksum(path: Path, size: int) -> str:

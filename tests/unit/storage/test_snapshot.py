@@ -227,6 +227,35 @@ def test_a_checkpoint_and_its_log_stay_together_while_both_change(store: Store, 
         worker.join(10)
 
 
+def test_a_checkpoint_that_is_removed_while_it_is_sent_is_stored_whole(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that takes longer for a checkpoint than the run for the next one."""
+    files, upload, lock = 20, Store.upload, threading.Lock()
+
+    def write(step: int) -> None:
+        aside = folder / f".step-{step}.partial"
+        aside.mkdir()
+        for number in range(files):
+            (aside / f"rank-{number}").write_text(f"{step} {number}")
+        aside.rename(folder / f"step-{step}")
+
+    def slow(self: Store, path: Path, name: str, size: int) -> str:
+        with lock:
+            (old,) = folder.glob("step-*")
+            write(int(old.name.removeprefix("step-")) + 1)
+            shutil.rmtree(old)
+        return upload(self, path, name, size)
+
+    write(1)
+    monkeypatch.setattr(Store, "upload", slow)
+    assert FolderSnapshot(folder, store).store()
+    assert not list(folder.parent.glob("*.sending"))
+    assert FolderSnapshot(tmp_path / "other", store).restore()
+    (step,) = (tmp_path / "other").glob("step-*")
+    assert {path.read_text() for path in step.iterdir()} == {f"{step.name[5:]} {number}" for number in range(files)}
+
+
 def test_a_published_folder_has_its_own_names_and_a_list(store: Store, folder: Path) -> None:
     snapshot = FolderSnapshot(folder, store)
     snapshot.store()
