@@ -21,10 +21,12 @@ STRUCTURE_REASONS: tuple[str, ...] = (
     "refusal", "markup", "language", "length", "repetition", "unfinished", "coverage", "closing",
 )  # fmt: skip
 
-MIN_WORDS, MAX_WORDS = 12, 500
+MIN_WORDS, MAX_WORDS = 15, 500
 # A longer text is looked at no further: a few of the searches take the square of its length.
 _MAX_CHARACTERS = 20 * MAX_WORDS
 MIN_DIMENSIONS = 3
+# A text of so many words of dimensions is one-sided if one dimension has more than this share.
+_MANY, _ONE_SIDED = 10, 0.62
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
 # The same phrase of three words or more, again and again without anything between.
 _AT_ONCE = re.compile(r"\b((?:[\w'-]++ ){2,9}[\w'-]++)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
@@ -35,6 +37,7 @@ _OFTEN = 3  # so often three words may come again
 _NEAR_FROM, _NEAR = 7, 0.8  # sentences of so many words are the same if the shorter shares more than this
 # The share of stretches of so many words in another language that a quotation may take.
 _STRETCH, _FOREIGN_STRETCHES = 8, 0.3
+_MIN_ENGLISH = 0.05  # the share of words that only English has
 _FOREIGN = 0.1  # the share of letters of other scripts that a name or a loan word may take
 
 _OVERALL = (
@@ -52,6 +55,13 @@ _WHOLE = re.compile(
     r"\b(?:images?|photo\w*|pictures?|shots?|snapshots?|works?|pieces?|portraits?|landscapes?|stud(?:y|ies)"
     r"|scene|paintings?|watercolou?rs?|drawing|sheet|canvas"
     r"|attempt|result|effect|outcome|whole)\b",
+    re.IGNORECASE,
+)
+# A kind of picture, behind an article and words that may judge it: "an outstanding seascape".
+_GENRE = re.compile(
+    rf"(?:^|[:,;-] |\band |\bbut |\byet |\bis |\bas |\bof )(?:an?|one|such an?|my|this|that) (?:[\w'-]+,? ){{0,6}}?"
+    rf"(?:{IMAGE_WORDS}|\w+scapes?|minimalism|storytelling|art|photojournalism|rendering|rendition|depiction"
+    r"|interpretation|treatment|example|achievement|success|failure|triumph|disappointment)\b",
     re.IGNORECASE,
 )
 # A summary by its form, whatever its words of opinion.
@@ -126,6 +136,9 @@ _ENGLISH = _words(
 )
 
 
+_ONLY_ENGLISH = _words("the of and is with it that this by are which from its be their to but you has i'm it's")
+
+
 def structure_fault(text: str) -> tuple[str, str] | None:
     """`(reason, detail)` of the first check that a text fails, None if it passes all."""
     if len(text) > _MAX_CHARACTERS:
@@ -155,6 +168,10 @@ def _language(text: str) -> str:
     if letters and foreign > _FOREIGN * len(letters):
         return f"{foreign} of {len(letters)} letters are of another script"
     words = [word.lower() for word in _WORD.findall(text)]
+    english = sum(word in _ONLY_ENGLISH for word in words)
+    # Terse English has few small words, but it judges.
+    if len(words) >= MIN_WORDS and max(english, opinions(text) / 2) < _MIN_ENGLISH * len(words):
+        return "another language than English"
     stretches = [words[start : start + _STRETCH] for start in range(0, len(words), _STRETCH)]
     if sum(map(_is_foreign, stretches)) > _FOREIGN_STRETCHES * len(stretches):
         return "another language than English"
@@ -210,7 +227,10 @@ def _unfinished(text: str) -> str:
 
 
 def _coverage(text: str) -> str:
-    named = sum(pattern.search(text) is not None for pattern in DIMENSIONS.values())
+    counts = [len(pattern.findall(text)) for pattern in DIMENSIONS.values()]
+    named = sum(map(bool, counts))
+    if sum(counts) >= _MANY and max(counts) > _ONE_SIDED * sum(counts):
+        return f"{max(counts)} of {sum(counts)} words of dimensions are of a single one"
     if named >= MIN_DIMENSIONS:
         return ""
     return f"it names {named} of {len(DIMENSIONS)} dimensions of beauty, not {MIN_DIMENSIONS} or more"
@@ -220,7 +240,7 @@ def _closing(text: str) -> str:
     """The last sentence, or the one before it, must judge the whole image."""
     sentences = [sentence.strip() for sentence in _SENTENCE.split(text.strip()) if sentence.strip()]
     for place, sentence in enumerate(reversed(sentences[-2:])):
-        whole = _WHOLE.search(sentence) or (place == 0 and _IT.search(sentence))
+        whole = _WHOLE.search(sentence) or (place == 0 and (_IT.search(sentence) or _GENRE.search(sentence)))
         if _NO_JUDGEMENT.search(sentence):
             continue
         judges = opinions(sentence) > 0

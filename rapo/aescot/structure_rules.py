@@ -191,7 +191,7 @@ DIMENSIONS: dict[str, re.Pattern[str]] = {
         "color": (
             r"colou?r\w*|hues?|palette\w*|\w*saturat\w*|ton(?:e|es|ed|al|ality)|monochrom\w*"
             r"|black[ -]and[ -]white|b&w|white balance|sepia|pastel\w*|tints?|vibran\w*|duotone|gr[ae]yscale"
-            r"|vivid\w*|muted|warm\w*|cool\w*|gr[ae]ys?|gr[ae]y-\w+|reds?|oranges?|yellow\w*|greens?|greenish"
+            r"|vivid\w*|muted|(?<!heart-)warm\w*|cool\w*|gr[ae]ys?|gr[ae]y-\w+|reds?|oranges?|yellow\w*|greens?|greenish"
             r"|blues?|bluish|turquoise|teal|violet|purple|magenta|cyan|pinks?|browns?|ochres?|gold\w*|amber"
             r"|scarlet|cast|ivory|crimson|silver\w*|olive|copper|azure|cream\w*|mustard|rust\w*|blacks?|whites?"
         ),

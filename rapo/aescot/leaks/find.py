@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 
+from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.harmless import HARMLESS
 from rapo.aescot.leaks.rules import LEAKS
 from rapo.aescot.leaks.words import tokens
@@ -31,7 +32,7 @@ def find_leak(text: str) -> str:
     tagged = f" . {' '.join(tags)} . "
     for rule in HARMLESS:
         tagged = rule.sub(_blank, tagged)
-    for kind, rule in LEAKS:
+    for kind, rule in (*LEAKS, *ALLUSIONS):
         if found := rule.search(tagged):
             # The text begins after a full stop of its own.
             first = tagged.count(" ", 0, found.start()) - 2

@@ -50,7 +50,20 @@ _ONE_OF: dict[str, str] = {
     "sky": (
         "sky skies night flag milky constellations? sewn stitched shine shining glow glows painted hotel "
         "restaurant resort general badge collar cross overhead heavens dipper trails? hang hangs twinkle "
-        "twinkling horizon embroidered banner tree dome ceiling"
+        "twinkling visible roof roofs hill mountain moon clouds horizon embroidered banner tree dome ceiling"
+    ),
+    "result": "FIGURE VERDICT MARKS? GRADE level result index metric numbers RANK SCORES?",
+    "low": (
+        "POS modest middling low high mid average mediocre lukewarm favou?rable unfavou?rable generous positive "
+        "negative poor weak strong good respectable decent upper middle tepid kind harsh warm cool elevated "
+        "flattering unflattering moderate so very fairly rather below above sub par range - to quite JUDGES BEST "
+        "disappointing excellent impressive rough overall final"
+    ),
+    "just": (
+        "AWARD warranted justified justifies justify justifiable understandable reflects? reflecting reflected fair "
+        "accurate apt fitting appropriate surprise surprising harsh generous lenient sensible sense "
+        "explains? explained explicable plausible reasonable suits fits surprised confirms? mirrors? deservedly rightly "
+        "stems owes follows undeserved unfair unjust defensible agree agrees befits"
     ),
     "quality": "bad poor fair good excellent average outstanding terrible mediocre",
     "tint": (
@@ -62,6 +75,7 @@ _ONE_OF: dict[str, str] = {
 #: Parts of several tokens, or of tags by their letters.
 _PARTS: dict[str, str] = {
     **{name: f"(?:{words.replace(' ', '|')})" for name, words in _ONE_OF.items()},
+    "area": f"(?:{_ONE_OF['area'].replace(' ', '|')})(?= )",
     "digit": r"N[istbda]",
     "word": r"W[istbr]",
     "num": r"(?:N[istbda]|W[istbr])",
@@ -78,7 +92,18 @@ _PARTS: dict[str, str] = {
         r"|comfortably|barely|probably|possibly|certainly|all|not|no|only|just|even|still|then|instead"
         r"|too|despite|thanks|owing|mainly|chiefly|largely|mostly|purely|really|territory|material|out|of"
         r"|LAND|AWARD|SCORE|GRADE|MARK|ish|among|upon|the|because|while|where|until|unless|were|had|has"
-        r"|do|does|can|plus|\+|/) )"
+        r"|do|does|can|reflects|explains|confirms|suits|summari[sz]es|strikes|appears|considering|plus|\+|/) )"
+    ),
+    # What makes a critique answer to a result.
+    "cites": (
+        r"(?:GIVEN|considering|despite|justif(?:y|ies|ied|ying)|explains?|explaining|warrants?|confirms?|supports?"
+        r"|matches|match|matching|reflects?|mirrors?|befits|befitting|reconcile|understand|echoes|echo"
+        r"|(?:consistent|line|keeping|agreement|accordance|harmony|step|accord|tune|compatible|agrees?|aligns?"
+        r"|aligned|squares?|fits|sits well|chimes|tallies|coheres|disagree|quarrel|argue|concur) (?:well |in"
+        r" |perfectly |fully |closely )?with"
+        r"|(?:in view|because|on account|worthy|in support|in spite|typical|expected|deserving) of|(?:in|in the) light"
+        r" of|(?:based|depending) on|judging (?:by|from)|accounts? for|corresponds? to|due to|owing to|bears out|bear out"
+        r"|as (?:suggested|indicated|reflected|implied|shown|SHOWN|expected) (?:by|in|from))"
     ),
     "pos": r"(?:POS|BEST)",
     "best": (

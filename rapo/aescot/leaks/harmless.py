@@ -30,6 +30,7 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"|leica|lens|circa|since|portra|ektar|tri|hp|velvia|channel|apollo|boeing|highway|cabin"
         r"|stage) (?:- )?(?:[.:] )?(?:<num>|Nx)",
         r"FIGURE <num>(?! (?:would|should|IT))",
+        r"(?:clock|watch|hands|dial) ~4<num>(?: (?:to|past) <num>)?",
         r"(?:PART|minutes?) (?:past|to|before|after) <num>",
         r"(?:at|by|around|past|about|after|before|until|till|nearly|almost) <num> (?:in the|on a"
         r"|at) ~1(?:morning|afternoon|evening|night|day|summer|winter|noon)",
@@ -43,7 +44,7 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"<val> (?:out of|in|of) <num>(?!<free>)(?= [a-z]{3,})",
         r"(?:nine|<num>) times (?:out of|in) <num>",
         # Counts of things, and words for things that were counted before.
-        r"<val> - ORD",
+        r"<val> - ORD(?! of <num>)",
         r"<val>(?: -)?(?!<free>)(?= (?!STAR|POINT|MARKS|PCT|SCALE|PART|TENTHS|territory|range|area|bracket"
         r"|zone|region|ish|plus|minus|tenths|possible|available|attainable)[a-z]{2,} )",
         r"(?<!of )(?<!in )<val>(?= (?:IMAGES?|PEOPLE|FIRST|ORD|<pos>|LOSE|PLACED|FIGURE|TOLD) )",
@@ -53,7 +54,7 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"(?:the|these|those|all|both|his|her|its|their|other|only|FIRST|every|another|each|any"
         r"|these) <word>(?! (?:MARKS?|STAR|POINT|SCALE|PCT|out|range|area|territory|bracket|zone|region|/|-"
         r"|IT|LAND|i))",
-        r"(?:in|into|by|with|(?<!out )(?<!ORD )of) <word>(?= [.,;!?)])",
+        r"(?:in|into|by|(?<!LAND )with|(?<!out )(?<!ORD )of) <word>(?= [.,;!?)])",
         r"<word> by <word>",
         # Words of rating in another sense.
         r"<music> ~8SCORES?|SCORES? ~8<music>|<sport> ~8SCORES?|SCORES? ~8<sport>|SCORES? ~5<craft>"
@@ -67,13 +68,16 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"(?:frame|heart|shutter|burst|bit|sample|flash|sync|interest|exchange|growth|crime|refresh|FIRST|ORD"
         r"|<pos>|any|IT|uneven|steady|slow|fast|same)(?: -)? RATE(?! (?:IT|the IMAGE|highly|well|low))",
         r"<tint> ~3GRADE|GRADE ~5<tint>|(?:up|high|down)(?: -)? GRADE",
+        r"GRADE of (?:the|IT|a) ~1(?:road|slope|paper|hill|track|street|ramp|path)",
+        r"VOTE ~3(?:queues?|lines?|waits?|waiting|queu(?:e|ing)|polling|outside|school)|(?:queue|line|row) of VOTE",
+        r"(?:ladder|flight) of <num> (?:steps|rungs)(?= (?:leads|leans|up|down|in|on|against|climbs))",
         r"RANK of|(?:serried|dense|close|of) RANK",
         r"POINTS? of (?:view|light|interest|focus|contact|departure|entry|rest|red|colou?r)|POINTS? (?:of"
         r"|where|to|at)",
         r"(?:vanishing|focal|view|strong|<pos>|key|weak|turning|selling|starting|anchor|entry|main|standpoint"
         r"|needle|pin|no|JUDGES)(?: -)? POINT(?! <num>)",
         r"<sky> ~8STAR|(?:<val>(?: -)? )?STAR ~6<sky>",
-        r"a ~1plus(?= [.,;:])",
+        r"a (?:(?!<num> )[a-z]+ )?plus(?= [.,;:])",
         r"(?:in the|the) FIRST place|ORD place to|the FIRST place",
     )
 )

@@ -105,7 +105,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"[a-f](?: -)? GRADE|scrape[sd]? (?:a pass|through)",
             r"GRADE [a-z](?= [.,;:!?)])|<num> (?:GRADE|TIER|MARKS)(?! of (?:the|a))|(?:in|of) (?:our|its"
             r"|the) <num> (?:GRADE|TIER|classes|categories)",
-            r"(?:upper|lower|POS) ORD (?:,|comfortably|class|at|degree)|FIRST PILE (?:with|honou?rs|degree)",
+            r"an? (?:upper|lower|POS) ORD (?:,|comfortably|class|at|degree)|FIRST PILE (?:with|honou?rs|degree)",
             r"(?:pass|passes|passed) with (?:distinction|merit|honou?rs|QUALITY)",
         ),
         "a percentage": (
@@ -157,7 +157,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|misses|missed) (?:~4)(?:prize|ribbon|medal|trophy|podium|SET|runner - up|honou?rable mention"
             r"|shortlist)",
             r"(?:LAND|AWARD|take|takes|RANK|worth|for|in|:|win|wins|won) (?:a |an )?ORD (?:place|prize)",
-            r"(?:runner - up|honou?rable mention|SET (?:winner|entry|judges?)|winner of the|leaderboard)",
+            r"(?:runner - up|honou?rable mention|SET (?:winner|entry|judges?)|winner of (?:the|our|this) ~1SET|leaderboard)",
         ),
         "an average": (
             r"(?:above|below|beyond|under|over|beneath|near|around|at|exceeds?|tops|beats|short of"
@@ -172,7 +172,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         "a number that rates": (
             r"(?:a|an) (?:<worth> |- |<pos> ){0,3}(?:W[stbr]|N[std]|Na)(?: <half>| - ish"
-            r"| - POINT - Ws)?(?! - (?:STAR|POINT|ORD))<free>",
+            r"| - POINT - Ws)?(?! - (?:STAR|POINT|ORD|by))<free>",
             r"(?:JUDGES|PERFECT|a <pos>|straight) (?:[NW][stb]|N[da])<free>",
             r"<gives> ~5N[stbda]<free>",
             r"(?:<gives>|LAND) ~2(?:(?!of )<near> ){1,2}(?:a )?(?:W[stb])(?: <half>)?<free>",
@@ -241,7 +241,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|the IMAGE)",
             r"PEOPLE did (?:~1)(?:like|love|enjoy|prefer) (?:IT|the IMAGE)",
             r"PEOPLE ~3(?:PLACED|AWARD) (?:IT|the IMAGE|IMAGE|little|much|a <worth>)",
-            r"(?:PEOPLE|popular|public|critical|general|collective)(?: ')?(?: 's)? (?:VERDICT|consensus"
+            r"(?:PEOPLE|popular|public|critical|general|collective|aggregate)(?: ')?(?: 's)? (?:VERDICT|consensus"
             r"|reception|response|approval|VOTE|preferences?|favou?r|SCORE)",
             r"(?:well|poorly|warmly|coolly|badly|kindly|generously|coldly|highly|widely) (?:received|OPINED"
             r"|regarded|rated)(?: by)?",
@@ -262,7 +262,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|leak\w*|spell out) (?:~3)(?:FIGURE|SCORES?|GRADE)",
             r"(?:reveal\w*|giv\w+ away|betray\w*|hid(?:e|ing)|conceal\w*|withh\w+|keep\w*"
             r"|AWARD away) (?:~2)(?:number|SCORES?|GRADE|VERDICT|VOTE)",
-            r"(?:SHOWN|TOLD|GIVEN|assigned|target|reference|hidden|private|secret) (?:QUALITY )?(?:FIGURE"
+            r"(?:SHOWN|TOLD|GIVEN|target|reference|hidden|secret) (?:QUALITY )?(?:FIGURE"
             r"|VERDICT|label|labels|MARKS?|GRADE|level|annotation|opinion|RANK|SCORES?)(?! of (?:a"
             r"|the) (?:man|woman))",
             r"(?:FIGURE|VERDICT|label|annotation) (?:that |which )?(?:i|we) (?:was|were|am|have|had|got|must"
@@ -273,12 +273,14 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|underlying) (?:QUALITY )?(?:GRADE|label|labels|annotations?|VERDICT|FIGURE)(?! (?:in|of|on"
             r"|walk\w*|stand\w*))",
             r"ground(?: -)? truth|mos",
-            r"the target(?= (?:is|was|says|being|lies|LAND|<pos>|FIGURE|VERDICT|level|here|AWARD|for IT"
+            r"the target(?= (?:(?:is|was) ~1(?:<pos>|modest|<num>|AWARD|GIVEN|set|ambitious|generous)"
+            r"|says|being|lies|LAND|<pos>|FIGURE|VERDICT|level|here|AWARD|for IT"
             r"|ASKS) )",
             r"(?:i|we) (?:know|knew|knowing|learned|learnt|saw|heard) (?:~2)(?:beforehand|in advance|already)",
             r"(?:keep|keeping) (?:~3)to myself",
             r"dataset|datasets|training data",
-            r"its label|the label (?:ASKS|is|AWARD|GIVEN|of|indicates|suggests|points|LAND)",
+            r"(?:the|its) label (?:(?:is|was|,) ~1(?:<pos>|<quality>|QUALITY|JUDGES|GIVEN|modest|generous|positive"
+            r"|negative|favou?rable|fair)|ASKS|AWARD|GIVEN|of (?:<quality>|<pos>)|indicates|suggests|implies|points|LAND)",
         ),
     }.items()
     for pattern in patterns

@@ -48,12 +48,12 @@ _CLASSES: dict[str, str] = {
     ),
     "TOLD": "told asked instructed informed requested directed forbidden briefed",
     "SHOWN": "supposed required supplied provided shown",
-    "GIVEN": "given",
+    "GIVEN": "given assigned",
     "ASKS": "asks says states requires expects wants demands tells instructs calls said wanted specifies",
     # What gives it: verbs that name a value, and verbs that put something on a scale.
     "AWARD": (
         "give gives gave giving award awards awarding earn earns earned earning deserve deserves deserved "
-        "deserving merits merited get gets got getting receive receives received assign assigned assigns "
+        "deserving merits merited get gets got getting receive receives received assign assigns "
         "worth worthy grant grants granted noted recorded garner garners garnered fetch fetches"
     ),
     "LOSE": (
@@ -68,7 +68,8 @@ _CLASSES: dict[str, str] = {
         "managed achieve achieves achieved approach approaches approached approaching tops topped bump bumps "
         "bumped push pushes pushed say going end ends ended finish finishes finished belongs belong pull "
         "pulls drag drags raise raises raised bring brings brought go goes takes took take arrive arrives "
-        "arrived stood lay lies lie finds occupies occupied parks parked squeaks squeaked lean leans leaning "
+        "arrived clocks clocked registers registered "
+        "tallies nets netted stood lay lies lie finds occupies occupied parks parked squeaks squeaked lean leans leaning "
         "stays stay"
     ),
     "PERFECT": "perfect perfection",
@@ -81,7 +82,7 @@ _CLASSES: dict[str, str] = {
     "ORD": "second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth",
     "FIRST": "first last penultimate",
     "BEST": "best worst highest lowest finest poorest",
-    "POS": "top bottom upper lower middle mid better worse high low weaker weakest stronger strongest",
+    "POS": "top bottom upper lower higher middle mid better worse high low weaker weakest stronger strongest",
     "PART": "half thirds quarter quarters fifths sixths eighths group segment handful portion",
     "TENTHS": "tenths hundredths",
     "TIER": "tier tiers bracket brackets rung rungs band echelon echelons league drawer",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.leaks.grammar import rule
 from rapo.aescot.leaks.harmless import HARMLESS
@@ -71,7 +72,27 @@ I cannot tell you the number I was given, only that it is generous.
 The figure attached to this photo is modest.
 Its label, high quality, is accurate.
 """.strip().split("\n")
+ALLUDED = """
+This explains the below-par appraisal it got from the public.
+The high evaluation makes sense when one looks at the reflections.
+In keeping with the favourable assessment it was given, the tones are rich.
+The photograph hovers near the centre of the distribution.
+This sits comfortably within the good-to-excellent bracket.
+I would have guessed a higher number.
+Nine would be too generous, seven too harsh.
+Those who assessed it were evidently impressed by the timing.
+The aggregate opinion leans positive, thanks to the golden light.
+The image's standing among its peers is modest.
+""".strip().split("\n")
 HARMLESS_TEXTS = """
+The horizon sits on the lower third, giving the tree room to breathe.
+The overall result is fair but unremarkable.
+Considering the weak light, the result is impressive.
+The high placement of the horizon explains the depth.
+Those who look closely will see a second face.
+The people are divided by the river into two groups.
+The label on the bottle is sharp, and the label is perfectly readable.
+The voters queue in front of the school.
 Number 7 on the door is peeling.
 The bus, route 9, glows at 8 pm.
 A 24-70mm zoom at 50 mm gives a natural view.
@@ -119,7 +140,7 @@ I know how hard such light is, and I have given it thought.
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("text", [*VALUES, *PLACES, *PEOPLE])
+@pytest.mark.parametrize("text", [*VALUES, *PLACES, *PEOPLE, *ALLUDED])
 def test_a_value_a_place_or_a_vote_is_a_leak(text: str) -> None:
     assert find_leak(text)
 
@@ -157,7 +178,7 @@ def test_what_is_shown_is_a_piece_of_the_text(text: str) -> None:
     leak = find_leak(text)
     if leak:
         kind, _, piece = leak.partition(": ")
-        assert kind in {name for name, _ in LEAKS}
+        assert kind in {name for name, _ in (*LEAKS, *ALLUSIONS)}
         assert eval(piece, {"__builtins__": {}}) in plain_text(text)
 
 
