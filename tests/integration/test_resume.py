@@ -62,11 +62,12 @@ def model_of(out: Path) -> dict[str, np.ndarray]:
 def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(
     finished: Path, started: Path, tmp_path: Path
 ) -> None:
-    """The same as the one that nobody stopped, which is the finished run, and which had another
-    rollout worker."""
-    alone = "rollout.workers=1"
-    broken = branch(started, tmp_path / "broken", alone)
-    process = begin(broken, alone)
+    """The same as the one that nobody stopped, which is the finished run. That had another rollout
+    worker, and its rank 0 published a version as one chunk; here each of both ranks publishes
+    three, of a MiB."""
+    others = ("rollout.workers=1", "learner.chunk_mib=1")
+    broken = branch(started, tmp_path / "broken", *others)
+    process = begin(broken, *others)
     wait_for(lambda: len(states(broken)) >= 2, process, broken)
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
@@ -74,7 +75,7 @@ def test_after_a_kill_of_the_driver_the_run_is_the_same_to_the_last_bit(
     # The newest state is torn as well: the one before it has to do.
     *_, before, newest = states(broken)
     (broken / "rapo" / "state" / f"step-{newest:06}" / "state.json").write_text("{")
-    again = rapo("train", "--out", str(broken), *settings(alone))
+    again = rapo("train", "--out", str(broken), *settings(*others))
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"the state of step {newest} is damaged" in again.stdout + again.stderr
     assert f"goes on after step {before}" in again.stdout + again.stderr
