@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 
 IMAGE_WORDS = (
-    r"(?:images?|photos?|photographs?|pictures?|shots?|snapshots?|works?|pieces?|portraits?|landscapes?"
+    r"(?:images?|photos?|photographs?|pictures?|shots?|snapshots?|works?|pieces?|portraits?|(?:land|sea|city|town|sky|night|moon|snow)scapes?"
     r"|panels?|interiors?|still[ -]li(?:fe|ves)"
     r"|stud(?:y|ies)|abstracts?|captures?|attempts?|efforts?|results?|documents?|records?|photography"
     r"|compositions?|exposures?"
-    r"|seascapes?|cityscapes?|nocturnes?|macros?|views?|postcards?|scenes?|prints?|reportage|frames?|tableau"
-    r"|visions?|paintings?|watercolou?rs?|drawings?|sheets?|canvas(?:es)?|etchings?|food shots?)"
+    r"|nocturnes?|macros?|views?|postcards?|scenes?|prints?|reportage|frames?|tableau"
+    r"|visions?|ideas?|memor(?:y|ies)|souvenirs?|keepsakes?"
+    r"|paintings?|watercolou?rs?|drawings?|sheets?|canvas(?:es)?|etchings?|food shots?)"
 )
 _SENT = r"(?:images?|photos?|photographs?|pictures?|shots?|attachments?|files?|uploads?|links?|visuals?|urls?|pixels)"
 _A = r"(?:(?:the|this|that|any|an?|your|its|such|actual|real|original|attached|uploaded|given|single|\w+ly) ){0,3}"

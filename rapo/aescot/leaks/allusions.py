@@ -44,8 +44,16 @@ ALLUSIONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|outcome) (?:is|was|says|being|must|has)",
             r"as (?:numbers|FIGURE|MARKS|GRADE|results) LAND|numbers (?:behind (?:IT|the IMAGE)|say|suggest|tell"
             r"|agree|bear|support|indicate|confirm|do not|speak|back)",
-            r"(?:values?|FIGURE|MARKS?|numbers|results?|level) (?:as|so|quite so|quite as|this|that) (?:high|low|<low>)"
+            r"(?:values?|FIGURE|MARKS?|numbers|results?|level) (?:as|so|quite so|quite as|IT|that) (?:high|low|<low>)"
             r"(?= (?:as|[.,;]|for|is|are|was|were))",
+            r"(?:reasonable|sensible|honest|right|apt|fitting|suitable|proper) MARKS?(?= (?:for|here|[.,;]))",
+            r"(?:IT|IMAGE) ~1(?:finish|finished|ended|LAND|PLACED) ~1(?:so|that) (?:far|high|low|POS) ?(?:up|down)?"
+            r"(?= (?:is|was|[.,;]))",
+            r"VERDICT of (?:<near> )*(?:<num>|PART)(?! of (?:the|its) ~1<area>)|VERDICT (?:from|by) (?:the )?PEOPLE",
+            r"<result> in the <pos> (?:PART|ORD|TIER)(?= [.,;])|the label (?:of|for) (?:IT|the IMAGE)",
+            r"typical IMAGE (?:in|of|from) <the> PILE|average that ~2IMAGES"
+            r"|(?:place|position|placing) ~2(?:above|below|beyond) the (?:halfway|middle|half|midway)",
+            r"what an? (?:N[std]|W[stb])(?: <half>)? (?:looks|feels|sounds|means)",
             r"<low>(?: -)? (?:to - |to )?(?:(?:range|<pos>|middling|average|table|par|pack) )(?:FIGURE|MARKS?|GRADE"
             r"|VERDICT|result|placement|outcome|standing)(?! (?:of|in|on))",
         ),
@@ -89,7 +97,9 @@ ALLUSIONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|PLACED|VOTE|SCORE|SCORES|RATE|RANK|GRADE|viewed (?:IT|the IMAGE)|saw (?:IT|the IMAGE))",
             r"(?:PEOPLE|opinions?|VERDICT|views|reactions) (?:was|were|is|are|seems?|seemed|appear|stood) ~1(?:divided|split"
             r"|unanimous|lukewarm|tepid|unmoved|won over|unimpressed)(?! (?:by|into|in|from|between|down))",
-            r"what (?:most )?(?:PEOPLE|others|viewers|many|most) (?:~1)(?:PLACED|OPINED|SCORE)",
+            r"(?:distribution|spread|range|split|variance|diversity|dispersion|division) of (?:VERDICT|opinions|views|VOTE"
+            r"|responses|reactions|judge?ments|MARKS|preferences|SCORES?)",
+            r"what (?:most )?(?:PEOPLE|PILE|viewers|many|most) (?:~1)(?:PLACED|OPINED|SCORE)",
             r"(?:aggregate|aggregated|combined|averaged|mean|pooled|prevailing|shared|human) (?:opinion|VERDICT|view|FIGURE"
             r"|response|preference|liking|reaction|sentiment)(?! of (?:loss|calm))",
             r"(?:lukewarm|mixed|tepid|favou?rable|unfavou?rable|positive|negative|mediocre|poor|modest|cool|warm|muted"

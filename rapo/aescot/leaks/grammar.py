@@ -92,7 +92,8 @@ _PARTS: dict[str, str] = {
         r"|comfortably|barely|probably|possibly|certainly|all|not|no|only|just|even|still|then|instead"
         r"|too|despite|thanks|owing|mainly|chiefly|largely|mostly|purely|really|territory|material|out|of"
         r"|LAND|AWARD|SCORE|GRADE|MARK|ish|among|upon|the|because|while|where|until|unless|were|had|has"
-        r"|do|does|can|reflects|explains|confirms|suits|summari[sz]es|strikes|appears|considering|plus|\+|/) )"
+        r"|do|does|can|reflects|explains|confirms|suits|summari[sz]es|strikes|appears|considering|plus"
+        r"|\+|/|behind|alone|alongside) )"
     ),
     # What makes a critique answer to a result.
     "cites": (

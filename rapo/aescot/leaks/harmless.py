@@ -57,7 +57,8 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"(?:in|into|by|(?<!LAND )with|(?<!out )(?<!ORD )of) <word>(?= [.,;!?)])",
         r"<word> by <word>",
         # Words of rating in another sense.
-        r"<music> ~8SCORES?|SCORES? ~8<music>|<sport> ~8SCORES?|SCORES? ~8<sport>|SCORES? ~5<craft>"
+        r"<music> ~8SCORES?(?! (?:of|for) (?:IT|the IMAGE))|SCORES? (?!(?:of|for) (?:IT|the IMAGE))~8<music>"
+        r"|<sport> ~8SCORES?|SCORES? ~8<sport>|SCORES? ~5<craft>"
         r"|<craft> (?:is|are|was|were) SCORE",
         r"SCORES of (?!<num>)[a-z]+|a SCORE of [a-z]{3,}s",
         r"(?:tonal|tone|gr[ae]y|colou?r|sense of|human|small|<pos>|large|grand|epic|fish|bathroom"
@@ -69,6 +70,7 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"|<pos>|any|IT|uneven|steady|slow|fast|same)(?: -)? RATE(?! (?:IT|the IMAGE|highly|well|low))",
         r"<tint> ~3GRADE|GRADE ~5<tint>|(?:up|high|down)(?: -)? GRADE",
         r"GRADE of (?:the|IT|a) ~1(?:road|slope|paper|hill|track|street|ramp|path)",
+        r"VOTE (?:- )?(?:box|boxes|papers?|slips?|booths?|cards?)",
         r"VOTE ~3(?:queues?|lines?|waits?|waiting|queu(?:e|ing)|polling|outside|school)|(?:queue|line|row) of VOTE",
         r"(?:ladder|flight) of <num> (?:steps|rungs)(?= (?:leads|leans|up|down|in|on|against|climbs))",
         r"RANK of|(?:serried|dense|close|of) RANK",

@@ -36,8 +36,8 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|quality|merit|beauty)|for))",
             r"(?:<pos>|middle|half|halfway|midway|end|PART|TIER|centre|center|NORM|POINT) (?:- )?(?:~3)?(?:of"
             r"|up|down|along|on) <the> (?:~1SCALE|range(?! of))",
-            r"<many> (?:-|to|or) <many> (?:range|region|bracket|territory|area|zone|band)(?! of (?:the"
-            r"|its) <area>)",
+            r"<many> (?:- )?(?:-|to|or|and|through) (?:- )?<many> (?:- )?(?:range|region|bracket|territory|area|zone"
+            r"|band)(?! of (?:the|its) <area>)",
             r"(?:<pos>|mid|low|high)(?: -)? Wp",
             r"(?:JUDGES|straight|all|between|of|many|two|in the|AWARD|LAND) ~1Wp (?:across|all|and|for|from"
             r"|would|,|\.)",
@@ -72,6 +72,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"(?:<val>|Wt) POINT (?:from|for|in total|off|less|short|deducted|more|higher|lower|over|under"
             r"|beyond|<pos>|above|below|overall|at|LOSE|out|to IT)",
             r"IT ~2LAND ~2<val> POINT|(?:N[tbd]|W[tb]) POINT(?! of (?:the|its|light|red))",
+            r"LOSE POINT(?= (?:for|because|on|in|here|[.,;]))|(?:most|some|many|all) (?:of the )?POINT LOSE",
             r"(?:fewer|more|most|least|fewest|no) (?:POINT|MARKS)(?! of)|(?:available|possible"
             r"|attainable) POINT",
             r"[.!?] <many> POINT(?= [.,;!])|PART a MARK",

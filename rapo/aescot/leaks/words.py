@@ -88,7 +88,7 @@ _CLASSES: dict[str, str] = {
     "TIER": "tier tiers bracket brackets rung rungs band echelon echelons league drawer",
     "NORM": "mean median midpoint norm",
     "SCALE": "scale scales ladder spectrum leaderboard",
-    "SET": "submissions submitted entries contest competition contenders rivals peers corpus cohort",
+    "SET": "submission submissions submitted entries contest competition contenders rivals peers corpus cohort",
     "PILE": (
         "set collection batch pile heap pool field pack lot category list table others rest class challenge "
         "sample selection archive series crop bunch"
