@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._common.utils import get_ray_address_file
 from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
 from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
@@ -43,6 +44,8 @@ def main(folder: Path, port: int, temp: str) -> None:
     board: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     # Its default is one port, which the agent of another Ray on this machine may have.
     board["dashboard_agent_listen_port"] = None
+    # `Cluster` notes its address there as well, in a folder that Ray makes for other clusters only.
+    Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **board, **own("head")})
     nodes: dict[str, Any] = {}
     control, deadline = GcsClient(address=cluster.address), time.monotonic() + _AGENT_S
