@@ -24,9 +24,10 @@ from tests.integration.test_resume import rows, steps_of, wait_for
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small import branch, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1600)]
 
-STEPS, BATCH = 32, 8
+#: Steps go on while the second worker of a node starts, of which the test waits for two.
+STEPS, BATCH = 64, 8
 #: No checkpoint is due before the end.
 LENGTH = (f"rapo.steps={STEPS}", f"rapo.evaluate_every={STEPS}", f"rapo.checkpoint_every={STEPS}")
 
@@ -132,7 +133,7 @@ def test_a_submitted_run_outlives_its_nodes(
 
     (tmp_path / "other").mkdir()
     with bare_cluster(tmp_path / "other", *nodes, **unseen) as bare, job(bare, tmp_path, *run) as process:
-        assert process.wait(400) == 0, bare.said()
+        assert process.wait(800) == 0, bare.said()
         assert f"restored from {url}" in bare.said()
         assert "goes on after step" in bare.said()
     assert [row["step"] for row in steps_of(folder)] == list(range(1, STEPS + 1))
