@@ -25,11 +25,12 @@ class DrainNotices:
         self._nodes: Mapping[str, str] = {}
 
     def nodes(self) -> Mapping[str, str]:
-        """The host names of the nodes that drain, by node id."""
+        """The host names of the nodes that drain or have drained, by node id."""
         if time.monotonic() - self._asked_at >= _EVERY_S:
             self._asked_at = time.monotonic()
             try:
-                self._nodes = _draining()
+                # A node that has gone stays: who asks once a step has to hear of it.
+                self._nodes = {**self._nodes, **_draining()}
             except (ray.exceptions.RayError, RuntimeError, OSError) as error:
                 logger.warning("Ray does not tell which nodes drain: %s", error)
         return self._nodes
