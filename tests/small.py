@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from rapo.config import dump_config, load_config
+from tests.limits import PATIENCE_S
 
 #: The same on one GPU, for the tests with the mark `gpu`: sampler and learner share it.
 ON_ONE_GPU = (
@@ -58,7 +59,7 @@ SMALL = (
 ALONE = ("coldstart.workers=1", "rollout.workers=1", "learner.workers=1")
 
 
-def rapo(*arguments: str, cwd: Path | None = None, timeout: float = 540.0) -> subprocess.CompletedProcess[str]:
+def rapo(*arguments: str, cwd: Path | None = None, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     environment = {**os.environ, "CI": "true"}
     command = [sys.executable, "-m", "rapo", *arguments]
@@ -79,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     home = Path(os.environ.get("RAPO_TEST_RUNS") or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base))
     out = home / "finished" / "out"
-    with FileLock(home / "finished.lock", timeout=580):
+    with FileLock(home / "finished.lock", timeout=PATIENCE_S):
         if not (out / "report.html").exists():
             shutil.rmtree(out, ignore_errors=True)
             _run_elsewhere(out, tmp_path_factory.mktemp("elsewhere"))

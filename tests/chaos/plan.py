@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rapo.config import load_config
+from tests.limits import PATIENCE_S
 from tests.small import SMALL
 
 _DEMO = Path(__file__).resolve().parents[2] / "configs" / "cpu.toml"
@@ -40,9 +41,9 @@ LONG = FAULTS > 12
 #: The run has to miss what a strike took before the next one comes, and short steps are quick.
 STEPS = (4 if LONG else 6) * FAULTS
 BATCH, NODE_CPUS = (32 if LONG else 8), 2
-LIMIT_S = 420 if not LONG else 240 * FAULTS
+LIMIT_S = PATIENCE_S if not LONG else 240 * FAULTS
 #: Seconds after a fault in which the run has to make a step again.
-STEP_LIMIT_S = 180 if not LONG else 300
+STEP_LIMIT_S = 300
 
 OVERRIDES = (
     *(_demo() if LONG else ()),

@@ -15,11 +15,11 @@ from ray.cluster_utils import Cluster
 from tests.chaos.conftest import a_cluster
 from tests.chaos.monkey import Run
 from tests.chaos.plan import BATCH, NODE_CPUS, OVERRIDES
+from tests.limits import PATIENCE_S
 from tests.small import branch, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-_LIMIT_S = 240
 STEPS = 12
 CHANGES = (*OVERRIDES, f"rapo.steps={STEPS}", f"rapo.evaluate_every={STEPS}")
 
@@ -29,7 +29,7 @@ def on(cluster: Cluster) -> list[str]:
 
 
 def ended(run: Run) -> int:
-    deadline = time.monotonic() + _LIMIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while run.code is None:
         assert time.monotonic() < deadline, run.said()
         time.sleep(0.2)
@@ -41,7 +41,7 @@ def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(begun: Path, cluste
     cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=128 * 2**20)
     run = Run(out, on(cluster))
     run.start()
-    deadline = time.monotonic() + _LIMIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while run.steps < 4:
         assert run.code is None, run.said()
         assert time.monotonic() < deadline, run.said()
@@ -49,7 +49,7 @@ def test_a_run_whose_head_is_lost_goes_on_in_another_cluster(begun: Path, cluste
     head: Any = cluster.head_node  # to mypy always the None of Cluster's constructor
     head.kill_all_processes(check_alive=False, allow_graceful=False)
     assert ended(run) != 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while "the Ray node that it ran on is gone" not in run.said():  # what looks on speaks after the end
         assert time.monotonic() < deadline, run.said()
         time.sleep(0.1)

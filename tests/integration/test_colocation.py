@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.integration.test_resume import begin, model_of, rows, steps_of, wait_for
+from tests.limits import PATIENCE_S
 from tests.small import branch
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -39,7 +40,7 @@ def test_a_colocated_run_has_the_same_bits_even_where_a_worker_dies_in_the_learn
     try:
         wait_for(lambda: sleepers(out), process, out)
         os.kill(sleepers(out)[0], signal.SIGKILL)
-        assert process.wait(timeout=400) == 0, (out / "test.log").read_text()[-3000:]
+        assert process.wait(timeout=PATIENCE_S) == 0, (out / "test.log").read_text()[-3000:]
     finally:
         process.kill()
     assert numbers_of(out) == numbers_of(finished)
@@ -57,7 +58,7 @@ def test_split_workers_take_turns_with_as_many_ranks_as_they_have_parts(started:
     outs = [tmp_path / name for name in ("apart", "colocated")]
     for out, more in zip(outs, ((), (COLOCATED,)), strict=True):
         branch(started, out, *split, *more)
-        assert begin(out, *split, *more).wait(timeout=400) == 0, (out / "test.log").read_text()[-3000:]
+        assert begin(out, *split, *more).wait(timeout=PATIENCE_S) == 0, (out / "test.log").read_text()[-3000:]
     apart, colocated = outs
     assert len(steps_of(colocated)) == 3
     assert numbers_of(colocated) == numbers_of(apart)

@@ -30,6 +30,7 @@ from rapo.config import Config, load_config
 from rapo.errors import RoleError
 from rapo.records import Group, ImageRecord
 from tests import small
+from tests.limits import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -221,7 +222,7 @@ def test_a_stopped_worker_is_replaced(board: Any, tmp_path: Path) -> None:
     rows = rows_of(config, tmp_path / "run", reports, controllers)
     assert len(rows) == STEPS
     assert [fault.kind for fault in reports.faults] == ["hung"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while Path(f"/proc/{stopped[0]}").exists():  # it must not go on holding memory
         assert time.monotonic() < deadline
         time.sleep(0.5)

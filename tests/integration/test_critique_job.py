@@ -24,8 +24,9 @@ from cluster.aescot.stream import Roles, judged_rows
 from rapo.config import Config, load_config
 from rapo.errors import RapoError
 from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher, OnceDeadlyTeacher
+from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration]
 
 ROWS, SHARD = 320, 16
 SETTINGS = (f"aescot.shard_rows={SHARD}", "aescot.batch_size=8", "aescot.teacher.actors=2", "aescot.refill=1")
@@ -61,7 +62,7 @@ def test_two_kills_of_the_driver_change_nothing_and_ask_nothing_twice_that_was_w
         # driver, which is slow where the machine is busy.
         assert len(in_flight) <= 12 * SHARD < ROWS
     job = begin(tmp_path, questions)
-    printed, _ = job.communicate(timeout=120)
+    printed, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0
     counts = json.loads(printed)
     assert pq.read_table(tmp_path / "critiques.parquet").to_pylist() == wanted
@@ -81,7 +82,7 @@ def begin(folder: Path, questions: Path) -> subprocess.Popen[str]:
 def kill_after(folder: Path, questions: Path, shards: int) -> None:
     """Start the job, and kill it when it has written so many shards in all."""
     with begin(folder, questions) as job:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while len(shard_files(folder)) < shards:
             assert job.poll() is None, "the job ended before it was killed"
             assert time.monotonic() < deadline

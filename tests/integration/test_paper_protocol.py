@@ -72,7 +72,7 @@ def test_the_command_measures_a_run_as_its_own_stage_did(work: Path) -> None:
         name: {**one, "source": first["sets"][name]["source"]}
         for name, one in results(run / "evaluate")["sets"].items()
     }
-    again = rapo(*command, timeout=180)
+    again = rapo(*command)
     assert again.returncode == 0, again.stderr
     assert results(out) == first
     assert "mine: started" in again.stderr

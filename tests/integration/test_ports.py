@@ -19,9 +19,8 @@ from services.names import message_limit
 from tests.integration.test_serve_command import service
 from tests.listening import Listener, listeners
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-_START_S = 300.0
 _PER_CALL = "/rapo.v1.AestheticScorer/Score"
 
 
@@ -52,7 +51,7 @@ def serve_port(found: list[Listener]) -> int:
 def test_nothing_but_the_gateway_can_be_reached_from_elsewhere(taught_model: Path) -> None:
     options = ["--set", "serve.port=0", "--set", "serve.threads=1", "--set", "serve.gateway.metrics_port=0"]
     with service("serve", str(taught_model), *options) as running:
-        running.hears(r"answers at 127\.0\.0\.1:(\d+)", _START_S)
+        running.hears(r"answers at 127\.0\.0\.1:(\d+)")
         found = listeners(running.process.pid)
         kinds = Counter(re.sub(r"[^a-z:]*$", "", listener.process.lower()) for listener in found)
         assert len(kinds) >= 5, kinds  # the driver, Ray's control store, its node manager, Serve, the replica
@@ -68,7 +67,7 @@ def test_nothing_but_the_gateway_can_be_reached_from_elsewhere(taught_model: Pat
                 channel.unary_unary(_PER_CALL)(body, timeout=30)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
-        log = Path(running.hears(r"Library output: (\S+)", 5)[1])
+        log = Path(running.hears(r"Library output: (\S+)")[1])
         assert (log.parent.stat().st_mode & 0o777, log.parent.stat().st_uid) == (0o700, os.getuid())
         sessions = log.parent / "ray" / "session_latest"
         assert sessions.exists()

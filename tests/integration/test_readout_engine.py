@@ -16,14 +16,15 @@ from PIL import Image
 from rapo.answers.readout import ANSWERS, CLOSED, NUMBERS, TEXTS
 from rapo.config import Config, load_config
 from rapo.inference.image_inputs import features_of
+from tests.limits import PATIENCE_S
 from tests.small import SMALL
 
 if TYPE_CHECKING:
     from rapo.inference.types import ReadoutResult
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration]
 
-LIMIT = 120.0
+LIMIT = PATIENCE_S
 
 
 class Laboratory:

@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cluster.files.jsonl import read_jsonl
+from tests.limits import PATIENCE_S
 from tests.small import branch, rapo, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -36,12 +37,12 @@ def begin(out: Path, *overrides: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, "CI": "true"}, stdout=log, stderr=log)
 
 
-def wait_for(what: Any, process: subprocess.Popen[bytes], out: Path, seconds: float = 240.0) -> None:
+def wait_for(what: Any, process: subprocess.Popen[bytes], out: Path, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, (out / "test.log").read_text()[-3000:]
         assert time.monotonic() < deadline, (out / "test.log").read_text()[-3000:]
-        time.sleep(0.05)
+        time.sleep(0.2)  # what is asked may be costly: a list of files in a bucket
 
 
 def steps_of(out: Path) -> list[dict[str, Any]]:

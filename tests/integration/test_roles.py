@@ -28,6 +28,7 @@ from rapo.errors import WeightError
 from rapo.families.tiny_model import build_tiny_model
 from rapo.images.decode import decode_image
 from rapo.records import Chunk, ImageRecord, ScoredGroup, WeightManifest
+from tests.limits import PATIENCE_S
 from tests.small import SMALL
 
 pytestmark = [pytest.mark.integration, pytest.mark.gpu]
@@ -61,7 +62,7 @@ def draw(fleet: Fleet, batch: list[ImageRecord], step: int) -> list[Any]:
     for ticket, (record, image) in enumerate(zip(batch, image_refs(batch).values(), strict=True)):
         fleet.submit(Task(ticket, record, image, step))
     drawn: dict[int, Any] = {}
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while len(drawn) < len(batch):
         assert time.monotonic() < deadline
         drawn |= {one.task.ticket: one.group for one in fleet.poll(1.0)}
@@ -278,7 +279,7 @@ def test_groups_continue_over_an_update_with_each_tokens_version(
         time.sleep(usual / 2)  # so that the update comes while tokens are drawn
         workers.load(weights)
         workers.loaded(60)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while len(drawn) < len(batch):
             assert time.monotonic() < deadline
             drawn += workers.poll(1.0)
@@ -315,7 +316,7 @@ def test_a_killed_worker_is_replaced_and_its_groups_are_the_same(fleet: Fleet) -
         fleet.submit(Task(ticket, record, images[record.uid], 7))
     drawn = {one.task.ticket: one.group for one in fleet.poll(0.0)}
     os.kill(victim.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while len(drawn) < len(batch):
         assert time.monotonic() < deadline
         drawn |= {one.task.ticket: one.group for one in fleet.poll(1.0)}

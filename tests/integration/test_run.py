@@ -115,7 +115,7 @@ def test_export_loads_in_plain_transformers_and_writes_what_the_engine_wrote(fin
 
 def test_run_again_skips_finished_stages(finished: Path) -> None:
     before = (finished / "rapo" / "metrics.jsonl").read_bytes()
-    done = rapo("run", "--out", str(finished), *settings(), timeout=120)
+    done = rapo("run", "--out", str(finished), *settings())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("skipped: finished before") == 7
     assert (finished / "rapo" / "metrics.jsonl").read_bytes() == before
@@ -140,7 +140,7 @@ def test_run_goes_on_after_the_last_finished_stage(finished: Path) -> None:
 
 
 def test_another_configuration_is_refused_with_the_keys_named(finished: Path) -> None:
-    done = rapo("run", "--out", str(finished), *settings("rapo.steps=5", "run.seed=3"), timeout=120)
+    done = rapo("run", "--out", str(finished), *settings("rapo.steps=5", "run.seed=3"))
     assert done.returncode == 2
     assert "rapo.steps: 7 -> 5" in done.stderr
     assert "run.seed: 0 -> 3" in done.stderr

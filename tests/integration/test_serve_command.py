@@ -22,12 +22,12 @@ import pytest
 
 from rapo.client.sync import CallError, ScorerClient
 from tests.integration.conftest import make_image
+from tests.limits import PATIENCE_S
 from tests.small import rapo
 from tests.unit.serving import Authority
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-_START_S, _CHANGE_S = 180.0, 120.0
 #: Nothing listens there; a service on this machine is reached past them.
 PROXIES = {"http_proxy": "http://127.0.0.1:9", "grpc_proxy": "http://127.0.0.1:9"}
 
@@ -52,14 +52,14 @@ class Service:
         for line in self.process.stdout:
             self.said += line
 
-    def hears(self, pattern: str, limit_s: float) -> re.Match[str]:
-        until(lambda: re.search(pattern, self.said) or self.process.poll() is not None, limit_s, lambda: self.said)
+    def hears(self, pattern: str) -> re.Match[str]:
+        until(lambda: re.search(pattern, self.said) or self.process.poll() is not None, said=lambda: self.said)
         found = re.search(pattern, self.said)
         assert found, self.said
         return found
 
 
-def until(true: Callable[[], object], limit_s: float, said: Callable[[], object] = lambda: "") -> None:
+def until(true: Callable[[], object], limit_s: float = PATIENCE_S, said: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < deadline, f"not within {limit_s:.0f} s. {said()}"
@@ -120,7 +120,7 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
     }
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
     with service("serve", "--models", str(models), *settings) as running:
-        address = running.hears(r"answers at (\S+?);", _START_S)[1]
+        address = running.hears(r"answers at (\S+?);")[1]
         with ScorerClient(address, ca=authority.path, token=token) as client:
             assert client.score(image).model_version == "v1"
             roll_out(running, client, models, image, taught_model)
@@ -134,11 +134,11 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             assert ",v2," in table.read_text()
 
             with service("ui", *asked, "--port", "0", "--model", str(taught_model)) as page:
-                look_at(page.hears(r"web page is (\S+?);", 60.0)[1], image)
+                look_at(page.hears(r"web page is (\S+?);")[1], image)
 
             # Another token takes this one's place: whoever has the old one is out.
             other = write_token(tokens, "batch")
-            until(lambda: refused(client, image) == "UNAUTHENTICATED", 10.0)
+            until(lambda: refused(client, image) == "UNAUTHENTICATED")
         with ScorerClient(address, timeout=5, attempts=1) as plain:
             assert refused(plain, image) == "UNAVAILABLE", "nobody comes in without TLS"
         with ScorerClient(address, ca=authority.path, token=other) as client, ThreadPoolExecutor(1) as pool:
@@ -173,14 +173,14 @@ def roll_out(running: Service, client: ScorerClient, models: Path, image: Path, 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        log = Path(running.hears(r"Library output: (\S+)", _CHANGE_S)[1])
+        log = Path(running.hears(r"Library output: (\S+)")[1])
         models.write_text("default = ")
-        until(lambda: "the old content stays in force" in log.read_text(), _CHANGE_S)
+        until(lambda: "the old content stays in force" in log.read_text())
         assert running.process.poll() is None
         write_models(models, "v2", v2=folder)
-        running.hears("now serving v2", _CHANGE_S)
+        running.hears("now serving v2")
         count = len(versions)
-        until(lambda: len(versions) > count + 5 or failed, 30.0)
+        until(lambda: len(versions) > count + 5 or failed)
     finally:
         stop.set()
         asking.join(60)

@@ -36,8 +36,9 @@ from rapo.errors import ConfigError, ModelError, ResourceError, RoleError
 from rapo.v1 import scorer_pb2, scorer_pb2_grpc
 from services.app import ScorerServer
 from tests.integration.conftest import make_image
+from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def callers(server: ScorerServer, count: int) -> Iterator[list[tuple[str, object
             one.result(120)
 
 
-def wait_for(condition: Any, limit_s: float = 150.0) -> None:
+def wait_for(condition: Any, limit_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to it in time"

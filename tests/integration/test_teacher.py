@@ -23,7 +23,7 @@ from rapo.aescot.rows import ASKED
 from rapo.config import Config, TinyModelConfig, load_config
 from rapo.datasets.scenes import render_scene
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 BATCH = 4
 

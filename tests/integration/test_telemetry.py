@@ -11,6 +11,7 @@ import ray
 from actors.messages import GroupReceipt
 from cluster.monitoring.prometheus import PrometheusBackend
 from cluster.monitoring.telemetry import Telemetry
+from tests.limits import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
@@ -42,7 +43,7 @@ def test_prometheus_gets_the_figures_from_ray(local_ray: None) -> None:
         "ray_rapo_step_seconds_count{": 1.0,
         "ray_rapo_group_seconds_count{": 2.0,  # Ray sends buckets only: a sum is made of their middles
     }
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     found: dict[str, float] = {}
     while found != wanted:
         assert time.monotonic() < deadline, found

@@ -22,7 +22,7 @@ from rapo.records import ImageRecord
 from tests.integration.conftest import LESSONS, make_image
 from tests.small import SMALL
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from rapo.policy.lora import add_lora, dense_parameters
 from rapo.policy.weight_packing import model_tensors
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described
+from tests.limits import PATIENCE_S
 from tests.real_families import REAL, UNREAD
 from tests.tiny_families import PUBLISHED_NAMES
 
@@ -101,7 +102,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Callable[..., Any]]:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=bare_engine.initialize) as child:
-        yield lambda call, *arguments: child.submit(call, *arguments).result(timeout=300)
+        yield lambda call, *arguments: child.submit(call, *arguments).result(timeout=PATIENCE_S)
 
 
 @cache

@@ -27,11 +27,11 @@ from rapo.datasets.scenes import render_scene
 from rapo.explanations.grounding_judge import JUDGE_SECTION, Explained, GroundingJudge
 from rapo.inference.environment import engine_environment
 from tests.integration.test_serve_command import until
+from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 KEY = "sk-of-the-test"
-_START_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {**os.environ, **engine_environment(1, 1.0), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as server:
         try:
-            until(lambda: server.poll() is not None or answers(port), _START_S, lambda: log.read_text()[-2000:])
+            until(lambda: server.poll() is not None or answers(port), PATIENCE_S, lambda: log.read_text()[-2000:])
             assert server.poll() is None, log.read_text()[-4000:]
             yield f"http://127.0.0.1:{port}/v1"
         finally:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.families import family_engine
 from tests.integration.families.family_engine import Agreement
+from tests.limits import PATIENCE_S
 from tests.tiny_families import build_tiny
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -23,7 +24,7 @@ TOLERANCE = 2e-5
 def compare() -> Iterator[Callable[[Path], Agreement]]:
     """Compares in a process for all families, because vLLM needs an environment of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=family_engine.initialize) as child:
-        yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=500)
+        yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3", "joined"])

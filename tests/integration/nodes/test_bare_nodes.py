@@ -21,10 +21,11 @@ from rapo.storage.snapshot import read_state
 from rapo.storage.store import Store
 from tests.integration.nodes.bare_cluster import ROOT, BareCluster, bare_cluster
 from tests.integration.test_resume import rows, steps_of, wait_for
+from tests.limits import PATIENCE_S
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small import branch, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(2 * PATIENCE_S)]
 
 #: Steps go on while the second worker of a node starts, of which the test waits for two.
 STEPS, BATCH = 64, 8
@@ -49,7 +50,7 @@ class Where:
     def node(self):
         return ray.get_runtime_context().get_node_id()
 def nodes(actors):
-    return ray.get([actor.node.remote() for actor in actors], timeout=240)
+    return ray.get([actor.node.remote() for actor in actors], timeout=PATIENCE_S)
 with ray_session(config):
     workers = [create(number, config, Launcher(Where)) for number in range(4)]
     placed = {"workers": nodes([worker.actor for worker in workers])}
@@ -80,7 +81,7 @@ def test_the_code_is_sent_and_roles_are_placed(tmp_path: Path, monkeypatch: pyte
             [sys.executable, "-c", PLACED, *there],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_S,
             check=False,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -114,7 +115,7 @@ def test_a_submitted_run_outlives_its_nodes(
 
     (tmp_path / "one").mkdir()
     with bare_cluster(tmp_path / "one", *nodes, **unseen) as bare, job(bare, tmp_path, *run) as process:
-        wait_for(lambda: steps_of(folder), process, tmp_path, 400.0)
+        wait_for(lambda: steps_of(folder), process, tmp_path)
         assert list((tmp_path / "copies").glob("*/model/config.json")), "workers need not see the run's folder"
         bare.add("spot-2")
         bare.drain("spot-1")
@@ -133,7 +134,7 @@ def test_a_submitted_run_outlives_its_nodes(
 
     (tmp_path / "other").mkdir()
     with bare_cluster(tmp_path / "other", *nodes, **unseen) as bare, job(bare, tmp_path, *run) as process:
-        assert process.wait(800) == 0, bare.said()
+        assert process.wait(PATIENCE_S) == 0, bare.said()
         assert f"restored from {url}" in bare.said()
         assert "goes on after step" in bare.said()
     assert [row["step"] for row in steps_of(folder)] == list(range(1, STEPS + 1))

@@ -15,7 +15,7 @@ import pytest
 
 from tests.small import rapo
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 #: In a process of its own, because Ray reads its environment when it is imported. It says where the
 #: head is, and ends with its input.

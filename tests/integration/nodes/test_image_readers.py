@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(200)]
+from tests.limits import PATIENCE_S
+
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 #: In a process of its own, because Ray reads its environment when it is imported.
 DRIVER = """
@@ -51,7 +53,7 @@ cluster.shutdown()
 def test_the_cold_start_reads_its_images_on_the_drivers_node_which_has_no_cpus() -> None:
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", DRIVER]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("{")))
     assert found["nodes"] == [found["own"]]

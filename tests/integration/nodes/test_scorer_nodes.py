@@ -20,9 +20,10 @@ from rapo.client import CallError, ScorerClient
 from tests.gateway_process import SECRET, gateway_process
 from tests.integration.conftest import make_image
 from tests.integration.nodes.bare_cluster import ROOT, BareCluster, bare_cluster
+from tests.limits import PATIENCE_S
 from tests.s3_server import free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 _SCORER = ROOT / "cluster/deploy/base/scorer"
 #: A replica fills a node.
@@ -61,7 +62,7 @@ class Callers:
     def answered(self, more: int) -> None:
         """Wait for `more` answers from now on; fails with the first call that failed."""
         before = len(self.took_s)
-        until(lambda: self.failed or len(self.took_s) >= before + more, 300)
+        until(lambda: self.failed or len(self.took_s) >= before + more)
         assert self.failed == []
 
     def end(self) -> None:
@@ -79,7 +80,7 @@ def test_callers_see_neither_a_lost_gateway_nor_lost_nodes(taught_model: Path, t
     nodes = {**QUIET_ENVIRONMENT, **_variables(service), "PYTHONPATH": str(ROOT)}
     with bare_cluster(tmp_path, "spot-1", "spot-2", **nodes) as bare:
         port = deploy(bare, service["serveConfigV2"], taught_model, secret)
-        until(lambda: len(nodes_of_replicas(bare)) == 2, 480)
+        until(lambda: len(nodes_of_replicas(bare)) == 2)
         first_nodes = nodes_of_replicas(bare)
         upstreams = f"127.0.0.1:{port}", f"127.0.0.2:{port}"
         with (
@@ -96,7 +97,7 @@ def test_callers_see_neither_a_lost_gateway_nor_lost_nodes(taught_model: Path, t
 
                 bare.add("spot-3")
                 bare.drain("spot-1")
-                until(lambda: len(nodes_of_replicas(bare) - first_nodes) == 1, 400)
+                until(lambda: len(nodes_of_replicas(bare) - first_nodes) == 1)
                 callers.answered(20)
                 bare.kill("spot-1")
                 callers.answered(40)
@@ -104,7 +105,7 @@ def test_callers_see_neither_a_lost_gateway_nor_lost_nodes(taught_model: Path, t
                 bare.kill("spot-2")
                 callers.answered(40)
                 bare.add("spot-4")
-                until(lambda: len(nodes_of_replicas(bare) - first_nodes) == 2, 400)
+                until(lambda: len(nodes_of_replicas(bare) - first_nodes) == 2)
                 callers.answered(20)
             finally:
                 callers.end()
@@ -160,7 +161,7 @@ def _call(bare: BareCluster, method: str, body: bytes | None = None) -> bytes:
     return content
 
 
-def until(true: Callable[[], object], limit_s: float) -> None:
+def until(true: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < deadline

@@ -9,14 +9,16 @@ import tempfile
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+from tests.limits import PATIENCE_S
+
+pytestmark = [pytest.mark.integration]
 
 
 def test_a_split_worker_sees_the_gpus_of_its_ranks_and_no_others() -> None:
     program = [sys.executable, "-m", "tests.integration.nodes.shared_gpus"]
     # Ray's sockets need a short path, and its processes may outlive it by a moment.
     with tempfile.TemporaryDirectory(prefix="gpus", ignore_cleanup_errors=True) as folder:
-        done = subprocess.run([*program, folder], capture_output=True, text=True, timeout=150, check=False)
+        done = subprocess.run([*program, folder], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {name: [set(seen.split(",")) for seen in each] for name, each in json.loads(done.stdout).items()}
     every = {"0", "1", "2", "3"}

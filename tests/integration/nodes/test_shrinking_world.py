@@ -12,7 +12,7 @@ from tests.integration.nodes.bare_cluster import ROOT, bare_cluster
 from tests.integration.test_resume import begin, rows, steps_of, wait_for
 from tests.small import branch
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 STEPS, BATCH = 20, 8
 
