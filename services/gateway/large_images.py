@@ -7,12 +7,16 @@ scored or refused.
   the same words, and costs no other process anything.
 - One is passed on after the other, at a pace that the receivers can keep up with on one core, for
   each of Serve's proxies. Callers take turns.
+- While other callers ask, too, the pace is one at which large images take a small part of the
+  processors' time.
 - Other images never wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
@@ -29,6 +33,12 @@ LARGE = 2**20
 # Bytes a second. Not one until the other is answered: a heavy image is decoded for seconds, and all
 # large ones of other callers would wait for it.
 _PACE = 128 * 2**20
+# CPU seconds that a byte costs gateway, proxy and replica together: .15 for 16 MiB.
+_COST_S = 0.15 / 2**24
+# The part of this machine's processors that large images may take so while others ask.
+_SHARE = 1 / 7
+# For so long after a call its caller counts as one who asks.
+_ASKS_S = 1.0
 
 
 class LargeImages:
@@ -40,10 +50,15 @@ class LargeImages:
         # Not at a lower priority: a check that waits for a processor may hold Python's lock, and
         # the calls would wait for it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="structure")
+        cores = len(os.sched_getaffinity(0))
+        self._pace_beside_others = min(_PACE, _SHARE * cores / _COST_S)
+        # The caller who asked last, and the last one before who is another: name, and when.
+        self._last, self._before = ("", -math.inf), ("", -math.inf)
 
     async def wait(self, image: bytes, caller: str, deadline: float) -> None:
         """Return when the image may be passed on. Raises `Refused`, also when `deadline` (monotonic
         clock) comes first."""
+        self._note(caller)
         if len(image) <= LARGE:
             return
         try:
@@ -55,11 +70,20 @@ class LargeImages:
         pause = 0.0
         try:
             await loop.run_in_executor(self._thread, self._check, image)
-            pause = len(image) / _PACE
+            pause = len(image) / self._pace(caller)
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
         finally:
             loop.call_later(pause, self._places.give_back, caller)
+
+    def _note(self, caller: str) -> None:
+        if self._last[0] != caller:
+            self._before = self._last
+        self._last = (caller, monotonic())
+
+    def _pace(self, caller: str) -> float:
+        name, asked = self._before if self._last[0] == caller else self._last
+        return self._pace_beside_others if name != caller and monotonic() - asked < _ASKS_S else _PACE
 
     def _check(self, image: bytes) -> None:
         check_size(len(image), self._limits)

@@ -138,6 +138,21 @@ class TestTurns:
 
         assert asyncio.run(main()) == list("aabaa")
 
+    def test_the_next_comes_later_while_others_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(large_images, "_SHARE", 1e-12)  # beside others none is done in the time of this test
+
+        async def main(other: str) -> None:
+            large = LargeImages(LIMITS, 1)
+            await large.wait(b"small", other, monotonic() + 60)
+            for _ in range(2):
+                await large.wait(SCORED, "a", monotonic() + 1)
+            large.close()
+
+        asyncio.run(main(other="a"))
+        with pytest.raises(Refused) as error:
+            asyncio.run(main(other="b"))
+        assert error.value.refusal == TIME_OVER
+
     def test_a_refused_one_makes_room_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(large_images, "_PACE", 1)
 
