@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.serving.running_scorer import RunningScorer, cpu_s, running_scorer
+from bench.serving.running_scorer import RunningScorer, running_scorer
 from bench.support import attack_images, record
 
 _DEADLINE_S = 2.0
@@ -89,11 +89,9 @@ def attacking(scorer: RunningScorer, image: bytes, codes: Counter[str]) -> Itera
 
 def cpu_of_a_second(scorer: RunningScorer) -> float:
     """CPU seconds of the replica and its decoders in the next second."""
-    groups = scorer.processes()
-    before = cpu_s(groups["replica"] + groups["decoders"])
+    before = scorer.cpu_s("replica", "decoders")
     time.sleep(1.0)
-    groups = scorer.processes()
-    return cpu_s(groups["replica"] + groups["decoders"]) - before
+    return scorer.cpu_s("replica", "decoders") - before
 
 
 def compared(scorer: RunningScorer, image: bytes, seconds: float, rounds: int) -> dict[str, Any]:

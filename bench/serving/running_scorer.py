@@ -26,7 +26,7 @@ from rapo.wire import REASON_KEY
 from services.gateway.tokens import new_token, token_line
 from tests.listening import family
 
-_START_S, _STOP_S = 400.0, 60.0
+_START_S, _STOP_S, _SETTLE_S = 400.0, 60.0, 5.0
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
@@ -79,8 +79,30 @@ class RunningScorer:
                 groups["proxy" if name.startswith("ray::Proxy") else "ray"].append(process)
         return groups
 
+    def cpu_s(self, *groups: str) -> float:
+        """CPU time of the processes of these groups, and of their children that have ended.
 
-def cpu_s(processes: Sequence[int]) -> float:
+        One that ends meanwhile would count neither for itself nor for its parent. So what was read
+        counts only where the processes are the same before and after.
+        """
+        deadline = time.monotonic() + _SETTLE_S
+        now = self._of(groups)
+        while True:
+            processes, seconds = now, _cpu_s(now)
+            now = self._of(groups)
+            if now == processes:
+                return seconds
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"processes of {', '.join(groups)} began or ended all the time for {_SETTLE_S:.0f} s"
+                )
+
+    def _of(self, groups: Sequence[str]) -> list[int]:
+        found = self.processes()
+        return [process for group in groups for process in found[group]]
+
+
+def _cpu_s(processes: Sequence[int]) -> float:
     """CPU time of these processes, and of their children that have ended."""
     ticks = 0
     for process in processes:
