@@ -90,7 +90,7 @@ class ServeConfig(Section):
     cpus: Amount = 1.0
     gpus: Amount = 0.0
     labels: NodeLabels = Field({}, description="Ray labels that a replica's node must have")
-    threads: Positive = 2
+    threads: Positive = 1
     max_ongoing_requests: Positive = Field(64, description="images in the engine at once, per replica")
     max_queued_requests: Positive = Field(128, description="images that wait, per replica; more are refused")
     request_timeout_s: Seconds = 60.0
