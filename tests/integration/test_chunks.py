@@ -18,6 +18,7 @@ from actors.chunk_fetch import fetched
 from cluster.remote.actors import Launcher
 from rapo.errors import WeightError
 from rapo.records import WeightManifest
+from tests.limits import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -98,7 +99,7 @@ def reader(local_ray: None) -> Iterator[Any]:
 
 def test_a_reader_maps_no_chunk_while_it_fetches_the_next(published: Any, reader: Any) -> None:
     manifest, chunks = published
-    names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=120)
+    names, held = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=PATIENCE_S)
     assert names == [f"t{number}" for number in range(8)]
     assert held == 0
 
@@ -117,21 +118,21 @@ def test_reading_starts_before_the_last_chunk_is_there_and_a_missing_one_is_name
     manifest, chunks = published
     late = never.remote()
     with pytest.raises(WeightError, match=r"version 3: chunk 3 of 4 did not come within 1 s"):
-        ray.get(reader.read.remote(manifest, [*chunks[:3], late], 1.0), timeout=120)
+        ray.get(reader.read.remote(manifest, [*chunks[:3], late], 1.0), timeout=PATIENCE_S)
     ray.cancel(late, force=True)
 
 
 def test_nobody_waits_for_a_reader_that_has_stopped(published: Any, reader: Any) -> None:
     manifest, chunks = published
     stopped: Any = Launcher(ChunkReader)(options={})
-    pid = ray.get(stopped.pid.remote(), timeout=60)
+    pid = ray.get(stopped.pid.remote(), timeout=PATIENCE_S)
     os.kill(pid, signal.SIGSTOP)
     try:
         late = stopped.read.remote(manifest, chunks, 60.0)
-        names, _ = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=60)
+        names, _ = ray.get(reader.read.remote(manifest, chunks, 60.0), timeout=PATIENCE_S)
         assert len(names) == 8
         assert not ray.wait([late], timeout=0.0)[0]
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert ray.get(late, timeout=60)[0] == names  # the driver owns the chunks: they are still there
+    assert ray.get(late, timeout=PATIENCE_S)[0] == names  # the driver owns the chunks: they are still there
     ray.kill(stopped)

@@ -115,7 +115,7 @@ def test_every_group_is_used_once_and_none_is_too_old(board: Any, tmp_path: Path
 
 @pytest.mark.long
 def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_path: Path) -> None:
-    ray.get(board.write.remote(dataclasses.replace(LATENCY, load=60.0)), timeout=30)
+    ray.get(board.write.remote(dataclasses.replace(LATENCY, load=60.0)), timeout=PATIENCE_S)
     limits = (
         "rollout.workers=1",
         "rollout.load_timeout_s=1",
@@ -126,7 +126,7 @@ def test_a_worker_that_does_not_take_over_new_weights_is_named(board: Any, tmp_p
         with pytest.raises(RoleError, match=r"rollout worker \d+ on .* did not load its weights within 1 s"):
             rows_of(load_config(None, (*SMALL, *limits)), tmp_path / "hung")
     finally:
-        ray.get(board.write.remote(LATENCY), timeout=30)
+        ray.get(board.write.remote(LATENCY), timeout=PATIENCE_S)
 
 
 class Enough(Exception):
@@ -154,12 +154,12 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
         if workers > 1:
             raise Enough
 
-    ray.get(board.write.remote(dataclasses.replace(LATENCY, engine_step=0.005, learner_step=0.05)), timeout=30)
+    ray.get(board.write.remote(dataclasses.replace(LATENCY, engine_step=0.005, learner_step=0.05)), timeout=PATIENCE_S)
     starved = ("rollout.workers=1", "rollout.max_groups=1", "rapo.steps=200")
     try:
         rows, notes = autoscaled(tmp_path, "starved", *starved, on_step=grown)
     finally:
-        ray.get(board.write.remote(LATENCY), timeout=30)
+        ray.get(board.write.remote(LATENCY), timeout=PATIENCE_S)
     assert rows[0]["workers"] == 1
     assert max(row["workers"] for row in rows) > 1
     assert any("idle: rollout" in note for note in notes)
@@ -169,13 +169,13 @@ def test_the_policy_grows_a_starved_fleet_and_shrinks_an_idle_one(board: Any, tm
     used = Counter(uid for row in rows for uid in row["groups"])
     assert set(used.values()) == {1}
     slow = dataclasses.replace(LATENCY, engine_step=0.002, learner_step=1.0)
-    ray.get(board.write.remote(slow), timeout=30)
+    ray.get(board.write.remote(slow), timeout=PATIENCE_S)
     try:
         rows, notes = autoscaled(
             tmp_path, "idle", "rollout.workers=3", "rapo.steps=10", "rollout.autoscale.learner_idle=0.6"
         )
     finally:
-        ray.get(board.write.remote(LATENCY), timeout=30)
+        ray.get(board.write.remote(LATENCY), timeout=PATIENCE_S)
     assert [row["workers"] for row in rows][:1] == [3]
     assert rows[-1]["workers"] == 1
     assert "rollout workers: 3 -> 2" in notes[0]

@@ -74,7 +74,7 @@ def service(*arguments: str) -> Iterator[Service]:
     finally:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
-            running.process.wait(60)
+            running.process.wait(PATIENCE_S)
 
 
 def jpeg(shade: int) -> bytes:
@@ -153,7 +153,7 @@ def test_versions_tokens_and_tls_while_callers_ask(taught_model: Path, tmp_path:
             assert not batch.done()
             running.process.send_signal(signal.SIGTERM)
             assert [outcome.error for outcome in batch.result(60)] == [None] * len(dark)
-        assert running.process.wait(60) == 0, running.said
+        assert running.process.wait(PATIENCE_S) == 0, running.said
         assert token not in running.said
         assert other not in running.said
 

@@ -54,7 +54,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(60)
+            server.wait(PATIENCE_S)
 
 
 def free_port() -> int:

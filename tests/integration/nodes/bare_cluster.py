@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.limits import PATIENCE_S
 from tests.s3_server import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,7 +102,7 @@ def bare_cluster(folder: Path, *nodes: str, **environment: str) -> Iterator[Bare
             bare.add(node)
         yield bare
     finally:
-        process.communicate(timeout=90)
+        process.communicate(timeout=PATIENCE_S)
         shutil.rmtree(temp, ignore_errors=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import PATIENCE_S
 from tests.small import rapo
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -54,7 +55,7 @@ def a_cluster() -> Iterator[dict[str, str]]:
                 return
         raise AssertionError("the cluster did not start")
     finally:
-        process.communicate(timeout=90)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def test_each_node_is_looked_at_and_each_role_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.nodes.bare_cluster import ROOT, bare_cluster
 from tests.integration.test_resume import begin, rows, steps_of, wait_for
+from tests.limits import PATIENCE_S
 from tests.small import branch
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -38,7 +39,7 @@ def test_a_run_shrinks_and_grows_with_its_nodes(started: Path, tmp_path: Path, m
             wait_for(lambda: said("goes on with 1 of 2 learner ranks"), process, out)
             bare.add("spot-3")
             wait_for(lambda: said("goes on with 2 of 2 learner ranks"), process, out)
-            assert process.wait(300) == 0, log.read_text()
+            assert process.wait(PATIENCE_S) == 0, log.read_text()
         finally:
             process.kill()
             process.wait(30)

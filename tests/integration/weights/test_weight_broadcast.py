@@ -29,6 +29,7 @@ from rapo.families.tiny_model import build_tiny_model
 from rapo.policy.broadcast import weight_broadcast
 from rapo.records import Meeting
 from tests.integration.test_roles import records
+from tests.limits import PATIENCE_S
 from tests.small import SMALL
 
 pytestmark = pytest.mark.integration
@@ -118,7 +119,7 @@ def at_start(fleet: Fleet, start: Path) -> list[int]:
 
 def asked(fleet: Fleet, method: str) -> list[Any]:
     calls = [getattr(worker.actor, method).remote() for worker in fleet.workers]
-    return ray.get(calls, timeout=60)
+    return ray.get(calls, timeout=PATIENCE_S)
 
 
 def load(fleet: Fleet, learners: LearnerGroup, version: int, *, by_broadcast: bool) -> None:
@@ -157,7 +158,7 @@ def test_what_is_broadcast_is_what_the_object_store_has_and_a_death_on_the_way_c
 def a_receiver_dies(fleet: Fleet, learners: LearnerGroup, stored: list[str]) -> None:
     """Both workers get the version that one of them died at, and the next one goes to both
     again."""
-    ray.get(fleet.workers[1].actor.die_while_receiving.remote(), timeout=60)
+    ray.get(fleet.workers[1].actor.die_while_receiving.remote(), timeout=PATIENCE_S)
     stays, lost = (worker.number for worker in fleet.workers)
     before, _ = asked(fleet, "received")
     load(fleet, learners, 3, by_broadcast=True)
