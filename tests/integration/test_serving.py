@@ -1,7 +1,6 @@
 """The service for real: an embedded model in vLLM, behind Ray Serve, behind the gateway.
 
-The model is taught, in seconds, to call dark images 0.21 and bright ones 0.87, and to ramble at
-mid-grey ones, so that every path has an image that takes it.
+Each path has an image: the taught model calls dark ones 0.21, bright 0.87, and rambles at mid-grey.
 """
 
 from __future__ import annotations
