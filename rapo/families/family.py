@@ -101,6 +101,11 @@ class Family:
         text: PreTrainedModel = model.model.get_decoder()
         return text
 
+    def windowed_tower(self, model: PreTrainedModel) -> PreTrainedModel | None:
+        """The vision tower whose attention takes images and windows one behind the other, with
+        their places as `cu_seqlens`; None where it takes a batch."""
+        return None
+
     def unpackable(self, config: PretrainedConfig) -> str | None:
         """Why completions of a model of this configuration cannot share a prefix; None where they
         can."""

@@ -104,6 +104,10 @@ class QwenVL(PackingFamily):
         fitted = resizer.resize(images=pixels, size=size, resample=resizer.resample, factor=factor)
         return Image.fromarray(fitted[0].permute(1, 2, 0).contiguous().numpy())
 
+    def windowed_tower(self, model: PreTrainedModel) -> PreTrainedModel | None:
+        tower: PreTrainedModel = model.model.visual
+        return tower
+
     def positions(
         self, model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, images: Sequence[Tensors], types: Tensors
     ) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rapo.families.registry import family_of, image_token
-from rapo.policy import attention
+from rapo.policy.attention import shared_prefix, windows
 from rapo.policy.batch import GroupBatch
 from rapo.policy.packing import pack_groups
 
@@ -71,7 +71,10 @@ class GroupPolicy(nn.Module):
         self.register_buffer("logit_bias", bias, persistent=False)
         self.register_buffer("symbols", torch.tensor(symbols, dtype=torch.int64), persistent=False)
         if self.packing == "prefix":
-            attention.install(self.family.text_model(model))
+            shared_prefix.install(self.family.text_model(model))
+        tower = self.family.windowed_tower(model)
+        if tower is not None:
+            windows.install(tower)
 
     def agreed_head_calls(self, tokens: int) -> int:
         """The `head_calls` for a step whose micro-batches have at most `tokens` completion tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 from rapo.policy.batch import GroupBatch
 
@@ -52,12 +53,33 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True)
+class Sequences:
+    """Sequences one behind the other in a flat sequence, as kernels without padding take them.
+
+    `offsets` int32 `(sequences + 1,)`, on the device of the tokens, are where each begins and where
+    the last one ends. `longest` is the length of the longest.
+    """
+
+    offsets: torch.Tensor
+    longest: int
+
+    @staticmethod
+    def of(lengths: torch.Tensor) -> Sequences:
+        """Sequences of `lengths` `(sequences,)`, which may be 0."""
+        return Sequences(pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)), int(lengths.max()))
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The places of prefixes and completions in the flat sequence.
 
     `prefix` has G rows. `completions` has G * K rows, those of one image next to each other; it is
     None where every completion has one token. `prefix_mask` `(G, 1, 1, P)` is False at padding; it
     is None where no prefix is padded.
+
+    The same without padding: `sequences` are the G prefixes and the G * K completions, `prefixes`
+    the first of them, and `behind` the completions of each image as one sequence, counted from the
+    end of the prefixes.
     """
 
     group_size: int
@@ -65,6 +87,27 @@ class Layout:
     prefix: Ragged
     completions: Ragged | None
     prefix_mask: torch.Tensor | None
+    sequences: Sequences
+    prefixes: Sequences
+    behind: Sequences
+
+    @staticmethod
+    def of(prompts: torch.Tensor, fed: torch.Tensor) -> Layout:
+        """The layout of prompts of `prompts` `(G,)` tokens and of completions of which `fed` `(G,
+        K)` tokens are read."""
+        own = fed.flatten()
+        prefix = Ragged.of(prompts)
+        mask = torch.arange(prefix.width, device=prompts.device) < prompts[:, None]
+        return Layout(
+            group_size=fed.shape[1],
+            prefix_tokens=int(prompts.sum()),
+            prefix=prefix,
+            completions=Ragged.of(own) if int(own.max()) else None,
+            prefix_mask=None if prefix.slots is None else mask[:, None, None],
+            sequences=Sequences.of(torch.cat([prompts, own])),
+            prefixes=Sequences.of(prompts),
+            behind=Sequences.of(fed.sum(1)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +130,9 @@ def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
     group_size = batch.completion_ids.shape[1]
     prompt_mask = batch.prompt_mask.bool()
     prompt_lengths = prompt_mask.sum(1)
-    lengths = batch.completion_mask.flatten(0, 1).sum(1)
-    inputs = lengths - 1
-    prefix = Ragged.of(prompt_lengths)
-    prefix_tokens = int(prompt_lengths.sum())
+    inputs = batch.completion_mask.sum(2) - 1
+    layout = Layout.of(prompt_lengths, inputs)
+    inputs = inputs.flatten()
     # An image may advance the position by its longer side only, so that the position after a prompt
     # is not its length.
     start = prompt_positions.masked_fill(~prompt_mask, -1).amax(dim=(0, 2)) + 1
@@ -102,16 +144,7 @@ def pack_groups(batch: GroupBatch, prompt_positions: torch.Tensor) -> Packed:
 
     # The last token of the prefix predicts the first of a completion; each token predicts the next.
     first = (prompt_lengths.cumsum(0) - 1).repeat_interleave(group_size)
-    before = prefix_tokens + inputs.cumsum(0) - inputs
+    before = layout.prefix_tokens + inputs.cumsum(0) - inputs
     within = torch.arange(batch.completion_mask.shape[2], device=ids.device)
     grid = torch.where(within == 0, first[:, None], before[:, None] + within - 1)
-    layout = Layout(
-        group_size=group_size,
-        prefix_tokens=prefix_tokens,
-        prefix=prefix,
-        completions=Ragged.of(inputs) if int(inputs.max()) else None,
-        prefix_mask=None
-        if prefix.slots is None
-        else (torch.arange(prefix.width, device=ids.device) < prompt_lengths[:, None])[:, None, None],
-    )
     return Packed(ids, positions, grid[batch.completion_mask.flatten(0, 1)], layout)

@@ -23,6 +23,7 @@ from rapo.errors import ModelError
 from rapo.families.family import Family, vision_parameters
 from rapo.models.completeness import check_parameters, read_config, stored_names
 from rapo.models.weight_files import stored_tensors
+from rapo.policy.attention import flash
 from rapo.policy.batch import GroupBatch, collate
 from rapo.policy.export import write_model
 from rapo.policy.forward import GroupPolicy, Packing
@@ -31,12 +32,14 @@ from rapo.policy.processing import PolicyProcessor
 from rapo.policy.trainer import load_model
 from rapo.policy.weight_packing import model_tensors, pack
 from rapo.records import WeightManifest
+from tests.flash_stand_in import stand_in
 from tests.tiny_families import PUBLISHED_NAMES, TINY, build_tiny
 
 if TYPE_CHECKING:
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
-PACKING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm")
+WINDOWED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+PACKING = (*WINDOWED, "internvl", "idefics3", "smolvlm")
 ROWS = {kind: f"no shared prefixes for the family '{kind}'" for kind in ("llava", "llava_onevision", "gemma3")}
 TOLERANCE = 1e-5
 SIZES = ((84, 84), (200, 60), (60, 150))
@@ -125,6 +128,25 @@ def test_packed_completions_equal_rows_in_log_probs_and_gradients(tiny: Tiny) ->
         size = gradient.norm()
         # A bias of keys has no effect on softmax attention: its gradient is rounding.
         assert float((gradients[name] - gradient).norm()) < TOLERANCE * max(float(size), 1.0), name
+
+
+@pytest.mark.parametrize("packing", ["prefix", "rows"])
+def test_flash_attention_gives_the_same(tiny: Tiny, packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for the kernels: two calls for each layer of packed text, and one for each
+    layer of a tower that works on windows."""
+    plain, plain_gradients = run(tiny, packing)
+    monkeypatch.setattr(flash, "takes", lambda query, dropout: not dropout)
+    with stand_in() as calls:
+        flashed, gradients = run(tiny, packing)
+    assert float((flashed - plain).abs().max() / plain.abs().max()) < TOLERANCE
+    for name, gradient in plain_gradients.items():
+        assert float((gradients[name] - gradient).norm()) < TOLERANCE * max(float(gradient.norm()), 1.0), name
+    config = tiny.model.config
+    packed = packing == "prefix" and config.model_type in PACKING
+    expected = 2 * config.get_text_config().num_hidden_layers if packed else 0
+    if config.model_type in WINDOWED:
+        expected += config.vision_config.depth
+    assert (calls.count("forward"), calls.count("backward")) == (expected, expected)
 
 
 @pytest.mark.parametrize("packing", ["prefix", "rows"])

@@ -7,6 +7,8 @@ number of completions behind it.
   row), and the two results are merged.
 - The backward pass of a flash kernel needs only the *merged* output and log-sum-exp to give each
   part's exact share of the gradient (FlashAttention, arXiv 2205.14135, appendix B).
+- On a GPU with FlashAttention `rapo.policy.attention.flash` does the same without padding. Any
+  other device repeats each prefix for its completions.
 - transformers' layers look up the function that `install` registers. The layout comes with the
   call; a call without one is transformers' own attention.
 """
@@ -19,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rapo.policy.attention import flash
 from rapo.policy.packing import Layout
 
 #: The name under which transformers finds the function below.
@@ -55,8 +58,10 @@ def shared_prefix_attention(
         )
     if dropout:
         raise ValueError("attention over shared prefixes has no dropout")
-    repeats = query.shape[1] // key.shape[1]
     flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    if flash.takes(query, dropout):
+        return flash.packed_attention(flat[0], flat[1], flat[2], layout, scaling)[None], None
+    repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         flat[1:] = [tensor.repeat_interleave(repeats, dim=1) for tensor in flat[1:]]
     if query.device.type == "cpu":
