@@ -31,8 +31,14 @@ from rapo.policy.processing import PolicyProcessor
 
 SIDE, COMPLETIONS, ANSWER = 512, 4, 300
 _STEPS = 3
-#: The kernels of torch's attention that a mask allows; "auto" lets torch choose.
-_KERNELS = {"auto": None, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH}
+#: What computes attention: "flash" without padding (`rapo.policy.attention.flash`), the others
+#: with prefixes repeated and windows one by one.
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ def learner_rows(size: str, device: torch.device, deadline: float) -> Iterator[d
         batch = batch.to(device, torch.bfloat16)
         for packing in ("prefix", "rows"):
             for checkpointing in (True, False):
-                for kernel in _KERNELS if packing == "prefix" else ("auto",):
+                for kernel in _KERNELS if packing == "prefix" else ("torch's choice",):
                     if time.monotonic() > deadline:
                         return
                     yield {
@@ -166,7 +172,7 @@ def _measure(
     on_gpu = batch.prompt_ids.is_cuda
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    backend = _KERNELS[kernel]
+    backend = _KERNELS.get(kernel)
     seconds = []
     try:
         for _ in range(_STEPS + 1):
