@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RoleError
+from rapo.images import decoder as decoding
+from rapo.images import decoder_process
 from rapo.images.decode import decode_image
 from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, DecodeStopped, PatientDecoder
 
@@ -216,6 +220,23 @@ def test_a_patient_decoder_takes_idle_time_and_then_presses(host: DecoderHost) -
         assert Path(f"/proc/{pressing}").exists() != pressed
         assert not Path(f"/proc/{idle}").exists()
         decoder.close()
+
+
+def test_where_idle_time_is_refused_the_highest_niceness_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in some sandboxes."""
+    refused = PermissionError("not here")
+    monkeypatch.setattr(os, "sched_setscheduler", Mock(side_effect=refused))
+    ours, theirs = socket.socketpair()
+    if (pid := os.fork()) == 0:
+        ours.close()
+        decoder_process._be_decoder(theirs, ImageConfig(), 2, decoder_process.IDLE)
+    theirs.close()
+    process, data = decoding._Process(pid, ours, 2), encode((20, 20))
+    image = process.decode(data, LIMITS)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(data)))
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+    process.close()  # its end of the connection is the decoder's end
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_patient_decoder_can_be_stopped_whichever_is_at_work(host: DecoderHost) -> None:
