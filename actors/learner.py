@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -93,11 +94,13 @@ class Learner:
         )
 
     def _host_weights(self) -> tuple[str, int] | None:
-        if self._rank != 0 or self._config.rollout.weight_transport != "broadcast":
+        if self._config.rollout.weight_transport != "broadcast":
             return None
         from rapo.policy.broadcast.weight_group import WeightGroup
 
         self._weight_group = WeightGroup(self._config.rollout.broadcast_timeout_s)
+        if self._rank != 0:
+            return None
         address = ray.util.get_node_ip_address()
         return address, self._weight_group.host(address)
 
@@ -124,32 +127,36 @@ class Learner:
             yield from self._trainer.publish(version)
 
     @ray.method(concurrency_group="publish")
-    def send(self, version: int, meeting: Meeting) -> str | None:
-        """Broadcast a version that was snapshot to the workers that come to `meeting`. What went
-        wrong, None where nothing did: those workers find that out by themselves."""
-        return self._send(version, meeting)
+    def send(self, version: int, meeting: Meeting, member: int) -> str | None:
+        """Broadcast this rank's share of a version that was snapshot to the workers that come to
+        `meeting`. What went wrong, None where nothing did: those workers find that out by
+        themselves."""
+        return self._send(version, meeting, member)
 
-    def send_now(self, version: int, meeting: Meeting) -> str | None:
-        """The same of the current weights, in turn with the steps. Under ZeRO-3 the other ranks
-        must `gather` meanwhile."""
-        return self._send(version, meeting)
+    def send_now(self, version: int, meeting: Meeting, member: int) -> str | None:
+        """The same of the current weights, in turn with the steps. Under ZeRO-3 ranks without a
+        share must `gather` meanwhile."""
+        return self._send(version, meeting, member)
 
-    def _send(self, version: int, meeting: Meeting) -> str | None:
+    def _send(self, version: int, meeting: Meeting, member: int) -> str | None:
         from rapo.policy.broadcast.weight_broadcast import send
 
         if self._weight_group is None:
             raise RuntimeError(f"learner rank {self._rank} broadcasts no weights")
         tensors = self._trainer.weights(version, on_host=False)
+        # Another look would gather on, with ranks that wait for this one's last bucket.
+        share = itertools.islice(tensors, self._trainer.published_tensors)
+        wrong = None
         try:
-            send(self._weight_group, meeting, version, tensors, self._config.learner.chunk_mib * 2**20)
+            send(self._weight_group, meeting, member, version, share, self._config.learner.chunk_mib * 2**20)
         except WeightError as error:
-            for _ in tensors:  # the other ranks gather to the end
-                pass
-            return str(error)
-        return None
+            wrong = str(error)
+        for _ in tensors:  # the other ranks gather to the end
+            pass
+        return wrong
 
     def gather(self, version: int) -> None:
-        """Take part in the others' `publish_now`, or rank 0's `send_now`."""
+        """Take part in the others' `publish_now` or `send_now`."""
         with self._progress.working():
             for _ in self._trainer.weights(version):
                 pass

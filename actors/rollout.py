@@ -119,12 +119,12 @@ class RolloutWorker:
 
         return await asyncio.wrap_future(self._engine.load(read, manifest.version))
 
-    async def receive(self, version: int, meeting: Meeting, rank: int) -> int:
-        """Like `load`, as member `rank` of the group that receives the version together."""
+    async def receive(self, version: int, meeting: Meeting, member: int) -> int:
+        """Like `load`, as a member of the meeting that receives the version together."""
         from rapo.policy.broadcast.weight_broadcast import receive
 
         group = _started(self._weight_group, self._name)
-        return await asyncio.wrap_future(self._engine.load(lambda: receive(group, meeting, rank, version), version))
+        return await asyncio.wrap_future(self._engine.load(lambda: receive(group, meeting, member, version), version))
 
     async def give_up(self, epoch: int) -> None:
         """A member of the group of this epoch is lost, so that its `receive` cannot succeed."""

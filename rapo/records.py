@@ -173,15 +173,21 @@ class WeightManifest:
         return cls(versions.pop(), tuple(tensors), chunks)
 
 
+#: The most ranks that send a version. NCCL holds buffers on a worker's GPU for each of them.
+MAX_SENDERS = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where a sender of weights and its receivers meet: the address and port of its store, the
-    group's epoch, and the number of members. The sender has rank 0."""
+    """Where the senders of a weight version and its receivers meet: the address and port of a
+    store, the epoch of their connections, and the number of members. Senders, each of which has a
+    share of every version, come first; member 0 hosts the store."""
 
     address: str
     port: int
     epoch: int
     size: int
+    senders: int = 1
 
 
 @dataclass(frozen=True, slots=True)

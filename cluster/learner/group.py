@@ -197,14 +197,14 @@ class LearnerGroup:
         store = self.ranks[0].weight_store
         if store is None:
             raise RuntimeError("this learner broadcasts no weights")
-        meeting = Meeting(*store, receivers.epoch, 1 + len(receivers.workers))
-        if beside:
-            sent: ObjectRef[str | None] = self._ranks[0].send.remote(version, meeting)
-        else:
-            sent = self._ranks[0].send_now.remote(version, meeting)
-            for rank in range(1, len(self._ranks)):
+        senders = [info.rank for info in self.ranks if info.chunks]
+        meeting = Meeting(*store, receivers.epoch, len(senders) + len(receivers.workers), len(senders))
+        for rank, name in enumerate(self._names):
+            if rank in senders:
+                method: ActorMethod = self._ranks[rank].send if beside else self._ranks[rank].send_now
+                self._publishing.append((name, method.remote(version, meeting, senders.index(rank))))
+            elif not beside:
                 self._gather(version, rank)
-        self._publishing.append((self._names[0], sent))
         return Broadcast(meeting, receivers)
 
     def _gather(self, version: int, rank: int) -> None:

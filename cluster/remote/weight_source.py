@@ -43,14 +43,14 @@ class Receivers:
 
 @dataclass(frozen=True, slots=True)
 class Broadcast:
-    """A version on its way from the learner to `receivers`, which meet it at `meeting`."""
+    """A version on its way from the ranks to `receivers`, which meet them at `meeting`."""
 
     meeting: Meeting
     receivers: Receivers
 
     def receive(self, version: int, worker: ActorHandle, number: int) -> ObjectRef[int]:
         """Have worker `number` receive, verify and load the version; as `WeightSource.pull`."""
-        return worker.receive.remote(version, self.meeting, 1 + self.receivers.workers.index(number))
+        return worker.receive.remote(version, self.meeting, self.meeting.senders + self.receivers.workers.index(number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ class RolloutConfig(Section):
     generate_timeout_s: MayChange[Seconds] = 600.0
     load_timeout_s: MayChange[Seconds] = 300.0
     weight_transport: MayChange[Literal["object_store", "broadcast"]] = Field(
-        "object_store", description="broadcast: from learner to workers in one group, NCCL on GPUs; late workers: store"
+        "object_store",
+        description="broadcast: from the ranks to all workers at once, NCCL on GPUs; late workers: store",
     )
     broadcast_timeout_s: MayChange[Seconds] = Field(
         60.0, description="how long a broadcast waits for a worker, which then takes the object store"

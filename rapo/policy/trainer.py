@@ -41,7 +41,7 @@ from rapo.policy.preparation import Preparation, StepImages
 from rapo.policy.processing import PolicyProcessor
 from rapo.policy.state import HostState, StateFiles, copy_state, load_state, pack_state, unpack_state
 from rapo.policy.weight_packing import chunk_count, divide, model_tensors, pack
-from rapo.records import Group, ScoredGroup
+from rapo.records import MAX_SENDERS, Group, ScoredGroup
 from rapo.util.progress import Progress
 from rapo.util.seeds import derive_seed
 
@@ -117,14 +117,19 @@ class PolicyTrainer:
         self._published = self._share_of_weights()
 
     def _share_of_weights(self) -> dict[str, int]:
-        """The tensors of a version that this rank publishes, by name, and their sizes in bytes. All
-        are rank 0's where it broadcasts them."""
+        """The tensors of a version that this rank publishes, by name, and their sizes in bytes."""
         dense = dense_parameters(self.engine.module.model)
         sizes = {name: getattr(p, "ds_numel", p.numel()) * p.element_size() for name, p, _ in dense}
-        ranks = 1 if self._config.rollout.weight_transport == "broadcast" else self._world
-        owners = divide(list(sizes.values()), self._chunk_bytes, ranks)
+        broadcast = self._config.rollout.weight_transport == "broadcast"
+        shares = min(self._world, MAX_SENDERS) if broadcast else self._world
+        owners = divide(list(sizes.values()), self._chunk_bytes, shares)
+        # Where there are fewer shares than ranks, those that have one are spread over the nodes.
         own = torch.distributed.get_rank()
-        return {name: size for (name, size), owner in zip(sizes.items(), owners, strict=True) if owner == own}
+        return {
+            name: size
+            for (name, size), owner in zip(sizes.items(), owners, strict=True)
+            if owner * self._world // shares == own
+        }
 
     @property
     def _chunk_bytes(self) -> int:
@@ -291,6 +296,11 @@ class PolicyTrainer:
         """The number of chunks that `publish` makes. It depends only on the parameters' sizes and
         the number of ranks."""
         return chunk_count(self._published.values(), self._chunk_bytes)
+
+    @property
+    def published_tensors(self) -> int:
+        """The number of tensors in this rank's share of a version."""
+        return len(self._published)
 
     @property
     def state_bytes(self) -> int:

@@ -1,7 +1,9 @@
-"""Broadcast: a weight version from the sender of a weight group to its receivers, in buckets.
+"""Broadcast: a weight version from its senders, one share after the other, to all receivers.
 
 - A bucket is a header and the bytes of some tensors: at most `learner.chunk_mib`, or one larger
-  tensor. Beside the model each member holds one bucket, on its device.
+  tensor. Beside the model each member holds one bucket, on its device. A sender fills its first one
+  while it waits for its turn.
+- A receiver has the version when it has the shares of all senders of the meeting, each to its end.
 - Each bucket's fingerprint is computed on the device of either side, and compared before a tensor
   is used.
 - Names, dtypes and bytes are those that the object store would carry
@@ -17,7 +19,7 @@ from typing import TypedDict
 import torch
 
 from rapo.errors import WeightError
-from rapo.policy.broadcast.weight_group import SENDER, WeightGroup
+from rapo.policy.broadcast.weight_group import WeightGroup
 from rapo.records import Meeting
 
 #: torch views bytes as another dtype only where they begin at a multiple of its size.
@@ -43,11 +45,17 @@ class _Header(TypedDict):
 
 
 def send(
-    group: WeightGroup, meeting: Meeting, version: int, tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int
+    group: WeightGroup,
+    meeting: Meeting,
+    member: int,
+    version: int,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    bucket_bytes: int,
 ) -> None:
-    """Send `tensors` as `version` to the members of `meeting`. Raises `WeightError` where a member
-    is missing or lost, and what `tensors` raises."""
-    group.meet(meeting, SENDER, version)
+    """Send `tensors` as the share of `version` of this member to the receivers of `meeting`, after
+    the senders before it. Raises `WeightError` where a member is missing or lost, and what
+    `tensors` raises."""
+    group.meet(meeting, member, version)
     try:
         for bucket in _buckets(tensors, bucket_bytes):
             slots, nbytes = _layout(bucket)
@@ -55,44 +63,50 @@ def send(
             for slot, (_, tensor) in zip(slots, bucket, strict=True):
                 data[slot["offset"] :][: slot["nbytes"]].copy_(tensor.reshape(-1).view(torch.uint8))
             header: _Header = {"slots": slots, "nbytes": nbytes, "fingerprint": fingerprint(data)}
-            _send_bytes(group, json.dumps(header).encode())
-            group.broadcast(data)
-        _send_bytes(group, b"")
+            _send_bytes(group, member, json.dumps(header).encode())
+            group.broadcast(data, member)
+        _send_bytes(group, member, b"")
+        group.pass_turn()
     except BaseException:
         group.leave()
         raise
 
 
-def receive(group: WeightGroup, meeting: Meeting, rank: int, version: int) -> Iterator[tuple[str, torch.Tensor]]:
+def receive(group: WeightGroup, meeting: Meeting, member: int, version: int) -> Iterator[tuple[str, torch.Tensor]]:
     """The `(name, tensor)` pairs of `version`, verified, on the group's device.
 
     Returns once all members are there, so that a member that is missing costs the receiver nothing
     that it holds. Raises `WeightError` then; the iterator raises it where a member is lost
     meanwhile, or bytes do not match their fingerprint.
     """
-    group.meet(meeting, rank, version)
-    return _received(group, version)
+    group.meet(meeting, member, version)
+    return _received(group, meeting.senders, version)
 
 
-def _received(group: WeightGroup, version: int) -> Iterator[tuple[str, torch.Tensor]]:
+def _received(group: WeightGroup, senders: int, version: int) -> Iterator[tuple[str, torch.Tensor]]:
     complete = False
     try:
-        while text := _receive_bytes(group):
-            header: _Header = json.loads(text)
-            data = torch.empty(header["nbytes"], dtype=torch.uint8, device=group.device)
-            group.broadcast(data)
-            if fingerprint(data) != header["fingerprint"]:
-                first = header["slots"][0]["name"]
-                raise WeightError(
-                    f"weight version {version}: {first} and what follows do not match their fingerprint; damaged on the way"
-                )
-            for slot in header["slots"]:
-                own = data[slot["offset"] :][: slot["nbytes"]]
-                yield slot["name"], own.view(getattr(torch, slot["dtype"])).reshape(slot["shape"])
+        for sender in range(senders):
+            yield from _share(group, sender, version)
         complete = True
     finally:
         if not complete:  # the others must not wait for this member
             group.leave()
+
+
+def _share(group: WeightGroup, sender: int, version: int) -> Iterator[tuple[str, torch.Tensor]]:
+    while text := _receive_bytes(group, sender):
+        header: _Header = json.loads(text)
+        data = torch.empty(header["nbytes"], dtype=torch.uint8, device=group.device)
+        group.broadcast(data, sender)
+        if fingerprint(data) != header["fingerprint"]:
+            first = header["slots"][0]["name"]
+            raise WeightError(
+                f"weight version {version}: {first} and what follows do not match their fingerprint; damaged on the way"
+            )
+        for slot in header["slots"]:
+            own = data[slot["offset"] :][: slot["nbytes"]]
+            yield slot["name"], own.view(getattr(torch, slot["dtype"])).reshape(slot["shape"])
 
 
 def fingerprint(data: torch.Tensor) -> list[int]:
@@ -140,17 +154,17 @@ def _layout(bucket: list[tuple[str, torch.Tensor]]) -> tuple[list[_Slot], int]:
     return slots, -(-offset // row) * row
 
 
-def _send_bytes(group: WeightGroup, data: bytes) -> None:
+def _send_bytes(group: WeightGroup, sender: int, data: bytes) -> None:
     """Length, then bytes."""
-    group.broadcast(torch.tensor([len(data)], device=group.device))
+    group.broadcast(torch.tensor([len(data)], device=group.device), sender)
     if data:
-        group.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8).to(group.device))
+        group.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8).to(group.device), sender)
 
 
-def _receive_bytes(group: WeightGroup) -> bytes:
+def _receive_bytes(group: WeightGroup, sender: int) -> bytes:
     length = torch.zeros(1, dtype=torch.int64, device=group.device)
-    group.broadcast(length)
+    group.broadcast(length, sender)
     data = torch.empty(int(length), dtype=torch.uint8, device=group.device)
     if len(data):
-        group.broadcast(data)
+        group.broadcast(data, sender)
     return data.cpu().numpy().tobytes()

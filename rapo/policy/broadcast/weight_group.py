@@ -1,12 +1,14 @@
-"""WeightGroup: a process group of one sender (rank 0) and the receivers of its weights.
+"""WeightGroup: a member of the groups that weights are broadcast in, one for each sender with all
+receivers.
 
-- It stands apart from every other group of its process: neither DeepSpeed nor vLLM knows of it.
-- Members meet at a store that the sender hosts. Each version begins with a roll call there: nothing
-  is sent before every receiver is there, and a receiver that is missing holds nobody up for longer
+- They stand apart from every other group of the process: neither DeepSpeed nor vLLM knows of them.
+- Members meet at a store that the first sender hosts. Each version begins with a roll call there:
+  nothing is sent before every member is there, and one that is missing holds nobody up for longer
   than the limit.
-- The members stay connected until a meeting has another epoch. Whatever fails ends the group at
-  this member. Its peers find their connections closed, and the next epoch connects those that are
-  left.
+- The senders take turns, in order. NCCL is not safe where a process is in two broadcasts at once.
+- The members stay connected until a meeting is another one. Whatever fails ends all groups at this
+  member. Its peers find their connections closed, and a sender that waits for its turn finds a note
+  in the store. The next epoch connects those that are left.
 - gloo connects CPUs, NCCL connects GPUs.
 """
 
@@ -24,8 +26,9 @@ from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 from rapo.errors import WeightError
 from rapo.records import Meeting
 
-SENDER = 0
-#: Between two looks at the roll.
+#: The place of the sender in its group.
+_ROOT = 0
+#: Between two looks at the store.
 _LOOK_S = 0.01
 #: Between two looks at a broadcast of NCCL.
 _STEP_S = 0.0005
@@ -33,11 +36,12 @@ _GO = b"go"
 
 
 class WeightGroup:
-    """A member of weight groups, one group after the other, on the device of its process. One
-    thread uses it, except for `give_up`. Waits end after `timeout_s`.
+    """A member of one meeting after the other, on the device of its process. One thread uses it,
+    except for `give_up`. Waits end after `timeout_s`; for its turn a sender waits as long as the
+    others need no longer than that for a bucket.
 
-    Its calls raise `WeightError` where a member is missing, late or gone; the group has then ended
-    at this member.
+    Its calls raise `WeightError` where a member is missing, late or gone; the groups have then
+    ended at this member.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -47,11 +51,13 @@ class WeightGroup:
         self._hosted: TCPStore | None = None
         self._store: Store | None = None
         self._meeting: Meeting | None = None
-        self._group: ProcessGroup | None = None
+        self._member = 0
+        self._roll = ""  # the prefix of the version's keys in the store
+        self._groups: dict[int, ProcessGroup] = {}  # by sender
         self._given_up = -1
 
     def host(self, address: str) -> int:
-        """Host the store at which the group of this sender meets; its port."""
+        """Host the store at which the members meet; its port."""
         # By itself the store would listen on every interface.
         listening = socket.create_server((address, 0))
         port: int = listening.getsockname()[1]
@@ -65,14 +71,18 @@ class WeightGroup:
         )
         return port
 
-    def meet(self, meeting: Meeting, rank: int, version: int) -> None:
+    def meet(self, meeting: Meeting, member: int, version: int) -> None:
         """Answer the roll call for `version`, then connect the members if they are not connected.
         Returns once all are there."""
-        self._guarded(lambda: self._meet(meeting, rank, version))
+        self._guarded(lambda: self._meet(meeting, member, version))
 
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """The sender's `tensor` into those of the receivers."""
-        self._guarded(lambda: self._broadcast(tensor))
+    def broadcast(self, tensor: torch.Tensor, sender: int) -> None:
+        """The `tensor` of a sender, which waits for its turn, into those of the receivers."""
+        self._guarded(lambda: self._broadcast(tensor, sender))
+
+    def pass_turn(self) -> None:
+        """This sender has sent its share of the version."""
+        self._guarded(lambda: self._at_store.set(f"{self._roll}/sent/{self._member}", "1"))
 
     def give_up(self, epoch: int) -> None:
         """A member of the group is lost: this member need not wait for it. From any thread.
@@ -83,11 +93,22 @@ class WeightGroup:
         self._given_up = max(self._given_up, epoch)
 
     def leave(self) -> None:
-        """End the group at this member."""
-        group, self._group, self._meeting = self._group, None, None
-        if group is not None:
+        """End the groups at this member; no sender need wait for its turn."""
+        self._end()
+        if self._store is not None:
+            with suppress(RuntimeError):
+                self._store.set(f"{self._roll}/failed", "1")
+
+    def _end(self) -> None:
+        groups, self._groups, self._meeting = self._groups, {}, None
+        for group in groups.values():
             with suppress(RuntimeError):
                 group.abort()
+
+    @property
+    def _at_store(self) -> Store:
+        assert self._store is not None
+        return self._store
 
     @property
     def _limit(self) -> timedelta:
@@ -108,22 +129,22 @@ class WeightGroup:
         self.leave()
         raise WeightError(f"the broadcast of the weights failed: {reason}")
 
-    def _meet(self, meeting: Meeting, rank: int, version: int) -> None:
+    def _meet(self, meeting: Meeting, member: int, version: int) -> None:
         if meeting != self._meeting:
-            self.leave()
+            self._end()
+            self._store = None
             self._store = self._hosted or TCPStore(
                 meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=self._limit
             )
-        store = self._store
-        assert store is not None
-        roll = f"{meeting.epoch}/{version}"
-        go, here = f"{roll}/go", [f"{roll}/{member}" for member in range(1, meeting.size)]
+        store = self._at_store
+        self._member, self._roll = member, f"{meeting.epoch}/{version}"
+        go, here = f"{self._roll}/go", [f"{self._roll}/{other}" for other in range(1, meeting.size)]
         try:
-            if rank == SENDER:
+            if member == 0:
                 self._await(store, go, here, meeting.epoch)
                 answer = store.compare_set(go, "", _GO.decode())
             else:
-                store.set(here[rank - 1], "here")
+                store.set(here[member - 1], "here")
                 self._await(store, go, [go], meeting.epoch)
                 answer = store.get(go)
         except WeightError as error:
@@ -132,15 +153,19 @@ class WeightGroup:
             raise
         if answer != _GO:
             raise WeightError(answer.decode())
-        if self._group is None:
-            connecting = PrefixStore(f"{meeting.epoch}/group", store)
-            self._group = _connect(connecting, rank, meeting.size, self.device, self._limit)
+        if self._meeting is None:
+            place, size = max(_ROOT, member - meeting.senders + 1), meeting.size - meeting.senders + 1
+            for sender in range(meeting.senders) if place != _ROOT else [member]:
+                connecting = PrefixStore(f"{meeting.epoch}/group/{sender}", store)
+                self._groups[sender] = _connect(connecting, place, size, self.device, self._limit)
             self._meeting = meeting
 
-    def _broadcast(self, tensor: torch.Tensor) -> None:
-        if self._group is None or self._meeting is None:
+    def _broadcast(self, tensor: torch.Tensor, sender: int) -> None:
+        if self._meeting is None:
             raise WeightError("the weight group has ended")
-        work = self._group.broadcast(tensor, SENDER, self._limit)
+        if sender == self._member:
+            self._await_turn()
+        work = self._groups[sender].broadcast(tensor, _ROOT, self._limit)
         deadline = time.monotonic() + self._timeout_s
         # NCCL's own wait orders streams and returns at once.
         while self.device.type == "cuda" and not work.is_completed():
@@ -148,6 +173,21 @@ class WeightGroup:
                 raise WeightError(f"the broadcast of the weights did not end within {self._timeout_s:.0f} s")
             time.sleep(_STEP_S)
         work.wait(self._limit)
+        if sender == self._member:
+            self._at_store.add(f"{self._roll}/progress", 1)
+
+    def _await_turn(self) -> None:
+        """Wait until the senders before this one have sent, as long as they get on."""
+        store, before = self._at_store, f"{self._roll}/sent/{self._member - 1}"
+        progress, deadline = -1, 0.0
+        while self._member and not store.check([before]):
+            if (now := store.add(f"{self._roll}/progress", 0)) != progress:
+                progress, deadline = now, time.monotonic() + self._timeout_s
+            if store.check([f"{self._roll}/failed"]):
+                raise WeightError("the broadcast of the weights failed at another member")
+            if time.monotonic() > deadline:
+                raise WeightError(f"the senders before this one sent nothing for {self._timeout_s:.0f} s")
+            time.sleep(_LOOK_S)
 
     def _await(self, store: Store, go: str, keys: list[str], epoch: int) -> None:
         """Wait until the store has `keys`, or somebody has given up, which `go` then tells."""

@@ -49,8 +49,8 @@ class ProbedWorker(RolloutWorker):
         """How many versions have come by broadcast."""
         return getattr(self, "_received", 0)
 
-    async def receive(self, version: int, meeting: Meeting, rank: int) -> int:
-        held = await super().receive(version, meeting, rank)
+    async def receive(self, version: int, meeting: Meeting, member: int) -> int:
+        held = await super().receive(version, meeting, member)
         self._received = await self.received() + 1
         return held
 
@@ -138,7 +138,9 @@ def test_what_is_broadcast_is_what_the_object_store_has_and_a_death_on_the_way_c
     received = at_start(fleet, start)
     learners = LearnerGroup(configured(f"learner.zero_stage={stage}"))
     try:
-        finish(learners.ready(learners.start(trained)))
+        ranks = finish(learners.ready(learners.start(trained)))
+        assert len(ranks) == 2
+        assert all(rank.chunks for rank in ranks), "both send"
         first = asked(fleet, "checksum")
         load(fleet, learners, 1, by_broadcast=False)
         stored = asked(fleet, "checksum")

@@ -6,7 +6,9 @@ import pytest
 
 from actors.messages import RankFigures, RankInfo
 from cluster.learner.group import LearnerGroup, merge_figures
+from cluster.remote.weight_source import Broadcast, Receivers
 from rapo.config import load_config
+from rapo.records import Meeting
 
 SAME = {"grad_norm": 2.5, "learning_rate": 1e-4}
 
@@ -49,8 +51,8 @@ class Call:
         self._returns = num_returns
         return self
 
-    def remote(self, version: int) -> Any:
-        self._calls.append((self._rank, self._name, version))
+    def remote(self, version: int, *arguments: Any) -> Any:
+        self._calls.append((self._rank, self._name, version, *arguments))
         answers = [(self._rank, number) for number in range(self._returns)]
         return answers if self._returns > 1 else answers[0]
 
@@ -71,3 +73,26 @@ def test_each_rank_publishes_its_share_and_those_without_one_gather(stage: int, 
     assert calls == [(0, method, 5), (1, method, 5), *gather]
     assert weights.chunks == ((0, 0), (0, 1), (1, 0))
     assert weights.manifests == ((0, 2), (1, 1))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_each_rank_with_a_share_sends_it_and_the_others_gather(beside: bool) -> None:
+    calls: list[Any] = []
+    settings = ("learner.workers=3", "learner.cpus=0", "learner.zero_stage=3", "rapo.max_staleness=1")
+
+    def launch(*arguments: Any, options: object) -> Any:
+        return Rank(arguments[0], calls)
+
+    group = LearnerGroup(load_config(None, settings), launch)
+    stores = (("127.0.0.1", 5), None, None)
+    group.ranks = [
+        RankInfo(rank, "n", 0, chunks, weight_store=store)
+        for rank, (chunks, store) in enumerate(zip((2, 0, 1), stores, strict=True))
+    ]
+    weights = group.publish(7, Receivers(4, (8, 9)), beside=beside)
+    meeting = Meeting("127.0.0.1", 5, epoch=4, size=4, senders=2)
+    assert weights.broadcast == Broadcast(meeting, Receivers(4, (8, 9)))
+    sends = {rank: arguments for rank, name, *arguments in calls if name == ("send" if beside else "send_now")}
+    assert sends == {0: [7, meeting, 0], 2: [7, meeting, 1]}
+    gathers = [rank for rank, name, *_ in calls if name == "gather"]
+    assert gathers == ([] if beside else [1, 1]), "once for the broadcast, once for the object store"

@@ -56,7 +56,7 @@ def test_a_worker_holds_the_bits_that_the_object_store_has(tiny_model: Path, mon
             if version == 2:
                 learner._trainer.snapshot(2)
             meeting = Meeting(*store, 1, 2)
-            sent = pool.submit(learner.send_now, version, meeting)
+            sent = pool.submit(learner.send_now, version, meeting, 0)
             assert asyncio.run(worker.receive(version, meeting, 1)) == version
             assert sent.result(10.0) is None
             *chunks, manifest = learner._trainer.publish(version)
@@ -66,9 +66,30 @@ def test_a_worker_holds_the_bits_that_the_object_store_has(tiny_model: Path, mon
 
         # A member that never comes: the rank says so and goes on, the worker keeps what it has.
         missing = Meeting(*store, 2, 3)
-        sent = pool.submit(learner.send_now, 3, missing)
+        sent = pool.submit(learner.send_now, 3, missing, 0)
         with pytest.raises(WeightError, match="did not come"):
             asyncio.run(worker.receive(3, missing, 1))
         assert "did not come" in str(sent.result(10.0))
         assert engine.version == 2
     worker._engine.close()
+
+
+def test_a_few_ranks_that_lie_apart_share_a_broadcast_version(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = PolicyTrainer(str(tiny_model), load_config(None, ["rollout.weight_transport=broadcast"]), world=1)
+    whole = made._share_of_weights()
+    monkeypatch.setattr(PolicyTrainer, "_chunk_bytes", max(whole.values()))
+
+    def shares(world: int) -> list[dict[str, int]]:
+        made._world = world
+        found = []
+        for rank in range(world):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            found.append(made._share_of_weights())
+        assert {name: size for share in found for name, size in share.items()} == whole
+        assert sum(map(len, found)) == len(whole)
+        return found
+
+    assert all(shares(2))
+    assert [rank for rank, share in enumerate(shares(8)) if share] == [0, 2, 4, 6]

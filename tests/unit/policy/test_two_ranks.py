@@ -86,6 +86,13 @@ def test_ranks_publish_a_share_each_of_the_version_that_one_alone_would_publish(
     assert min(sizes) > 0.2 * sum(sizes), "each has about as much"
 
 
+def test_ranks_send_a_share_each_of_weights_that_they_gather_together(ranks):
+    first, second = (rank["rapo"] for rank in ranks)
+    assert not second["sent"]
+    assert list(first["sent"]) == list(first["weights"])
+    assert all(torch.equal(first["sent"][name], tensor) for name, tensor in first["weights"].items())
+
+
 def test_the_port_of_the_meeting_is_taken_from_when_it_is_told():
     """Between then and the meeting another process may want it."""
     listener = listen("127.0.0.1")

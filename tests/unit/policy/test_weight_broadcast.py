@@ -1,4 +1,4 @@
-"""Weights broadcast over gloo, to receivers that are processes and die, stop, come late or not."""
+"""Weights broadcast over gloo, between processes that die, stop, come late or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weight_members import Answer, Member
+from weight_members import BUCKET, Answer, Member, share, weights
 
 from rapo.errors import WeightError
 from rapo.policy.broadcast import weight_broadcast
@@ -23,17 +23,6 @@ from rapo.records import Meeting
 LIMIT_S = 3.0
 #: An answer that comes at once, on a machine that is busy.
 SOON_S = 0.9 * LIMIT_S
-BUCKET = 64 * 2**10
-
-
-def weights(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Tensors of several dtypes and shapes, in about 40 buckets."""
-    generator = torch.Generator().manual_seed(seed)
-    made = {f"layer.{i}": torch.randn((64, 256), generator=generator) for i in range(40)}
-    made["half"] = torch.randn((33, 7), generator=generator).to(torch.bfloat16)
-    made["scalar"] = torch.randn((), generator=generator)
-    made["turned"] = torch.randn((300, 500), generator=generator).T  # larger than a bucket, not contiguous
-    return made
 
 
 def as_bytes(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
@@ -47,11 +36,11 @@ class Sender:
         self.group = WeightGroup(LIMIT_S)
         self._port = self.group.host("127.0.0.1")
 
-    def meeting(self, epoch: int, receivers: int) -> Meeting:
-        return Meeting("127.0.0.1", self._port, epoch, 1 + receivers)
+    def meeting(self, epoch: int, receivers: int, senders: int = 1) -> Meeting:
+        return Meeting("127.0.0.1", self._port, epoch, senders + receivers, senders)
 
     def send(self, meeting: Meeting, version: int, tensors: dict[str, torch.Tensor]) -> None:
-        send(self.group, meeting, version, tensors.items(), BUCKET)
+        send(self.group, meeting, 0, version, tensors.items(), BUCKET)
 
 
 @pytest.fixture
@@ -87,7 +76,7 @@ def test_every_receiver_gets_every_bit_of_each_version_over_the_same_connections
     connected = []
     for version in (1, 2, 3):
         assert broadcast(sender, meeting, version, members) == [as_bytes(weights(version))] * 2
-        connected.append(sender.group._group)
+        connected.append(sender.group._groups[0])
     assert all(group is connected[0] for group in connected)
 
 
@@ -154,7 +143,7 @@ def test_what_the_sender_raises_ends_the_group_for_all(sender, member):
     here.receive(meeting, 1, 1)
     began = time.monotonic()
     with pytest.raises(WeightError, match="is gone"):
-        send(sender.group, meeting, 1, broken(), BUCKET)
+        send(sender.group, meeting, 0, 1, broken(), BUCKET)
     assert "broadcast of the weights failed" in str(here.answer())
     assert time.monotonic() - began < SOON_S
 
@@ -168,6 +157,82 @@ def test_bytes_that_change_on_the_way_are_refused(sender, member, monkeypatch):
     with pytest.raises(WeightError):
         sender.send(meeting, 1, weights(1))
     assert "do not match their fingerprint" in str(here.answer())
+
+
+def begin(members: list[Member], senders: int, meeting: Meeting, version: int) -> None:
+    for number, one in enumerate(members):
+        (one.send if number < senders else one.receive)(meeting, number, version)
+
+
+def test_receivers_get_the_shares_of_all_senders_in_order(member):
+    members = [member() for _ in range(4)]
+    meeting = Meeting("127.0.0.1", members[0].host(), 1, 4, 2)
+    for version in (1, 2):
+        begin(members, 2, meeting, version)
+        whole = as_bytes(weights(version))
+        sent, last, *received = (one.answer() for one in members)
+        assert (sent, last, received) == ({}, {}, [whole] * 2)
+        assert [list(answer) for answer in received] == [list(whole)] * 2
+
+
+@pytest.mark.parametrize("at_tensor", [1, 18])
+@pytest.mark.parametrize("lost", range(4))
+def test_any_member_that_dies_costs_all_one_version_and_those_left_have_a_meeting_of_their_own(member, lost, at_tensor):
+    """Members 0 and 1 send. Without one of them the other sends alone, from a store of its own."""
+    members = [member() for _ in range(4)]
+    meeting = Meeting("127.0.0.1", members[0].host(), 1, 4, 2)
+    ways = [one.send if number < 2 else one.receive for number, one in enumerate(members)]
+    if lost >= 2:
+        at_tensor = 2 * at_tensor  # of both shares
+    for number, way in enumerate(ways):
+        way(meeting, number, 1, **({"at_tensor": at_tensor, "do": "SIGKILL"} if number == lost else {}))
+    began = time.monotonic()
+    left = [one for number, one in enumerate(members) if number != lost]
+    answers = [one.answer() for one in left]
+    assert time.monotonic() - began < SOON_S
+    senders = 2 if lost >= 2 else 1
+    assert all(isinstance(answer, str) for answer in answers[senders:]), "refused whole"
+    assert any(isinstance(answer, str) for answer in answers[:senders]) or lost == 1
+    again = Meeting("127.0.0.1", meeting.port if senders == 2 else left[0].host(), 2, 3, senders)
+    begin(left, senders, again, 2)
+    answers = [one.answer() for one in left]
+    assert answers == [{}] * senders + [as_bytes(weights(2))] * (3 - senders)
+
+
+def test_a_receiver_that_stops_holds_up_no_sender_that_waits_for_its_turn(member):
+    members = [member() for _ in range(4)]
+    meeting = Meeting("127.0.0.1", members[0].host(), 1, 4, 2)
+    members[3].receive(meeting, 3, 1, at_tensor=3, do="SIGSTOP")
+    began = time.monotonic()
+    begin(members[:3], 2, meeting, 1)
+    assert all(isinstance(one.answer(), str) for one in members[:3])
+    assert time.monotonic() - began < 2 * LIMIT_S + SOON_S
+
+
+def test_a_sender_waits_for_its_turn_as_long_as_the_one_before_it_gets_on(sender, member):
+    last, here = member(), member()
+    meeting = sender.meeting(1, 1, senders=2)
+    last.send(meeting, 1, 1)
+    here.receive(meeting, 2, 1)
+
+    def slow() -> Iterator[tuple[str, torch.Tensor]]:
+        for number, item in enumerate(share(meeting, 0, 1)):
+            if number in (4, 8, 12):
+                time.sleep(LIMIT_S / 2)
+            yield item
+
+    send(sender.group, meeting, 0, 1, slow(), BUCKET)
+    assert last.answer() == {}
+    assert here.answer() == as_bytes(weights(1))
+
+
+def test_a_sender_that_does_not_come_is_waited_for_no_longer_than_the_limit(sender, member):
+    here = member()
+    meeting = sender.meeting(1, 1, senders=2)
+    here.receive(meeting, 2, 1)
+    with pytest.raises(WeightError, match="did not come"):
+        sender.send(meeting, 1, weights(1))
+    assert "did not come" in str(here.answer())
 
 
 def test_the_store_is_reached_at_its_address_only(sender):

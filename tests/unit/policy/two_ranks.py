@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 60.0
+SEND_TIMEOUT_S = 10.0
 #: Tokens of a piece of logits. The groups have 12 tokens each.
 PIECE = 5
 FINE = (
@@ -73,7 +74,48 @@ def rapo_steps(rank: int, model: str) -> dict[str, Any]:
 
     tensors = model_tensors(made.engine.module.model, copies=True)
     weights = gathered(tensors) if rank == 0 else dict.fromkeys(name for name, _ in tensors)
-    return {"calls": list(counts), "figures": figures, "weights": weights, "published": published(made)}
+    result = {"calls": list(counts), "figures": figures, "weights": weights, "sent": sent(rank, made)}
+    return result | {"published": published(made)}
+
+
+def sent(rank: int, made: Any) -> dict[str, Any]:
+    """What a receiver gets of the current weights, which both ranks gather parameter by parameter
+    and send in many buckets; on the first rank."""
+    from threading import Thread
+    from types import SimpleNamespace
+    from unittest.mock import patch
+
+    import torch
+
+    from actors.learner import Learner
+    from rapo.policy import weight_packing
+    from rapo.policy.broadcast.weight_broadcast import receive
+    from rapo.policy.broadcast.weight_group import WeightGroup
+    from rapo.records import Meeting
+
+    config: Any = SimpleNamespace(learner=SimpleNamespace(chunk_mib=2**-6))
+    learner = Learner(rank, config)
+    learner._started = made
+    learner._weight_group = WeightGroup(SEND_TIMEOUT_S)
+    told = [learner._weight_group.host("127.0.0.1") if rank == 0 else None]
+    torch.distributed.broadcast_object_list(told)
+    assert told[0] is not None
+    meeting = Meeting("127.0.0.1", told[0], epoch=1, size=3, senders=2)
+    received: dict[str, Any] = {}
+
+    def take() -> None:
+        tensors = receive(WeightGroup(SEND_TIMEOUT_S), meeting, 2, made.version)
+        received.update((name, tensor.clone()) for name, tensor in tensors)
+
+    receiver = Thread(target=take, daemon=True)
+    if rank == 0:
+        receiver.start()
+    with patch.object(weight_packing, "GATHER_BYTES", 1):
+        wrong = learner.send_now(made.version, meeting, rank)
+    assert wrong is None, wrong
+    if rank == 0:
+        receiver.join(TIMEOUT_S)
+    return received
 
 
 def published(made: Any) -> list[list[Any]]:

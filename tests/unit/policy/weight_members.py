@@ -1,26 +1,48 @@
-"""Members of a weight group in processes of their own, which a test commands and kills."""
+"""Members of weight groups in processes of their own, which a test commands and kills."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
-import numpy as np
+import torch
 
+from rapo.errors import WeightError
+from rapo.policy.broadcast.weight_broadcast import receive, send
+from rapo.policy.broadcast.weight_group import WeightGroup
 from rapo.records import Meeting
 
-#: What a member answers: the tensors that it received, as bytes by name, or its error's text.
+#: What a receiver answers: its tensors, as bytes by name, or its error's text; a sender has none.
 Answer = dict[str, bytes] | str
 
 _ANSWER_S = 60.0
+BUCKET = 64 * 2**10
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Tensors of several dtypes and shapes, in about 40 buckets."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {f"layer.{i}": torch.randn((64, 256), generator=generator) for i in range(40)}
+    made["half"] = torch.randn((33, 7), generator=generator).to(torch.bfloat16)
+    made["scalar"] = torch.randn((), generator=generator)
+    made["turned"] = torch.randn((300, 500), generator=generator).T  # larger than a bucket, not contiguous
+    return made
+
+
+def share(meeting: Meeting, member: int, version: int) -> list[tuple[str, torch.Tensor]]:
+    """What a sender sends of `weights(version)`."""
+    items = list(weights(version).items())
+    bounds = [len(items) * i // meeting.senders for i in range(meeting.senders + 1)]
+    return items[bounds[member] : bounds[member + 1]]
 
 
 class Member:
-    """A receiver in a process of its own."""
+    """A sender or receiver in a process of its own."""
 
     def __init__(self, limit_s: float) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -32,13 +54,24 @@ class Member:
         assert self._pipe.poll(_ANSWER_S), "it does not start"
         self._pipe.recv()
 
-    def receive(self, meeting: Meeting, rank: int, version: int, *, at_tensor: int = -1, do: str = "") -> None:
+    def host(self) -> int:
+        """Host the store of the next meetings; its port."""
+        self._pipe.send(("host",))
+        assert self._pipe.poll(_ANSWER_S), "no port"
+        port: int = self._pipe.recv()
+        return port
+
+    def receive(self, meeting: Meeting, member: int, version: int, *, at_tensor: int = -1, do: str = "") -> None:
         """Begin to receive a version; at its tensor number `at_tensor` the process gets the signal
         `do`."""
-        self._pipe.send((meeting, rank, version, at_tensor, do))
+        self._pipe.send(("receive", meeting, member, version, at_tensor, do))
+
+    def send(self, meeting: Meeting, member: int, version: int, *, at_tensor: int = -1, do: str = "") -> None:
+        """Begin to send a share of a version; the rest as in `receive`."""
+        self._pipe.send(("send", meeting, member, version, at_tensor, do))
 
     def give_up(self, epoch: int) -> None:
-        self._pipe.send(epoch)
+        self._pipe.send(("give_up", epoch))
 
     def answer(self) -> Answer:
         assert self._pipe.poll(_ANSWER_S), "no answer"
@@ -51,33 +84,33 @@ class Member:
 
 
 def _serve(pipe: Connection, limit_s: float) -> None:
-    import threading
-
-    import torch
-
-    from rapo.errors import WeightError
-    from rapo.policy.broadcast.weight_broadcast import receive
-    from rapo.policy.broadcast.weight_group import WeightGroup
-
     torch.set_num_threads(1)
     group = WeightGroup(limit_s)
 
-    def received(meeting: Meeting, rank: int, version: int, at_tensor: int, do: str) -> Iterator[tuple[str, bytes]]:
-        for number, (name, tensor) in enumerate(receive(group, meeting, rank, version)):
-            if number == at_tensor:
+    def watched(tensors: Iterable[tuple[str, torch.Tensor]], at: int, do: str) -> Iterator[tuple[str, torch.Tensor]]:
+        for number, item in enumerate(tensors):
+            if number == at:
                 os.kill(os.getpid(), getattr(signal, do))
-            yield name, tensor.reshape(-1).view(torch.uint8).numpy().astype(np.uint8).tobytes()
+            yield item
 
-    def run(command: tuple[Meeting, int, int, int, str]) -> None:
+    def run(way: str, meeting: Meeting, member: int, version: int, at: int, do: str) -> None:
         try:
-            pipe.send(dict(received(*command)))
+            if way == "send":
+                tensors = watched(share(meeting, member, version), at, do)
+                send(group, meeting, member, version, tensors, BUCKET)
+                pipe.send({})
+            else:
+                tensors = watched(receive(group, meeting, member, version), at, do)
+                pipe.send({name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in tensors})
         except WeightError as error:
             pipe.send(str(error))
 
     pipe.send("ready")
     while True:
-        command = pipe.recv()
-        if isinstance(command, int):
-            group.give_up(command)
+        what, *arguments = pipe.recv()
+        if what == "give_up":
+            group.give_up(*arguments)
+        elif what == "host":
+            pipe.send(group.host("127.0.0.1"))
         else:
-            threading.Thread(target=run, args=(command,), daemon=True).start()
+            threading.Thread(target=run, args=(what, *arguments), daemon=True).start()

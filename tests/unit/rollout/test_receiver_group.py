@@ -20,7 +20,7 @@ BROADCAST = ("rollout.weight_transport=broadcast", "rollout.workers=3")
 def version(number: int, fleet: Fleet) -> WeightVersion:
     receivers = fleet.receivers()
     assert receivers is not None
-    meeting = Meeting("127.0.0.1", 1, receivers.epoch, 1 + len(receivers.workers))
+    meeting = Meeting("127.0.0.1", 1, receivers.epoch, 2 + len(receivers.workers), senders=2)
     return WeightVersion(number, (as_ref(number),), (), Broadcast(meeting, receivers))
 
 
@@ -58,9 +58,9 @@ def test_all_receive_a_version_together_and_the_next_over_the_same_connections()
         fleet.load(version(number, fleet))
         end(actors, number)
         fleet.loaded(1.0)
-    meeting = Meeting("127.0.0.1", 1, 1, 4)
-    for rank, actor in enumerate(actors, 1):
-        assert calls(actor, "receive", "load") == [("receive", 1, meeting, rank), ("receive", 2, meeting, rank)]
+    meeting = Meeting("127.0.0.1", 1, 1, 5, senders=2)
+    for member, actor in enumerate(actors, 2):
+        assert calls(actor, "receive", "load") == [("receive", 1, meeting, member), ("receive", 2, meeting, member)]
     assert [status.version for status in fleet.statuses()] == [2, 2, 2]
     assert not faults
 
