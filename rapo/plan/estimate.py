@@ -25,6 +25,7 @@ from rapo.plan.traffic import (
     transfer_part,
     weight_bytes,
 )
+from rapo.records import MAX_SENDERS
 
 _PROMPT_TEXT = 70  # tokens of the prompt beside those of its image
 _DEFAULT_PIXELS = 12_845_056  # the usual limit of a processor without one of its own
@@ -123,8 +124,8 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     receivers = network.receivers(learner_gpus, rollout_gpus, shared=config.colocated)
     version = weight_bytes(learner)
     publishers = min(network.nodes(learner_gpus), math.ceil(version / (config.learner.chunk_mib * 2**20)))
-    if config.rollout.weight_transport == "broadcast":  # rank 0's
-        publishers = 1
+    if config.rollout.weight_transport == "broadcast":
+        publishers = min(publishers, MAX_SENDERS)
     delivery = _delivery(config, version, publishers, receivers, network, card)
     roles = [
         rollout_part(rollout, load, card, config.rollout.workers),
@@ -159,7 +160,7 @@ def _delivery(
 ) -> Delivery:
     put = config.rapo.max_staleness > 0  # else the ranks' own time of a version has it
     if config.rollout.weight_transport == "broadcast":
-        return by_broadcast(version, receivers, network, card, put=put)
+        return by_broadcast(version, publishers, receivers, network, card, put=put)
     parts = config.rollout.engine.tensor_parallel_size
     return through_store(version, publishers, receivers, network, card, parts, put=put)
 

@@ -5,7 +5,7 @@ the links between nodes.
   the switches between nodes carry all links at once.
 - Ranks are packed on nodes and workers have the other GPUs (`cluster/remote/placement.py`). Each
   rank puts its share of a version into the object store, so that the links of all nodes of ranks
-  carry what leaves the learner. Rank 0 alone broadcasts.
+  carry what leaves the learner. A few ranks, on as many nodes as there are, broadcast one each.
 - Times are bytes over speeds. Latencies are left out: a version is sent in large pieces.
 """
 
@@ -55,8 +55,7 @@ class Network:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Seconds of a version's way, by what could bound it; the ways overlap, so that the longest
-    counts. `sent` are the bytes that leave a node of ranks: each of them, or that of rank 0 where
-    it broadcasts."""
+    counts. `sent` are the bytes that leave a node of ranks that publish."""
 
     ways: dict[str, float]
     sent: float
@@ -91,14 +90,17 @@ def through_store(
     return Delivery(ways, receivers * version / publishers)
 
 
-def by_broadcast(version: float, receivers: int, network: Network, card: Card, *, put: bool) -> Delivery:
-    """A version of so many bytes by NCCL's broadcast, whose ring passes it on from node to node:
-    each link carries it once, whatever the number of nodes.
+def by_broadcast(
+    version: float, publishers: int, receivers: int, network: Network, card: Card, *, put: bool
+) -> Delivery:
+    """A version of so many bytes by NCCL's broadcast of a share from each of `publishers` nodes,
+    one after the other. A ring passes each on from node to node: the link of a node of workers
+    carries the version once, whatever the number of nodes, and that of a publisher its share.
 
     The time of a broadcast is bytes over the slowest link's speed (nccl-tests,
-    doc/PERFORMANCE.md). With `put` rank 0 sends it from the copy in its host's memory.
+    doc/PERFORMANCE.md). With `put` the ranks send from the copies in their hosts' memory.
     """
     ways = {"each node's link": version / network.rate if receivers else 0.0, "links between GPUs": version / card.link}
-    if put:
-        ways["rank 0's link to its host"] = version / card.host_link
-    return Delivery(ways, version if receivers else 0.0)
+    if put:  # in turn, too
+        ways["the ranks' links to their hosts"] = version / card.host_link
+    return Delivery(ways, version / publishers if receivers else 0.0)

@@ -13,6 +13,7 @@ from rapo.config import load_config
 from rapo.plan.cards import CARDS
 from rapo.plan.estimate import Estimate, estimate
 from rapo.plan.network import PAYLOAD, PULL, PUT, Network, by_broadcast, through_store
+from rapo.records import MAX_SENDERS
 
 ROOT = Path(__file__).resolve().parents[3]
 H100 = CARDS["H100-80"]
@@ -84,12 +85,12 @@ def test_through_the_store_a_fast_network_leaves_the_copies():
 
 def test_a_broadcast_takes_as_long_for_many_nodes_as_for_one():
     network = Network(gbit=100)
-    one, many = (by_broadcast(VERSION, n, network, H100, put=True) for n in (1, 32))
+    one, many = (by_broadcast(VERSION, 1, n, network, H100, put=True) for n in (1, 32))
     assert one.seconds == many.seconds == pytest.approx(VERSION * 8 / 100e9 / PAYLOAD)
     assert many.sent == VERSION
-    local = by_broadcast(VERSION, 0, network, H100, put=True)
-    assert (local.sent, local.bound) == (0.0, "rank 0's link to its host")
-    assert by_broadcast(VERSION, 0, network, H100, put=False).bound == "links between GPUs"
+    local = by_broadcast(VERSION, 1, 0, network, H100, put=True)
+    assert (local.sent, local.bound) == (0.0, "the ranks' links to their hosts")
+    assert by_broadcast(VERSION, 1, 0, network, H100, put=False).bound == "links between GPUs"
 
 
 def test_slower_links_make_steps_longer_and_are_named(folder):
@@ -146,6 +147,17 @@ def test_ranks_on_several_nodes_publish_a_share_each_as_far_as_there_are_chunks(
     assert four.traffic[path] == pytest.approx(two.traffic[path] / 2) == pytest.approx(2 * 8_292_166_656)
     copy = 2 * 8_292_166_656 / PUT
     assert seconds(two)["weights"] - seconds(four)["weights"] == pytest.approx(copy / 2 - copy / 4)
+
+
+def test_ranks_on_several_nodes_broadcast_a_share_each_as_far_as_there_are_groups(folder):
+    path, by = "weights, out of a node of ranks", "rollout.weight_transport=broadcast"
+    ranks = ("learner.workers=64", "rapo.images_per_step=512")
+    two, four, eight = (plan(folder, Network(8, 25), by, *r) for r in (("learner.workers=16",), (), ranks))
+    assert two.traffic[path] == pytest.approx(2 * 8_292_166_656 / 2)
+    assert four.traffic[path] == eight.traffic[path] == pytest.approx(2 * 8_292_166_656 / MAX_SENDERS)
+    assert seconds(two)["delivery"] == seconds(eight)["delivery"], "a worker's node gets all of it"
+    copy = 2 * 8_292_166_656 / PUT
+    assert seconds(two)["weights"] - seconds(four)["weights"] == pytest.approx(copy / 2 - copy / 4, rel=0.1)
 
 
 def test_the_command_takes_the_links_speed_and_says_it(folder):
