@@ -114,7 +114,8 @@ class _Call:
         are those of all calls together."""
         offsets, unused = (self.queries.offsets, self.keys.offsets), query.new_empty(0)  # no dropout, no random state
         # The kernel reads the log-sum-exp as `(heads, T)` without gaps, whatever its strides say.
-        given = (grad.contiguous(), query, key, value, out, lse.contiguous())
+        # The operator itself sees to that for `grad` and `out`.
+        given = (grad, query, key, value, out, lse.contiguous())
         fixed = (0.0, self.causal, unused, unused)
         grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _flash_backward(
             *given, *offsets, *self._longest, *fixed, scale=self.scaling
