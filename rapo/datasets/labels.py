@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rapo.arrays import Floats
+from rapo.datasets.files.growing import GrowingStrings
 from rapo.datasets.files.raw_table import RawTable
 from rapo.datasets.rows import LabelRow
 from rapo.records import Split
@@ -27,8 +28,9 @@ from rapo.records import Split
 SPLITS: tuple[Split, ...] = get_args(Split)
 NO_SPLIT = -1
 
-#: Rows that are turned into Python objects at a time.
+#: Rows of a column that are worked on at a time, and of those that become Python objects.
 CHUNK = 1 << 16
+_FEW = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +125,19 @@ class Labels:
 
     def duplicates(self) -> Iterator[tuple[int, int]]:
         """Pairs of rows with the same name (and data set): the first one, and a later one."""
-        hashes = np.fromiter(map(hash, self.keys()), np.int64, len(self))
-        order = np.argsort(hashes, kind="stable")
-        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
+        hashes = self._hashes()
+        hashes.sort()
+        again = hashes[1:][hashes[1:] == hashes[:-1]]
+        if not len(again):
+            return
         first: dict[tuple[str | None, str], int] = {}
-        suspects = sorted({int(order[i]) for i in again} | {int(order[i - 1]) for i in again})
-        for row in suspects:
+        for row in np.flatnonzero(np.isin(self._hashes(), again)).tolist():
             earlier = first.setdefault((self.set_name(row), self.name(row)), row)
             if earlier != row:
                 yield earlier, row
+
+    def _hashes(self) -> NDArray[np.int64]:
+        return np.fromiter(map(hash, self.keys()), np.int64, len(self))
 
     def keys(self) -> Iterator[object]:
         """What tells the rows apart, made in pieces so that memory stays flat."""
@@ -147,8 +153,8 @@ def _taken(column: NDArray | None, rows: NDArray[np.int64]) -> NDArray | None:
 def strings(column: pa.ChunkedArray) -> Iterator[str]:
     """The column's strings; few at a time exist."""
     for chunk in column.chunks:
-        for start in range(0, len(chunk), CHUNK):
-            yield from chunk.slice(start, CHUNK).to_pylist()
+        for start in range(0, len(chunk), _FEW):
+            yield from chunk.slice(start, _FEW).to_pylist()
 
 
 def string_column(values: Sequence[str]) -> pa.ChunkedArray:
@@ -161,10 +167,10 @@ class LabelBuilder:
     none; a row's `place` must be a word and a number."""
 
     def __init__(self, root: Path) -> None:
-        self.names: list[str] = []
         self._root = root
         self._prefix = f"{root}/"
-        self._files: list[str] = []
+        self._names, self._files = GrowingStrings(), GrowingStrings()
+        self._last: list[tuple[str, str]] = []
         self._scores = array("d")
         self._places = array("q")
         self._stds = array("d")
@@ -174,11 +180,12 @@ class LabelBuilder:
         self._word = "line"
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._scores)
 
     def append(self, row: LabelRow) -> None:
-        self.names.append(row.name)
-        self._files.append(str(row.path).removeprefix(self._prefix))
+        self._last.append((row.name, str(row.path).removeprefix(self._prefix)))
+        if len(self._last) == _FEW:
+            self._store_last()
         self._scores.append(row.score)
         self._word, _, number = row.place.rpartition(" ")
         self._places.append(int(number))
@@ -192,19 +199,25 @@ class LabelBuilder:
         if width := max((len(item) for item in self._attributes if item is not None), default=0):
             blank = (math.nan,) * width
             attributes = np.array([blank if item is None else item for item in self._attributes], np.float64)
-        stds, splits = np.array(self._stds), np.array(self._splits)
+        self._store_last()
+        stds, splits = np.asarray(self._stds), np.asarray(self._splits)
         return Labels(
             root=self._root,
-            names=string_column(self.names),
-            files=string_column(self._files),
-            scores=np.array(self._scores),
-            places=np.array(self._places),
+            names=self._names.column(),
+            files=self._files.column(),
+            scores=np.asarray(self._scores),
+            places=np.asarray(self._places),
             stds=None if np.isnan(stds).all() else stds,
-            votes=np.array(self._votes).reshape(len(self), -1) if self._votes else None,
+            votes=np.asarray(self._votes).reshape(len(self), -1) if self._votes else None,
             splits=None if (splits == NO_SPLIT).all() else splits,
             attributes=attributes,
             parts=((self._word, 0),),
         )
+
+    def _store_last(self) -> None:
+        for number, column in enumerate((self._names, self._files)):
+            column.extend(pa.array([row[number] for row in self._last], pa.large_string()))
+        self._last.clear()
 
 
 def joined(sources: Sequence[tuple[str, Labels]]) -> Labels:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapo.arrays import Floats
-from rapo.datasets.labels import SPLITS
+from rapo.datasets.labels import CHUNK, SPLITS
 from rapo.errors import DataError
 
 _TRAIN, _VALIDATION, _TEST = (SPLITS.index(split) for split in ("train", "validation", "test"))
@@ -32,7 +32,10 @@ def hash_fractions(seed: int, uids: Iterable[str], purpose: str) -> Floats:
         one = start.copy()  # what all have in common is hashed once
         one.update(uid.encode("utf-8", "surrogateescape"))
         digests += one.digest()
-    return np.frombuffer(digests, ">u8").astype(np.float64) / 2**64
+    whole, fractions = np.frombuffer(digests, ">u8"), np.frombuffer(digests)  # the same bytes
+    for first in range(0, len(whole), CHUNK):
+        fractions[first : first + CHUNK] = whole[first : first + CHUNK].astype(np.float64) / 2**64
+    return fractions
 
 
 def hash_splits(

@@ -19,6 +19,8 @@ from rapo.util.brief import brief_error
 
 #: Rows of a batch, and of one whose rows hold images.
 _BATCH, _IMAGES = 1 << 14, 64
+#: Bytes of a Parquet column that are in memory at a time; without it all of a row group are.
+_BUFFER = 1 << 18
 _PATH = ".path"
 
 
@@ -26,7 +28,7 @@ def open_parquet_table(path: Path) -> RawTable:
     """A Parquet file as a table. Raises `DataError` where it is damaged."""
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, buffer_size=_BUFFER) as file:
             yield from file.iter_batches(_size(columns, file.schema_arrow), columns=list(columns))
 
     try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rapo.arrays import Floats
 from rapo.datasets.files.cells import image_names, numbers, texts
+from rapo.datasets.files.growing import GrowingNumbers, GrowingStrings
 from rapo.datasets.files.raw_table import RawTable
 from rapo.datasets.rows import raise_bad_rows
 from rapo.errors import DataError
@@ -49,11 +50,11 @@ def read_frame(
     source = f"{image}.path" if image in table.images else image
     wanted = list(dict.fromkeys((source, *required, *optional, *words)))
     table.check_once(wanted)
-    places: list[NDArray[np.int64]] = []
-    names: list[pa.Array] = []
-    values: dict[str, list[Floats]] = {name: [] for name in (*required, *optional)}
-    text: dict[str, list[pa.Array]] = {name: [] for name in words}
+    places, names = GrowingNumbers(np.int64), GrowingStrings()
+    values = {name: GrowingNumbers(np.float64) for name in (*required, *optional)}
+    text = {name: GrowingStrings() for name in words}
     problems: list[str] = []
+    rows = 0
     for batch in table.rows(wanted):
         bad: dict[int, str] = {}
         if source == image:
@@ -62,20 +63,23 @@ def read_frame(
             column = texts(batch.cells[source])
         for name in values:
             found, wrong = numbers(batch.cells[name], name, comma=table.comma, empty=name in optional)
-            values[name].append(found)
+            values[name].extend(found)
             bad = wrong | bad
         for name in words:
-            text[name].append(texts(batch.cells[name]))
-        places.append(batch.places)
-        names.append(column)
+            text[name].extend(texts(batch.cells[name]))
+        places.extend(batch.places)
+        names.extend(column)
+        rows += len(batch.places)
         problems += [f"{table.word} {batch.places[row]}: {bad[row]}" for row in sorted(bad)]
-    if not places:
+    if not rows:
         raise DataError(f"{table.path} holds no rows; it needs the columns image and score")
     raise_bad_rows(table.path, problems, fix)
+    # Arrow keeps what the batches took for a while, beside what follows.
+    pa.default_memory_pool().release_unused()
     return Frame(
         table,
-        np.concatenate(places),
-        pa.chunked_array(names, pa.large_string()),
-        {name: np.concatenate(arrays) for name, arrays in values.items()},
-        {name: pa.chunked_array(arrays, pa.large_string()) for name, arrays in text.items()},
+        places.column(),
+        names.column(),
+        {name: column.column() for name, column in values.items()},
+        {name: column.column() for name, column in text.items()},
     )

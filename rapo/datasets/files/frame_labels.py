@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rapo.arrays import Floats
 from rapo.datasets.files.found import split_word
 from rapo.datasets.files.frame import FIX, Frame
-from rapo.datasets.labels import NO_SPLIT, SPLITS, Labels
+from rapo.datasets.labels import CHUNK, NO_SPLIT, SPLITS, Labels
 from rapo.datasets.rows import raise_bad_rows
 from rapo.util.brief import brief
 
@@ -81,12 +81,12 @@ def _names_and_files(names: pa.ChunkedArray, root: Path) -> tuple[pa.ChunkedArra
 
 
 def _split_codes(frame: Frame, column: str) -> NDArray[np.int8]:
-    words = frame.words[column].combine_chunks().dictionary_encode()
-    codes = []
-    for value in words.dictionary.to_pylist():
-        split = split_word(value)
-        codes.append(NO_SPLIT if split is None else SPLITS.index(split))
-    found = np.array(codes, np.int8)[words.indices.to_numpy(zero_copy_only=False)]
+    found = np.empty(len(frame), np.int8)
+    for start in range(0, len(frame), CHUNK):
+        words = frame.words[column].slice(start, CHUNK).combine_chunks().dictionary_encode()
+        splits = [split_word(value) for value in words.dictionary.to_pylist()]
+        codes = np.array([NO_SPLIT if split is None else SPLITS.index(split) for split in splits], np.int8)
+        found[start : start + CHUNK] = codes[words.indices.to_numpy(zero_copy_only=False)]
     raise_bad_rows(
         frame.table.path,
         [

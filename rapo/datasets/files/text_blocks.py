@@ -21,7 +21,8 @@ from pyarrow import csv as arrow_csv
 from rapo.datasets.files.sniff import UTF16, ByteStream
 
 SPACES = " "
-_BLOCK = 1 << 20
+#: Arrow takes several times the memory of a block while it reads it.
+_BLOCK = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 #: Signs that are blanks, or no signs at all, to one of the two readers only.
 _CONTROL = (b"\x00", b"\x1c", b"\x1d", b"\x1e", b"\x1f")

@@ -13,8 +13,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from rapo.config import SourceConfig
 from rapo.datasets.files.found import Found, LabelFile, split_of_name
@@ -91,6 +89,10 @@ def _read_list(file: LabelFile, root: Path) -> tuple[str, Labels]:
 
 
 def _read_info(path: Path, root: Path) -> Labels:
+    # Every reader of labels imports all layouts, and SciPy takes tens of megabytes.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         content = loadmat(path)
     except (MatReadError, OSError, ValueError, TypeError) as error:

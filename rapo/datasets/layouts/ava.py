@@ -15,7 +15,7 @@ from pathlib import Path
 from rapo.config import SourceConfig
 from rapo.datasets.attribute_file import ATTRIBUTES, read_attributes
 from rapo.datasets.files.found import Found, LabelFile
-from rapo.datasets.labels import LabelBuilder
+from rapo.datasets.labels import LabelBuilder, strings
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelRow, LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
@@ -73,7 +73,6 @@ def read_ava(labels: Path, images: Path | None = None) -> LabelSource:
     raise_duplicates(labels, built)
 
     used = [str(path) for path, ids in ((_TEST_LIST, test), (_VALIDATION_LIST, validation)) if ids]
-    known = set(rows.names)
     return LabelSource(
         name="ava",
         format="ava",
@@ -82,7 +81,7 @@ def read_ava(labels: Path, images: Path | None = None) -> LabelSource:
         split_source=" and ".join(used) or "hash",
         native_range=SCALE,
         skipped=tuple(skipped),
-        listed_without_votes=len((test | validation) - known),
+        listed_without_votes=len((test | validation).difference(strings(built.names))),
         ids="ava",
         files=(labels, *(path for name in (_TEST_LIST, _VALIDATION_LIST) if (path := folder / name).is_file())),
     )

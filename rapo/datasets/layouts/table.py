@@ -8,13 +8,15 @@ whitespace), JSON, JSON Lines, Parquet, Arrow or Excel.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rapo.config import SourceConfig
-from rapo.datasets.files.columns import find_columns
+from rapo.datasets.files.columns import Columns, find_columns
 from rapo.datasets.files.found import Found, split_of_name
 from rapo.datasets.files.frame import read_frame
 from rapo.datasets.files.frame_labels import frame_labels
 from rapo.datasets.files.raw_table import RawTable
-from rapo.datasets.labels import EmbeddedImages, Labels
+from rapo.datasets.labels import EmbeddedImages, Labels, strings
 from rapo.datasets.layout import Layout, register
 from rapo.datasets.rows import LabelSource, raise_bad_rows, raise_duplicates
 from rapo.errors import DataError
@@ -39,28 +41,7 @@ def read_table(table: RawTable, found: Found, source: SourceConfig, name: str | 
     if not table.columns:
         raise DataError(f"{table.path} holds no rows; it needs the columns image and score")
     columns = find_columns(table, source.columns)
-    frame = read_frame(
-        table,
-        columns.image,
-        [columns.score],
-        optional=[columns.std] if columns.std else [],
-        words=[word for word in (columns.split, columns.dataset) if word],
-    )
-    if columns.dataset is not None:
-        empty = [row for row, word in enumerate(frame.words[columns.dataset].to_pylist()) if not word]
-        raise_bad_rows(
-            table.path, (f"{table.word} {frame.places[row]}: dataset is empty" for row in empty), "Name each row's set."
-        )
-    labels = frame_labels(
-        frame,
-        found.images or table.path.parent,
-        frame.numbers[columns.score],
-        stds=frame.numbers[columns.std] if columns.std else None,
-        splits=columns.split,
-        sets=columns.dataset,
-    )
-    if columns.image in table.images:
-        labels = _embedded(labels, table, columns.image)
+    labels = _labels(table, columns, found.images or table.path.parent)
     raise_duplicates(table.path, labels)
     notes = []
     if table.without_header:
@@ -78,6 +59,31 @@ def read_table(table: RawTable, found: Found, source: SourceConfig, name: str | 
         split_source=split_source,
         notes=tuple(notes),
     )
+
+
+def _labels(table: RawTable, columns: Columns, root: Path) -> Labels:
+    """The rows of a table as labels, whose columns of words are gone when it returns."""
+    frame = read_frame(
+        table,
+        columns.image,
+        [columns.score],
+        optional=[columns.std] if columns.std else [],
+        words=[word for word in (columns.split, columns.dataset) if word],
+    )
+    if columns.dataset is not None:
+        empty = [row for row, word in enumerate(strings(frame.words[columns.dataset])) if not word]
+        raise_bad_rows(
+            table.path, (f"{table.word} {frame.places[row]}: dataset is empty" for row in empty), "Name each row's set."
+        )
+    labels = frame_labels(
+        frame,
+        root,
+        frame.numbers[columns.score],
+        stds=frame.numbers[columns.std] if columns.std else None,
+        splits=columns.split,
+        sets=columns.dataset,
+    )
+    return _embedded(labels, table, columns.image) if columns.image in table.images else labels
 
 
 def _only_for(table: RawTable) -> tuple[Split | None, str]:
