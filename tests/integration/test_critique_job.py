@@ -1,5 +1,5 @@
 """AesCoT as a job with Ray Data: its driver is killed twice, a process of its pools dies over a
-row, and an error that concerns all rows ends it."""
+row, a pool shrinks and grows, and an error that concerns all rows ends it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ import pytest
 from actors.roles import TeacherRole
 from bench.support.critique_job import in_process, records
 from bench.support.critique_roles import LATENCY, LOG, CoinJudge
+from cluster.aescot import source
 from cluster.aescot.job import CritiqueJob
 from cluster.aescot.stream import Roles, judged_rows
 from rapo.config import Config, load_config
 from rapo.errors import RapoError
-from tests.integration.deadly_teacher import DEADLY, STOPPED, BrokeTeacher, DeadlyTeacher, OnceDeadlyTeacher
+from tests.integration.deadly_teacher import (
+    DEADLY,
+    STOPPED,
+    BrokeTeacher,
+    DeadlyTeacher,
+    GatedRead,
+    OnceDeadlyTeacher,
+    PooledTeacher,
+    living,
+)
 from tests.limits import PATIENCE_S
 
 pytestmark = [pytest.mark.integration]
@@ -94,10 +104,15 @@ def shard_files(folder: Path) -> list[Path]:
     return list((folder / "shards").glob("*.parquet"))
 
 
-def run(folder: Path, teacher: Callable[[Config, float], TeacherRole]) -> CritiqueJob:
-    settings = config(64, "aescot.bands=[0.0, 1.0]", "aescot.shard_rows=8", "aescot.refill=0")
-    ask = partial(judged_rows, settings, Roles(teacher, CoinJudge))
-    job = CritiqueJob(settings, records(folder / "images", 64), folder, ask, lambda kept: None)
+def run(
+    folder: Path,
+    teacher: Callable[[Config, float], TeacherRole],
+    *settings: str,
+    progress: Callable[[int], None] = lambda kept: None,
+) -> CritiqueJob:
+    made = config(64, "aescot.bands=[0.0, 1.0]", "aescot.shard_rows=8", "aescot.refill=0", *settings)
+    ask = partial(judged_rows, made, Roles(teacher, CoinJudge))
+    job = CritiqueJob(made, records(folder / "images", 64), folder, ask, progress)
     job.run()
     return job
 
@@ -116,6 +131,27 @@ def test_a_process_that_dies_once_is_started_again_and_answers_what_it_had(tmp_p
     assert (tmp_path / "died").exists()
     assert (job.repeated, job.rounds) == (0, 1)
     assert "lost" not in {row["reason"] for table in job.tables() for row in table.to_pylist()}
+
+
+def test_a_pool_shrinks_while_its_rows_are_read_and_grows_when_they_come(
+    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, pool = tmp_path / "gate", tmp_path / "pool"
+    pool.mkdir()
+    sizes = []
+
+    def watch(kept: int) -> None:
+        sizes.append(len(living(pool)))
+        if 3 in sizes and sizes[-1] == 1:
+            gate.touch()
+
+    monkeypatch.setattr(source, "_Read", partial(GatedRead, gate))
+    job = run(tmp_path, partial(PooledTeacher, pool), "aescot.teacher.actors=3", progress=watch)
+    assert gate.exists(), "the pool was small while the job ran"
+    assert len(list(pool.iterdir())) > 3, "further processes were started"
+    assert max(sizes) == 3
+    assert [len(table) for table in job.tables()] == [8] * 8
+    assert job.repeated == 0
 
 
 def test_an_error_that_concerns_all_rows_ends_the_job_and_what_is_written_stays(
