@@ -6,16 +6,18 @@ becomes a row with a reason.
   problem.
 - A `RapoError` other than an `ImageError` concerns all rows: they get the reason `STOP`, on which
   the driver ends the stage. Raised, it would be one of the losses that Ray Data passes over.
+- With a journal, what it has of earlier processes is not asked again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, TypedDict, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 
 import pyarrow as pa
 
 from actors.roles import Critiques, JudgeRole, TeacherRole, Verdicts, WrittenBatch
+from rapo.aescot.journal import Journal
 from rapo.aescot.rows import IMAGE, JUDGE, JUDGED, STOP, TEACHER, WRITTEN
 from rapo.chat.types import NOTHING, Usage
 from rapo.config import Config
@@ -50,12 +52,19 @@ class _Row(TypedDict, total=False):
 class GuardedTeacher:
     """Takes tables of `rapo.aescot.rows.READ`, returns tables of `WRITTEN`."""
 
-    def __init__(self, role: Callable[[Config, float], TeacherRole], config: Config, spent: float = 0.0) -> None:
+    def __init__(
+        self,
+        role: Callable[[Config, float], TeacherRole],
+        config: Config,
+        spent: float = 0.0,
+        journal: Journal | None = None,
+    ) -> None:
         self._role = _opened(role, config, spent)
+        self._journal = journal
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        _guard(self._ask, [row for row in rows if row["problem"] is None], TEACHER)
+        _ask_all(self._ask, rows, TEACHER, self._journal)
         return pa.Table.from_pylist(rows, schema=WRITTEN)
 
     def _ask(self, rows: Sequence[_Row]) -> None:
@@ -74,15 +83,22 @@ class GuardedTeacher:
 class GuardedJudge:
     """Takes tables of `rapo.aescot.rows.WRITTEN`, returns tables of `JUDGED`."""
 
-    def __init__(self, role: Callable[[Config, float], JudgeRole], config: Config, spent: float = 0.0) -> None:
+    def __init__(
+        self,
+        role: Callable[[Config, float], JudgeRole],
+        config: Config,
+        spent: float = 0.0,
+        journal: Journal | None = None,
+    ) -> None:
         self._role = _opened(role, config, spent)
+        self._journal = journal
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
         for row in rows:
             if row["problem"] is not None:
                 _fail(row, row["problem"], row["reason"])
-        _guard(self._ask, [row for row in rows if row["problem"] is None], JUDGE)
+        _ask_all(self._ask, rows, JUDGE, self._journal)
         return pa.Table.from_pylist(rows, schema=JUDGED)
 
     def _ask(self, rows: Sequence[_Row]) -> None:
@@ -128,6 +144,19 @@ def _batch(rows: Sequence[_Row]) -> WrittenBatch:
         "image": [row["image"] for row in rows],
         "critique": [row.get("critique") or "" for row in rows],
     }
+
+
+def _ask_all(ask: Callable[[Sequence[_Row]], None], rows: Sequence[Any], reason: str, journal: Journal | None) -> None:
+    """Ask for the rows without a problem, but for those whose answers are in the journal."""
+
+    def guarded(left: Sequence[Any]) -> None:
+        _guard(ask, left, reason)
+
+    fine = [row for row in rows if row["problem"] is None]
+    if journal is None:
+        guarded(fine)
+    else:
+        journal.answered(fine, guarded)
 
 
 def _guard(ask: Callable[[Sequence[_Row]], None], rows: Sequence[_Row], reason: str) -> None:

@@ -1,7 +1,7 @@
 """CritiqueJob: asks teacher and judge in rounds until each score band is full or has ended.
 
-- An answer that is in a shard is never asked for again. What a kill loses are the shards that
-  teacher and judge are working on, one for each of their processes. Any other end loses no answer.
+- An answer that is in a shard or in a journal is never asked for again. What a kill loses are the
+  batches that teacher and judge are working on, one for each of their processes.
 - The rows, and so the critiques, depend on seed and answers only, not on the order in which they
   come nor on interruptions (`rapo.aescot.plan`).
 - The driver holds the rows of shards in work, a byte for each row that was asked, and the labels.
@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster.aescot.answers import Answers
-from cluster.aescot.round_files import RoundFiles
+from cluster.aescot.round_files import JOURNAL, RoundFiles
 from cluster.files.jsonl import append_jsonl, read_jsonl
 from cluster.remote.waiting import run_limited
+from rapo.aescot.journal import noted_cost
 from rapo.aescot.plan import Band, Round, make_bands, next_round, record_verdicts
 from rapo.aescot.rows import JUDGED, SURPLUS
 from rapo.config import Config
@@ -85,6 +87,7 @@ class CritiqueJob:
             files.write_plan(self._records, asked)
             record_verdicts(self.bands, asked, self._ask(files, np.zeros(len(asked), bool)))
             self._rounds.append((asked, files))
+        shutil.rmtree(self._out / JOURNAL, ignore_errors=True)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of all rounds in the order in which they were asked, a shard at a time.
@@ -118,7 +121,9 @@ class CritiqueJob:
             self._out / STARTS,
             {"time": time.time(), "round": self.rounds, "shards": len(files.shards), "pending": len(stretches)},
         )
-        self._stream(answers, stretches)
+        # What the journals have was spent, too. It is counted when its rows come.
+        noted = {role: noted_cost(files.journal, role) for role in self.spent}
+        self._stream(answers, stretches, {role: self.spent[role] + noted[role] for role in noted})
         self._ask_one_by_one(answers)
         return keep
 
@@ -128,7 +133,7 @@ class CritiqueJob:
         rows = len(answers.keep)
         missing = [place for shard in answers.files.shards for place in answers.missing(shard)]
         self.repeated += sum(place not in answers.unanswered for place in missing)
-        self._stream(answers, [[place] for place in missing])
+        self._stream(answers, [[place] for place in missing], self.spent)
         silent = [place for place in missing if place in answers.unanswered and not answers.has(place)]
         if len(silent) == rows > 1:
             answers.flush()
@@ -137,13 +142,13 @@ class CritiqueJob:
             for place in answers.missing(shard):
                 answers.give_up(place)
 
-    def _stream(self, answers: Answers, stretches: Sequence[Sequence[int]]) -> None:
+    def _stream(self, answers: Answers, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]) -> None:
         if not stretches:
             return
 
         def collect() -> None:
             try:
-                for table in self._judged(answers.files.plan, stretches, self.spent):
+                for table in self._judged(answers.files.plan, stretches, spent):
                     self._spend(table)
                     answers.add(table)
             except BaseException:

@@ -1,10 +1,12 @@
-"""RoundFiles: the files of one round of AesCoT, its plan and its shards.
+"""RoundFiles: the files of one round of AesCoT: its plan, its shards, and the journals of those
+that are in work.
 
 - The plan is an Arrow file that readers map into memory: the rows in the order in which they are
   asked. It follows from seed and verdicts before it, so that a continued job writes the same one.
 - A shard is a Parquet file with the judged rows of one stretch of the plan. Its footer has their
   checksum. It appears whole or not at all, and changes only to get answers that it lacked.
 - A damaged shard is set aside, and its rows are asked again. A shard of other rows is an error.
+- The journals of a shard (`rapo.aescot.journal`) go when it is written.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ import pyarrow.parquet as pq
 import xxhash
 
 from cluster.files.atomic import write_atomic
+from rapo.aescot.journal import drop_journals
 from rapo.aescot.plan import Round
 from rapo.aescot.rows import ASKED, JUDGED
 from rapo.datasets.record_table import RecordTable
 from rapo.errors import RunFolderError
+
+#: The folder of the journals.
+JOURNAL = "journal"
 
 _DIGEST = b"rapo.checksum"
 #: Rows of a plan that are turned into Python objects at a time, and lie in one batch of its file.
@@ -37,6 +43,8 @@ class RoundFiles:
 
     def __init__(self, folder: Path, number: int, rows: int, shard_rows: int) -> None:
         self.plan = folder / "plan" / f"{number:02d}.arrow"
+        #: Begins the paths of the journals.
+        self.journal = journal_of(self.plan)
         self._prefix = folder / "shards" / f"{number:02d}"
         self._rows = rows
         self._shard_rows = shard_rows
@@ -61,7 +69,8 @@ class RoundFiles:
 
     def write_plan(self, records: RecordTable, asked: Round) -> None:
         """Write what is asked, few rows at a time."""
-        self.plan.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self.plan.parent, self.journal.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         aside = self.plan.with_suffix(".part")
         with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, ASKED) as writer:
             for table in _asked_tables(records, asked):
@@ -74,6 +83,7 @@ class RoundFiles:
         table = rows.cast(JUDGED).sort_by("place")
         pq.write_table(table.replace_schema_metadata({_DIGEST: _digest(table)}), buffer)
         write_atomic(self.path(shard), buffer.getvalue())
+        drop_journals(self.journal, shard)
 
     def read(self, shard: int) -> pa.Table | None:
         """The rows of a shard; None where it is not there, or was damaged and has been set aside.
@@ -93,6 +103,11 @@ class RoundFiles:
                 "Put it back as it was, or start a new run with another --out"
             )
         return table
+
+
+def journal_of(plan: Path) -> Path:
+    """What begins the paths of the journals of the round with this plan."""
+    return plan.parent.with_name(JOURNAL) / plan.stem
 
 
 def read_plan(plan: Path, places: Sequence[int]) -> pa.Table:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from actors.roles import JudgeRole, TeacherRole
+from cluster.aescot.round_files import journal_of
+from rapo.aescot.journal import Journal
+from rapo.aescot.provenance import Role, fingerprint
 from rapo.config import ChatConfig, Config
 
 if TYPE_CHECKING:
@@ -89,13 +92,17 @@ def _pipeline(
             concurrency=min(_READERS, len(stretches)),
             num_cpus=0,  # also where the driver's node offers no CPUs
         )
-        for pool, guard, role, cost in (
-            (settings.teacher, GuardedTeacher, roles.teacher, spent["teacher"]),
-            (settings.judge, GuardedJudge, roles.judge, spent["judge"]),
-        ):
+        chosen: tuple[tuple[Role, ChatConfig, type, object], ...] = (
+            ("teacher", settings.teacher, GuardedTeacher, roles.teacher),
+            ("judge", settings.judge, GuardedJudge, roles.judge),
+        )
+        for name, pool, guard, role in chosen:
+            digest = fingerprint(config, name)
+            # A row is asked alone because what was answered is not wanted.
+            journal = Journal(journal_of(plan), settings.shard_rows, name, digest, reads=not single)
             dataset = dataset.map_batches(
                 guard,
-                fn_constructor_args=(role, config, cost),
+                fn_constructor_args=(role, config, spent[name], journal),
                 batch_size=1 if single else settings.batch_size,
                 batch_format="pyarrow",
                 compute=_pool(pool, len(stretches), 1 if single else settings.batch_size, alone=single),

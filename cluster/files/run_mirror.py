@@ -42,7 +42,7 @@ _JOIN_S = 15.0
 _LAST_S = 10.0
 _OWNER = ".rapo/owner.json"
 #: What an unfinished stage makes anew, and what is of this machine.
-_LOCAL = frozenset({".lock", "ray_train"})
+_LOCAL = frozenset({".lock", "journal", "ray_train"})
 
 #: Where a resumed run puts the states that its ranks fetch.
 _STATES = "rapo/state"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
+from rapo import __version__
 from rapo.aescot.model_judge import judge_template
 from rapo.aescot.prompt import prompt_hash, teacher_template
 from rapo.chat.open import folder_of
@@ -83,6 +86,14 @@ def role_facts(config: Config, role: Role, used: UsedBy) -> RoleFacts:
         completion_tokens=used.usage.completion_tokens,
         cost=used.usage.cost,
     )
+
+
+def fingerprint(config: Config, role: Role) -> str:
+    """A digest of all that decides a role's answers beside the row that it is asked about."""
+    chosen = config.aescot.teacher if role == "teacher" else config.aescot.judge
+    facts = asdict(role_facts(config, role, UsedBy(role)))
+    settings = chosen.model_dump(mode="json", exclude={"actors", "min_actors", "cpus", "gpus", "engine", "endpoint"})
+    return xxhash.xxh3_64_hexdigest(json.dumps([__version__, config.run.seed, facts, settings]).encode())
 
 
 def _digest(config: Config, role: Role) -> str | None:

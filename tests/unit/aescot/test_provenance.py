@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from rapo.aescot.prompt import BLIND_PROMPT, TEACHER_PROMPT
-from rapo.aescot.provenance import Role, RoleFacts, UsedBy, role_facts
+from rapo.aescot.provenance import Role, RoleFacts, UsedBy, fingerprint, role_facts
 from rapo.aescot.rows import JUDGED
 from rapo.config import load_config
 
@@ -67,3 +67,18 @@ def test_a_folder_and_a_file_of_critiques_are_known_by_their_content(tmp_path: P
         }
     assert len(digests) == 4
     assert facts("teacher").digest is None
+
+
+def test_the_fingerprint_of_a_role_changes_with_what_decides_its_answers_and_with_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("Describe {score}.")
+
+    def of(*settings: str) -> str:
+        return fingerprint(load_config(None, settings), "teacher")
+
+    asked = [f"aescot.teacher.{setting}" for setting in (*ENDPOINT, f"prompt_file={file}")]
+    known = of(*asked)
+    assert of(*asked, "aescot.teacher.endpoint.concurrency=3", "aescot.judge.tolerance=2") == known
+    others = {of(*asked, f"aescot.teacher.{setting}") for setting in ("temperature=0.5", "words=9", "model=other")}
+    file.write_text("Describe the light {score}.")
+    assert len({known, of(*asked), of(*asked, "run.seed=7"), *others}) == 6

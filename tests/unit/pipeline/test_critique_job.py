@@ -15,7 +15,8 @@ import pytest
 
 from cluster.aescot.answers import Answers
 from cluster.aescot.job import CritiqueJob
-from cluster.aescot.round_files import RoundFiles, read_plan
+from cluster.aescot.round_files import RoundFiles, journal_of, read_plan
+from rapo.aescot.journal import Journal
 from rapo.aescot.rows import JUDGED
 from rapo.config import Config, load_config
 from rapo.datasets.labels import Labels
@@ -270,3 +271,44 @@ def test_no_flipped_bit_goes_unseen(tmp_path: Path, records: RecordTable) -> Non
         assert found is None or found.equals(good)  # no value depends on some bytes
         seen += found is None
     assert seen > 20
+
+
+class Noted(Asked):
+    """Has a journal, as the processes of a pool do. Answers that are on their way at the kill are
+    lost."""
+
+    def __call__(
+        self, plan: Path, stretches: Sequence[Sequence[int]], spent: Mapping[str, float]
+    ) -> Iterator[pa.Table]:
+        self.spent.append(spent["teacher"])
+        journal = Journal(journal_of(plan), 16, "teacher", "settings")
+        for places in stretches:
+            rows = [row | {"reason": None} for row in read_plan(plan, places).to_pylist()]
+            for start in range(0, len(rows), 8):
+                self.answers -= 1
+                if self.answers < 0:
+                    raise Interrupted
+                journal.answered(rows[start : start + 8], self._ask)
+            yield pa.Table.from_pylist(rows, schema=JUDGED)
+
+    def _ask(self, rows: Sequence[dict[str, object]]) -> None:
+        self.uids.update(str(row["uid"]) for row in rows)
+        for row in rows:
+            row.update(judged(str(row["uid"])))
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2, 9, 15])
+def test_after_a_kill_nothing_is_asked_again_that_is_in_a_journal(
+    tmp_path: Path, records: RecordTable, monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    whole = run(tmp_path / "whole", records, Asked())
+    first, second = Noted(answers=answers), Noted()
+    monkeypatch.setattr(Answers, "flush", lambda self: None)
+    with pytest.raises(RoleError, match="teacher or judge failed"):
+        run(tmp_path / "out", records, first)
+    job = run(tmp_path / "out", records, second)
+    assert rows(job) == rows(whole)
+    assert not first.uids.keys() & second.uids.keys()
+    assert second.spent[0] == first.uids.total() / 2, "what is in a journal was spent"
+    assert job.spent["teacher"] == len(rows(whole)) / 2
+    assert not (tmp_path / "out" / "journal").exists()
