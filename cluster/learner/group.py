@@ -14,6 +14,7 @@ import ray
 from actors import run_files
 from actors.learner import Learner
 from actors.messages import RankFigures, RankInfo
+from actors.state_copy import copy_on
 from cluster.remote.actors import Launch, Launcher
 from cluster.remote.heartbeat import Heartbeat
 from cluster.remote.needs import bundle
@@ -135,6 +136,15 @@ class LearnerGroup:
             cast("RankState", tuple(rank.state.options(num_returns=2).remote(copied)))
             for rank, copied in zip(self._ranks, copies, strict=True)
         ]
+
+    def copies(self, states: Sequence[RankState]) -> list[RankState]:
+        """The ranks' `states` once more, each on the next node of ranks; empty where they have one
+        node. Steps may go on meanwhile."""
+        nodes = list(dict.fromkeys(rank.node_id for rank in self.ranks))
+        if len(nodes) < 2:
+            return []
+        following = dict(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
+        return [copy_on(following[rank.node_id], *state) for rank, state in zip(self.ranks, states, strict=True)]
 
     def restore(self, states: Sequence[ObjectRef[StateFiles]]) -> Waiting[int]:
         """Have all ranks go on from `states` (of as many ranks); the number of steps that these

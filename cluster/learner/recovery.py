@@ -1,15 +1,15 @@
 """RecoveringLearnerGroup: learner ranks that survive a death or a hang of any of them.
 
 - After `learner.snapshot_every` steps, or `learner.snapshot_seconds` where the state is large, each
-  rank puts a snapshot of its training state into the object store. This process owns the snapshots,
-  so they outlive the ranks (but not the node that holds one).
+  rank puts a snapshot of its training state into the object store. Where ranks have several nodes,
+  each part is copied to the next of them, beside the steps (`cluster.learner.snapshot`).
 - The steps since are kept as refs. When a rank fails, all ranks are started anew from the latest
   snapshot and train these steps again from the same groups: no step is lost, none is applied twice,
   and the result is the one that an unbroken run has. Where a node took one of these groups with it,
   the state is lost.
 - Ranks that ran out of memory compute each micro-batch in two parts from then on.
-- A snapshot counts once all of it is in the object store. Until then the one before is kept as
-  well, and no other is begun for its own sake.
+- A snapshot counts once all of it is in the object store, and its second copies are made or given
+  up. Until then the one before is kept as well, and no other is begun for its own sake.
 - A checkpoint is a snapshot that the ranks also write to the disk.
 """
 
@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import ray
-
 from actors.messages import RankInfo
 from cluster.learner.group import ImageRefs, LearnerGroup, RankState
+from cluster.learner.snapshot import Snapshot
 from cluster.remote.faults import Fault, kind_of, one_line
 from cluster.remote.waiting import Waiting
 from cluster.remote.weight_source import Receivers, WeightVersion
@@ -38,32 +36,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RECEIPT_S = 60.0
 #: Failures that new ranks would have as well.
 _FINAL = (FaultKind.STATE_LOST, FaultKind.NO_ROOM)
 #: A rank's state of this size is copied in well under a second.
 _SMALL_BYTES = 256 * 2**20
-
-
-@dataclass(slots=True)
-class _Snapshot:
-    """The ranks' states (None: as they started), and the steps trained since: shares and images."""
-
-    states: list[RankState] | None
-    since: list[tuple[Sequence[ObjectRef[Share]], Sequence[ImageRefs]]] = field(default_factory=list)
-
-    def ended(self) -> bool:
-        """Whether it is known if the snapshot could be made."""
-        receipts = [receipt for receipt, _ in self.states or ()]
-        return not receipts or not ray.wait(receipts, num_returns=len(receipts), timeout=0.0)[1]
-
-    def error(self) -> Exception | None:
-        """Why the snapshot could not be made, None where it was."""
-        try:
-            ray.get([receipt for receipt, _ in self.states or ()], timeout=_RECEIPT_S)
-        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
-            return error
-        return None
 
 
 class RecoveringLearnerGroup:
@@ -84,7 +60,7 @@ class RecoveringLearnerGroup:
         self._group = make()
         self._model_dir = Path()
         self._resumed: tuple[Path, bool] | None = None
-        self._snapshots = [_Snapshot(None)]
+        self._snapshots = [Snapshot(None, copies=[])]
         self._steps = 0
         self._splits = 1
         self._snapshot_at = time.monotonic()
@@ -124,9 +100,19 @@ class RecoveringLearnerGroup:
 
     def _take_snapshot(self) -> list[RankState]:
         states = self._group.states()
-        self._snapshots.append(_Snapshot(states))
+        self._snapshots.append(Snapshot(states))
         self._snapshot_at = time.monotonic()
+        self._begin_copies(self._snapshots[-1])
         return states
+
+    def _begin_copies(self, snapshot: Snapshot) -> None:
+        """Begin a snapshot's second copies, unless those of another are being made: where they take
+        longer than the time between two snapshots, they would pile up."""
+        if snapshot.states is None or snapshot.copies is not None or any(one.copying for one in self._snapshots):
+            return
+        settings = self._config.learner
+        snapshot.copies = self._group.copies(snapshot.states) if settings.snapshot_buddy else []
+        snapshot.copied_by = time.monotonic() + settings.step_timeout_s
 
     def _snapshot_due(self) -> bool:
         """Copying a large state takes as long as several steps, so that it goes by time."""
@@ -142,15 +128,36 @@ class RecoveringLearnerGroup:
     def _settle_snapshots(self) -> None:
         """Let go of the snapshots that a newer one has made superfluous, and of those that could
         not be made."""
-        kept: list[_Snapshot] = []
+        kept: list[Snapshot] = []
         for snapshot in self._snapshots:
             if not snapshot.ended():
                 kept.append(snapshot)
-            elif (error := snapshot.error()) is None:
-                kept = [snapshot]
-            else:
+            elif (error := snapshot.error()) is not None:
                 self._report(Fault("learner", "", kind_of(error), one_line(error), "the snapshot before is kept"))
+            elif self._copied(snapshot):
+                kept = [snapshot]
+            else:  # of those whose copies are not begun the newest will do
+                kept = [*(one for one in kept if one.copies is not None), snapshot]
         self._snapshots = kept
+
+    def _copied(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot that was made waits for no second copies any more. Without them it
+        serves as long as its nodes do."""
+        self._begin_copies(snapshot)
+        if snapshot.copies is None:
+            return False
+        if snapshot.copying:
+            if not snapshot.late:
+                return False
+            limit = self._config.learner.step_timeout_s
+            kind, cause = FaultKind.LATE, f"the second copies of a snapshot were not made within {limit:.0f} s"
+        elif (error := snapshot.copy_error()) is not None:
+            kind, cause = kind_of(error), one_line(error)
+        else:
+            return True
+        snapshot.give_up_copies()
+        self._report(Fault("learner", "", kind, cause, "a snapshot lies on the ranks' own nodes alone"))
+        return True
 
     def publish(self, version: int, receivers: Receivers | None = None) -> WeightVersion:
         return self._group.publish(version, receivers)
@@ -267,7 +274,7 @@ class RecoveringLearnerGroup:
             kind=FaultKind.STATE_LOST,
         )
 
-    def _repeat(self, snapshot: _Snapshot) -> Waiting[None]:
+    def _repeat(self, snapshot: Snapshot) -> Waiting[None]:
         """Train the steps since a snapshot again."""
         try:
             for shares, images in snapshot.since:
@@ -281,7 +288,7 @@ class RecoveringLearnerGroup:
                 kind=FaultKind.STATE_LOST,
             ) from error
 
-    def _restore(self, snapshot: _Snapshot) -> Waiting[bool]:
+    def _restore(self, snapshot: Snapshot) -> Waiting[bool]:
         """Whether the snapshot could be restored. Ranks that died while they made it have left
         their error in its place."""
         if snapshot.states is None:
@@ -290,10 +297,17 @@ class RecoveringLearnerGroup:
             return True
         if snapshot.error() is not None:
             return False
-        try:
-            yield from self._group.restore([files for _, files in snapshot.states])
-        except RoleError as error:
-            if error.kind is not FaultKind.DATA_LOST:
-                raise
-            return False
-        return True
+        tried: list[list[RankState]] = []
+        # Ray may notice the loss of a node only after something was fetched from there in vain.
+        while (chosen := snapshot.readable()) is not None and chosen not in tried:
+            try:
+                yield from self._group.restore([files for _, files in chosen])
+            except RoleError as error:
+                if error.kind is not FaultKind.DATA_LOST:
+                    raise
+                tried.append(chosen)
+                continue
+            if chosen != snapshot.states:
+                snapshot.states, snapshot.copies = chosen, []
+            return True
+        return False

@@ -109,6 +109,9 @@ class LearnerConfig(Section):
     snapshot_seconds: MayChange[Seconds] = Field(
         300.0, description="time between two snapshots where `snapshot_every` is not given and a rank's state is large"
     )
+    snapshot_buddy: MayChange[bool] = Field(
+        True, description="where ranks have several nodes, each snapshot lies on the next of them as well"
+    )
     max_failures: MayChange[Annotated[int, Field(ge=0)]] = Field(
         3, description="how often the ranks are rebuilt within one step before the run fails"
     )

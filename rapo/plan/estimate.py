@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rapo.config import Config
 from rapo.plan.cards import Card
-from rapo.plan.memory import FIXED, Items, Sampling, Training
+from rapo.plan.memory import FIXED, Items, Sampling, Training, snapshot_bytes
 from rapo.plan.model_shape import ModelShape
 from rapo.plan.network import Delivery, Network, by_broadcast, through_store
 from rapo.plan.traffic import (
@@ -144,6 +144,10 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     traffic["weights, out of a node of ranks"] = delivery.sent
     into = "rank" if between is None else "node of ranks"
     traffic[f"gathers and reductions, into each {into}"] = collective_bytes(learner, micro_batches)
+    if between is not None and config.learner.snapshot_buddy:
+        part = snapshot_bytes(learner) / network.nodes(learner_gpus)
+        host["learner, second copy of a snapshot on a node of ranks"] = part
+        traffic["snapshot, into the next node of ranks"] = part / every
     parts = [*roles, snapshot_part(learner, every)]
     if config.colocated:
         # The side whose turn it is not keeps its CUDA context, and a rank its tensors on its host.

@@ -11,7 +11,7 @@ import pytest
 import ray
 from fakes import as_ref
 
-from cluster.learner import recovery
+from cluster.learner import recovery, snapshot
 from cluster.learner.recovery import RecoveringLearnerGroup
 from cluster.remote import waiting
 from cluster.remote.waiting import Waiting, finish
@@ -64,6 +64,9 @@ class Group:
     def states(self) -> list[tuple[Any, Any]]:
         return [(None, list(self.applied))]
 
+    def copies(self, states: Any) -> list[Any]:
+        return []
+
     def restore(self, states: Any) -> Waiting[int]:
         yield from self._wait("restore")
         self.applied = list(states[0])
@@ -106,7 +109,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def wait(refs: Any, **limits: Any) -> tuple[list[Any], list[Any]]:
         return [ref for ref in refs if ref is not PENDING], [ref for ref in refs if ref is PENDING]
 
-    monkeypatch.setattr(recovery.ray, "get", get)
+    monkeypatch.setattr(snapshot.ray, "get", get)
+    monkeypatch.setattr(snapshot.ray, "nodes", list)
+    monkeypatch.setattr(snapshot.ray, "cancel", lambda ref, force: None)
+    monkeypatch.setattr(snapshot, "_lies_on", lambda part, nodes: True)
     monkeypatch.setattr(waiting.ray, "wait", wait)
 
 

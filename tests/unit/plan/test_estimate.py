@@ -197,6 +197,18 @@ def test_a_snapshot_after_every_step_is_seen(folder):
     assert every.step_seconds > by_time.step_seconds + 5
 
 
+def test_second_copies_of_snapshots_take_room_and_bytes_where_ranks_have_several_nodes(folder):
+    held, into = "learner, second copy of a snapshot on a node of ranks", "snapshot, into the next node of ranks"
+    found = plan("gpu-8x8.toml", folder, "learner.snapshot_every=10")
+    ranks = load_config(ROOT / "configs/gpu-8x8.toml").learner.workers
+    assert found.host[held] == pytest.approx(99.5e9 / (ranks / 8), rel=1e-3)
+    assert found.traffic[into] == pytest.approx(found.host[held] / 10)
+    for config, *off in (("gpu-8x8.toml", "learner.snapshot_buddy=false"), ("gpu-1x8.toml",)):
+        without = plan(config, folder, *off)
+        assert held not in without.host
+        assert into not in without.traffic
+
+
 def test_a_split_worker_holds_its_part(tmp_path):
     shape = shape_of(tmp_path, SEVEN)
     one, four = (Sampling(shape, parts, True, 0.9, 85.5e9, 2048) for parts in (1, 4))

@@ -11,6 +11,7 @@ from fakes import as_ref
 
 from actors.messages import GroupReceipt, RewardReceipt
 from cluster.learner.recovery import RecoveringLearnerGroup
+from cluster.learner.snapshot import Snapshot
 from cluster.remote import waiting
 from cluster.remote.faults import Fault
 from cluster.remote.waiting import Waiting
@@ -114,6 +115,9 @@ class Group:
     def states(self) -> list[Any]:
         return [(as_ref("a receipt"), self.step_done)]
 
+    def copies(self, states: Any) -> list[Any]:
+        return []
+
     def load_state(self, folder: Path, *, universal: bool = False) -> Waiting[int]:
         yield []
         self.step_done = int((folder / "steps").read_text())
@@ -149,6 +153,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_store, "own_store_bytes", lambda: 2**29)
     monkeypatch.setattr(module.ray, "get", lambda ref, timeout: ref)
     monkeypatch.setattr(waiting.ray, "wait", lambda refs, **limits: (refs, []))
+    monkeypatch.setattr(Snapshot, "readable", lambda snapshot: snapshot.states)
     for name, value in (("looks", 1), ("failures", []), ("written", [])):
         monkeypatch.setattr(Group, name, value)
 
