@@ -186,10 +186,9 @@ def test_any_member_that_dies_costs_all_one_version_and_those_left_have_a_meetin
         at_tensor = 2 * at_tensor  # of both shares
     for number, way in enumerate(ways):
         way(meeting, number, 1, **({"at_tensor": at_tensor, "do": "SIGKILL"} if number == lost else {}))
-    began = time.monotonic()
     left = [one for number, one in enumerate(members) if number != lost]
     answers = [one.answer() for one in left]
-    assert time.monotonic() - began < SOON_S
+    assert not any("sent nothing" in str(answer) for answer in answers), "nobody waits for the limit"
     senders = 2 if lost >= 2 else 1
     assert all(isinstance(answer, str) for answer in answers[senders:]), "refused whole"
     assert any(isinstance(answer, str) for answer in answers[:senders]) or lost == 1
