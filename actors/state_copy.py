@@ -31,5 +31,6 @@ def copy_on(
 ) -> tuple[ObjectRef[int], ObjectRef[StateFiles]]:
     """The receipt and the files of a rank's `state`, on the node with this id."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    refs = _KEEP.options(scheduling_strategy=there).remote(copied, files)
-    return cast("tuple[ObjectRef[int], ObjectRef[StateFiles]]", tuple(refs))
+    refs: object = _KEEP.options(scheduling_strategy=there).remote(copied, files)
+    receipt, copy = cast("tuple[ObjectRef[int], ObjectRef[StateFiles]]", refs)
+    return receipt, copy
