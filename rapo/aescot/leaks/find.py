@@ -6,6 +6,7 @@
 - A word of rating is a leak where it names a score that exists ("this justifies the rating"), not
   where it is another word ("first-rate", "frame rate").
 - A mention of the instructions or of the human raters is a leak.
+- A sentence that no rule finds is a leak where it is worded like those of `bench/judge`.
 
 The rules are rapo's own; the paper names the error without them (Aes-R1, arXiv 2509.21871,
 appendix E.2). `bench/judge` measures them.
@@ -17,10 +18,12 @@ import re
 
 from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.harmless import HARMLESS
+from rapo.aescot.leaks.likeness import like_a_leak
 from rapo.aescot.leaks.rules import LEAKS
 from rapo.aescot.leaks.words import tokens
 from rapo.aescot.plain_text import plain_text
 
+LIKENESS = "a leak's wording"
 _SHOWN = 60  # characters of a leak that are shown at most
 
 
@@ -29,6 +32,23 @@ def find_leak(text: str) -> str:
     none."""
     plain = plain_text(text)
     tags, places = tokens(plain)
+    if found := _by_rule(tags):
+        kind, piece = found
+    elif like := like_a_leak(tags):
+        kind, piece = LIKENESS, like
+    else:
+        return ""
+    start, end = places[piece[0]][0], places[piece[-1]][1]
+    return f"{kind}: {plain[start : min(end, start + _SHOWN)]!r}"
+
+
+def rule_leak(text: str) -> bool:
+    """Whether a rule finds a leak, whatever the wording is like."""
+    return _by_rule(tokens(plain_text(text))[0]) is not None
+
+
+def _by_rule(tags: list[str]) -> tuple[str, range] | None:
+    """The kind of the leak that a rule finds first, and its tokens."""
     tagged = f" . {' '.join(tags)} . "
     for rule in HARMLESS:
         tagged = rule.sub(_blank, tagged)
@@ -37,9 +57,8 @@ def find_leak(text: str) -> str:
             # The text begins after a full stop of its own.
             first = tagged.count(" ", 0, found.start()) - 2
             last = first + found[0].count(" ")
-            start, end = places[max(first, 0)][0], places[min(last, len(places) - 1)][1]
-            return f"{kind}: {plain[start : min(end, start + _SHOWN)]!r}"
-    return ""
+            return kind, range(max(first, 0), min(last, len(tags) - 1) + 1)
+    return None
 
 
 def _blank(found: re.Match[str]) -> str:
