@@ -15,6 +15,7 @@ from itertools import combinations
 
 from rapo.aescot.opinions import opinions
 from rapo.aescot.structure_rules import DIMENSIONS, IMAGE_WORDS, LABEL, MARKUP, REFUSAL
+from rapo.aescot.wording import CLOSING, word_tokens
 
 #: Why a text fails the gate, in the order of the checks.
 STRUCTURE_REASONS: tuple[str, ...] = (
@@ -236,20 +237,36 @@ def _coverage(text: str) -> str:
     return f"it names {named} of {len(DIMENSIONS)} dimensions of beauty, not {MIN_DIMENSIONS} or more"
 
 
-def _closing(text: str) -> str:
-    """The last sentence, or the one before it, must judge the whole image."""
-    sentences = [sentence.strip() for sentence in _SENTENCE.split(text.strip()) if sentence.strip()]
-    for place, sentence in enumerate(reversed(sentences[-2:])):
+def rule_closing(text: str) -> bool:
+    """Whether a rule says that the last sentence, or the one before it, judges the whole image."""
+    for place, sentence in enumerate(reversed(sentences_of(text)[-2:])):
         whole = _WHOLE.search(sentence) or (place == 0 and (_IT.search(sentence) or _GENRE.search(sentence)))
         if _NO_JUDGEMENT.search(sentence):
             continue
         judges = opinions(sentence) > 0
         if _SUMS_UP.search(sentence) or (whole and judges):
-            return ""
+            return True
         brief = judges and len(sentence.split()) <= _SHORT and _VERDICT.match(sentence)
         if place == 0 and (brief or _STANCE.search(sentence)):
-            return ""
-    return f"no judgement of the whole at its end: {(sentences or [''])[-1][-40:]!r}"
+            return True
+    return False
+
+
+def sentences_of(text: str) -> list[str]:
+    return [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
+
+
+def closing_sentence(text: str) -> str:
+    """The last sentence, empty if it is a question or advice."""
+    last = (sentences_of(text) or [""])[-1]
+    return "" if _NO_JUDGEMENT.search(last) else last
+
+
+def _closing(text: str) -> str:
+    """The end must judge the whole image, by a rule or by the wording of the last sentence."""
+    if rule_closing(text) or CLOSING.is_like(word_tokens(closing_sentence(text))):
+        return ""
+    return f"no judgement of the whole at its end: {text.strip()[-40:]!r}"
 
 
 _CHECKS: dict[str, Callable[[str], str]] = {

@@ -97,8 +97,9 @@ REFUSAL = re.compile(
             rf"(?: me| us| again| with me)? (?:\w+ ){{0,3}}?(?:{_SENT}|scene|again|details|description)\b",
             r"\b(?:happy|glad|pleased|delighted|willing) to (?:help|assist|critique|comment|write|provide"
             r"|offer|take|look|discuss|evaluate)\b"
-            r"|\bi(?:'ll| will| would|'d| can| could) (?:gladly|happily)\b|\bhow (?:can|may) i (?:help"
-            r"|assist)\b|\blet me know (?:if|when|what)\b",
+            r"|\bi(?:'ll| will| would|'d| can| could) (?:gladly|happily)\b|\b(?:how|which i) (?:can|may) (?:i )?"
+            r"(?:help|assist)\b|\blet me know (?:if|when|what)\b"
+            r"|\bi (?:must |have to |will )?(?:decline|refuse) (?:this|that|your|the) (?:request|task)\b",
             r"\bi can (?:only |instead |still )?(?:process|handle|read|work with|help|offer"
             r"|share) (?:\w+ )?(?:text|general|with)\b"
             r"|\bonly (?:process|handle|read|work with) text\b",
@@ -176,7 +177,7 @@ DIMENSIONS: dict[str, re.Pattern[str]] = {
             r"|expressive\w*|pathos|eerie|joyful|joyous|feel\w*|calm\w*|energ\w*|express\w*|impact\w*|engag\w*"
             r"|playful\w*|joy|quiet\w*|peace\w*|silen\w*|gloom\w*|humou?r\w*|wit|charm\w*|life|lively|weary"
             r"|tense|warmth|cheer\w*|sad\w*|dignity|dignified|restful|presence|character|personality|glee"
-            r"|affecti\w*|moving|moment|gesture\w*"
+            r"|affecti\w*|moving|moment|gesture\w*|gripping|suspense\w*|funny|comic\w*|comed\w*|laugh\w*"
         ),
         "composition": (
             r"compos(?:ition\w*|ed|itional\w*|es?)|fram(?:ing|ed)|balanc\w*|perspective\w*|symmetr\w*|layout"

@@ -73,7 +73,8 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"VOTE (?:- )?(?:box|boxes|papers?|slips?|booths?|cards?)",
         r"VOTE ~3(?:queues?|lines?|waits?|waiting|queu(?:e|ing)|polling|outside|school)|(?:queue|line|row) of VOTE",
         r"(?:ladder|flight) of <num> (?:steps|rungs)(?= (?:leads|leans|up|down|in|on|against|climbs))",
-        r"RANK of|(?:serried|dense|close|of) RANK",
+        r"(?:the|a|<num>) (?:~1)RATER LAND (?:behind|beside|around|round|in(?= [.,;]))|RATER (?:service|duty|box)",
+        r"RANK behind(?= [.,;])|RANK of|(?:serried|dense|close|of) RANK",
         r"POINTS? of (?:view|light|interest|focus|contact|departure|entry|rest|red|colou?r)|POINTS? (?:of"
         r"|where|to|at)",
         r"(?:vanishing|focal|view|strong|<pos>|key|weak|turning|selling|starting|anchor|entry|main|standpoint"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.judge.linear import HARMLESS as HARMLESS_SENTENCES
 from rapo.aescot.leaks.allusions import ALLUSIONS
-from rapo.aescot.leaks.find import LIKENESS, find_leak, rule_leak
+from rapo.aescot.leaks.find import LIKENESS, find_leak
 from rapo.aescot.leaks.grammar import rule
 from rapo.aescot.leaks.harmless import HARMLESS
 from rapo.aescot.leaks.rules import LEAKS
@@ -84,60 +85,6 @@ Those who assessed it were evidently impressed by the timing.
 The aggregate opinion leans positive, thanks to the golden light.
 The image's standing among its peers is modest.
 """.strip().split("\n")
-HARMLESS_TEXTS = """
-The horizon sits on the lower third, giving the tree room to breathe.
-The overall result is fair but unremarkable.
-Considering the weak light, the result is impressive.
-The high placement of the horizon explains the depth.
-Those who look closely will see a second face.
-The people are divided by the river into two groups.
-The label on the bottle is sharp, and the label is perfectly readable.
-The voters queue in front of the school.
-Number 7 on the door is peeling.
-The bus, route 9, glows at 8 pm.
-A 24-70mm zoom at 50 mm gives a natural view.
-Shot at 5.6 with a 1/60 s shutter, the scene is crisp.
-Two of the three figures face left.
-The clock shows ten to six.
-Five stars hang over the ridge.
-The second boat is placed on the upper third.
-Her red dress takes second place to the sky.
-He is seven or eight, with a gap in his teeth.
-The sign reads 50 and the road bends behind it.
-Marks on the wall lead the eye to the point where the lines meet.
-A grade toward teal in the shadows gives it a cinematic tone.
-The crowd on the left is a mass of dark coats.
-Viewers may find the mood oppressive.
-The low figure on the right anchors the frame.
-A score of gulls rises from the pier.
-The scale of the mountain dwarfs the climber.
-We are given a level horizon and a calm sea.
-The tones range from low to high, at the upper end of the tonal range.
-Exposure compensation of -.5 or +.7 helps.
-As a whole, this is a work of high quality.
-It is one of the best portraits of its kind.
-The image falls short of its potential.
-It is just short of perfect.
-The exposure is a stop and a half too dark.
-In the top half of the frame the clouds pile up.
-The photograph asks us to linger.
-The eye is given three places to rest.
-We are shown a boy of nine with a kite.
-The player scores the winning goal as the stadium erupts.
-A +1 EV correction would lift the shadows.
-The number of lanterns is hard to count.
-An 85 at f/1.8 would have blurred more.
-The contrast is higher than average for a foggy day.
-A 2-second exposure blurs the stream.
-It reads as a scene from the seventies.
-She placed the bowl in the middle of the table.
-A hundred and forty feet up, the street is a ribbon.
-The artist has given 3/4 of the canvas to rain.
-Gold medal round her neck, she smiles.
-A five-star hotel in the rain glows.
-The image is split into two by the ridge.
-I know how hard such light is, and I have given it thought.
-""".strip().split("\n")
 
 
 @pytest.mark.parametrize("text", [*VALUES, *PLACES, *PEOPLE, *ALLUDED])
@@ -145,9 +92,9 @@ def test_a_value_a_place_or_a_vote_is_a_leak(text: str) -> None:
     assert find_leak(text)
 
 
-@pytest.mark.parametrize("text", HARMLESS_TEXTS)
+@pytest.mark.parametrize("text", [*HARMLESS_SENTENCES, ""])
 def test_numbers_of_photography_and_of_things_are_harmless(text: str) -> None:
-    assert not rule_leak(text)
+    assert not find_leak(text)
 
 
 def test_tags_say_how_large_a_number_is_and_how_it_is_written():

@@ -8,7 +8,7 @@ import pytest
 
 from bench.judge.__main__ import AUTHORS, KEPT, cases, table
 from rapo.aescot.judge import text_fault
-from rapo.aescot.leaks.find import find_leak, rule_leak
+from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.plain_text import plain_text
 from rapo.aescot.structure import MAX_WORDS, STRUCTURE_REASONS, structure_fault
 
@@ -58,25 +58,6 @@ def test_structure_is_found_and_nothing_else(rows):
 )
 def test_leaks(text):
     assert find_leak(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Shot at f/2.8 and 35 mm, 1/250 s, ISO 400.",
-        "About 60% of the frame is sky, and half of it is dark.",
-        "The rule of thirds is respected and two thirds of the frame is sky.",
-        "One figure walks on; the story is told by the light.",
-        "A first-rate use of contrast, with three trees at the left.",
-        "The image is separated into planes; the decorated wall narrates.",
-        "Nine times out of ten a wider lens serves better.",
-        "The frame rate of the film, its musical score and the 16:9 crop.",
-        "Eight cyclists pass at 5:30 pm in the 1950s.",
-        "",
-    ],
-)
-def test_the_language_of_photography_is_no_leak(text):
-    assert not rule_leak(text)
 
 
 def test_a_leak_is_shown_with_its_kind():
