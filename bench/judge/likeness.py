@@ -2,7 +2,8 @@
 
     python -m bench.judge.likeness [--write]
 
-- Leaks against sentences of sound critiques, of faults of structure, and of the rule-based teacher.
+- Leaks against sentences of sound critiques, of faults of structure, of the rule-based teacher
+  and of `harmless.txt`, those of the rules' tests.
 - Of a critique that is a leak as a whole the likeliest sentence is the leak, in turns of fitting
   and choosing; those that are clearly none are sentences like others.
 - The threshold: at most 2 % of sound critiques above it, each scored by a model that did not see

@@ -3,6 +3,7 @@
 - Plain prose in English, of a sensible length, to its end, without markup, refusal or repetition.
 - It names several dimensions of beauty, and it closes with a judgement of the whole image.
 - The checks read the text only. The thresholds are rapo's own.
+- An end that no rule knows judges the whole where it is worded like those of `bench/judge`.
 """
 
 from __future__ import annotations
