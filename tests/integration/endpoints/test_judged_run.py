@@ -62,8 +62,9 @@ def test_a_budget_ends_the_run_and_a_larger_one_goes_on_as_if_nothing_had_been(
         assert ended.returncode == 2, said
         assert "rapo.reward.grounded_judge answers nothing more" in said
         assert "the budget is spent" in said
-        again = rapo("export", "--out", str(broken), *settings(*judged(server, 100.0)))
-        assert again.returncode == 0, again.stdout + again.stderr
+        for command in ("train", "export"):
+            again = rapo(command, "--out", str(broken), *settings(*judged(server, 100.0)))
+            assert again.returncode == 0, again.stdout + again.stderr
         in_two = len(server.bodies) - asked
     evaluated = {name: json.loads((broken / "evaluate" / f"{name}.json").read_text()) for name in ("coldstart", "rapo")}
     test_images = 2 * evaluated["rapo"]["n"]
