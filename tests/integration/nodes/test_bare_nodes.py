@@ -43,6 +43,7 @@ import ray
 from cluster.learner.group import LearnerGroup
 from cluster.remote.actors import Launcher
 from cluster.rollout.worker_handle import create
+from tests.limits import PATIENCE_S
 class Where:
     ACTOR_OPTIONS = {"max_restarts": 0}
     def __init__(self, *arguments):
