@@ -2,7 +2,7 @@
 
     python -m bench.judge [--critiques FILE]
 
-- Nine authors planted the faults (`first.json` to `ninth.json`). The first wrote the rules as well.
+- Ten authors planted the faults (`first.json` to `tenth.json`). The first wrote the rules as well.
   The others did not see them, but the rules were mended by their texts since.
 - A leak is put into every sound critique of its author in turn, unless it is a critique of its own.
   Other faults are whole texts.

@@ -31,7 +31,7 @@ MIN_DIMENSIONS = 3
 _MANY, _ONE_SIDED = 10, 0.62
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
 # The same phrase of three words or more, again and again without anything between.
-_AT_ONCE = re.compile(r"\b((?:[\w'-]++ ){2,9}[\w'-]++)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
+_AT_ONCE = re.compile(r"\b((?:[\w'-]++,? ){2,9}[\w'-]++)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
 # "Location, location, location" is a figure of speech.
 _THRICE = re.compile(r"\b(\w+)(?: \1\b){2}|\b(\w+)(?:, \2\b){3}", re.IGNORECASE)
 _TWICE = re.compile(r"\b(\w+) \1\b", re.IGNORECASE)
@@ -43,7 +43,7 @@ _MIN_ENGLISH = 0.05  # the share of words that only English has
 _FOREIGN = 0.1  # the share of letters of other scripts that a name or a loan word may take
 
 _OVERALL = (
-    r"\b(?:overall|altogether|all in all|in all|as a whole|on the whole|in sum\w*|to sum up|in conclusion"
+    r"\b(?:overall|altogether|all in all|in all|as a whole|on the whole|in sum\w*|to sum up|in conclusion|to conclude"
     r"|ultimately|in the end"
     r"|taken together|on balance|all told|in short|in total|all things considered|in general|generally|at heart"
     r"|in essence|in (?:its )?(?:totality|entirety)|in the round|put together|as (?:\w+ ){1,2}(?:pictures"
@@ -76,6 +76,8 @@ _SUMS_UP = re.compile(
     # A ... photograph ...
     rf"|^(?:[\w' -]{{2,30}}, )?(?:an?|truly|simply|quite|still),? (?:(?!(?:is|are|was|were|has|have|to|the|that"
     rf"|which|with|in|on|at|from) )[\w'-]+,? ){{1,9}}{IMAGE_WORDS}\b"
+    # I find it technically assured.
+    rf"|^I (?:find|found|consider) (?:it|this|(?:the|this) {IMAGE_WORDS}) "
     # The photograph convinces.
     rf"|^(?:the|this) (?:whole|image|photograph|photo|picture|shot|snapshot|portrait)(?: as a whole)? "
     r"(?!shows|contains|depicts|features|includes|was taken|has a|also|is of|was made|captures a)\w+",
@@ -98,7 +100,7 @@ _STANCE = re.compile(
     re.IGNORECASE,
 )
 # A verdict of a few words without a verb: "A quiet triumph."
-_SHORT = 6
+_SHORT = 7
 _VERDICT = re.compile(
     r"(?!(?:the|his|her|its|their|on|in|at|behind|there|it)\b)(?!.*\b(?:is|are|was|were|has|have)\b)", re.IGNORECASE
 )

@@ -74,7 +74,7 @@ REFUSAL = re.compile(
             rf"\b(?:unable|impossible|not possible|inappropriate|not appropriate) (?:for me )?to (?:{_HELPS}"
             rf"|{_LOOKS} {_OBJECT})",
             r"\b(?:i(?:'m| am)(?: very| so| really)? sorry|my apologies|i apologi[sz]e|apologies(?: but"
-            r"|,))\b|^sorry\b",
+            r"|,))\b",
             rf"\b(?:i|we) (?:(?:do not|don't|did not|didn't|haven't|have not|never)(?: actually"
             rf"| currently)? (?:have|see|possess|receive"
             rf"|received|get|got|seen|been (?:given|sent|shown))|have no|lack|see no|received no) (?:any |an? "
@@ -97,16 +97,26 @@ REFUSAL = re.compile(
             rf"(?: me| us| again| with me)? (?:\w+ ){{0,3}}?(?:{_SENT}|scene|again|details|description)\b",
             r"\b(?:happy|glad|pleased|delighted|willing) to (?:help|assist|critique|comment|write|provide"
             r"|offer|take|look|discuss|evaluate)\b"
-            r"|\bi(?:'ll| will| would|'d| can| could) (?:gladly|happily)\b|\b(?:how|which i) (?:can|may) (?:i )?"
+            r"|\bi(?:'ll| will| would|'d| can| could) (?:gladly|happily) (?!hang|buy|keep|frame|return|come back|own)"
+            r"|\b(?:how|which i) (?:can|may) (?:i )?"
             r"(?:help|assist)\b|\blet me know (?:if|when|what)\b"
-            r"|\bi (?:must |have to |will )?(?:decline|refuse) (?:this|that|your|the) (?:request|task)\b",
+            r"|\bi (?:must |have to |will )?(?:decline|refuse) (?:this|that|your|the) (?:request|task)\b"
+            r"|\bi (?:must|have to|need to) (?:\w+ly )?(?:decline|abstain|refrain)\b"
+            rf"|\bi (?:\w+ ){{1,2}}not be (?:able to {_HELPS}|(?:giv|offer|provid|writ|shar)ing)",
             r"\bi can (?:only |instead |still )?(?:process|handle|read|work with|help|offer"
             r"|share) (?:\w+ )?(?:text|general|with)\b"
             r"|\bonly (?:process|handle|read|work with) text\b",
             r"\b(?:against|violat\w+|breach\w*|outside|due to|because of|in line with|conflicts? with"
             r"|contrary to|not permitted by) (?:my|our|the"
             r"|its|content|usage|safety) ?(?:\w+ ){0,2}?(?:polic\w+|guidelines|terms|rules|principles"
-            r"|safety)\b|\bmy (?:safety|content) \w+",
+            r"|safety)\b|\bmy (?:safety|content) \w+"
+            r"|\bmy (?:polic\w+|guidelines|rules|principles|instructions|training|programming)"
+            r" (?:do(?:es)?(?: not|n't) (?:permit|allow|let)|forbids?|prohibits?|prevents?|bars?)\b"
+            r"|\b(?:outside|beyond) (?:what|anything|the things) i(?:'m| am)? (?:able|allowed|permitted|can (?:help|assist))\b",
+            # Nothing to judge, or nobody to judge it.
+            r"\byou (?:meant|intended|wanted|tried) to (?:share|send|upload|attach|submit)\b"
+            r"|\bno (?:critique|assessment|evaluation|review) (?:from me|today|can|is possible)\b"
+            r"|\b(?:no|without|lack\w*|not) (?:\w+,? ){0,4}eyes of my own\b|\bi(?:'m| am) not in a position to\b",
             r"\b(?:request|critique|evaluation|assessment) (?:cannot be|can't be|is|was|must be) (?:completed"
             r"|fulfilled|processed|declined|denied"
             r"|refused|given|provided|unavailable|honou?red)\b|\bcannot be (?:judged|assessed|evaluated"

@@ -68,11 +68,12 @@ HARMLESS: tuple[re.Pattern[str], ...] = tuple(
         r"(?:iso|under|over|x|r|pg|top|energy|speed)(?: -)? SCORE",
         r"(?:frame|heart|shutter|burst|bit|sample|flash|sync|interest|exchange|growth|crime|refresh|FIRST|ORD"
         r"|<pos>|any|IT|uneven|steady|slow|fast|same)(?: -)? RATE(?! (?:IT|the IMAGE|highly|well|low))",
-        r"<tint> ~3GRADE|GRADE ~5<tint>|(?:up|high|down)(?: -)? GRADE",
+        r"<tint> ~3GRADE|(?<!passing )(?<!failing )GRADE ~5<tint>|(?:up|high|down)(?: -)? GRADE",
         r"GRADE of (?:the|IT|a) ~1(?:road|slope|paper|hill|track|street|ramp|path)",
         r"VOTE (?:- )?(?:box|boxes|papers?|slips?|booths?|cards?)",
         r"VOTE ~3(?:queues?|lines?|waits?|waiting|queu(?:e|ing)|polling|outside|school)|(?:queue|line|row) of VOTE",
         r"(?:ladder|flight) of <num> (?:steps|rungs)(?= (?:leads|leans|up|down|in|on|against|climbs))",
+        r"(?:light|highlights?|shadows?|foot|feet|boots?|hands?) (?:on|in|across|under) the (?:<pos> )?TIER",
         r"(?:the|a|<num>) (?:~1)RATER LAND (?:behind|beside|around|round|in(?= [.,;]))|RATER (?:service|duty|box)",
         r"RANK behind(?= [.,;])|RANK of|(?:serried|dense|close|of) RANK",
         r"POINTS? of (?:view|light|interest|focus|contact|departure|entry|rest|red|colou?r)|POINTS? (?:of"

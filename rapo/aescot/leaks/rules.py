@@ -77,7 +77,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|attainable) POINT",
             r"[.!?] <many> POINT(?= [.,;!])|PART a MARK",
             r"PART(?: a| -) POINT (?:off|less|more|short|deducted|LOSE|from|for|<pos>|,|\.)",
-            r"(?:extra|bonus|brownie|full|maximum|top|half) POINTS?(?! of)",
+            r"(?:extra|bonus|brownie|full|maximum|top|half) POINTS?(?! of)|(?:another|further) PART(?: a| -)? POINT",
         ),
         "marks": (
             r"(?:full|<pos>|bonus|extra|PART|half|maximum|PERFECT|zero|straight|JUDGES|pass|passing"
@@ -220,7 +220,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"(?:the|a) FIGURE (?:of|:|near|around|close to|in|would|should) ~1<num>",
         ),
         "people who rate": (
-            r"RATER|VOTE(?! (?:booth|box|station))",
+            r"RATER|VOTE(?! (?:booth|box|station))|judging PEOPLE|the LAND responses",
             r"(?:PEOPLE|most|many|few|fewer|others|some|half|PART|who|they|PCT) ~2OPINED(?! by)",
             r"opinions? (?:was|were|is|are) (?:divided|split|unanimous)",
             r"<val> (?:[a-z]+ )?hands|(?:in favou?r|raised) and ~3against|(?:raised|show of) hands",

@@ -41,7 +41,7 @@ def test_what_no_rule_finds_is_shown_with_its_sentence():
 
 
 def test_last_sentences_of_sound_critiques_are_like_closings_and_those_of_faults_are_not():
-    for author in AUTHORS:
+    for author in json.loads(CLOSING.file.read_text(encoding="utf-8"))["authors"]:
         texts = read(author)
         for known, closes in ((texts["sound"], True), (texts["structure"].get("closing", []), False)):
             last = [sentences_of(text.replace("’", "'"))[-1] for text in known]

@@ -81,6 +81,29 @@ def test_a_refusal_is_found_whatever_its_apostrophes(apostrophe):
     assert fault[0] == "refusal"
 
 
+@pytest.mark.parametrize(
+    ("opening", "refuses"),
+    [
+        ("Sorry, but I cannot find the subject. ", False),
+        ("I would gladly return to this place. ", False),
+        ("I must decline to comment on this one. ", True),
+        ("This falls outside what I am able to help with. ", True),
+        ("My guidelines do not permit me to assess it. ", True),
+        ("Whatever you meant to share never arrived. ", True),
+        ("I would gladly help with another. ", True),
+    ],
+)
+def test_an_apology_or_gladness_alone_is_no_refusal(opening, refuses):
+    fault = structure_fault(f"{opening}{BODY}It is a fine portrait.")
+    assert (fault and fault[0]) == ("refusal" if refuses else None)
+
+
+def test_a_phrase_with_commas_said_again_at_once_is_repetition():
+    fault = structure_fault(f"{BODY}It is a balanced, gentle picture of a balanced, gentle picture of a fine face.")
+    assert fault is not None
+    assert fault[0] == "repetition"
+
+
 def test_length_has_two_bounds():
     long = " ".join(f"the word{'x' * (number % 7)}{chr(97 + number % 26)}" for number in range(MAX_WORDS + 1))
     faults = [structure_fault(text) for text in ("Good light. A good image.", f"{long}.")]
@@ -112,6 +135,8 @@ BODY = (
         "I would hang this on my wall.",
         "As portraits go, this one is a gem.",
         "It's a fine portrait from corner to corner.",
+        "I find it technically assured.",
+        "To conclude, fine technique with looser design.",
         "The strengths clearly outweigh the weaknesses.",
         "As a picture entire, it offers nothing to look at.",
         "Even so, an elegant seascape in the round.",
