@@ -8,7 +8,8 @@ scored or refused.
 - One is passed on after the other, at a pace that the receivers can keep up with on one core, for
   each of Serve's proxies. Callers take turns.
 - While other callers ask, too, the pace is one at which large images take a small part of the
-  processors' time.
+  processors' time, and one waits before it is passed on: receiving it took time as well, and what
+  came together would otherwise be paid for at once.
 - Other images never wait.
 """
 
@@ -64,26 +65,34 @@ class LargeImages:
         try:
             async with asyncio.timeout(deadline - monotonic()):
                 await self._places.take(caller)
+                pause = 0.0
+                try:
+                    pause = await self._turn(image, caller)
+                finally:
+                    asyncio.get_running_loop().call_later(pause, self._places.give_back, caller)
         except TimeoutError as error:
             raise Refused(TIME_OVER) from error
-        loop = asyncio.get_running_loop()
-        pause = 0.0
-        try:
-            await loop.run_in_executor(self._thread, self._check, image)
-            pause = len(image) / self._pace(caller)
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error
-        finally:
-            loop.call_later(pause, self._places.give_back, caller)
+
+    async def _turn(self, image: bytes, caller: str) -> float:
+        """Return when the image, whose turn it is, may be passed on: for how many seconds no other
+        one may."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._check, image)
+        if not self._others_ask(caller):
+            return len(image) / _PACE
+        pause = len(image) / self._pace_beside_others / 2
+        await asyncio.sleep(pause)
+        return pause
 
     def _note(self, caller: str) -> None:
         if self._last[0] != caller:
             self._before = self._last
         self._last = (caller, monotonic())
 
-    def _pace(self, caller: str) -> float:
+    def _others_ask(self, caller: str) -> bool:
         name, asked = self._before if self._last[0] == caller else self._last
-        return self._pace_beside_others if name != caller and monotonic() - asked < _ASKS_S else _PACE
+        return name != caller and monotonic() - asked < _ASKS_S
 
     def _check(self, image: bytes) -> None:
         check_size(len(image), self._limits)

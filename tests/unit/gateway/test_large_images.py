@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import struct
 import threading
 import zlib
@@ -13,6 +14,7 @@ from dataclasses import replace
 from time import monotonic
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 from serving import FakeDeployment, details_of, settings_for, unpacked, upstream_of
@@ -114,12 +116,12 @@ class TestTurns:
 
         async def main() -> None:
             large = LargeImages(LIMITS, 2)
-            for caller in ("a", "b"):
-                await asyncio.wait_for(large.wait(SCORED, caller, monotonic() + 60), 5)
+            for _ in range(2):
+                await asyncio.wait_for(large.wait(SCORED, "a", monotonic() + 60), 5)
             with pytest.raises(Refused) as error:
-                await large.wait(SCORED, "c", monotonic() + 0.05)
+                await large.wait(SCORED, "a", monotonic() + 0.05)
             assert error.value.refusal == TIME_OVER
-            await asyncio.wait_for(large.wait(SCORED[-LARGE:], "c", monotonic() + 60), 5)
+            await asyncio.wait_for(large.wait(SCORED[-LARGE:], "a", monotonic() + 60), 5)
             large.close()
 
         asyncio.run(main())
@@ -138,20 +140,49 @@ class TestTurns:
 
         assert asyncio.run(main()) == list("aabaa")
 
-    def test_the_next_comes_later_while_others_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(large_images, "_SHARE", 1e-12)  # beside others none is done in the time of this test
+    def test_they_come_later_while_others_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # One takes half a second of the pace's time: half of it before, half of it behind.
+        monkeypatch.setattr(large_images, "_COST_S", 2.0 / len(SCORED))
+        monkeypatch.setattr(large_images, "_SHARE", 4.0 / len(os.sched_getaffinity(0)))
 
-        async def main(other: str) -> None:
-            large = LargeImages(LIMITS, 1)
-            await large.wait(b"small", other, monotonic() + 60)
+        async def main() -> list[float]:
+            large, came = LargeImages(LIMITS, 1), [monotonic()]
+            await large.wait(b"small", "b", monotonic() + 60)
             for _ in range(2):
-                await large.wait(SCORED, "a", monotonic() + 1)
+                await large.wait(SCORED, "a", monotonic() + 60)
+                came.append(monotonic())
+            large.close()
+            return list(np.diff(came))
+
+        first, second = asyncio.run(main())
+        assert first >= 0.24
+        assert second >= 0.49
+
+    def test_a_caller_alone_does_not_wait_for_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(large_images, "_SHARE", 1e-12)  # beside others none is passed on in the time of this test
+
+        async def main() -> None:
+            large = LargeImages(LIMITS, 1)
+            for image in (b"small", SCORED, SCORED):
+                await large.wait(image, "a", monotonic() + 60)
             large.close()
 
-        asyncio.run(main(other="a"))
-        with pytest.raises(Refused) as error:
-            asyncio.run(main(other="b"))
-        assert error.value.refusal == TIME_OVER
+        asyncio.run(main())
+
+    def test_a_wait_ends_with_its_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(large_images, "_SHARE", 1e-12)  # beside others none is passed on in the time of this test
+
+        async def main() -> None:
+            large = LargeImages(LIMITS, 1)
+            await large.wait(b"small", "b", monotonic() + 60)
+            began = monotonic()
+            with pytest.raises(Refused) as error:
+                await large.wait(SCORED, "a", began + 0.1)
+            assert error.value.refusal == TIME_OVER
+            assert 0.1 <= monotonic() - began < 5
+            large.close()
+
+        asyncio.run(main())
 
     def test_a_refused_one_makes_room_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(large_images, "_PACE", 1)
@@ -160,7 +191,7 @@ class TestTurns:
             large = LargeImages(LIMITS, 1)
             with pytest.raises(Refused):
                 await large.wait(REFUSED["too_complex"], "a", monotonic() + 60)
-            await asyncio.wait_for(large.wait(SCORED, "b", monotonic() + 60), 5)
+            await asyncio.wait_for(large.wait(SCORED, "a", monotonic() + 60), 5)
             large.close()
 
         asyncio.run(main())
