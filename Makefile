@@ -11,7 +11,7 @@ SET ?=
 LANES ?= 2
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo test test-all quick long families unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
+.PHONY: setup demo test test-all quick long release unit integration chaos browser gpu lint resolve format proto bench bench-runs clean
 
 setup: $(STAMP)
 
@@ -44,20 +44,20 @@ unit: setup
 
 # One worker runs all that needs the real parts, the other the unit tests (tests/conftest.py).
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long" -n 2 --dist loadscope \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit -q -m "not long and not release" -n 2 --dist loadscope \
 		--no-loadscope-reorder --durations=10
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration -q -m "not long" --durations=15
+	$(BIN)/python -m pytest tests/integration -q -m "not long and not release" --durations=15
 
 # Two files at once, which takes 16 GiB of memory; with less: make long LANES=1.
 long: setup
-	$(BIN)/python -m pytest tests/integration tests/chaos -q -m "long and not families" -n $(LANES) --dist loadfile \
+	$(BIN)/python -m pytest tests/integration tests/chaos -q -m long -n $(LANES) --dist loadfile \
 		--no-loadscope-reorder --durations=15
 
-# Before a release: the whole chain with the model families that `make long` leaves out.
-families: setup
-	$(BIN)/python -m pytest tests/integration/families -q -m families --durations=5
+# Before a release, half an hour: whole runs and clusters of several nodes, and the whole chain with each model family.
+release: setup
+	$(BIN)/python -m pytest tests/integration -q -m release -n $(LANES) --dist loadfile --no-loadscope-reorder --durations=15
 
 # On a machine with a GPU and `make setup EXTRA=gpu`: the tests of the real parts that a GPU concerns, on it.
 gpu: setup

@@ -22,7 +22,7 @@ from rapo.util.file_manifest import damage
 from tests.integration.test_roles import image_refs, records
 from tests.small import SMALL
 
-pytestmark = [pytest.mark.integration, pytest.mark.gpu]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.gpu]
 
 CONFIG = load_config(None, SMALL)
 

@@ -15,7 +15,7 @@ from tests.integration.test_resume import begin, model_of, rows, steps_of, wait_
 from tests.limits import PATIENCE_S
 from tests.small import branch
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 COLOCATED = "rollout.placement=colocate"
 SAME = ("step", "loss", "grad_norm", "entropy", "learning_rate", "reward_mean", "completion_tokens", "validation")

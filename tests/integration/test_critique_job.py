@@ -62,7 +62,7 @@ def expected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, ob
     return [row for table in job.tables() for row in table.to_pylist()]
 
 
-@pytest.mark.long
+@pytest.mark.release
 def test_two_kills_of_the_driver_change_nothing_and_ask_nothing_twice_that_was_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +120,7 @@ def run(
     return job
 
 
+@pytest.mark.long
 def test_a_row_that_kills_its_process_is_given_up_and_the_others_are_judged(tmp_path: Path, local_ray: None) -> None:
     job = run(tmp_path, DeadlyTeacher)
     rows = {row["uid"]: row for table in job.tables() for row in table.to_pylist()}
@@ -136,6 +137,7 @@ def test_a_process_that_dies_once_is_started_again_and_answers_what_it_had(tmp_p
     assert "lost" not in {row["reason"] for table in job.tables() for row in table.to_pylist()}
 
 
+@pytest.mark.long
 def test_a_pool_shrinks_while_its_rows_are_read_and_grows_when_they_come(
     tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

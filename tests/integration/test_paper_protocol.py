@@ -15,7 +15,7 @@ from cluster.files.parquet import read_parquet
 from rapo.evaluation.published import PAPER_SETS
 from tests.small import ALONE, rapo
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 SMALLER = (
     "aescot.images=64",

@@ -12,7 +12,7 @@ import pytest
 from tests.small import rapo, settings
 from tests.unit.chat_server import ChatServer, Reply, chat_server, completion
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 KEY, ROWS, SHARD = "sk-Very9Secret", 32, 8
 CRITIQUE = (

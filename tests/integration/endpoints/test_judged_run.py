@@ -16,7 +16,7 @@ from tests.integration.test_resume import model_of, steps_of
 from tests.small import ALONE, branch, rapo, settings
 from tests.unit.chat_server import ChatServer, Reply, chat_server, completion
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 KEY = "sk-Very9Secret"
 #: A request costs 1,000 prompt and 100 completion tokens.

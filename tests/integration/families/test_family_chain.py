@@ -16,7 +16,7 @@ from rapo.models.card import weights_version
 from tests.small import ALONE, branch, rapo, settings
 from tests.tiny_families import build_tiny
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,9 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("collected")
 
 
-#: One without a file of its own and without packing, unlike the model of all other runs; the others
-#: are for `make families`.
-USUAL = ("llava",)
-OTHERS = ("qwen2_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "llava_onevision")
-
-
-@pytest.mark.parametrize("kind", [*USUAL, *(pytest.param(kind, marks=pytest.mark.families) for kind in OTHERS)])
+@pytest.mark.parametrize(
+    "kind", ["llava", "qwen2_vl", "qwen3_vl", "internvl", "idefics3", "smolvlm", "llava_onevision"]
+)
 def test_a_family_runs_the_whole_chain(kind: str, collected: Path, tmp_path: Path) -> None:
     model = build_tiny(kind, tmp_path / "model", phrases())
     out = branch(collected, tmp_path / "out", *ALONE, f"policy.model={model}")

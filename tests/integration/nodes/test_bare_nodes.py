@@ -25,7 +25,7 @@ from tests.limits import PATIENCE_S
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small import branch, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(2 * PATIENCE_S)]
+pytestmark = [pytest.mark.integration, pytest.mark.release, pytest.mark.timeout(2 * PATIENCE_S)]
 
 #: Steps go on while the second worker of a node starts, of which the test waits for two.
 STEPS, BATCH = 64, 8

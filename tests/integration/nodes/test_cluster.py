@@ -16,7 +16,7 @@ import pytest
 from tests.limits import PATIENCE_S
 from tests.small import rapo
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 #: In a process of its own, because Ray reads its environment when it is imported. It says where the
 #: head is, and ends with its input.

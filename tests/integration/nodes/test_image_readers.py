@@ -11,7 +11,7 @@ import pytest
 
 from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 #: In a process of its own, because Ray reads its environment when it is imported.
 DRIVER = """

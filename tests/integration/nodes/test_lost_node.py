@@ -13,7 +13,7 @@ import pytest
 
 from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 
 def lose_a_node(*, buddy: bool) -> dict[str, Any]:

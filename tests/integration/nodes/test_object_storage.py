@@ -21,7 +21,7 @@ from tests.integration.test_resume import model_of, rows, steps_of, wait_for
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small import branch, rapo, settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 URL = f"s3://{BUCKET}/runs/one"
 

@@ -23,7 +23,7 @@ from tests.integration.nodes.bare_cluster import ROOT, BareCluster, bare_cluster
 from tests.limits import PATIENCE_S
 from tests.s3_server import free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 _SCORER = ROOT / "cluster/deploy/base/scorer"
 #: A replica fills a node.

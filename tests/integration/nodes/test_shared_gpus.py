@@ -11,7 +11,7 @@ import pytest
 
 from tests.limits import PATIENCE_S
 
-pytestmark = [pytest.mark.integration]
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 def test_a_split_worker_sees_the_gpus_of_its_ranks_and_no_others() -> None:

@@ -13,7 +13,7 @@ from tests.integration.test_resume import begin, rows, steps_of, wait_for
 from tests.limits import PATIENCE_S
 from tests.small import branch
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 STEPS, BATCH = 20, 8
 
