@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,20 +24,19 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.judge.texts import AUTHORS, SENTENCE_WORDS, read
 from bench.support import record
 from rapo.aescot.judge import REJECT_REASONS, judge_critique
 from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.measure import measure
-from rapo.aescot.structure import STRUCTURE_REASONS, structure_fault
+from rapo.aescot.structure.faults import STRUCTURE_REASONS, structure_fault
 from rapo.aescot.writer import level_of, parse_levels, parse_overall, write_critique
 from rapo.datasets.scenes import render_scene
 from rapo.records import Critique
 
 KEPT = "kept"
-AUTHORS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.json")))
 FIGURES = ("recall", "caught", "precision")
 _SCENES, _SIZE = 2000, 84
-_SENTENCE_WORDS = 35  # a leak of more words is a critique that contains one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,11 @@ class Case:
 def cases(author: str, carriers: int | None = None) -> list[Case]:
     """The planted texts of one author (`AUTHORS`), each read by the structure gate and the
     leak rules. A leak is put into at most `carriers` sound critiques."""
-    texts = json.loads((Path(__file__).parent / f"{author}.json").read_text(encoding="utf-8"))
+    texts = read(author)
     planted = [(text, KEPT) for text in texts["sound"]]
     planted += [(text, reason) for reason, faults in texts["structure"].items() for text in faults]
     for leak in texts["leaks"]:
-        whole = len(leak.split()) > _SENTENCE_WORDS
+        whole = len(leak.split()) > SENTENCE_WORDS
         planted += [
             (leak if whole else _inserted(sound, leak), "leak") for sound in texts["sound"][: 1 if whole else carriers]
         ]

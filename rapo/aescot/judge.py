@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from rapo.aescot.leaks.find import find_leak
 from rapo.aescot.opinions import tone
-from rapo.aescot.structure import STRUCTURE_REASONS, structure_fault
+from rapo.aescot.structure.faults import STRUCTURE_REASONS, structure_fault
 from rapo.aescot.writer import LEVELS, level_gap, level_of, parse_levels, parse_overall
 from rapo.errors import DataError
 from rapo.records import Critique, Verdict

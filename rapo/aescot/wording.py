@@ -1,33 +1,41 @@
 """Wording: whether a sentence is worded like those of a kind, for what no rule finds.
 
-- A linear model over tokens: those of one, two and three in a row, and of two with one between. The
-  weights of what a sentence has are added to the bias; above 0 it is worded like the kind.
-- `closing.json` is of sentences that close a critique with a judgement of the whole image, and of
-  their words. `python -m bench.judge.closings --write` makes it. `leaks/likeness.py` has the other.
+- A linear model over phrases: tokens, those of two and three in a row, those of two with one
+  between, and the stems of words. The weights of what a sentence has are added to the bias.
+- `wordings/` has a file for each kind. `python -m bench.judge.wordings --write` makes them of the
+  texts in `bench/judge`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
+#: Aspects of beauty that a critique may speak of.
+ASPECTS = ("light", "color", "composition", "technique", "mood")
+
+_FOLDER = Path(__file__).with_name("wordings")
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[^\w\s]")
+_SENTENCE = re.compile(r"(?<=[.!?;])[\"'”’)]*\s+|\n+")
+_STEM = 5  # letters of a longer word
+_SCALE = 100  # the weights of a file are whole numbers
 
 
 class Wording:
-    """The model in a file, which is read at its first use."""
+    """The model of one kind of sentence, whose file is read at its first use."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.file = _FOLDER / f"{kind}.json"
 
-    def is_like(self, sentence: Sequence[str]) -> bool:
-        """Whether a sentence is worded like the kind. One of no tokens is not."""
+    def score(self, found: Set[str]) -> float:
+        """Log-odds, above the kind's threshold, that a sentence with these phrases (or other
+        features that the model was fitted to) is of the kind."""
         weights, bias = self._model
-        score = sum(map(weights.__getitem__, weights.keys() & parts(sentence)), bias)
-        return len(sentence) > 0 and score > 0
+        return sum(map(weights.__getitem__, weights.keys() & found), bias) / _SCALE
 
     @cached_property
     def _model(self) -> tuple[dict[str, int], int]:
@@ -35,7 +43,17 @@ class Wording:
         return model["weights"], model["bias"]
 
 
-CLOSING = Wording(Path(__file__).with_name("closing.json"))
+#: Reveals a score (phrases of tags, `rapo.aescot.leaks.words`); judges a whole image at the end of
+#: a critique; is of an answer that refuses one.
+LEAK, CLOSING, REFUSES = Wording("leak"), Wording("closing"), Wording("refusal")
+#: Speaks of an aspect (features of `rapo.aescot.structure.coverage`).
+SPEAKS_OF = {aspect: Wording(aspect) for aspect in ASPECTS}
+#: A whole text that speaks of one aspect alone (likewise).
+ONE_SIDED = Wording("one_sided")
+
+
+def sentences_of(text: str) -> list[str]:
+    return [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
 
 
 def word_tokens(sentence: str) -> list[str]:
@@ -43,11 +61,16 @@ def word_tokens(sentence: str) -> list[str]:
     return _WORD.findall(sentence.lower())
 
 
-def parts(sentence: Sequence[str]) -> set[str]:
+def stems(tokens: Sequence[str]) -> set[str]:
+    """The beginnings of the longer words: `~sharp` of "sharpened"."""
+    return {f"~{token[:_STEM]}" for token in tokens if len(token) > _STEM and token.islower()}
+
+
+def phrases(tokens: Sequence[str]) -> set[str]:
     """What a sentence has that a model knows a weight of. `_` is no token."""
-    found = set(sentence)
+    found = {*tokens, *stems(tokens)}
     one, two = "", "^"
-    for three in (*sentence, "$"):
+    for three in (*tokens, "$"):
         pair = f"{two} {three}"
         found.add(pair)
         if one:

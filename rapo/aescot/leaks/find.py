@@ -6,7 +6,9 @@
 - A word of rating is a leak where it names a score that exists ("this justifies the rating"), not
   where it is another word ("first-rate", "frame rate").
 - A mention of the instructions or of the human raters is a leak.
-- A sentence that no rule finds is a leak where it is worded like those of `bench/judge`.
+- A sentence that no rule finds is a leak where it is worded like those of `bench/judge`. People who
+  rate may stand in the image: a sentence about them that is clearly worded like the others there is
+  no leak.
 
 The rules are rapo's own; the paper names the error without them (Aes-R1, arXiv 2509.21871,
 appendix E.2). `bench/judge` measures them.
@@ -15,15 +17,17 @@ appendix E.2). `bench/judge` measures them.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.harmless import HARMLESS
-from rapo.aescot.leaks.likeness import like_a_leak
+from rapo.aescot.leaks.likeness import likenesses
 from rapo.aescot.leaks.rules import LEAKS
 from rapo.aescot.leaks.words import tokens
 from rapo.aescot.plain_text import plain_text
 
 LIKENESS = "a leak's wording"
+_PEOPLE, _CLEARLY_NONE = "people who rate", -4.0  # log-odds
 _SHOWN = 60  # characters of a leak that are shown at most
 
 
@@ -32,9 +36,11 @@ def find_leak(text: str) -> str:
     none."""
     plain = plain_text(text)
     tags, places = tokens(plain)
-    if found := _by_rule(tags):
+    scores = likenesses(tags)
+    clear = {place for piece, score in scores if score < _CLEARLY_NONE for place in piece}
+    if found := _by_rule(tags, clear):
         kind, piece = found
-    elif like := like_a_leak(tags):
+    elif like := next((piece for piece, score in scores if score > 0), None):
         kind, piece = LIKENESS, like
     else:
         return ""
@@ -47,17 +53,19 @@ def rule_leak(text: str) -> bool:
     return _by_rule(tokens(plain_text(text))[0]) is not None
 
 
-def _by_rule(tags: list[str]) -> tuple[str, range] | None:
-    """The kind of the leak that a rule finds first, and its tokens."""
+def _by_rule(tags: list[str], clear: Container[int] = ()) -> tuple[str, range] | None:
+    """The kind of the leak that a rule finds first, and its tokens. `clear` are tokens of sentences
+    that are clearly worded like none."""
     tagged = f" . {' '.join(tags)} . "
     for rule in HARMLESS:
         tagged = rule.sub(_blank, tagged)
     for kind, rule in (*LEAKS, *ALLUSIONS):
-        if found := rule.search(tagged):
+        for found in rule.finditer(tagged):
             # The text begins after a full stop of its own.
             first = tagged.count(" ", 0, found.start()) - 2
-            last = first + found[0].count(" ")
-            return kind, range(max(first, 0), min(last, len(tags) - 1) + 1)
+            last = min(first + found[0].count(" "), len(tags) - 1)
+            if kind != _PEOPLE or last not in clear:
+                return kind, range(max(first, 0), last + 1)
     return None
 
 

@@ -1,23 +1,19 @@
-"""Likeness: whether a sentence is worded like a leak, for what no rule finds.
-
-- The tokens of the model (`rapo.aescot.wording`) are tags (`rapo.aescot.leaks.words`).
-- `likeness.json` holds the weights. `python -m bench.judge.likeness --write` makes it.
-"""
+"""Likeness: how much a sentence is worded like a leak (`rapo.aescot.wording`). Its tokens are tags
+(`rapo.aescot.leaks.words`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from rapo.aescot.wording import Wording
+from rapo.aescot.wording import LEAK, phrases
 
-LEAK = Wording(Path(__file__).with_name("likeness.json"))
 _ENDS = frozenset(".!?;")
 
 
-def like_a_leak(tags: Sequence[str]) -> range | None:
-    """The tokens of the first sentence that is worded like a leak."""
-    return next((each for each in sentences(tags) if LEAK.is_like(tags[each.start : each.stop])), None)
+def likenesses(tags: Sequence[str]) -> list[tuple[range, float]]:
+    """The tokens of each sentence, and how much it is worded like a leak: above 0 more than like
+    any other sentence."""
+    return [(each, LEAK.score(phrases(tags[each.start : each.stop]))) for each in sentences(tags)]
 
 
 def sentences(tags: Sequence[str]) -> Iterator[range]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.judge.linear import HARMLESS as HARMLESS_SENTENCES
+from bench.judge.texts import HARMLESS as HARMLESS_SENTENCES
 from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.find import LIKENESS, find_leak
 from rapo.aescot.leaks.grammar import rule

@@ -1,4 +1,4 @@
-"""Structure rules: what a refusal, a text around the critique and a dimension of beauty look like.
+"""Structure rules: what a refusal, a text around the critique and an aspect of beauty look like.
 
 - The rules read the text of one critique with plain apostrophes.
 """
@@ -73,8 +73,6 @@ REFUSAL = re.compile(
             rf"|won't|must not|refuse to|decline to) {_LOOKS}",
             rf"\b(?:unable|impossible|not possible|inappropriate|not appropriate) (?:for me )?to (?:{_HELPS}"
             rf"|{_LOOKS} {_OBJECT})",
-            r"\b(?:i(?:'m| am)(?: very| so| really)? sorry|my apologies|i apologi[sz]e|apologies(?: but"
-            r"|,))\b",
             rf"\b(?:i|we) (?:(?:do not|don't|did not|didn't|haven't|have not|never)(?: actually"
             rf"| currently)? (?:have|see|possess|receive"
             rf"|received|get|got|seen|been (?:given|sent|shown))|have no|lack|see no|received no) (?:any |an? "
@@ -97,7 +95,6 @@ REFUSAL = re.compile(
             rf"(?: me| us| again| with me)? (?:\w+ ){{0,3}}?(?:{_SENT}|scene|again|details|description)\b",
             r"\b(?:happy|glad|pleased|delighted|willing) to (?:help|assist|critique|comment|write|provide"
             r"|offer|take|look|discuss|evaluate)\b"
-            r"|\bi(?:'ll| will| would|'d| can| could) (?:gladly|happily) (?!hang|buy|keep|frame|return|come back|own)"
             r"|\b(?:how|which i) (?:can|may) (?:i )?"
             r"(?:help|assist)\b|\blet me know (?:if|when|what)\b"
             r"|\bi (?:must |have to |will )?(?:decline|refuse) (?:this|that|your|the) (?:request|task)\b"
@@ -169,8 +166,8 @@ MARKUP = re.compile(
 #: A part's name and a colon, as in "Composition: centred." Two of them make a form, not prose.
 LABEL = re.compile(r"(?:^|[.!?;]\s+)[A-Z][a-z]+(?:(?: (?:and|&) | |/)[A-Za-z]+){0,2}: ")
 
-#: Words that speak of each dimension.
-DIMENSIONS: dict[str, re.Pattern[str]] = {
+#: Words that name each aspect of beauty.
+ASPECT_WORDS: dict[str, re.Pattern[str]] = {
     name: re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
     for name, words in {
         "light": (

@@ -1,9 +1,10 @@
-"""Structure: what a critique must have before its content is judged.
+"""Faults: what a critique must have before its content is judged.
 
 - Plain prose in English, of a sensible length, to its end, without markup, refusal or repetition.
-- It names several dimensions of beauty, and it closes with a judgement of the whole image.
+- It speaks of several aspects of beauty, and it closes with a judgement of the whole image.
 - The checks read the text only. The thresholds are rapo's own.
-- An end that no rule knows judges the whole where it is worded like those of `bench/judge`.
+- What no rule knows is a refusal, an aspect or a closing judgement where it is worded like those of
+  `bench/judge` (`rapo.aescot.wording`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Callable
 from itertools import combinations
 
 from rapo.aescot.opinions import opinions
-from rapo.aescot.structure_rules import DIMENSIONS, IMAGE_WORDS, LABEL, MARKUP, REFUSAL
-from rapo.aescot.wording import CLOSING, word_tokens
+from rapo.aescot.structure.closing import closing_fault
+from rapo.aescot.structure.coverage import coverage_fault
+from rapo.aescot.structure.rules import LABEL, MARKUP, REFUSAL
+from rapo.aescot.wording import REFUSES, phrases, sentences_of, word_tokens
 
 #: Why a text fails the gate, in the order of the checks.
 STRUCTURE_REASONS: tuple[str, ...] = (
@@ -26,10 +29,9 @@ STRUCTURE_REASONS: tuple[str, ...] = (
 MIN_WORDS, MAX_WORDS = 15, 500
 # A longer text is looked at no further: a few of the searches take the square of its length.
 _MAX_CHARACTERS = 20 * MAX_WORDS
-MIN_DIMENSIONS = 3
-# A text of so many words of dimensions is one-sided if one dimension has more than this share.
-_MANY, _ONE_SIDED = 10, 0.62
 _REPEATED = 0.35  # the share of four-word sequences that are copies, above which a text runs in circles
+# Sound critiques have two thirds and more of different words in so many longer ones.
+_WINDOW, _DISTINCT, _SHORT_WORD, _BEGINNING = 40, 0.55, 3, 5
 # The same phrase of three words or more, again and again without anything between.
 _AT_ONCE = re.compile(r"\b((?:[\w'-]++,? ){2,9}[\w'-]++)(?:[,;.]? (?:and )?\1\b)+", re.IGNORECASE)
 # "Location, location, location" is a figure of speech.
@@ -42,78 +44,8 @@ _STRETCH, _FOREIGN_STRETCHES = 8, 0.3
 _MIN_ENGLISH = 0.05  # the share of words that only English has
 _FOREIGN = 0.1  # the share of letters of other scripts that a name or a loan word may take
 
-_OVERALL = (
-    r"\b(?:overall|altogether|all in all|in all|as a whole|on the whole|in sum\w*|to sum up|in conclusion|to conclude"
-    r"|ultimately|in the end"
-    r"|taken together|on balance|all told|in short|in total|all things considered|in general|generally|at heart"
-    r"|in essence|in (?:its )?(?:totality|entirety)|in the round|put together|as (?:\w+ ){1,2}(?:pictures"
-    r"|photographs|images) go|taken (?:all |as )?(?:together|whole)|as a total \w+"
-    r"|seen whole|from corner to corner|adds? up to|the whole(?: thing)? \w+s|as an? (?:\w+ ){0,3}(?:image"
-    r"|picture|photo|photograph|painting|drawing|shot|print))\b"
-)
-# What speaks of the whole image, and what may do so in the last sentence.
-_IT = re.compile(r"\b(?:it|this|that)\b", re.IGNORECASE)
-_WHOLE = re.compile(
-    r"\b(?:images?|photo\w*|pictures?|shots?|snapshots?|works?|pieces?|portraits?|landscapes?|stud(?:y|ies)"
-    r"|scene|paintings?|watercolou?rs?|drawing|sheet|canvas"
-    r"|attempt|result|effect|outcome|whole)\b",
-    re.IGNORECASE,
-)
-# A kind of picture, behind an article and words that may judge it: "an outstanding seascape".
-_GENRE = re.compile(
-    rf"(?:^|[:,;-] |\band |\bbut |\byet |\bis |\bas |\bof )(?:an?|one|such an?|my|this|that) (?:[\w'-]+,? ){{0,6}}?"
-    rf"(?:{IMAGE_WORDS}|\w+scapes?|minimalism|storytelling|art|photojournalism|rendering|rendition|depiction"
-    r"|interpretation|treatment|example|achievement|success|failure|triumph|disappointment)\b",
-    re.IGNORECASE,
-)
-# A summary by its form, whatever its words of opinion.
-_SUMS_UP = re.compile(
-    rf"{_OVERALL}"
-    # It is ... a photograph.
-    rf"|\b(?:it|this|that|the {IMAGE_WORDS})(?:'s| (?:\w+ly )?(?:is|remains|makes|stays|works as|succeeds as"
-    rf"|becomes|reads as|comes across as"
-    rf"|amounts to|stands as|proves|feels like))\b[^.!?]*\b{IMAGE_WORDS}\b"
-    # A ... photograph ...
-    rf"|^(?:[\w' -]{{2,30}}, )?(?:an?|truly|simply|quite|still),? (?:(?!(?:is|are|was|were|has|have|to|the|that"
-    rf"|which|with|in|on|at|from) )[\w'-]+,? ){{1,9}}{IMAGE_WORDS}\b"
-    # I find it technically assured.
-    rf"|^I (?:find|found|consider) (?:it|this|(?:the|this) {IMAGE_WORDS}) "
-    # The photograph convinces.
-    rf"|^(?:the|this) (?:whole|image|photograph|photo|picture|shot|snapshot|portrait)(?: as a whole)? "
-    r"(?!shows|contains|depicts|features|includes|was taken|has a|also|is of|was made|captures a)\w+",
-    re.IGNORECASE,
-)
-# A whole by another name, or a stance of the writer.
-_STANCE = re.compile(
-    r"^(?:still,? |yet,? |but |in truth,? )?(?:everything|nothing"
-    r"|(?:the )?(?:sum|parts|strengths|weaknesses|flaws|virtues|execution|idea|effect|result|outcome)\b(?! of the)"
-    r"|the photographer (?:has|knows|trusts|shows|succeeds|fails|did|does)|what (?:remains|stays|is left|saves)"
-    r"|one (?:looks|leaves|comes|moves|remembers|forgets|wishes)|as \w+ go\b"
-    r"|its (?:beauty|appeal|charm|impact|merits?|virtues?|strengths?|weakness\w*) (?:is|are|lies?|outweighs?))"
-    r"|\b(?:general|overall|lasting|final) impression\b|\bof its (?:kind|genre|type)\b"
-    r"|\bthe viewer (?:leaves|is left|comes away)\b"
-    r"|\bI(?:'d| would)? (?:gladly |happily |truly |really )?(?:hang|buy|keep|frame|like|love|admire|enjoy|find"
-    r"|come away|came away|recommend|remember|believe|return)\b"
-    r"|\bit(?:'s| is) (?:hard|easy|difficult|impossible) (?:not )?to\b"
-    r"|^it (?:\w+ly )?(?:works|succeeds|fails|lingers|holds|leaves|convinces|moves|charms|impresses|disappoints"
-    r"|rewards|deserves)\b",
-    re.IGNORECASE,
-)
-# A verdict of a few words without a verb: "A quiet triumph."
-_SHORT = 7
-_VERDICT = re.compile(
-    r"(?!(?:the|his|her|its|their|on|in|at|behind|there|it)\b)(?!.*\b(?:is|are|was|were|has|have)\b)", re.IGNORECASE
-)
-# A question, or advice for the next time.
-_NO_JUDGEMENT = re.compile(
-    r"\?[\"')]*$|^(?:next time|try|consider|crop|move|use|shoot|wait|step|avoid|experiment|think|perhaps try"
-    r"|maybe try|one could"
-    r"|you (?:could|should|might))\b",
-    re.IGNORECASE,
-)
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?;])[\"'”’)]*\s+|\n+")
 _ENDS = re.compile(r"[.!?★☆⭐🌟👍👎][\"'”’)\]]*$")
 # Three dots, or a last word that needs another one.
 _BREAKS_OFF = re.compile(
@@ -155,8 +87,13 @@ def structure_fault(text: str) -> tuple[str, str] | None:
 
 
 def _refusal(text: str) -> str:
-    found = REFUSAL.search(text)
-    return f"a refusal: {found[0].strip()!r}" if found else ""
+    if found := REFUSAL.search(text):
+        return f"a refusal: {found[0].strip()!r}"
+    sentences = sentences_of(text)
+    scores = [REFUSES.score(phrases(word_tokens(each))) for each in sentences]
+    if not scores or sum(scores) <= 0:
+        return ""
+    return f"worded like a refusal: {sentences[scores.index(max(scores))][:60]!r}"
 
 
 def _markup(text: str) -> str:
@@ -200,7 +137,7 @@ def _repetition(text: str) -> str:
     if found := _AT_ONCE.search(text):
         return f"said again at once: {found[1][:40]!r}"
     sentences = Counter(
-        " ".join(words) for sentence in _SENTENCE.split(text.lower()) if len(words := _WORD.findall(sentence)) > 3
+        " ".join(words) for sentence in sentences_of(text.lower()) if len(words := _WORD.findall(sentence)) > 3
     )
     twice = next((sentence for sentence, count in sentences.items() if count > 1), None)
     if twice:
@@ -218,7 +155,19 @@ def _repetition(text: str) -> str:
         return f"{' '.join(threes.most_common(1)[0][0])!r} said {max(threes.values())} times"
     fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     copies = 1 - len(set(fours)) / len(fours) if fours else 0.0
-    return f"{copies:.0%} of it is said again" if copies > _REPEATED else ""
+    if copies > _REPEATED:
+        return f"{copies:.0%} of it is said again"
+    return "the same few words again and again" if _least_distinct(words) < _DISTINCT else ""
+
+
+def _least_distinct(words: list[str]) -> float:
+    """The share of different beginnings among the longer words, in the stretch where it is the
+    smallest; 1 where they are few."""
+    longer = [word[:_BEGINNING] for word in words if len(word) > _SHORT_WORD]
+    if len(longer) < MIN_WORDS:
+        return 1.0
+    stretches = (longer[start : start + _WINDOW] for start in range(0, max(1, len(longer) - _WINDOW + 1), _WINDOW // 4))
+    return min(len(set(each)) / len(each) for each in stretches)
 
 
 def _unfinished(text: str) -> str:
@@ -230,48 +179,6 @@ def _unfinished(text: str) -> str:
     return ""
 
 
-def _coverage(text: str) -> str:
-    counts = [len(pattern.findall(text)) for pattern in DIMENSIONS.values()]
-    named = sum(map(bool, counts))
-    if sum(counts) >= _MANY and max(counts) > _ONE_SIDED * sum(counts):
-        return f"{max(counts)} of {sum(counts)} words of dimensions are of a single one"
-    if named >= MIN_DIMENSIONS:
-        return ""
-    return f"it names {named} of {len(DIMENSIONS)} dimensions of beauty, not {MIN_DIMENSIONS} or more"
-
-
-def rule_closing(text: str) -> bool:
-    """Whether a rule says that the last sentence, or the one before it, judges the whole image."""
-    for place, sentence in enumerate(reversed(sentences_of(text)[-2:])):
-        whole = _WHOLE.search(sentence) or (place == 0 and (_IT.search(sentence) or _GENRE.search(sentence)))
-        if _NO_JUDGEMENT.search(sentence):
-            continue
-        judges = opinions(sentence) > 0
-        if _SUMS_UP.search(sentence) or (whole and judges):
-            return True
-        brief = judges and len(sentence.split()) <= _SHORT and _VERDICT.match(sentence)
-        if place == 0 and (brief or _STANCE.search(sentence)):
-            return True
-    return False
-
-
-def sentences_of(text: str) -> list[str]:
-    return [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
-
-
-def closing_sentence(text: str) -> str:
-    """The last sentence, empty if it is a question or advice."""
-    last = (sentences_of(text) or [""])[-1]
-    return "" if _NO_JUDGEMENT.search(last) else last
-
-
-def _closing(text: str) -> str:
-    """The end must judge the whole image, by a rule or by the wording of the last sentence."""
-    if rule_closing(text) or CLOSING.is_like(word_tokens(closing_sentence(text))):
-        return ""
-    return f"no judgement of the whole at its end: {text.strip()[-40:]!r}"
-
-
 _CHECKS: dict[str, Callable[[str], str]] = {
     "refusal": _refusal,
     "markup": _markup,
@@ -279,6 +186,6 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "length": _length,
     "repetition": _repetition,
     "unfinished": _unfinished,
-    "coverage": _coverage,
-    "closing": _closing,
+    "coverage": coverage_fault,
+    "closing": closing_fault,
 }

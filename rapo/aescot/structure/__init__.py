@@ -1,0 +1,1 @@
+"""Structure: what a critique must have before its content is judged."""
