@@ -5,8 +5,8 @@ With `--dist loadscope` (`make quick`) the unit tests go to any worker, a file a
 runs on the real parts goes to one worker, one after the other: two runs at once need more memory
 than the README asks for.
 
-With `--dist loadfile` (`make long`) any file goes to any worker. The longest files come first, so
-that the workers end at about the same time.
+With `--dist loadfile` (`make long`, `make release`) any file goes to any worker. The longest files
+come first, so that the workers end at about the same time.
 """
 
 from typing import Any

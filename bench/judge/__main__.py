@@ -2,8 +2,9 @@
 
     python -m bench.judge [--critiques FILE]
 
-- Ten authors planted the faults (`first.json` to `tenth.json`). The first wrote the rules as well.
-  The others did not see them, but the rules were mended by their texts since.
+- Twelve authors planted the faults (`authors/`). The first wrote the rules as well. The others did
+  not see them, but the rules were mended by the texts of the first ten since, and the models of
+  wording are fitted to all.
 - A leak is put into every sound critique of its author in turn, unless it is a critique of its own.
   Other faults are whole texts.
 - `misaligned` and `factual` are measured on the slips of the rule-based teacher, on rendered
@@ -50,7 +51,7 @@ class Case:
 
 def cases(author: str, carriers: int | None = None) -> list[Case]:
     """The planted texts of one author (`AUTHORS`), each read by the structure gate and the
-    leak rules. A leak is put into at most `carriers` sound critiques."""
+    leak search. A leak is put into at most `carriers` sound critiques."""
     texts = read(author)
     planted = [(text, KEPT) for text in texts["sound"]]
     planted += [(text, reason) for reason, faults in texts["structure"].items() for text in faults]

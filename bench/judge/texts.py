@@ -1,6 +1,6 @@
 """The texts that faults were planted in, by writer.
 
-- `first.json` to `twelfth.json`: authors of whole critiques, with faults. Leaks of few words are
+- `authors/`: authors of whole critiques, with faults. Leaks of few words are
   sentences of their own.
 - `sentences/`: writers of leaks, harmless sentences, last sentences that judge the whole and that
   do not, critiques of one aspect and of several, refusals, and sound critiques.
@@ -24,7 +24,7 @@ from rapo.aescot.writer import write_critique
 from rapo.datasets.scenes import render_scene
 
 _HERE = Path(__file__).parent
-AUTHORS = tuple(sorted(path.stem for path in _HERE.glob("*.json")))
+AUTHORS = tuple(sorted(path.stem for path in _HERE.glob("authors/*.json")))
 SENTENCES = tuple(sorted(f"sentences/{path.stem}" for path in _HERE.glob("sentences/*.json")))
 ASPECT_WRITERS = tuple(sorted(f"aspects/{path.stem}" for path in _HERE.glob("aspects/*.json")))
 #: Sentences of tests that reveal no score.
@@ -37,7 +37,8 @@ _SCENES, _SIZE = 200, 84
 
 @cache
 def read(writer: str) -> dict[str, Any]:
-    return json.loads((_HERE / f"{writer}.json").read_text(encoding="utf-8"))
+    path = writer if "/" in writer else f"authors/{writer}"
+    return json.loads((_HERE / f"{path}.json").read_text(encoding="utf-8"))
 
 
 @cache
@@ -52,7 +53,8 @@ def of_the_teacher() -> list[str]:
 
 
 def digest() -> str:
-    """Of what the models are made of: all texts, and the words' classes."""
+    """Of the texts that the models are made of, and of the words' classes. Critiques of the teacher
+    and the models' settings are not in it: after a change to them make the models again."""
     texts = [read(writer) for writer in (*AUTHORS, *SENTENCES, *ASPECT_WRITERS)]
     words = TAGS, {name: pattern.pattern for name, pattern in ASPECT_WORDS.items()}
     return hashlib.sha256(json.dumps([texts, HARMLESS, NO_CLOSINGS, words], sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
     python -m bench.judge.wordings [--write] [--only KIND ...]
 
-- Each kind has rows of features that are of the kind, and such that are not (`KINDS`): sentences,
+- Each kind has rows of features that are of the kind, and rows that are not (`KINDS`): sentences,
   or, of `one_sided` texts, figures of the models of aspects.
 - The table: each writer left out of fitting. `found` of the writer's own texts of the kind and
   `flagged` of the others, at the threshold of the kind, beside what the rules of this tree find,
@@ -38,10 +38,9 @@ from rapo.aescot.plain_text import plain_text
 from rapo.aescot.structure.closing import closing_sentence, rule_closing
 from rapo.aescot.structure.coverage import aspect_features, spread
 from rapo.aescot.structure.rules import ASPECT_WORDS, REFUSAL
-from rapo.aescot.wording import ASPECTS, Wording, phrases, sentences_of, word_tokens
+from rapo.aescot.wording import ASPECTS, SCALE, Wording, phrases, sentences_of, word_tokens
 
 _TEACHER = "teacher"
-_SCALE = 100
 _INNER = 2  # so many sentences at the end of a sound critique may judge the whole
 
 Row = tuple[Set[str], bool]
@@ -52,9 +51,9 @@ Row = tuple[Set[str], bool]
 class Kind:
     """A kind of sentence or text.
 
-    `rows` are a writer's. `texts` are its texts that are of the kind and those that are not, which
-    `score` gives a model's score. `weight` is that of all rows of the kind, as a share of all
-    others; what scores more than `above` is of the kind.
+    `rows` gives a writer's rows, `texts` a writer's texts of the kind and its others, `score` a
+    model's score of one text. `weight` is that of all rows of the kind, as a share of all others;
+    what scores more than `above` is of the kind.
     """
 
     rows: Callable[[str], Iterable[Row]]
@@ -79,7 +78,7 @@ def _tagged(text: str) -> list[Set[str]]:
 
 
 def _critiques(writer: str) -> list[str]:
-    """Sound critiques, also of one aspect."""
+    """Critiques that neither leak nor refuse; by writers of sentences of one aspect as well."""
     if writer == _TEACHER:
         return list(dict.fromkeys(of_the_teacher()))
     return read(writer)["sound"] if writer in AUTHORS else _of(writer, "sound", "broad", "one_sided")
@@ -105,7 +104,7 @@ def _of_aspects(writer: str) -> list[tuple[str, set[str]]]:
     return [*one, *((two["text"], set(two["aspects"])) for two in written["two"])]
 
 
-def _none(writer: str) -> list[str]:
+def _aspect_sentences(writer: str) -> list[str]:
     """Sentences that neither leak nor refuse."""
     return [text for text, _ in _of_aspects(writer)]
 
@@ -121,7 +120,12 @@ def _leak_rows(writer: str) -> Iterator[Row]:
         if len(leak.split()) <= SENTENCE_WORDS:
             yield phrases(tokens(plain_text(leak))[0]), True
     faults = [text for text in _faults(writer) if not rule_leak(text)]
-    others = [*others, *faults, *_of(writer, "closings", "not_closings", "sound", "broad", "one_sided"), *_none(writer)]
+    others = [
+        *others,
+        *faults,
+        *_of(writer, "closings", "not_closings", "sound", "broad", "one_sided"),
+        *_aspect_sentences(writer),
+    ]
     yield from ((one, False) for text in others for one in _tagged(text))
 
 
@@ -137,7 +141,7 @@ def _refusal_texts(writer: str) -> tuple[list[str], list[str]]:
 
 def _refusal_rows(writer: str) -> Iterator[Row]:
     refusals, others = _refusal_texts(writer)
-    others = [*others, *_of(writer, "closings", "not_closings", "harmless"), *_none(writer)]
+    others = [*others, *_of(writer, "closings", "not_closings", "harmless"), *_aspect_sentences(writer)]
     yield from ((one, True) for one in _sentences(refusals))
     yield from ((one, False) for one in _sentences(others))
 
@@ -242,10 +246,10 @@ def left_out(kind: str, writer: str) -> dict[str, str | int]:
 def write(kind: str) -> None:
     """Fits all writers. The bias of the file has the threshold in it."""
     model = model_of(kind, WRITERS)
-    rounded = {part: round(weight * _SCALE) for part, weight in sorted(model.weights.items())}
+    rounded = {part: round(weight * SCALE) for part, weight in sorted(model.weights.items())}
     made = {
         "made_of": digest(),
-        "bias": round((model.bias - KINDS[kind].above) * _SCALE),
+        "bias": round((model.bias - KINDS[kind].above) * SCALE),
         "weights": {part: weight for part, weight in rounded.items() if weight},
     }
     file = Wording(kind).file

@@ -8,8 +8,8 @@ scored or refused.
 - One is passed on after the other, at a pace that the receivers can keep up with on one core, for
   each of Serve's proxies. Callers take turns.
 - While other callers ask, too, the pace is one at which large images take a small part of the
-  processors' time, and one waits before it is passed on: receiving it took time as well, and what
-  came together would otherwise be paid for at once.
+  processors' time, and one waits before it is passed on: two that come together would otherwise be
+  received, and one of them passed on, in the same moment.
 - Other images never wait.
 """
 
@@ -76,12 +76,12 @@ class LargeImages:
             raise invalid("image", str(error), error.reason) from error
 
     async def _turn(self, image: bytes, caller: str) -> float:
-        """Return when the image, whose turn it is, may be passed on: for how many seconds no other
-        one may."""
+        """Check the image, and wait until it may be passed on. Returns the seconds until the next
+        one may. Raises `ImageError`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._check, image)
         if not self._others_ask(caller):
             return len(image) / _PACE
-        pause = len(image) / self._pace_beside_others / 2
+        pause = len(image) / self._pace_beside_others / 2  # the other half comes behind it
         await asyncio.sleep(pause)
         return pause
 

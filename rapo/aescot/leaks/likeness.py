@@ -11,8 +11,8 @@ _ENDS = frozenset(".!?;")
 
 
 def likenesses(tags: Sequence[str]) -> list[tuple[range, float]]:
-    """The tokens of each sentence, and how much it is worded like a leak: above 0 more than like
-    any other sentence."""
+    """The tokens of each sentence, and how much it is worded like a leak: above 0 it is a
+    leak."""
     return [(each, LEAK.score(phrases(tags[each.start : each.stop]))) for each in sentences(tags)]
 
 

@@ -11,6 +11,9 @@ import re
 from rapo.aescot.leaks.grammar import rule
 
 #: Kind and rule of each leak, in the order of the search.
+#: The kind of leak that may be part of the image: voters and judges can be seen in one.
+PEOPLE = "people who rate"
+
 LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, rule(pattern))
     for kind, patterns in {
@@ -219,7 +222,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|was|:|=|GIVEN|<num>|would|seems|in|stated|supplied) )",
             r"(?:the|a) FIGURE (?:of|:|near|around|close to|in|would|should) ~1<num>",
         ),
-        "people who rate": (
+        PEOPLE: (
             r"RATER|VOTE(?! (?:booth|box|station))|judging PEOPLE|the LAND responses",
             r"(?:PEOPLE|most|many|few|fewer|others|some|half|PART|who|they|PCT) ~2OPINED(?! by)",
             r"opinions? (?:was|were|is|are) (?:divided|split|unanimous)",

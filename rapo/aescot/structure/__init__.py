@@ -1,1 +1,1 @@
-"""Structure: what a critique must have before its content is judged."""
+"""Structure: the form that a critique must have before its content is judged."""

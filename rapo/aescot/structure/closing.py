@@ -106,6 +106,7 @@ def closing_sentence(text: str) -> str:
 
 def closing_fault(text: str) -> str:
     """What a text lacks at its end; empty if it closes with a judgement."""
-    if rule_closing(text) or CLOSING.score(phrases(word_tokens(closing_sentence(text)))) > 0:
+    last = closing_sentence(text)
+    if rule_closing(text) or (last and CLOSING.score(phrases(word_tokens(last))) > 0):
         return ""
     return f"no judgement of the whole at its end: {text.strip()[-40:]!r}"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from scipy.special import expit
+
 from rapo.aescot.structure.rules import ASPECT_WORDS
 from rapo.aescot.wording import ASPECTS, ONE_SIDED, SPEAKS_OF, sentences_of, stems, word_tokens
 
@@ -33,13 +35,16 @@ _REACHED: dict[str, tuple[float, ...]] = {
 
 
 def coverage_fault(text: str) -> str:
-    """That a text speaks of one aspect alone or of next to none; empty if it does not."""
+    """That a text speaks of one aspect alone or of none; empty if it speaks of several."""
     named = [len(words.findall(text)) for words in ASPECT_WORDS.values()]
     if sum(map(bool, named)) >= _SEVERAL and max(named) <= _EVEN * sum(named):
         return ""
-    if not sentences_of(text) or ONE_SIDED.score(spread(text)) <= 0:
+    spoken = [aspects_of(sentence) for sentence in sentences_of(text)]
+    if not spoken or ONE_SIDED.score(spread(text)) <= 0:
         return ""
-    often = [sum(shares) for shares in zip(*_spoken(text), strict=True)]
+    if max(_any(spoken)) < _LIKELY[2]:
+        return "it speaks of no aspect of beauty"
+    often = [sum(shares) for shares in zip(*spoken, strict=True)]
     return f"it speaks of {ASPECTS[often.index(max(often))]}, and of little else"
 
 
@@ -53,13 +58,13 @@ def aspect_features(sentence: str) -> set[str]:
 def aspects_of(sentence: str) -> tuple[float, ...]:
     """The probability that a sentence speaks of each of `ASPECTS`."""
     found = aspect_features(sentence)
-    return tuple(1 / (1 + math.exp(-model.score(found))) for model in SPEAKS_OF.values())
+    return tuple(float(expit(model.score(found))) for model in SPEAKS_OF.values())
 
 
 def spread(text: str) -> set[str]:
     """What the model of one-sided texts knows of a text of one sentence or more: `FIGURE>=VALUE`
     for each value that a figure reaches."""
-    spoken = _spoken(text)
+    spoken = [aspects_of(sentence) for sentence in sentences_of(text)]
     named = sorted((len(words.findall(text)) for words in ASPECT_WORDS.values()), reverse=True)
     often = [sum(shares) for shares in zip(*spoken, strict=True)]
     likely = sorted(_any(spoken), reverse=True)
@@ -75,10 +80,6 @@ def spread(text: str) -> set[str]:
         "fourth likely": likely[3],
     }
     return {f"{name}>={value:g}" for name, values in _REACHED.items() for value in values if figures[name] >= value}
-
-
-def _spoken(text: str) -> list[tuple[float, ...]]:
-    return [aspects_of(sentence) for sentence in sentences_of(text)]
 
 
 def _any(spoken: Iterable[tuple[float, ...]]) -> list[float]:

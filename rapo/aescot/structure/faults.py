@@ -1,10 +1,9 @@
-"""Faults: what a critique must have before its content is judged.
+"""Faults: the first check of its form that a critique fails.
 
 - Plain prose in English, of a sensible length, to its end, without markup, refusal or repetition.
 - It speaks of several aspects of beauty, and it closes with a judgement of the whole image.
 - The checks read the text only. The thresholds are rapo's own.
-- What no rule knows is a refusal, an aspect or a closing judgement where it is worded like those of
-  `bench/judge` (`rapo.aescot.wording`).
+- Where no rule decides, models of wording do (`rapo.aescot.wording`).
 """
 
 from __future__ import annotations
@@ -166,7 +165,8 @@ def _least_distinct(words: list[str]) -> float:
     longer = [word[:_BEGINNING] for word in words if len(word) > _SHORT_WORD]
     if len(longer) < MIN_WORDS:
         return 1.0
-    stretches = (longer[start : start + _WINDOW] for start in range(0, max(1, len(longer) - _WINDOW + 1), _WINDOW // 4))
+    last = max(0, len(longer) - _WINDOW)
+    stretches = (longer[start : start + _WINDOW] for start in (*range(0, last, _WINDOW // 4), last))
     return min(len(set(each)) / len(each) for each in stretches)
 
 

@@ -10,8 +10,8 @@ from bench.judge.texts import AUTHORS, SENTENCES, digest, read
 from bench.judge.wordings import KINDS, WRITERS
 from rapo.aescot.leaks.find import LIKENESS, find_leak, rule_leak
 from rapo.aescot.leaks.likeness import sentences
-from rapo.aescot.structure.closing import rule_closing
-from rapo.aescot.structure.coverage import aspects_of, spread
+from rapo.aescot.structure.closing import closing_fault, rule_closing
+from rapo.aescot.structure.coverage import aspects_of, coverage_fault, spread
 from rapo.aescot.structure.faults import structure_fault
 from rapo.aescot.structure.rules import REFUSAL
 from rapo.aescot.wording import ASPECTS, CLOSING, Wording, phrases, stems, word_tokens
@@ -45,6 +45,14 @@ def test_what_no_rule_finds_is_shown_with_its_sentence():
     texts = [leak for writer in (*AUTHORS, *SENTENCES) for leak in read(writer)["leaks"][::3]]
     found = [find_leak(one) for one in texts if not rule_leak(one)]
     assert sum(one.startswith(f"{LIKENESS}: ") for one in found) > 100
+    text = "A boat lies on the sand. The needle settles just past the middle. The light is soft."
+    assert find_leak(text) == f"{LIKENESS}: 'the needle settles just past the middle.'"
+
+
+def test_people_who_rate_may_be_part_of_the_image():
+    harmless = [text for writer in SENTENCES for text in read(writer).get("harmless", []) if rule_leak(text)]
+    assert sum(not find_leak(text) for text in harmless) > 10
+    assert find_leak("The judges gave it little, and the tilted horizon explains why.")
 
 
 def test_a_critique_closes_by_its_wording_where_no_rule_says_so():
@@ -82,6 +90,17 @@ def test_a_text_of_one_aspect_is_told_by_it():
     fault = structure_fault(text)
     assert fault == ("coverage", "it speaks of light, and of little else")
     assert structure_fault(f"{text[:50]} {SOUND}") is None
+
+
+def test_words_that_name_aspects_evenly_are_enough():
+    assert coverage_fault("Vivid color, elegant light, calm composition.") == ""
+    assert coverage_fault("A dog lies on a step. A man walks by.") == "it speaks of no aspect of beauty"
+    assert coverage_fault("") == ""
+
+
+@pytest.mark.parametrize("text", ["", "?", "   ", "很美。", "★", "What a picture?"])
+def test_a_text_of_next_to_nothing_closes_with_nothing(text):
+    assert closing_fault(text)
 
 
 def test_phrases_and_sentences():
