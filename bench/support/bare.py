@@ -23,9 +23,8 @@ class BareEngine:
 
         self._config = config
         self._processor = PolicyProcessor(model_dir)
-        arguments = engine_arguments(
-            model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=0, worker_extension=False
-        )
+        arguments = engine_arguments(model_dir, config.rollout.engine, dtype=config.policy.dtype, seed=0)
+        del arguments["worker_extension_cls"]
         self._llm = LLM(**arguments, disable_log_stats=True)
 
     def ready(self) -> bool:

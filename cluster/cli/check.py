@@ -112,7 +112,9 @@ def warnings(config: Config, data: DataCheck) -> list[str]:
 
 def _rows(config: Config) -> list[str]:
     """Completions that cannot share the prefix of their image."""
-    if config.policy.model == "embedded" or config.learner.packing == "rows":
+    packings = {"coldstart.packing": config.coldstart.packing, "learner.packing": config.learner.packing}
+    shared = [name for name, packing in packings.items() if packing == "prefix"]
+    if config.policy.model == "embedded" or not shared:
         return []
     try:
         check_model_folder(config.policy.model)
@@ -127,8 +129,8 @@ def _rows(config: Config) -> list[str]:
     if reason is None:
         return []
     return [
-        "every completion is trained with a prompt of its own, which takes more time and memory than learner.packing = "
-        f"'prefix': {reason}"
+        f"every completion is trained with a prompt of its own, which takes more time and memory than "
+        f"{' and '.join(shared)} = 'prefix': {reason}"
     ]
 
 

@@ -34,7 +34,7 @@ Tensors = Mapping[str, torch.Tensor]
 # What changes logits behind the head, and what only some programs apply.
 _LOGIT_RULES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
-# Families whose image tokens see one another, for which vLLM's attention on CPUs has no mask.
+# Families whose image tokens see one another whatever their configuration says.
 _IMAGES_SEE_AHEAD = frozenset({"gemma3", "paligemma"})
 
 
@@ -90,7 +90,7 @@ class Family:
     def check_engine(self, config: PretrainedConfig, *, on_gpu: bool) -> None:
         """Raise `ModelError` where vLLM, on a GPU or on a CPU, computes other log-probs than the
         model has."""
-        if config.model_type in _IMAGES_SEE_AHEAD and not on_gpu:
+        if _images_see_ahead(config) and not on_gpu:  # vLLM's attention on CPUs has no mask for it
             raise ModelError(
                 f"the image tokens of a {config.model_type!r} see one another, and vLLM on CPUs lets them see only those "
                 "before them: it would sample from and score with another model. Give rollout.gpus and serve.gpus."
@@ -194,8 +194,18 @@ class PackingFamily(Family):
         return None
 
 
+def _images_see_ahead(config: PretrainedConfig) -> bool:
+    """As vLLM 0.32 decides it."""
+    seen = getattr(config.get_text_config(), "use_bidirectional_attention", None)
+    return config.model_type in _IMAGES_SEE_AHEAD or seen == "vision"
+
+
 def place_features(embeds: torch.Tensor, is_image: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """`embeds` `(T, H)` with the rows of `features` at the image tokens `is_image` `(T,)`."""
+    """`embeds` `(T, H)` with the rows of `features` at the image tokens `is_image` `(T,)`. Raises
+    `ModelError` where there are more or fewer."""
+    places = int(is_image.sum())
+    if places != len(features):
+        raise ModelError(f"the vision tower makes {len(features)} features, and the prompts have {places} image tokens")
     return embeds.masked_scatter(is_image[:, None], features.to(embeds.dtype))
 
 

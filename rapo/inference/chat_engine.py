@@ -32,7 +32,8 @@ class VllmModel:
     """A vLLM engine on a model's folder. `schema` constrains answers to a JSON schema. Not
     thread-safe: one caller at a time.
 
-    Raises `ModelError` where the folder holds no model, or none that vLLM runs with images.
+    Raises `ModelError` where the folder holds no model, none that vLLM runs with images, or
+    parameters that are not finite.
     """
 
     def __init__(
@@ -44,19 +45,20 @@ class VllmModel:
             from vllm import LLM
             from vllm.exceptions import VLLMClientError
 
-        from rapo.inference.engine import engine_arguments
+        from rapo.inference.engine import engine_arguments, refuse_damaged
 
         self._settings, self._limits, self._schema = settings, limits, schema
         self._refusals = (VLLMClientError, ValueError)
         try:
             self._llm = LLM(
-                **engine_arguments(str(folder), settings.engine, dtype="auto", seed=0, worker_extension=False),
+                **engine_arguments(str(folder), settings.engine, dtype="auto", seed=0),
                 disable_log_stats=True,
             )
         except self._refusals as error:
             raise ModelError(f"vLLM cannot run the model in {folder}: {error}") from error
         if not self._llm.model_config.is_multimodal_model:
             raise ModelError(f"{folder} holds no vision-language model: its model takes no images.")
+        refuse_damaged(self._llm, str(folder))
         self._tokenizer = self._llm.get_tokenizer()
 
     def ask(self, questions: Sequence[Question]) -> list[ChatAnswer]:

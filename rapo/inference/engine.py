@@ -28,14 +28,14 @@ from rapo.policy.processing import PolicyProcessor
 from rapo.util.garbage import collector_off
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from vllm import LLM, SamplingParams
 
 #: What a subclass keeps of each request in flight.
 State = TypeVar("State")
 
 
 def engine_arguments(
-    model_dir: str, engine: EngineConfig, *, dtype: str, seed: int, worker_extension: bool, sleeps: bool = False
+    model_dir: str, engine: EngineConfig, *, dtype: str, seed: int, sleeps: bool = False
 ) -> dict[str, object]:
     """Keyword arguments of `vllm.LLM`. With `sleeps` its GPU memory can be given up for a while,
     which vLLM has for GPUs only."""
@@ -53,6 +53,7 @@ def engine_arguments(
         "logprobs_mode": "processed_logprobs",
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "enable_sleep_mode": sleeps and torch.cuda.is_available(),
+        "worker_extension_cls": "rapo.inference.worker_extension.WorkerExtension",
     }
     if not torch.cuda.is_available():
         # After a prefill that was split over steps vLLM winds a seeded generator back, which a
@@ -62,9 +63,13 @@ def engine_arguments(
     arguments["distributed_executor_backend"] = "uni" if engine.tensor_parallel_size == 1 else "mp"
     if engine.block_size is not None:
         arguments["block_size"] = engine.block_size
-    if worker_extension:
-        arguments["worker_extension_cls"] = "rapo.inference.worker_extension.WorkerExtension"
     return arguments
+
+
+def refuse_damaged(llm: LLM, model_dir: str) -> None:
+    """Raise `ModelError` where a parameter that was loaded holds NaN or infinity."""
+    damaged = {name for names in llm.collective_rpc("rapo_not_finite") for name in names}
+    refuse_not_finite(model_dir, sorted(damaged))
 
 
 class Engine(Generic[State]):
@@ -93,14 +98,13 @@ class Engine(Generic[State]):
         check_parameters(model_dir)
         self.processor.family.check_engine(read_config(model_dir), on_gpu=torch.cuda.is_available())
         self._llm = LLM(
-            **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, worker_extension=True, sleeps=sleeps),
+            **engine_arguments(model_dir, settings, dtype=dtype, seed=seed, sleeps=sleeps),
             disable_log_stats=True,
             # vLLM's cache of processed images stays empty: images arrive encoded
             # (`rapo.inference.image_inputs`).
             mm_processor_cache_gb=0,
         )
-        damaged = {name for names in self._llm.collective_rpc("rapo_not_finite") for name in names}
-        refuse_not_finite(model_dir, sorted(damaged))
+        refuse_damaged(self._llm, model_dir)
         self._engine = self._llm.llm_engine
         self._stored_names = stored_names(model_dir) if self.processor.family.keeps_stored_names else {}
         self._core = Core(self._llm)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class ModelShape:
                 # Where both are there, `hidden_size` is the width that the projector makes of it.
                 vision_hidden=int(vision.get("embed_dim", vision.get("hidden_size", 1280))),
                 vision_intermediate=int(vision.get("intermediate_size", 3420)),
-                vision_layers=int(vision.get("depth", 32)),
-                patch=int(vision.get("patch_size", 14)),
+                vision_layers=int(vision.get("depth", vision.get("num_hidden_layers", 32))),
+                patch=_side(vision.get("patch_size", 14)),
                 temporal=int(vision.get("temporal_patch_size", 2)),
                 head=text.get("head_dim"),
             )
@@ -129,3 +130,8 @@ class ModelShape:
     def layer_bytes_per_token(self, element: int) -> int:
         """What one layer that is computed again keeps of a token."""
         return element * (16 * self.hidden + 4 * self.intermediate)
+
+
+def _side(patch: int | Sequence[int]) -> int:
+    """The side of a square patch, which some families name twice."""
+    return int(patch if isinstance(patch, int) else patch[0])

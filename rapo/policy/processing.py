@@ -51,6 +51,9 @@ class PolicyProcessor:
             raise ModelError(f"transformers cannot make the processor in {folder}: {error}") from error
         self.tokenizer = self.processor.tokenizer
         self.image_token_id = image_token(config)
+        # Some tokenizers do not mark them as special.
+        videos = (getattr(config, name, None) for name in ("video_token_id", "video_token_index"))
+        self._vision_ids = {self.image_token_id, *(token for token in videos if isinstance(token, int))}
         self._vocabulary: int = config.get_text_config().vocab_size
         self.stop_token_ids = [self._stop_token()]
         self.prompt = self.render(SCORE_PROMPT)
@@ -99,13 +102,13 @@ class PolicyProcessor:
 
     @property
     def banned_token_ids(self) -> list[int]:
-        """Tokens that no completion may hold: all special tokens but the stop token, and ids that
-        have no token.
+        """Tokens that no completion may hold: all special tokens but the stop token, those of
+        images and videos, and ids that have no token.
 
         A sampled vision token would change the learner's count of image tokens. Sampler and learner
         mask the same ids.
         """
-        special = self._special_ids | set(range(len(self.tokenizer), self._vocabulary))
+        special = self._special_ids | self._vision_ids | set(range(len(self.tokenizer), self._vocabulary))
         return sorted(special - set(self.stop_token_ids))
 
     @cached_property

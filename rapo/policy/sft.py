@@ -106,9 +106,12 @@ class SupervisedTrainer:
         if len(example.prepared.prompt_ids) + longest > room:
             raise ConfigError(
                 f"a prompt with its image has {len(example.prepared.prompt_ids)} tokens and the answer may have {longest}: "
-                f"rollout.engine.max_model_len = {room} does not hold both. Raise it, or lower policy.max_pixels."
+                f"rollout.engine.max_model_len = {room} does not hold both. Raise it{self._or_shrink()}."
             )
         return example
+
+    def _or_shrink(self) -> str:
+        return ", or lower policy.max_pixels" if self.processor.family.limits_pixels else ""
 
     def step(self, examples: Sequence[Example]) -> float:
         """One optimiser step on this rank's examples; their mean negative log-likelihood per target
@@ -120,7 +123,10 @@ class SupervisedTrainer:
         else:
             lengths = [len(e.prepared.prompt_ids) + len(e.target) for e in examples]
             parts = split_by_tokens(
-                lengths, settings.micro_batch_size, settings.micro_batch_tokens, padded=settings.packing == "rows"
+                lengths,
+                settings.micro_batch_size,
+                settings.micro_batch_tokens,
+                padded=self.engine.module.packing == "rows",
             )
         chosen = [[examples[index] for index in part] for part in parts]
         most = max(sum(len(e.target) for e in part) for part in chosen)

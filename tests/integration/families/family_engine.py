@@ -1,6 +1,7 @@
 """FamilyEngine: an engine and the learner's policy on one model folder, compared in one process.
 
-Call `initialize`, then `compare`, in a child process, because vLLM needs an environment of its own.
+Call `initialize`, then `compare` or `refusals`, in a child process, because vLLM needs an
+environment of its own.
 """
 
 from __future__ import annotations
@@ -80,6 +81,26 @@ def compare(folder: Path) -> Agreement:
         passes=_answer(engine, images[0], in_passes=True),
         requests=_answer(engine, images[0], in_passes=False),
     )
+
+
+def refusals(folder: Path) -> list[str]:
+    """What the scorer's engine and a teacher's say of a folder that they refuse."""
+    from rapo.config import load_config
+    from rapo.errors import ModelError
+    from rapo.inference.chat_engine import VllmModel
+    from rapo.inference.readout_engine import ReadoutEngine
+
+    config = load_config(None, ["rollout.engine.max_model_len=256", "aescot.teacher.engine.max_model_len=512"])
+    said = []
+    for start in (
+        lambda: ReadoutEngine(str(folder), config.rollout.engine, dtype="float32"),
+        lambda: VllmModel(folder, config.aescot.teacher, config.image),
+    ):
+        try:
+            start()
+        except ModelError as error:
+            said.append(str(error))
+    return said
 
 
 def _sample(

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.integration.families import family_engine
 from tests.integration.families.family_engine import Agreement
@@ -21,10 +22,15 @@ TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module")
-def compare() -> Iterator[Callable[[Path], Agreement]]:
-    """Compares in a process for all families, because vLLM needs an environment of its own."""
+def child() -> Iterator[ProcessPoolExecutor]:
+    """One process for all families, because vLLM needs an environment of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=family_engine.initialize) as child:
-        yield lambda folder: child.submit(family_engine.compare, folder).result(timeout=PATIENCE_S)
+        yield child
+
+
+@pytest.fixture(scope="module")
+def compare(child: ProcessPoolExecutor) -> Callable[[Path], Agreement]:
+    return lambda folder: child.submit(family_engine.compare, folder).result(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3", "joined"])
@@ -35,3 +41,15 @@ def test_sampler_and_learner_compute_the_same(compare: Callable[[Path], Agreemen
     assert found.loaded < TOLERANCE, "weights by name, and no cache of the old ones"
     assert found.changed > 0.01, "the loaded weights are others"
     assert found.passes == pytest.approx(found.requests, abs=1e-6), "trees in one pass and node by node"
+
+
+def test_scorer_and_teacher_refuse_weights_that_are_no_numbers(child: ProcessPoolExecutor, tmp_path: Path) -> None:
+    folder = build_tiny("qwen2_vl", tmp_path / "model", ["the light is even; "])
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("norm.weight"))
+    tensors[name][3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    scorer, teacher = child.submit(family_engine.refusals, folder).result(timeout=PATIENCE_S)
+    assert "1 parameters hold NaN or infinity" in scorer
+    assert teacher == scorer

@@ -13,14 +13,14 @@ import pytest
 import torch
 from builders import CLAUSES, gathered, make_image
 from PIL import Image
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import Gemma4Config, PretrainedConfig, PreTrainedModel
 from transformers.models.smolvlm import processing_smolvlm
 
 from cluster.cli.check import problems, warnings
 from rapo.config import LoRAConfig, load_config
 from rapo.datasets.check import DataCheck
 from rapo.errors import ModelError
-from rapo.families.family import Family, vision_parameters
+from rapo.families.family import Family, place_features, vision_parameters
 from rapo.models.completeness import check_parameters, read_config, stored_names
 from rapo.models.weight_files import stored_tensors
 from rapo.policy.attention import flash
@@ -96,12 +96,36 @@ def test_completions_share_their_prefix_or_it_is_said_why_not(tiny: Tiny) -> Non
 
 def test_the_check_warns_where_no_prefix_is_shared(tiny: Tiny) -> None:
     def said(packing: Packing) -> list[str]:
-        overrides = (f"policy.model={tiny.folder}", f"learner.packing={packing}")
+        overrides = (f"policy.model={tiny.folder}", f"learner.packing={packing}", f"coldstart.packing={packing}")
         return [line for line in warnings(load_config(None, overrides), DataCheck()) if "a prompt of its own" in line]
 
     kind = tiny.model.config.model_type
     assert [line.endswith(ROWS.get(kind, "?")) for line in said("prefix")] == ([True] if kind in ROWS else [])
     assert said("rows") == []
+
+
+def test_the_check_looks_at_the_cold_start_as_well(tiny: Tiny) -> None:
+    settings = [f"policy.model={tiny.folder}", "learner.packing=rows", "coldstart.packing=prefix"]
+    said = [line for line in warnings(load_config(None, settings), DataCheck()) if "a prompt of its own" in line]
+    assert ["than coldstart.packing = 'prefix'" in line for line in said] == (
+        [True] if tiny.model.config.model_type in ROWS else []
+    )
+
+
+def test_images_that_a_configuration_lets_see_ahead_need_gpus() -> None:
+    seen = {ahead: Gemma4Config(text_config={"use_bidirectional_attention": ahead}) for ahead in (None, "vision")}
+    Family().check_engine(seen[None], on_gpu=False)
+    Family().check_engine(seen["vision"], on_gpu=True)
+    with pytest.raises(ModelError, match="see one another"):
+        Family().check_engine(seen["vision"], on_gpu=False)
+
+
+def test_features_and_image_tokens_must_be_as_many() -> None:
+    is_image = torch.tensor([False, True, True])
+    assert place_features(torch.zeros(3, 2), is_image, torch.ones(2, 2)).sum() == 4
+    for count in (1, 3):
+        with pytest.raises(ModelError, match=f"makes {count} features, and the prompts have 2 image tokens"):
+            place_features(torch.zeros(3, 2), is_image, torch.ones(count, 2))
 
 
 def test_a_family_that_vllm_computes_otherwise_on_cpus_needs_gpus(tiny: Tiny) -> None:

@@ -67,6 +67,13 @@ def test_other_qwens_are_counted_by_the_sizes_that_they_have(tmp_path):
     assert four.kv_bytes_per_token(2) == 36 * 2 * 8 * 128 * 2
 
 
+def test_a_patch_may_be_named_by_both_of_its_sides(tmp_path):
+    vision = {"patch_size": [14, 14], "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": vision, "text_config": FOUR}))
+    shape = ModelShape.read(tmp_path)
+    assert (shape.patch, shape.vision_layers) == (14, 24)
+
+
 def test_parameters_are_those_of_the_embedded_model(tiny_model):
     from transformers import Qwen2_5_VLForConditionalGeneration
 

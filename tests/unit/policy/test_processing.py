@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -96,6 +97,23 @@ def test_no_special_token_but_the_stop_token_can_be_sampled(processor):
     banned = {processor.tokenizer.convert_ids_to_tokens(i) for i in processor.banned_token_ids}
     assert banned == set(SPECIAL_TOKENS) - {"<|im_end|>"}
     assert processor.stop_token_ids == [processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_an_image_token_that_the_tokenizer_does_not_mark_is_banned_all_the_same(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "unmarked")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        content.pop("extra_special_tokens", None)
+        content.pop("additional_special_tokens", None)
+        decoder = content.get("added_tokens_decoder", {}).values()
+        for token in (*content.get("added_tokens", ()), *decoder):
+            if token["content"] in ("<|image_pad|>", "<|video_pad|>"):
+                token["special"] = False
+        (folder / name).write_text(json.dumps(content))
+    processor = PolicyProcessor(folder)
+    assert processor.image_token_id not in processor._special_ids
+    video = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert {processor.image_token_id, video} <= set(processor.banned_token_ids)
 
 
 def test_ids_without_a_token_are_banned(tiny_model, tmp_path):
