@@ -13,7 +13,7 @@ import pytest
 import torch
 from builders import CLAUSES, gathered, make_image
 from PIL import Image
-from transformers import Gemma4Config, PretrainedConfig, PreTrainedModel
+from transformers import Gemma4Config, PretrainedConfig, PreTrainedModel, Qwen2_5_VLConfig
 from transformers.models.smolvlm import processing_smolvlm
 
 from cluster.cli.check import problems, warnings
@@ -21,6 +21,7 @@ from rapo.config import LoRAConfig, load_config
 from rapo.datasets.check import DataCheck
 from rapo.errors import ModelError
 from rapo.families.family import Family, place_features, vision_parameters
+from rapo.families.registry import family_of
 from rapo.models.completeness import check_parameters, read_config, stored_names
 from rapo.models.weight_files import stored_tensors
 from rapo.policy.attention import flash
@@ -118,6 +119,17 @@ def test_images_that_a_configuration_lets_see_ahead_need_gpus() -> None:
     Family().check_engine(seen["vision"], on_gpu=True)
     with pytest.raises(ModelError, match="see one another"):
         Family().check_engine(seen["vision"], on_gpu=False)
+
+
+def test_layers_that_do_not_see_all_of_a_prefix_and_dropout_lead_to_rows() -> None:
+    config = Qwen2_5_VLConfig()
+    family, text = family_of(config), config.get_text_config()
+    assert family.unpackable(config) is None
+    text.layer_types = ["sliding_attention", *text.layer_types[1:]]
+    assert "layers with sliding_attention" in str(family.unpackable(config))
+    text.layer_types = ["full_attention"] * len(text.layer_types)
+    text.attention_dropout = 0.1
+    assert "an attention dropout of 0.1" in str(family.unpackable(config))
 
 
 def test_features_and_image_tokens_must_be_as_many() -> None:
