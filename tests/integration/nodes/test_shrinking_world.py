@@ -15,7 +15,8 @@ from tests.small import branch
 
 pytestmark = [pytest.mark.integration, pytest.mark.release]
 
-STEPS, BATCH = 20, 8
+# Enough for a node to come while one rank works, on a slow machine as well.
+STEPS, BATCH = 60, 8
 
 
 def test_a_run_shrinks_and_grows_with_its_nodes(started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
