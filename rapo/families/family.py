@@ -34,8 +34,8 @@ Tensors = Mapping[str, torch.Tensor]
 # What changes logits behind the head, and what only some programs apply.
 _LOGIT_RULES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
-# Families whose image tokens see one another whatever their configuration says.
-_IMAGES_SEE_AHEAD = frozenset({"gemma3", "paligemma"})
+# Families whose image tokens see one another whatever their configuration says (vLLM 0.32).
+_IMAGES_SEE_AHEAD = frozenset({"bagel", "gemma3", "molmo2", "moondream3", "paligemma"})
 
 
 class Family:
@@ -195,7 +195,7 @@ class PackingFamily(Family):
 
 
 def _images_see_ahead(config: PretrainedConfig) -> bool:
-    """As vLLM 0.32 decides it."""
+    """Whether image tokens see those of their image that come after them."""
     seen = getattr(config.get_text_config(), "use_bidirectional_attention", None)
     return config.model_type in _IMAGES_SEE_AHEAD or seen == "vision"
 

@@ -39,9 +39,10 @@ def coverage_fault(text: str) -> str:
     named = [len(words.findall(text)) for words in ASPECT_WORDS.values()]
     if sum(map(bool, named)) >= _SEVERAL and max(named) <= _EVEN * sum(named):
         return ""
-    spoken = [aspects_of(sentence) for sentence in sentences_of(text)]
-    if not spoken or ONE_SIDED.score(spread(text)) <= 0:
+    sentences = sentences_of(text)
+    if not sentences or ONE_SIDED.score(spread(text)) <= 0:
         return ""
+    spoken = [aspects_of(sentence) for sentence in sentences]
     if max(_any(spoken)) < _LIKELY[2]:
         return "it speaks of no aspect of beauty"
     often = [sum(shares) for shares in zip(*spoken, strict=True)]

@@ -17,6 +17,8 @@ EIGHTH = "eighth"
 #: Wrote sound critiques of jurors, ballots, exam papers and painted numbers. The rules were not
 #: mended by the last two.
 HARD = (EIGHTH, "eleventh", "twelfth")
+#: Of whose texts the models of wording miss more faults of structure, or take more for one.
+LATER = ("tenth", "eleventh", "twelfth")
 
 
 @pytest.fixture(scope="module", params=AUTHORS)
@@ -36,13 +38,14 @@ def test_leaks_are_found_and_sound_critiques_kept(rows, author):
 
 
 @pytest.mark.parametrize("author", [name for name in AUTHORS if name != EIGHTH], scope="module")
-def test_structure_is_found_and_nothing_else(rows):
+def test_structure_is_found_and_nothing_else(rows, author):
+    recall, precision = (0.93, 0.88) if author in LATER else (0.95, 0.95)
     assert set(rows) == {*STRUCTURE_REASONS, "leak", KEPT}
     faults = [rows[reason] for reason in STRUCTURE_REASONS]
     planted = sum(row["planted"] for row in faults)
-    assert sum(row["recall"] * row["planted"] for row in faults) / planted >= 0.93
+    assert sum(row["recall"] * row["planted"] for row in faults) / planted >= recall
     found = sum(row["rejected"] for row in faults)
-    assert sum((row["precision"] or 0) * row["rejected"] for row in faults) / found >= 0.88
+    assert sum((row["precision"] or 0) * row["rejected"] for row in faults) / found >= precision
 
 
 @pytest.mark.parametrize(
