@@ -1,12 +1,15 @@
 """A running service under callers that send the dearest images that they can.
 
     python -m bench.serving_attack --model DIR/export [--seconds 10] [--rounds 3] [--image NAME ...]
+        [--sweep]
 
 Starts `rapo serve`. One caller (the victim) scores an image of 84 x 84 after the other, in turns
 alone and while another one begins two calls with a deadline of 2 s every 2 s, with an image of
 `bench.support.attack_images`, by name. For each image: the victim's latencies, the attacker's
 statuses, and the CPU time of the replica and its decoders in the second after the last deadline,
-beside that of an idle second. Writes `bench/results/serving_attack.json` and `.md`.
+beside that of an idle second. With `--sweep` the most that such a second takes for deadlines of .3
+to 3 s as well, so that the call ends in each stage of its way. Writes
+`bench/results/serving_attack.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from bench.serving.running_scorer import RunningScorer, running_scorer
 from bench.support import attack_images, record
 
 _DEADLINE_S = 2.0
+_SWEPT_S = tuple(tenths / 10 for tenths in range(3, 31))
+_SETTLE_S = 1.0
 _SIDE = 84
 _WARM_UP_S = 5.0
 _VICTIM, _ATTACKER = "victim", "attacker"
@@ -65,15 +70,18 @@ def calls_of_victim(scorer: RunningScorer, seconds: float, seen: Latencies) -> N
 
 
 @contextmanager
-def attacking(scorer: RunningScorer, image: bytes, codes: Counter[str]) -> Iterator[None]:
-    """Two calls with this image begin every two seconds inside the block."""
+def attacking(
+    scorer: RunningScorer, image: bytes, codes: Counter[str], deadline_s: float = _DEADLINE_S
+) -> Iterator[None]:
+    """Two calls with this image begin at once inside the block, and two whenever the deadline of
+    those before is over."""
     stop = threading.Event()
 
     def attack() -> None:
         with scorer.channel() as channel:
             while not stop.is_set():
-                end = time.monotonic() + _DEADLINE_S
-                codes[scorer.score(channel, _ATTACKER, image, _DEADLINE_S)] += 1
+                end = time.monotonic() + deadline_s
+                codes[scorer.score(channel, _ATTACKER, image, deadline_s)] += 1
                 stop.wait(end - time.monotonic())
 
     threads = [threading.Thread(target=attack) for _ in range(2)]
@@ -118,12 +126,25 @@ def compared(scorer: RunningScorer, image: bytes, seconds: float, rounds: int) -
     }
 
 
+def swept(scorer: RunningScorer, image: bytes) -> dict[str, Any]:
+    """The most CPU seconds in the second after a deadline, over deadlines of many lengths."""
+    after = {}
+    for deadline_s in _SWEPT_S:
+        with attacking(scorer, image, Counter(), deadline_s):
+            time.sleep(deadline_s / 2)  # so that no second pair of calls begins
+        after[deadline_s] = cpu_of_a_second(scorer)
+        time.sleep(_SETTLE_S)
+    worst = max(after, key=after.__getitem__)
+    return {"most CPU s after any deadline": round(after[worst], 2), "that deadline, s": worst}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="an exported model")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--image", action="append", choices=list(_IMAGES), help=f"default: {', '.join(_WORST)}")
+    parser.add_argument("--sweep", action="store_true", help="deadlines of .3 to 3 s as well, 2 minutes an image")
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for serving_attack.json and .md")
     arguments = parser.parse_args()
     names = arguments.image or _WORST
@@ -135,7 +156,8 @@ def main() -> int:
         idle = round(cpu_of_a_second(scorer), 2)
         for name, image in images.items():
             row = {"image": name, "MiB": round(len(image) / 2**20, 1)}
-            rows.append(row | compared(scorer, image, arguments.seconds, arguments.rounds))
+            row |= compared(scorer, image, arguments.seconds, arguments.rounds)
+            rows.append(row | (swept(scorer, image) if arguments.sweep else {}))
             sys.stderr.write(f"{rows[-1]}\n")
     result = {
         "machine": machine,

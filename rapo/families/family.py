@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.image_processing_backends import TorchvisionBackend
 
 from rapo.errors import ModelError
 from rapo.families.inputs import EncodedImage, Prepared, Render
@@ -49,11 +50,12 @@ class Family:
 
     # The prompt and the image.
 
-    def prepare(self, processor: PolicyProcessor, image: Image.Image) -> Prepared:
-        """What the learner takes for one RGB image behind the prompt. Raises `ModelError` where the
-        processor puts no image into the prompt."""
+    def prepare(self, processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Prepared:
+        """What the learner takes for one RGB image `(height, width, 3)` behind the prompt. Raises
+        `ModelError` where the processor puts no image into the prompt."""
+        images = [_as_processed(processor, pixels)]
         made = processor.processor(
-            text=[processor.prompt], images=[image], add_special_tokens=False, return_tensors="np"
+            text=[processor.prompt], images=images, add_special_tokens=False, return_tensors="np"
         )
         ids = np.asarray(made.pop("input_ids"), np.int64)
         made.pop("attention_mask", None)
@@ -69,11 +71,6 @@ class Family:
         """What the image processor makes of each value of a pixel `(channels, 256)`, where that is
         all that it does to pixels at the size at which the model sees them; else None."""
         return None
-
-    def fit(self, processor: PolicyProcessor, image: Image.Image) -> Image.Image:
-        """The image at the size at which the model sees it, such that `prepare` gives the same for
-        both; the image itself where the family has no single size."""
-        return image
 
     # The learner.
 
@@ -148,22 +145,24 @@ class Family:
 
     # The engine.
 
-    def encode(self, processor: PolicyProcessor, image: Image.Image, key: str, render: Render) -> EncodedImage:
-        """The RGB image for the engine: what vLLM makes of it. Call it from any thread.
+    def encode(self, processor: PolicyProcessor, pixels: NDArray[np.uint8], key: str, render: Render) -> EncodedImage:
+        """The RGB image `(height, width, 3)` for the engine: what vLLM makes of it. Call it from
+        any thread.
 
         Raises `ModelError` where vLLM's prompt is not that of the learner.
         """
-        ids, feature = render(processor.prompt_token_ids, image, key)
+        ids, feature = render(processor.prompt_token_ids, _as_processed(processor, pixels), key)
+        size = pixels.shape[:2]
         # Both prompts follow from the image's size.
-        own = ids if image.size in render.compared else self.prepare(processor, image).prompt_ids.tolist()
+        own = ids if size in render.compared else self.prepare(processor, pixels).prompt_ids.tolist()
         if ids != own:
             counts = [part.count(processor.image_token_id) for part in (ids, own)]
             raise ModelError(
-                f"vLLM's prompt for an image of {image.width} x {image.height} has {len(ids)} tokens ({counts[0]} of the "
+                f"vLLM's prompt for an image of {size[1]} x {size[0]} has {len(ids)} tokens ({counts[0]} of the "
                 f"image), that of transformers {len(own)} ({counts[1]}), or they differ: sampler and learner would not "
                 "see the same prompt. The model cannot be trained with these versions."
             )
-        render.compared.add(image.size)
+        render.compared.add(size)
         return EncodedImage({}, ids, key, feature)
 
     def feature(self, encoded: EncodedImage, image_token_id: int) -> MultiModalFeatureSpec:
@@ -192,6 +191,17 @@ class PackingFamily(Family):
         if text.attention_dropout:
             return f"its text model has an attention dropout of {text.attention_dropout}"
         return None
+
+
+def _as_processed(processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Image.Image | torch.Tensor:
+    """The form `(3, height, width)` in which the image processor works, where that is a tensor.
+
+    The processor itself would get it through two copies: most of a second for 50 megapixels, which
+    goes on when the image's caller has gone.
+    """
+    if isinstance(processor.processor.image_processor, TorchvisionBackend):
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    return Image.fromarray(pixels)
 
 
 def _images_see_ahead(config: PretrainedConfig) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    import torch
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -60,12 +61,14 @@ class EncodedImage:
 
 
 class Render(Protocol):
-    """vLLM's own processor. `compared` are the sizes of images whose prompt was found to be the
-    learner's."""
+    """vLLM's own processor. `compared` are the sizes of images, height first, whose prompt was
+    found to be the learner's."""
 
-    compared: set[tuple[int, int]]
+    compared: set[tuple[int, ...]]
 
-    def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
-        """Of an image under a key, in the prompt of these token ids: the widened prompt, and the
-        description of the image."""
+    def __call__(
+        self, prompt_ids: list[int], image: Image.Image | torch.Tensor, key: str
+    ) -> tuple[list[int], MultiModalFeatureSpec]:
+        """Of an RGB image, or its pixels `(3, height, width)`, under a key, in the prompt of these
+        token ids: the widened prompt, and the description of the image."""
         ...

@@ -48,16 +48,16 @@ class QwenVL(PackingFamily):
     limits_pixels = True
     packs = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})
 
-    def prepare(self, processor: PolicyProcessor, image: Image.Image) -> Prepared:
+    def prepare(self, processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Prepared:
         levels = processor.pixel_levels
         tensors: dict[str, NDArray[np.generic]]
         if levels is None:
-            pixels, grid = _normalised(processor, image)
-            tensors = {_PIXELS: pixels, _GRID: grid}
+            patches, grid = _normalised(processor, pixels)
+            tensors = {_PIXELS: patches, _GRID: grid}
         else:
-            patches, sides = self._raw(processor, image)
+            raw, sides = self._raw(processor, pixels)
             grid = sides[None]
-            tensors = {_PATCHES: patches, _LEVELS: levels, _GRID: grid}
+            tensors = {_PATCHES: raw, _LEVELS: levels, _GRID: grid}
         ids = np.asarray(_widened(processor, int(grid.prod())), np.int64)
         types = (ids == processor.image_token_id).astype(np.int64)
         return Prepared(tensors, ids, {_TYPES: types})
@@ -74,7 +74,7 @@ class QwenVL(PackingFamily):
             settings.image_std,
         )
         levels: NDArray[np.float32] = made.reshape(3, 256).numpy()
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 45, 3), dtype=np.uint8))
+        noise = np.random.default_rng(0).integers(0, 256, (61, 45, 3), dtype=np.uint8)
         own, _ = _normalised(processor, noise)
         patches, _ = self._raw(processor, noise)
         found = _levelled(torch.from_numpy(patches), torch.from_numpy(levels)).numpy()
@@ -86,23 +86,14 @@ class QwenVL(PackingFamily):
         merged = super().merge([{name: image[name] for name in (_PATCHES, _GRID)} for image in images])
         return {_PIXELS: _levelled(merged[_PATCHES], images[0][_LEVELS]), _GRID: merged[_GRID]}
 
-    def _raw(self, processor: PolicyProcessor, image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def _raw(
+        self, processor: PolicyProcessor, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The raw patches of an image, and its grid `(3,)`."""
         settings = processor.processor.image_processor
-        fitted = np.asarray(self.fit(processor, image))
-        grid = np.array([1, *(side // settings.patch_size for side in fitted.shape[:2])], np.int64)
-        return patches_of(fitted, settings.patch_size, settings.merge_size, settings.temporal_patch_size), grid
-
-    def fit(self, processor: PolicyProcessor, image: Image.Image) -> Image.Image:
-        resizer = processor.processor.image_processor
-        factor = resizer.patch_size * resizer.merge_size
-        low, high = resizer.size["shortest_edge"], resizer.size["longest_edge"]
-        if smart_resize(image.height, image.width, factor, low, high) == (image.height, image.width):
-            return image
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        size = SizeDict(shortest_edge=low, longest_edge=high)
-        fitted = resizer.resize(images=pixels, size=size, resample=resizer.resample, factor=factor)
-        return Image.fromarray(fitted[0].permute(1, 2, 0).contiguous().numpy())
+        seen = fitted(processor, pixels)
+        grid = np.array([1, *(side // settings.patch_size for side in seen.shape[:2])], np.int64)
+        return patches_of(seen, settings.patch_size, settings.merge_size, settings.temporal_patch_size), grid
 
     def windowed_tower(self, model: PreTrainedModel) -> PreTrainedModel | None:
         tower: PreTrainedModel = model.model.visual
@@ -138,8 +129,8 @@ class QwenVL(PackingFamily):
         """What else the text model takes of an image's `features`; nothing here."""
         return {}
 
-    def encode(self, processor: PolicyProcessor, image: Image.Image, key: str, render: Render) -> EncodedImage:
-        patches, grid = self._raw(processor, image)
+    def encode(self, processor: PolicyProcessor, pixels: NDArray[np.uint8], key: str, render: Render) -> EncodedImage:
+        patches, grid = self._raw(processor, pixels)
         ids = _widened(processor, int(grid.prod()))
         return EncodedImage({_PIXELS: patches, _GRID: grid}, ids, key)
 
@@ -193,9 +184,22 @@ def patches_of(pixels: NDArray[np.uint8], patch: int, merge: int, frames: int) -
     return repeated.reshape(down * across, channels * frames * patch * patch)
 
 
-def _normalised(processor: PolicyProcessor, image: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def fitted(processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image at the size at which the model sees it, `(height, width, 3)` like `pixels`."""
+    resizer = processor.processor.image_processor
+    factor = resizer.patch_size * resizer.merge_size
+    low, high = resizer.size["shortest_edge"], resizer.size["longest_edge"]
+    if smart_resize(*pixels.shape[:2], factor, low, high) == pixels.shape[:2]:
+        return pixels
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    size = SizeDict(shortest_edge=low, longest_edge=high)
+    resized: torch.Tensor = resizer.resize(images=channels, size=size, resample=resizer.resample, factor=factor)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _normalised(processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The image processor's own patches of an image, and its grid `(1, 3)`."""
-    features = processor.processor.image_processor(images=[image], return_tensors="np")
+    features = processor.processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="np")
     return np.asarray(features[_PIXELS], np.float32), np.asarray(features[_GRID], np.int64)
 
 

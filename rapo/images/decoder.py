@@ -18,11 +18,12 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, RoleError
-from rapo.images.decoder_process import COMMAND, FORK, IDLE, LENGTH, REAP, REPLY, REQUEST, receive, strips
+from rapo.images.decoder_process import COMMAND, FORK, IDLE, LENGTH, REAP, REPLY, REQUEST, fill, receive
 from rapo.system_folder import python_path
 
 _HOST_LIMIT_S = 60.0
@@ -142,8 +143,8 @@ class Decoder:
         self._process: _Process | None = None
         self._start()
 
-    def decode(self, job: DecodeJob) -> Image.Image:
-        """The image as `decode_image` gives it.
+    def decode(self, job: DecodeJob) -> NDArray[np.uint8]:
+        """The pixels `(height, width, 3)` of the image as `decode_image` gives it.
 
         Raises `ImageError`, also for an image that is beyond the limits or that ended its decoder;
         `DecodeStopped`; and `RoleError` if the decoder was lost for another reason.
@@ -154,7 +155,7 @@ class Decoder:
                 raise DecodeStopped
             self._job = job
         try:
-            image = process.decode(job.data, self._limits)
+            pixels = process.decode(job.data, self._limits)
         except TimeoutError as error:
             self._discard()
             raise DecodeTimeout(
@@ -170,7 +171,10 @@ class Decoder:
                 self._job = None
             if process.left == 0:
                 self._discard()
-        return image
+        if job.stopped:  # after its last byte had come; its process may be killed
+            self._discard()
+            raise DecodeStopped
+        return pixels
 
     def stop(self, job: DecodeJob) -> None:
         """Stop decoding this image, now or before it begins. Returns at once."""
@@ -213,7 +217,7 @@ class PatientDecoder:
         self._idle = Decoder(host, replace(limits, nice=IDLE, wait_s=waits))
         self._pressing = Decoder(host, limits)
 
-    def decode(self, job: DecodeJob) -> Image.Image:
+    def decode(self, job: DecodeJob) -> NDArray[np.uint8]:
         """See `Decoder.decode`."""
         with suppress(DecodeTimeout):
             return self._idle.decode(job)
@@ -238,7 +242,7 @@ class _Process:
         # Unlike the number, this never means another process.
         self._handle = os.pidfd_open(process)
 
-    def decode(self, data: bytes, limits: DecoderLimits) -> Image.Image:
+    def decode(self, data: bytes, limits: DecoderLimits) -> NDArray[np.uint8]:
         self.left -= 1
         self.connection.sendall(REQUEST.pack(len(data), limits.cpu_s, limits.memory + 2 * len(data)))
         self.connection.sendall(data)
@@ -246,12 +250,9 @@ class _Process:
         if not width:
             reason, words = self._text(), self._text()
             raise ImageError(words, reason=reason)
-        image = Image.new("RGB", (width, height))
-        for box in strips(width, height):
-            size = (width, box[3] - box[1])
-            pixels = receive(self.connection, 3 * size[0] * size[1])
-            image.paste(Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1), box)
-        return image
+        pixels = np.empty((height, width, 3), np.uint8)
+        fill(self.connection, pixels.data.cast("B"))
+        return pixels
 
     def _text(self) -> str:
         return receive(self.connection, LENGTH.unpack(receive(self.connection, LENGTH.size))[0]).decode()

@@ -35,29 +35,27 @@ COMMAND = struct.Struct("<cqi")
 FORK, REAP = b"f", b"r"
 #: To a decoder: bytes of the image, CPU seconds, bytes of memory beyond those it has.
 REQUEST = struct.Struct("<QQQ")
-#: From a decoder: width and height, then the pixels in strips; or zero twice, then a reason and
+#: From a decoder: width and height, then the pixels, row by row; or zero twice, then a reason and
 #: words, each after its length.
 REPLY = struct.Struct("<II")
 LENGTH = struct.Struct("<I")
 
-#: Rows that are sent at once.
-STRIP_ROWS = 256
+_STRIP_ROWS = 256
 
 
 def receive(connection: socket.socket, size: int) -> bytearray:
     """Exactly `size` bytes. Raises `EOFError` if the other end closes before."""
     data = bytearray(size)
-    view = memoryview(data)
+    fill(connection, memoryview(data))
+    return data
+
+
+def fill(connection: socket.socket, view: memoryview) -> None:
+    """Receive as many bytes as `view` holds. Raises `EOFError` if the other end closes before."""
     while view:
         if not (got := connection.recv_into(view)):
             raise EOFError
         view = view[got:]
-    return data
-
-
-def strips(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """The boxes in which an image is sent, from top to bottom."""
-    return [(0, top, width, min(top + STRIP_ROWS, height)) for top in range(0, height, STRIP_ROWS)]
 
 
 def decode_all(connection: socket.socket, limits: ImageConfig, images: int) -> None:
@@ -96,9 +94,8 @@ def _refuse(connection: socket.socket, reason: str, words: str) -> None:
 
 def _send(connection: socket.socket, image: Image.Image) -> None:
     connection.sendall(REPLY.pack(*image.size))
-    boxes = strips(*image.size)
-    for box in boxes:
-        connection.sendall((image if len(boxes) == 1 else image.crop(box)).tobytes())
+    for top in range(0, image.height, _STRIP_ROWS):  # its bytes at once would take as much memory again
+        connection.sendall(image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height))).tobytes())
 
 
 def fork_all(control: socket.socket, limits: ImageConfig) -> None:

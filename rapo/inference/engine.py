@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from copy import copy
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from rapo.config import EngineConfig
 from rapo.errors import WeightError
@@ -121,10 +122,10 @@ class Engine(Generic[State]):
         """Whether requests are in flight."""
         return bool(self._requests)
 
-    def encode(self, image: Image.Image, key: str) -> EncodedImage:
-        """Encode an RGB image of any size. Equal keys mean equal images. Call it from any
-        thread."""
-        return self.processor.family.encode(self.processor, image, key, self._render)
+    def encode(self, pixels: NDArray[np.uint8], key: str) -> EncodedImage:
+        """Encode an RGB image of any size, `(height, width, 3)`. Equal keys mean equal images. Call
+        it from any thread."""
+        return self.processor.family.encode(self.processor, pixels, key, self._render)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Assign every parameter and drop all caches that the old weights filled.

@@ -12,6 +12,7 @@ from rapo.families.inputs import EncodedImage
 from rapo.policy.processing import PolicyProcessor
 
 if TYPE_CHECKING:
+    import torch
     from vllm import LLM
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
@@ -27,18 +28,21 @@ class Renderer:
         self._parameters = SamplingParams(max_tokens=1)
         self._tasks = llm.llm_engine.get_supported_tasks()
         self._lock = threading.Lock()
-        self.compared: set[tuple[int, int]] = set()
+        self.compared: set[tuple[int, ...]] = set()
 
-    def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
-        """The widened prompt and vLLM's description of an RGB image. Equal keys mean equal
-        images."""
+    def __call__(
+        self, prompt_ids: list[int], image: Image.Image | torch.Tensor, key: str
+    ) -> tuple[list[int], MultiModalFeatureSpec]:
+        """The widened prompt and vLLM's description of an RGB image, or of its pixels `(3, height,
+        width)`. Equal keys mean equal images."""
         with self._lock:
             request = self._engine.input_processor.process_inputs(
                 key,
                 {
                     "prompt_token_ids": prompt_ids,
-                    "multi_modal_data": {"image": image},
-                    "multi_modal_uuids": {"image": key},
+                    # Without a list, vLLM takes a tensor for embeddings.
+                    "multi_modal_data": {"image": [image]},
+                    "multi_modal_uuids": {"image": [key]},
                 },
                 self._parameters,
                 supported_tasks=self._tasks,

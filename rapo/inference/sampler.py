@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from PIL import Image
 
 from rapo.aescot.measure import measure
 from rapo.algorithm.answer_path import LENGTH, path_nodes
@@ -48,7 +47,7 @@ class GroupSampler:
     """
 
     def __init__(
-        self, processor: PolicyProcessor, config: Config, encode: Callable[[Image.Image, str], EncodedImage]
+        self, processor: PolicyProcessor, config: Config, encode: Callable[[NDArray[np.uint8], str], EncodedImage]
     ) -> None:
         self._processor = processor
         self._encode = encode
@@ -76,12 +75,12 @@ class GroupSampler:
         limits = self._config.image
         if record.data is None:  # a path is the driver's, and may mean nothing here
             raise ImageError(f"the image {record.uid} came without its bytes", reason="missing")
-        image = decode_image(record.data, limits)
+        pixels = np.array(decode_image(record.data, limits))
         measured = None
         if self._config.rapo.measures_images:
-            values = measure(np.asarray(image))
+            values = measure(pixels)
             measured = np.array([values[name] for name in DIMENSIONS])
-        return ReadyImage(self._encode(image, record.uid), measured)
+        return ReadyImage(self._encode(pixels, record.uid), measured)
 
     def seed(self, record: ImageRecord, step: int) -> int:
         """The seed of the first completion; completion k is sampled with this seed plus k."""

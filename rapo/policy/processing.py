@@ -122,17 +122,9 @@ class PolicyProcessor:
         writes them in another way than `rapo.answers.answer_tokens` knows."""
         return answer_tokens(lambda text: self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """The RGB image at the size at which the model sees it, as far as the family has one.
-
-        `prepare(fit(image))` equals `prepare(image)` to the last bit, so the small image can stand
-        for one of many megapixels.
-        """
-        return self.family.fit(self, image)
-
     def prepare(self, image: Image.Image) -> Prepared:
         """What the learner takes for one RGB image."""
-        return self.family.prepare(self, image)
+        return self.family.prepare(self, np.array(image))
 
     def encode_completion(self, text: str) -> NDArray[np.int64]:
         """Token ids `(tokens,)` of a training target, with the stop token at the end."""

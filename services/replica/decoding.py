@@ -18,7 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 from rapo.config import ImageConfig
 from rapo.images.decoder import DecodeJob, Decoder, DecoderHost, DecoderLimits, PatientDecoder
@@ -51,8 +52,9 @@ _PATIENCE_S = 3.0
 class Decoding(Protocol):
     """How an `ImageScorer` gets its images decoded."""
 
-    async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
-        """What `then` makes of the image, in another thread. Raises what `Decoder.decode` does."""
+    async def decode(self, data: bytes, caller: str, then: Callable[[NDArray[np.uint8]], T], *, heavy: bool) -> T:
+        """What `then` makes of the pixels `(height, width, 3)`, in another thread. Raises what
+        `Decoder.decode` does."""
         ...
 
     def close(self) -> None: ...
@@ -72,7 +74,7 @@ class FairDecoding:
         patient = [PatientDecoder(self._host, heavy, _PATIENCE_S) for _ in range(_HEAVY_DECODERS)]
         self._heavy = _Lane(patient, heavy.nice)
 
-    async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
+    async def decode(self, data: bytes, caller: str, then: Callable[[NDArray[np.uint8]], T], *, heavy: bool) -> T:
         """See `Decoding`."""
         return await (self._heavy if heavy else self._light).run(data, caller, then)
 
@@ -125,7 +127,7 @@ class _Lane:
             len(decoders), thread_name_prefix="decode", initializer=os.nice, initargs=(nice,)
         )
 
-    async def run(self, data: bytes, caller: str, then: Callable[[Image.Image], T]) -> T:
+    async def run(self, data: bytes, caller: str, then: Callable[[NDArray[np.uint8]], T]) -> T:
         await self._places.take(caller)
         loop, decoder, job = asyncio.get_running_loop(), self._free.pop(), DecodeJob(data)
 

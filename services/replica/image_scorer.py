@@ -21,7 +21,6 @@ import grpc
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
-from PIL import Image
 
 from rapo.answers.readout_names import ReadoutName
 from rapo.config import Config
@@ -90,7 +89,7 @@ class ImageEncoder(Protocol):
     """The part of `rapo.inference.readout_engine.ReadoutEngine` that may be called from any
     thread."""
 
-    def encode(self, image: Image.Image, key: str) -> EncodedImage: ...
+    def encode(self, pixels: NDArray[np.uint8], key: str) -> EncodedImage: ...
     def text(self, token_ids: NDArray[np.int32]) -> str: ...
 
 
@@ -189,7 +188,7 @@ class ImageScorer:
         started = perf_counter()
         try:
             encoded = await self._decoding.decode(
-                data, caller, lambda image: self._encoder.encode(image, digest), heavy=heavy
+                data, caller, lambda pixels: self._encoder.encode(pixels, digest), heavy=heavy
             )
         except ImageError as error:
             raise invalid("image", str(error), error.reason) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import ray
+from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.answers.readout import ANSWERS, CLOSED, NUMBERS, TEXTS
@@ -47,7 +48,7 @@ class Laboratory:
         engine, vllm, same = self._engine, self._engine._engine, []
         for number, data in enumerate(images):
             image = _open(data)
-            own = engine.encode(image, f"image{number}")
+            own = engine.encode(np.array(image), f"image{number}")
             (feature,) = features_of(own, engine.processor)
             theirs = vllm.input_processor.process_inputs(
                 f"t{number}",
@@ -75,7 +76,7 @@ class Laboratory:
             name = str(self._number)
             names.append(name)
             engine.add(
-                name, engine.encode(_open(data), name), self._request(self._greedy, tree=True, rationale=rationale), 0
+                name, engine.encode(_pixels(data), name), self._request(self._greedy, tree=True, rationale=rationale), 0
             )
             while not together and engine.busy:
                 found |= dict(engine.step())
@@ -92,7 +93,7 @@ class Laboratory:
     def trees(self, data: bytes, lengths: list[int], *, in_passes: bool) -> tuple[list[list[float]], int]:
         """The 101 probabilities after prefixes of so many tokens, all read together, and the number
         of requests that they took. Without `in_passes` each node is a request."""
-        engine, encoded = self._engine, self._engine.encode(_open(data), "trees")
+        engine, encoded = self._engine, self._engine.encode(_pixels(data), "trees")
         features = features_of(encoded, engine.processor)
         words = engine._tokenized("<think>good light, clear shadow; " + "rich color; " * 40)
         trees, found = engine._trees or engine._new_trees(), dict[str, Any]()
@@ -112,7 +113,7 @@ class Laboratory:
         completion, each with its own seed."""
         from rapo.inference.types import SamplingSpec
 
-        engine, encoded = self._engine, self._engine.encode(_open(data), "sampled")
+        engine, encoded = self._engine, self._engine.encode(_pixels(data), "sampled")
         engine.add("several", encoded, self._request(SamplingSpec(samples, 1.5, 24, logprobs=False)), seed)
         for number in range(samples):
             engine.add(
@@ -158,7 +159,7 @@ class Laboratory:
         blocks in use at the end, and whether the first ended."""
         engine, names = self._engine, [f"c{number}" for number in range(len(images))]
         for name, data in zip(names, images, strict=True):
-            engine.add(name, engine.encode(_open(data), name), self._request(self._greedy, tree=True), 0)
+            engine.add(name, engine.encode(_pixels(data), name), self._request(self._greedy, tree=True), 0)
         for _ in range(3):
             engine.step()
         for name in names[1:]:
@@ -177,6 +178,10 @@ def _open(data: bytes) -> Image.Image:
     from rapo.images.decode import decode_image
 
     return decode_image(data)
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    return np.array(_open(data))
 
 
 @pytest.fixture(scope="module")

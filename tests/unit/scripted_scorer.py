@@ -10,6 +10,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.answers.readout import NODES, SYMBOLS, AnswerTree
@@ -89,8 +90,8 @@ class FakeEngine:
 
 
 class FakeEncoder:
-    def encode(self, image: Image.Image, key: str) -> EncodedImage:
-        return EncodedImage({"pixels": np.asarray(image)}, [1, 2], key)
+    def encode(self, pixels: NDArray[np.uint8], key: str) -> EncodedImage:
+        return EncodedImage({"pixels": pixels}, [1, 2], key)
 
     def text(self, token_ids: Iterable[int]) -> str:
         return "".join(map(chr, token_ids))
@@ -99,8 +100,8 @@ class FakeEncoder:
 class DirectDecoding:
     """Decodes in this process, at once."""
 
-    async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
-        return then(decode_image(data))
+    async def decode(self, data: bytes, caller: str, then: Callable[[NDArray[np.uint8]], T], *, heavy: bool) -> T:
+        return then(np.array(decode_image(data)))
 
     def close(self) -> None:
         pass

@@ -110,7 +110,7 @@ def _sample(
     from rapo.inference.types import ReadoutRequest, ReadoutResult, SamplingSpec
 
     for index, image in enumerate(images):
-        encoded = engine.encode(image, f"image{index}")
+        encoded = engine.encode(np.array(image), f"image{index}")
         engine.add(str(index), encoded, ReadoutRequest(SamplingSpec(4, 1.0, _TOKENS)), index)
     found: dict[str, ReadoutResult] = {}
     while engine.busy:
@@ -127,7 +127,7 @@ def _answer(engine: ReadoutEngine, image: Image.Image, *, in_passes: bool) -> fl
     if not in_passes:
         trees._read = None
     greedy = SamplingSpec(1, 0.0, _TOKENS, logprobs=False)
-    engine.add("tree", engine.encode(image, "tree"), ReadoutRequest(greedy, tree=True, rationale=False), 0)
+    engine.add("tree", engine.encode(np.array(image), "tree"), ReadoutRequest(greedy, tree=True, rationale=False), 0)
     found: dict[str, ReadoutResult] = {}
     while engine.busy:
         found |= dict(engine.step())

@@ -263,31 +263,50 @@ def test_limits_of_pixels_are_kept_or_refused(tiny: Tiny) -> None:
 def test_the_engine_gets_the_learners_prompt_or_nothing(tiny: Tiny) -> None:
     """Families that leave an image to vLLM compare its prompt with the learner's."""
     render, image = FakeRender(tiny.processor, []), make_image(90, 70)
+    pixels, own = np.array(image), tiny.processor.prepare(image).prompt_ids.tolist()
+    assert tiny.processor.family.encode(tiny.processor, pixels, "key", render).prompt_ids == own
     if tiny.model.config.model_type.startswith("qwen"):
-        encoded = tiny.processor.family.encode(tiny.processor, image, "key", render)
-        assert encoded.prompt_ids == tiny.processor.prepare(image).prompt_ids.tolist()
         return
-    assert tiny.processor.family.encode(tiny.processor, image, "key", render).prompt_ids == render.ids(image)
     other = FakeRender(tiny.processor, [tiny.processor.image_token_id])
     for _ in range(2):  # a size that was refused once is refused again
         with pytest.raises(
             ModelError, match=r"has \d+ tokens \((\d+) of the image\), that of transformers \d+ \(\d+\)"
         ):
-            tiny.processor.family.encode(tiny.processor, image, "key", other)
+            tiny.processor.family.encode(tiny.processor, pixels, "key", other)
+
+
+@pytest.mark.parametrize("size", [(90, 70), (641, 480), (40, 300)])
+def test_pixels_give_what_the_image_gives(tiny: Tiny, size: tuple[int, int]) -> None:
+    """The image processor gets the form in which it works; to the bit, that changes nothing."""
+    image = make_image(*size)
+    as_image = tiny.processor.processor(text=[tiny.processor.prompt], images=[image], return_tensors="np")
+    render = FakeRender(tiny.processor, [])
+    tiny.processor.family.encode(tiny.processor, np.array(image), "key", render)
+    for taken in render.taken:
+        as_taken = tiny.processor.processor(text=[tiny.processor.prompt], images=[taken], return_tensors="np")
+        assert isinstance(taken, torch.Tensor)
+        assert as_taken.keys() == as_image.keys()
+        assert all(np.array_equal(as_taken[name], as_image[name]) for name in as_image)
+    assert len(render.taken) == (not tiny.model.config.model_type.startswith("qwen"))
 
 
 class FakeRender:
-    """Stands for vLLM's processor: the learner's prompt and `more` tokens."""
+    """Stands for vLLM's processor: the learner's prompt and `more` tokens. `taken` are the images
+    as it got them."""
 
     def __init__(self, processor: PolicyProcessor, more: list[int]) -> None:
         self._processor, self._more = processor, more
-        self.compared: set[tuple[int, int]] = set()
+        self.compared: set[tuple[int, ...]] = set()
+        self.taken: list[Image.Image | torch.Tensor] = []
 
-    def ids(self, image: Image.Image) -> list[int]:
-        return [*self._processor.prepare(image).prompt_ids.tolist(), *self._more]
-
-    def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> tuple[list[int], MultiModalFeatureSpec]:
-        return self.ids(image), cast("MultiModalFeatureSpec", None)
+    def __call__(
+        self, prompt_ids: list[int], image: Image.Image | torch.Tensor, key: str
+    ) -> tuple[list[int], MultiModalFeatureSpec]:
+        self.taken.append(image)
+        made = self._processor.processor(
+            text=[self._processor.prompt], images=[image], add_special_tokens=False, return_tensors="np"
+        )
+        return [*made["input_ids"][0].tolist(), *self._more], cast("MultiModalFeatureSpec", None)
 
 
 def test_a_processor_whose_package_is_missing_is_refused_with_its_name(

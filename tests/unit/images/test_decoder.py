@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from rapo.config import ImageConfig
@@ -64,9 +65,7 @@ def process_of(decoder: Decoder) -> int:
 @pytest.mark.parametrize(("size", "format"), [((16, 20), "PNG"), ((300, 700), "JPEG"), ((40, 40), "WEBP")])
 def test_the_pixels_are_those_of_decode_image(decoder: Decoder, size: tuple[int, int], format: str) -> None:
     data = encode(size, format)
-    image = decoder.decode(DecodeJob(data))
-    assert image.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(data)))
+    np.testing.assert_array_equal(decoder.decode(DecodeJob(data)), np.asarray(decode_image(data)))
 
 
 def test_an_image_that_is_refused_has_the_same_words(decoder: Decoder) -> None:
@@ -89,7 +88,7 @@ def test_stopping_ends_the_process_at_once_and_the_next_image_gets_another(decod
         decoder.decode(job)
     assert time.monotonic() - began < 2.0
     assert not Path(f"/proc/{before}").exists()
-    assert decoder.decode(DecodeJob(encode((20, 20)))).size == (20, 20)
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
     assert process_of(decoder) != before
 
 
@@ -105,8 +104,25 @@ def test_stopping_a_job_that_is_done_does_not_touch_the_next(decoder: Decoder) -
     job, before = DecodeJob(encode((20, 20))), process_of(decoder)
     decoder.decode(job)
     decoder.stop(job)
-    assert decoder.decode(DecodeJob(encode((20, 20)))).size == (20, 20)
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
     assert process_of(decoder) == before
+
+
+def test_a_job_that_is_stopped_with_its_last_byte_gives_no_pixels(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, receive = DecodeJob(encode((20, 20))), decoding._Process.decode
+
+    def stopped_behind(process: decoding._Process, data: bytes, limits: DecoderLimits) -> NDArray[np.uint8]:
+        pixels = receive(process, data, limits)
+        decoder.stop(job)
+        return pixels
+
+    monkeypatch.setattr(decoding._Process, "decode", stopped_behind)
+    with pytest.raises(DecodeStopped):
+        decoder.decode(job)
+    monkeypatch.undo()
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
 
 
 def test_cpu_time_has_a_limit(host: DecoderHost) -> None:
@@ -121,7 +137,7 @@ def test_cpu_time_has_a_limit(host: DecoderHost) -> None:
     # Each image may take up to the next whole second; one that ends before it is found damaged.
     refusals = (refusal() for _ in range(20))
     assert any(error.reason == "too_complex" and "CPU time" in str(error) for error in refusals)
-    assert decoder.decode(DecodeJob(encode((20, 20)))).size == (20, 20)
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
     decoder.close()
 
 
@@ -156,7 +172,7 @@ def test_a_decoder_that_dies_costs_one_image(
     timer.start()
     with pytest.raises(error):
         decoder.decode(DecodeJob(slow_bmp()))
-    assert decoder.decode(DecodeJob(encode((20, 20)))).size == (20, 20)
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
 
 
 def test_a_decoder_for_one_image_ends_with_it(host: DecoderHost) -> None:
@@ -178,7 +194,7 @@ def test_the_forking_process_may_die(host: DecoderHost) -> None:
     kill(host._process.pid)
     host._process.wait(10)
     decoder._discard()
-    assert decoder.decode(DecodeJob(encode((20, 20)))).size == (20, 20)
+    assert decoder.decode(DecodeJob(encode((20, 20)))).shape == (20, 20, 3)
     decoder.close()
 
 
@@ -215,8 +231,7 @@ def test_a_patient_decoder_takes_idle_time_and_then_presses(host: DecoderHost) -
         while os.sched_getscheduler(idle) != os.SCHED_IDLE or os.getpriority(os.PRIO_PROCESS, pressing) != 10:
             assert time.monotonic() < limit, "a decoder sets its priority when it begins"
             time.sleep(0.01)
-        image = decoder.decode(DecodeJob(data))
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(data)))
+        np.testing.assert_array_equal(decoder.decode(DecodeJob(data)), np.asarray(decode_image(data)))
         assert Path(f"/proc/{pressing}").exists() != pressed
         assert not Path(f"/proc/{idle}").exists()
         decoder.close()
@@ -232,8 +247,7 @@ def test_where_idle_time_is_refused_the_highest_niceness_is_left(monkeypatch: py
         decoder_process._be_decoder(theirs, ImageConfig(), 2, decoder_process.IDLE)
     theirs.close()
     process, data = decoding._Process(pid, ours, 2), encode((20, 20))
-    image = process.decode(data, LIMITS)
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(decode_image(data)))
+    np.testing.assert_array_equal(process.decode(data, LIMITS), np.asarray(decode_image(data)))
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19
     process.close()  # its end of the connection is the decoder's end
     assert os.waitpid(pid, 0)[1] == 0

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rapo.config import ImageConfig
 from rapo.errors import ImageError, ModelError
+from rapo.families.qwen_vl import fitted
 from rapo.images.model_view import ModelView
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def test_it_has_the_processors_size_and_nearly_its_pixels(
     tiny_model: Path, processor: PolicyProcessor, size: tuple[int, int]
 ) -> None:
     image = gradient(*size)
-    fitted = processor.fit(image)
+    expected = fitted(processor, np.array(image))
     seen = ModelView.of(tiny_model).render(encoded(image), ImageConfig())
-    assert (seen.size, seen.original) == (fitted.size, size)
+    assert (seen.size, seen.original) == (expected.shape[1::-1], size)
     shown = np.asarray(Image.open(io.BytesIO(seen.png)), dtype=np.int16)
-    assert np.abs(shown - np.asarray(fitted, dtype=np.int16)).max() <= 2
+    assert np.abs(shown - expected.astype(np.int16)).max() <= 2
 
 
 def test_an_image_is_upright(tiny_model: Path) -> None:

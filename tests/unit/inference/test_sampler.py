@@ -36,7 +36,7 @@ class NoRender:
     """The family encodes its images itself."""
 
     def __init__(self) -> None:
-        self.compared: set[tuple[int, int]] = set()
+        self.compared: set[tuple[int, ...]] = set()
 
     def __call__(self, prompt_ids: list[int], image: Image.Image, key: str) -> NoReturn:
         raise AssertionError("vLLM's processor was called")

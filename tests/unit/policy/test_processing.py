@@ -15,6 +15,7 @@ from rapo.answers.parse import format_completion
 from rapo.answers.prompts import SCORE_PROMPT
 from rapo.config import load_config
 from rapo.errors import ModelError
+from rapo.families.qwen_vl import fitted
 from rapo.families.tiny_prompt import SPECIAL_TOKENS
 from rapo.models.prompt_length import prompt_length
 from rapo.policy.batch import as_tensors
@@ -160,14 +161,13 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(84, 84), (400, 300), (301, 97), (40, 33), (20, 120)])
-def test_fit_changes_nothing_that_the_model_sees(processor, size):
+def test_an_image_at_the_models_size_is_what_the_model_sees(processor, size):
     pixels = np.random.default_rng(sum(size)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    fitted = processor.fit(image)
-    whole, once = processor.prepare(image), processor.prepare(fitted)
+    small = fitted(processor, pixels)
+    whole, once = (processor.prepare(Image.fromarray(one)) for one in (pixels, small))
     assert all(np.array_equal(whole.tensors[name], once.tensors[name]) for name in whole.tensors)
-    assert processor.fit(fitted).size == fitted.size
-    assert fitted.width * fitted.height <= 84 * 84
+    assert fitted(processor, small) is small
+    assert small.size <= 3 * 84 * 84
 
 
 def with_template(tiny_model, folder, change):

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from scripted_scorer import Context, FakeEngine, ScorerWithoutVllm
 
@@ -124,8 +126,8 @@ def decoding() -> Iterator[FairDecoding]:
     decoding.close()
 
 
-def size_of(image: Image.Image) -> tuple[int, int]:
-    return image.size
+def size_of(pixels: NDArray[np.uint8]) -> tuple[int, ...]:
+    return pixels.shape[:2]
 
 
 def cpu_seconds(decoding: FairDecoding) -> float:
@@ -228,14 +230,14 @@ def test_no_accepted_image_needs_more_memory_than_its_decoder_may_take(decoding:
     with pytest.raises(ImageError):
         decoder.decode(DecodeJob(heavy))
     decoder = Decoder(decoding._host, DecoderLimits(15, memory_of(pixels), 60.0, 1))
-    assert decoder.decode(DecodeJob(heavy)).size == (7000, 7000)
+    assert decoder.decode(DecodeJob(heavy)).shape == (7000, 7000, 3)
 
 
 def test_the_deployment_decodes_in_processes_and_gives_the_caller(decoding: FairDecoding) -> None:
     callers = []
 
     class Spy:
-        async def decode(self, data: bytes, caller: str, then: Callable[[Image.Image], T], *, heavy: bool) -> T:
+        async def decode(self, data: bytes, caller: str, then: Callable[[NDArray[np.uint8]], T], *, heavy: bool) -> T:
             callers.append((caller, heavy))
             return await decoding.decode(data, caller, then, heavy=heavy)
 
