@@ -47,10 +47,11 @@ class RewardScorer:
         settings, seed = self._config.rapo.reward.grounded_judge, self._config.run.seed
         return GroundingJudge(settings, self._config.image, JUDGE_SECTION, seed=seed, history=self._history)
 
-    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]:
+    def score(self, rows: bool, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]:
         """`(receipt, share of rank 0, share of rank 1, ...)` of the groups among `parts`; call with
-        `num_returns = 1 + learner ranks`. A judge model needs the encoded image of each group, in
-        the same order."""
+        `num_returns = 1 + learner ranks`. `rows` says that the learner trains each completion with
+        a prompt of its own. A judge model needs the encoded image of each group, in the same
+        order."""
         groups = [part for part in parts if isinstance(part, Group)]
         judged = None
         if self._judge is not None:
@@ -63,6 +64,7 @@ class RewardScorer:
             micro_batch_groups=self._config.learner.micro_batch_groups,
             micro_batch_tokens=self._config.learner.micro_batch_tokens,
             keep_flat=self._config.rapo.flat_groups_teach,
+            rows=rows,
         )
         uids = tuple(tuple(one.group.image_uid for one in share.groups) for share in shares)
         if judged is None:

@@ -94,6 +94,13 @@ def build_tiny(kind: str, folder: Path, clauses: Sequence[str], *, seed: int = 0
     return folder
 
 
+def with_num2words(folder: Path) -> str:
+    """`folder` with a stand-in for the package that SmolVLM's processor wants for the frames of
+    videos, to be put last on the path of a process."""
+    (folder / "num2words.py").write_text("num2words = str\n")
+    return str(folder)
+
+
 def _joined(folder: Path, clauses: list[str], vocabulary: int) -> Path:
     tokenizer = build_tokenizer(vocabulary, clauses)
     tokenizer.add_tokens(list(PAIRS))

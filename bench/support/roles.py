@@ -34,7 +34,7 @@ class FixedLengthWorker(RolloutWorker):
 class RandomScorer(RewardScorer):
     """Scores as ever, then replaces the advantages by random ones."""
 
-    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]:
+    def score(self, rows: bool, *parts: Group | NDArray[np.uint8]) -> tuple[RewardReceipt | Share, ...]:
         groups = [part for part in parts if isinstance(part, Group)]
         scored, metrics = score_groups(groups, self._config.rapo.reward)
         rng = np.random.default_rng(groups[0].step)
@@ -44,6 +44,7 @@ class RandomScorer(RewardScorer):
             ranks=self._config.learner.workers,
             micro_batch_groups=self._config.learner.micro_batch_groups,
             keep_flat=True,
+            rows=rows,
         )
         uids = tuple(tuple(s.group.image_uid for s in share.groups) for share in shares)
         return RewardReceipt(metrics, uids), *shares

@@ -25,6 +25,7 @@ from rapo.errors import ImageError
 from rapo.images.decode import check_image_file
 from rapo.models.card import CARD, read_card, with_card
 from rapo.models.prompt_length import prompt_length
+from rapo.models.separate_check import parameters_checked
 from rapo.records import ImageRecord, Prediction
 
 #: Images that a worker is asked for at a time. What is answered is kept before the next.
@@ -143,9 +144,10 @@ class Engines:
             self._fleet.load_folder(model.folder, self._version)
             return self._fleet
         self._close_fleet()
-        self._cleanup.enter_context(ray_session(config))
-        self._fleet, self._kind = Fleet(config), kind
-        self._fleet.start(model.folder, self._version)
+        with parameters_checked([model.folder]):
+            self._cleanup.enter_context(ray_session(config))
+            self._fleet, self._kind = Fleet(config), kind
+            self._fleet.start(model.folder, self._version)
         self._fleet.ready()
         return self._fleet
 

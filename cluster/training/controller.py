@@ -40,7 +40,7 @@ from cluster.training.listener import TrainingListener
 from cluster.training.metrics_file import METRICS, recorded_rows
 from cluster.training.reward_client import RewardClient
 from cluster.training.staleness import ReadyGroup, StalenessWindow
-from cluster.training.start_check import check_start
+from cluster.training.start_check import StartCheck
 from cluster.training.status import FleetStatus, TrainingStatus, WindowStatus
 from cluster.training.validation import Validation
 from rapo.algorithm.alert_kinds import Alert
@@ -114,7 +114,7 @@ class Controller:
         self._start_dir, self._out = start_dir, out
         self._listener = listener
         self._resume = resume
-        self._alerts = TrainingAlerts(settings.watch)
+        self._alerts, self._check_start = TrainingAlerts(settings.watch), StartCheck(config, start_dir, out)
         self._stopped = False  # by a fatal alert
         self._images = ImageStore(config)
         self._batches = BatchSampler(
@@ -186,7 +186,7 @@ class Controller:
         step = self.step
         clock, busy, dropped = StepClock(), self._fleet.busy_seconds, self._window.dropped
         batch, scored, figures = self._learn(step, clock)
-        check_start(self._config, self._start_dir, step, figures)
+        self._check_start(step, figures)
         self.step += 1
         self._publish(self.step)
         clock.lap("weights")

@@ -60,6 +60,8 @@ class RewardClient:
         self._report = report
         self._actor: ActorHandle
         self._heartbeat: Heartbeat
+        #: Whether the learner trains each completion with a prompt of its own.
+        self.rows = config.learner.packing == "rows"
         #: The actor's process, None until it has answered.
         self.process: ProcessInfo | None = None
         self._start()
@@ -88,7 +90,7 @@ class RewardClient:
         failures = 0
         while True:
             receipt: ObjectRef[RewardReceipt]
-            receipt, *shares = self._actor.score.options(num_returns=returns).remote(*groups, *images)
+            receipt, *shares = self._actor.score.options(num_returns=returns).remote(self.rows, *groups, *images)
             try:
                 calls: list[ObjectRef[RewardReceipt]] = [receipt]
                 scored = yield from self._heartbeat.watch(wait_each(calls, roles=[_NAME], timeout_s=self._timeout_s))

@@ -70,6 +70,7 @@ def training_session(
         fleet.start(start_dir, 0)
         ranks = finish(learners.ready(learners.start(start_dir)))
         if ranks[0].packing_fallback is not None:
+            rewards.rows = True
             listener.note(
                 "every completion is trained with a prompt of its own (learner.packing = rows): "
                 f"{ranks[0].packing_fallback}"

@@ -101,7 +101,8 @@ class WatchConfig(Section):
         1e-3, description="nats per token between sampler and learner; more is an alert; default in bfloat16: .01"
     )
     start_mismatch_kl: Amount | None = Field(
-        None, description="the same in the first step; more ends the run; without a value 2e-6, in bfloat16 .05"
+        None,
+        description="the same in the first step that has it; more ends the run; without a value 2e-6, in bfloat16 .05",
     )
     zero_spread: Fraction = Field(0.95, description="share of groups without a spread of rewards")
     zero_spread_steps: Positive = Field(5, description="steps in a row above zero_spread that are an alert")

@@ -35,6 +35,7 @@ Tensors = Mapping[str, torch.Tensor]
 # What changes logits behind the head, and what only some programs apply.
 _LOGIT_RULES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
+_CHANNELS = 4
 # Families whose image tokens see one another whatever their configuration says (vLLM 0.32).
 _IMAGES_SEE_AHEAD = frozenset({"bagel", "gemma3", "molmo2", "moondream3", "paligemma"})
 
@@ -47,13 +48,16 @@ class Family:
     #: Whether weights go to the engine and into an export under the names of the model folder. vLLM
     #: knows those of published models, but not always those of transformers' modules.
     keeps_stored_names = True
+    #: Whether vLLM's processor is transformers' own, which takes tensors. Others want Pillow's
+    #: images.
+    renders_tensors = False
 
     # The prompt and the image.
 
     def prepare(self, processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Prepared:
         """What the learner takes for one RGB image `(height, width, 3)` behind the prompt. Raises
         `ModelError` where the processor puts no image into the prompt."""
-        images = [_as_processed(processor, pixels)]
+        images = [as_processed(processor, pixels)]
         made = processor.processor(
             text=[processor.prompt], images=images, add_special_tokens=False, return_tensors="np"
         )
@@ -151,7 +155,8 @@ class Family:
 
         Raises `ModelError` where vLLM's prompt is not that of the learner.
         """
-        ids, feature = render(processor.prompt_token_ids, _as_processed(processor, pixels), key)
+        image = as_processed(processor, pixels) if self.renders_tensors else Image.fromarray(pixels)
+        ids, feature = render(processor.prompt_token_ids, image, key)
         size = pixels.shape[:2]
         # Both prompts follow from the image's size.
         own = ids if size in render.compared else self.prepare(processor, pixels).prompt_ids.tolist()
@@ -193,13 +198,14 @@ class PackingFamily(Family):
         return None
 
 
-def _as_processed(processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Image.Image | torch.Tensor:
-    """The form `(3, height, width)` in which the image processor works, where that is a tensor.
+def as_processed(processor: PolicyProcessor, pixels: NDArray[np.uint8]) -> Image.Image | torch.Tensor:
+    """The form `(3, height, width)` in which transformers' image processor works, where that is a
+    tensor.
 
     The processor itself would get it through two copies: most of a second for 50 megapixels, which
-    goes on when the image's caller has gone.
+    goes on when the image's caller has gone. A few columns would be taken for channels.
     """
-    if isinstance(processor.processor.image_processor, TorchvisionBackend):
+    if isinstance(processor.processor.image_processor, TorchvisionBackend) and pixels.shape[1] > _CHANNELS:
         return torch.from_numpy(pixels).permute(2, 0, 1)
     return Image.fromarray(pixels)
 

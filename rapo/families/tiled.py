@@ -22,6 +22,7 @@ class Tiled(PackingFamily):
     """InternVL (transformers' format), SmolVLM and Idefics3."""
 
     packs = frozenset({"llama", "qwen2", "qwen3"})
+    renders_tensors = True
 
     def packed_hidden(
         self, model: PreTrainedModel, packed: Packed, is_image: torch.Tensor, images: Sequence[Tensors]

@@ -166,6 +166,11 @@ class Decoder:
             if job.stopped:
                 raise DecodeStopped from error
             raise _loss(status, self._limits) from error
+        except ImageError:
+            raise
+        except BaseException:  # the process has more to say, and the next image's caller would get it
+            self._discard()
+            raise
         finally:
             with self._lock:
                 self._job = None

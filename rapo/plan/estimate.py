@@ -4,7 +4,7 @@ nodes: memory by role, bytes by step, seconds by role."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rapo.config import Config
@@ -102,11 +102,10 @@ def estimate(config: Config, card: Card, answer_tokens: int, network: Network) -
     embedded = config.policy.model == "embedded"
     shape = ModelShape.embedded(config.policy.embedded) if embedded else ModelShape.read(Path(config.policy.model))
     pixels = config.policy.max_pixels or (config.policy.embedded.pixels if embedded else _DEFAULT_PIXELS)
-    load = Load(
-        config.rapo.images_per_step, config.rapo.completions, shape.image_tokens(pixels) + _PROMPT_TEXT, answer_tokens
-    )
+    prompt, rows = shape.image_tokens(pixels) + _PROMPT_TEXT, config.learner.packing == "rows"
+    load = Load(config.rapo.images_per_step, config.rapo.completions, prompt, answer_tokens, rows)
     half = config.policy.dtype == "bfloat16"
-    longest = load.prompt + config.rapo.completions * config.policy.max_completion_tokens
+    longest = replace(load, answer=config.policy.max_completion_tokens).group_tokens
     learner = _learner(config, shape, half, longest, pixels)
     cold = _cold_start(config, shape, half, load.prompt + config.policy.max_completion_tokens, pixels)
     engine = config.rollout.engine

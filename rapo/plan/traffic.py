@@ -20,17 +20,20 @@ _PER_TOKEN_S = 0.004
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a step asks for: images of `prompt` tokens, completions each, tokens of an answer."""
+    """What a step asks for: images of `prompt` tokens, completions each, tokens of an answer. In
+    `rows` each completion is trained with a prompt of its own."""
 
     images: int
     completions: int
     prompt: int
     answer: int
+    rows: bool = False
 
     @property
     def group_tokens(self) -> int:
-        """Of a packed group: the prompt once, each completion once."""
-        return self.prompt + self.completions * self.answer
+        """Those that the learner computes for a group: each completion once, and the prompt once or
+        with each of them."""
+        return self.prompt * (self.completions if self.rows else 1) + self.completions * self.answer
 
 
 @dataclass(frozen=True, slots=True)

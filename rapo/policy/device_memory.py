@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from rapo.algorithm.partition import Share, group_cost
+from rapo.algorithm.partition import Share, part_cost
 from rapo.errors import FaultKind, ResourceError, RoleError
 
 _ADVICE = (
@@ -24,7 +24,7 @@ def device_memory_named(share: Share, splits: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         groups = -(-len(share.groups) // (share.micro_batches * splits))
-        longest = max((group_cost(one) for one in share.groups), default=0)
+        longest = max((part_cost([one], rows=share.rows) for one in share.groups), default=0)
         reason = str(error).partition(". ")[0]
         words = f"too little memory for a micro-batch of {groups} group(s), the longest of {longest} tokens ({reason})"
         if groups <= 1:

@@ -43,8 +43,8 @@ LATENCY = Latency(engine_step=0.01, learner_step=0.25, load=0.02, publish=0.02, 
 class RecordingScorer(RewardScorer):
     """Adds the groups that it was given to the metrics."""
 
-    def score(self, *parts: Group | NDArray[np.uint8]) -> tuple[Any, ...]:
-        receipt, *shares = super().score(*parts)
+    def score(self, rows: bool, *parts: Group | NDArray[np.uint8]) -> tuple[Any, ...]:
+        receipt, *shares = super().score(rows, *parts)
         assert isinstance(receipt, RewardReceipt)
         metrics: Any = {**receipt.metrics, "groups": [part.uid for part in parts if isinstance(part, Group)]}
         return RewardReceipt(metrics, receipt.uids), *shares

@@ -26,14 +26,16 @@ from rapo.config import LoRAConfig, TinyModelConfig
 from rapo.errors import WeightError
 from rapo.families.registry import family_of
 from rapo.families.tiny_model import build_tiny_model
-from rapo.models.completeness import model_class
+from rapo.models.completeness import check_parameters, stored_names
+from rapo.models.folder import check_model_folder
 from rapo.policy.lora import add_lora, dense_parameters
-from rapo.policy.weight_packing import model_tensors
+from rapo.policy.weight_packing import model_tensors, pack, unpack
+from rapo.records import WeightManifest
 from tests.integration import bare_engine
 from tests.integration.bare_engine import Described
 from tests.limits import PATIENCE_S
 from tests.real_families import REAL, UNREAD
-from tests.tiny_families import PUBLISHED_NAMES
+from tests.sparse_folder import empty_model, published_shapes, write_folder
 
 pytestmark = pytest.mark.integration
 
@@ -142,20 +144,37 @@ def test_the_engine_takes_all_that_other_families_publish(
     engine: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     config, millions = REAL[name]
-    config.architectures = [model_class(config).__name__]
-    config.save_pretrained(tmp_path)
-    with torch.device("meta"):
-        model = model_class(config)._from_config(AutoConfig.from_pretrained(tmp_path), dtype=torch.bfloat16)
+    write_folder(tmp_path, config, published_shapes(config))
+    check_model_folder(tmp_path)
+    check_parameters(tmp_path)
     # Generic families are published under the names of their folder.
-    ours, theirs = PUBLISHED_NAMES["llava"] if family_of(config).keeps_stored_names else ("", "")
+    names = stored_names(tmp_path) if family_of(config).keeps_stored_names else {}
     tensors = [
-        described(path.replace(ours, theirs) if ours else path, parameter)
-        for path, parameter, _ in dense_parameters(model)
+        described(names.get(path, path), parameter) for path, parameter, _ in dense_parameters(empty_model(config))
     ]
     assert round(elements(tensors) / 1e6) == millions, "not the published architecture"
     assigned, parameters, room = engine(bare_engine.load, tmp_path, tensors)
     assert assigned == parameters
     assert elements(tensors) - UNREAD.get(name, 0) == room
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", REAL)
+def test_every_name_and_shape_comes_through_pack_and_unpack(name: str) -> None:
+    """The tensors are views of the same zeros."""
+    model = empty_model(REAL[name][0])
+    tensors = [described(path, parameter) for path, parameter, _ in dense_parameters(model)]
+
+    zeros = torch.zeros(max(elements([one]) for one in tensors), dtype=torch.bfloat16)
+    assert {dtype for _, _, dtype in tensors} == {"bfloat16"}
+
+    def packed() -> Iterator[Any]:
+        views = ((path, zeros[: torch.Size(shape).numel()].view(shape)) for path, shape, _ in tensors)
+        return pack(views, 3, 2**29)
+
+    (manifest,) = [part for part in packed() if isinstance(part, WeightManifest)]
+    chunks = (part for part in packed() if not isinstance(part, WeightManifest))
+    assert [described(path, tensor) for path, tensor in unpack(manifest, chunks, views=True)] == tensors
 
 
 @pytest.mark.parametrize("size", SIZES)

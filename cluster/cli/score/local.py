@@ -38,6 +38,7 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     from cluster.terminal.stdio_redirect import redirect_output
     from rapo.models.card import read_card
     from rapo.models.folder import check_model_folder
+    from rapo.models.separate_check import parameters_checked
     from rapo.util.private_folder import private_folder
     from services.app import ScorerServer
 
@@ -46,6 +47,7 @@ def local_scorer(model: Path, config: Path | None, overrides: Sequence[str]) -> 
     log = private_folder() / f"score-{os.getpid()}.log"
     with redirect_output(log) as (out, err), ExitStack() as stack:
         with Console(stdout=out, stderr=err).stage("start"):
-            stack.enter_context(ray_session(loaded))
+            with parameters_checked([model]):
+                stack.enter_context(ray_session(loaded))
             server = stack.enter_context(ScorerServer(loaded, model, version))
         yield server.address, out, err

@@ -20,6 +20,7 @@ from cluster.terminal.stdio_redirect import redirect_output
 from rapo.config import Config
 from rapo.models.card import read_card
 from rapo.models.folder import check_model_folder
+from rapo.models.separate_check import parameters_checked
 from rapo.storage.local_copy import local_copy
 from rapo.util.freed_memory import return_freed_memory
 from rapo.util.printable import clipped
@@ -65,7 +66,8 @@ def serve_until_interrupted(
         console = Console(stdout=out, stderr=err)
         with ExitStack() as stack:
             with console.stage("start"):
-                stack.enter_context(ray_session(config))
+                with parameters_checked(wanted.folders.values()):
+                    stack.enter_context(ray_session(config))
                 server = stack.enter_context(ScorerServer(config, wanted.folders[wanted.default], wanted.default))
                 roll_out(server, wanted)
                 page = stack.enter_context(ui_beside(config, server)) if ui else None

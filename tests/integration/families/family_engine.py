@@ -6,6 +6,7 @@ environment of its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,11 @@ class Agreement:
     requests: float
 
 
-def initialize() -> None:
+def initialize(packages: str) -> None:
+    """`packages` is a folder with more packages for the process."""
     from rapo.inference.environment import set_engine_environment
 
+    sys.path.append(packages)
     set_engine_environment(threads=1, kv_cache_gib=1.0)
 
 

@@ -14,18 +14,15 @@ import pytest
 from rapo.aescot.writer import phrases
 from rapo.models.card import weights_version
 from tests.small import ALONE, branch, rapo, settings
-from tests.tiny_families import build_tiny
+from tests.tiny_families import build_tiny, with_num2words
 
 pytestmark = [pytest.mark.integration, pytest.mark.release]
 
 
 @pytest.fixture(autouse=True)
 def _packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package for the run's processes: SmolVLM's processor wants it for the frames of videos."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    (folder / "num2words.py").write_text("num2words = str\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(folder)]))
+    path = [os.environ.get("PYTHONPATH"), with_num2words(tmp_path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,22 @@ from safetensors.torch import load_file, save_file
 from tests.integration.families import family_engine
 from tests.integration.families.family_engine import Agreement
 from tests.limits import PATIENCE_S
-from tests.tiny_families import build_tiny
+from tests.tiny_families import build_tiny, with_num2words
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = pytest.mark.integration
 
+_LONG = ("qwen2_vl", "qwen3_vl", "internvl", "idefics3", "joined")
+_RELEASE = ("smolvlm", "llava", "llava_onevision")
 #: float32 log-probs of vLLM's kernels and of the learner's.
 TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[ProcessPoolExecutor]:
+def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPoolExecutor]:
     """One process for all families, because vLLM needs an environment of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=family_engine.initialize) as child:
+    packages = with_num2words(tmp_path_factory.mktemp("packages"))
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, family_engine.initialize, (packages,)) as child:
         yield child
 
 
@@ -33,7 +37,13 @@ def compare(child: ProcessPoolExecutor) -> Callable[[Path], Agreement]:
     return lambda folder: child.submit(family_engine.compare, folder).result(timeout=PATIENCE_S)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "internvl", "idefics3", "joined"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in _LONG),
+        *(pytest.param(kind, marks=pytest.mark.release) for kind in _RELEASE),
+    ],
+)
 def test_sampler_and_learner_compute_the_same(compare: Callable[[Path], Agreement], kind: str, tmp_path: Path) -> None:
     found = compare(build_tiny(kind, tmp_path / "model", ["the light is even; "]))
     assert found.tokens > 100
@@ -43,6 +53,7 @@ def test_sampler_and_learner_compute_the_same(compare: Callable[[Path], Agreemen
     assert found.passes == pytest.approx(found.requests, abs=1e-6), "trees in one pass and node by node"
 
 
+@pytest.mark.long
 def test_scorer_and_teacher_refuse_weights_that_are_no_numbers(child: ProcessPoolExecutor, tmp_path: Path) -> None:
     folder = build_tiny("qwen2_vl", tmp_path / "model", ["the light is even; "])
     (file,) = folder.glob("*.safetensors")

@@ -77,10 +77,10 @@ def test_the_reward_actor_asks_and_says_what_it_was_told() -> None:
         judge = ("kind=openai", "model=m", f"endpoint.base_url={server.base_url}")
         settings = ["rapo.reward.weight_grounded=2", *(f"rapo.reward.grounded_judge.{item}" for item in judge)]
         config = load_config(None, [*settings, "learner.workers=1"])
-        receipt, _ = RewardScorer(config, JudgeHistory()).score(*groups, *images)
+        receipt, _ = RewardScorer(config, JudgeHistory()).score(False, *groups, *images)
         assert isinstance(receipt, RewardReceipt)
         assert receipt.judged is not None
-        again, _ = RewardScorer(config, JudgeHistory(receipt.judged.verdicts)).score(*groups, *images)
+        again, _ = RewardScorer(config, JudgeHistory(receipt.judged.verdicts)).score(False, *groups, *images)
     assert receipt.metrics["grounded_mean"] == pytest.approx(0.15)
     assert receipt.metrics["unjudged"] == 0.0
     assert (len(receipt.judged.verdicts), receipt.judged.used.prompt_tokens) == (3, 3000)

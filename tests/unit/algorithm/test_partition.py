@@ -8,7 +8,7 @@ from builders import group, scored
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapo.algorithm.partition import group_cost, share_out
+from rapo.algorithm.partition import part_cost, share_out
 
 
 def uids(share):
@@ -48,8 +48,10 @@ def test_loads_are_balanced():
     """The greedy bound: the fullest rank exceeds the emptiest by one group at most."""
     rng = np.random.default_rng(0)
     groups = [scored(group(f"u{i}", lengths=rng.integers(1, 200, 8).tolist()), [1.0] * 8) for i in range(40)]
-    loads = [sum(group_cost(g) for g in s.groups) for s in share_out(groups, ranks=4, micro_batch_groups=8)]
-    assert max(loads) - min(loads) <= max(group_cost(g) for g in groups)
+    loads = [
+        sum(part_cost([g], rows=False) for g in s.groups) for s in share_out(groups, ranks=4, micro_batch_groups=8)
+    ]
+    assert max(loads) - min(loads) <= max(part_cost([g], rows=False) for g in groups)
     assert max(loads) / min(loads) < 1.1
 
 
@@ -58,8 +60,9 @@ def test_the_longest_group_is_placed_first():
     assert [len(s.groups) for s in share_out(groups, ranks=2, micro_batch_groups=8)] == [1, 4]
 
 
-def test_cost_counts_the_prefix_once():
-    assert group_cost(scored(group(lengths=(3, 4), prompt_tokens=100), [0.0, 0.0])) == 107
+def test_cost_counts_the_prefix_once_or_for_each_row():
+    one = scored(group(lengths=(3, 4), prompt_tokens=100), [0.0, 0.0])
+    assert (part_cost([one], rows=False), part_cost([one], rows=True)) == (107, 208)
 
 
 def test_more_ranks_than_groups_leaves_some_without():
@@ -82,24 +85,37 @@ def test_the_order_of_arrival_does_not_matter():
     assert [uids(s) for s in one] == [uids(s) for s in other]
 
 
-@given(batches, st.integers(1, 4), st.integers(1, 6), st.integers(50, 400), st.integers(1, 2))
-def test_micro_batches_keep_both_limits(rows, ranks, micro, tokens, splits):
+@given(batches, st.integers(1, 4), st.integers(1, 6), st.integers(50, 400), st.integers(1, 2), st.booleans())
+def test_micro_batches_keep_both_limits(batch, ranks, micro, tokens, splits, rows):
     groups = [
         scored(group(f"u{i:02d}", lengths=lengths, prompt_tokens=prompt), [1.0] * len(lengths))
-        for i, (lengths, _, prompt) in enumerate(rows)
+        for i, (lengths, _, prompt) in enumerate(batch)
     ]
-    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, micro_batch_tokens=tokens)
+    shares = share_out(groups, ranks=ranks, micro_batch_groups=micro, micro_batch_tokens=tokens, rows=rows)
     for share in shares:
         parts = share.parts(splits)
         assert len(parts) == shares[0].micro_batches * splits
         assert sorted(g.group.uid for part in parts for g in part) == sorted(uids(share))
         for part in parts:
-            assert len(part) <= 1 or (len(part) <= micro and sum(map(group_cost, part)) <= tokens)
+            assert len(part) <= 1 or (len(part) <= micro and part_cost(part, rows=rows) <= tokens)
+
+
+def test_rows_are_as_wide_as_the_widest_group_beside_them():
+    wide = scored(group("wide", lengths=(150, 2), prompt_tokens=600), [1.0, -1.0])
+    narrow = [scored(group(f"u{i}", lengths=(6, 6), prompt_tokens=30), [1.0, -1.0]) for i in range(7)]
+    assert part_cost([wide, *narrow], rows=True) == 16 * 750
+    (share,) = share_out([wide, *narrow], ranks=1, micro_batch_groups=8, micro_batch_tokens=4096, rows=True)
+    assert max(part_cost(part, rows=True) for part in share.parts()) <= 4096
+    assert share.micro_batches < 5
 
 
 def test_long_answers_make_more_micro_batches():
     def count(length):
         groups = [scored(group(f"u{i}", lengths=[length] * 4, prompt_tokens=400), [1.0] * 4) for i in range(8)]
-        return share_out(groups, ranks=2, micro_batch_groups=16, micro_batch_tokens=4096)[0].micro_batches
+        shares = [
+            share_out(groups, rows=rows, ranks=2, micro_batch_groups=16, micro_batch_tokens=4096)
+            for rows in (False, True)
+        ]
+        return [share[0].micro_batches for share in shares]
 
-    assert [count(100), count(300), count(1000)] == [1, 2, 4]
+    assert [count(100), count(300), count(1000)] == [[1, 2], [2, 4], [4, 4]]

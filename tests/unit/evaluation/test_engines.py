@@ -31,6 +31,7 @@ def test_a_fleet_is_kept_only_for_models_of_the_same_processor(tmp_path, tiny_mo
 
     monkeypatch.setattr(engines, "Fleet", Fleet)
     monkeypatch.setattr(engines, "ray_session", lambda config: nullcontext())
+    monkeypatch.setattr(engines, "parameters_checked", lambda folders: nullcontext())
     for name in ("a", "b", "other"):
         shutil.copytree(tiny_model, tmp_path / name)
     processor = next((tmp_path / "other").glob("*processor_config.json"))

@@ -20,7 +20,7 @@ from cluster.cli.check import problems, warnings
 from rapo.config import LoRAConfig, load_config
 from rapo.datasets.check import DataCheck
 from rapo.errors import ModelError
-from rapo.families.family import Family, place_features, vision_parameters
+from rapo.families.family import Family, as_processed, place_features, vision_parameters
 from rapo.families.registry import family_of
 from rapo.models.completeness import check_parameters, read_config, stored_names
 from rapo.models.weight_files import stored_tensors
@@ -275,19 +275,20 @@ def test_the_engine_gets_the_learners_prompt_or_nothing(tiny: Tiny) -> None:
             tiny.processor.family.encode(tiny.processor, pixels, "key", other)
 
 
-@pytest.mark.parametrize("size", [(90, 70), (641, 480), (40, 300)])
+@pytest.mark.parametrize("size", [(90, 70), (641, 480), (40, 300), (4, 60)])
 def test_pixels_give_what_the_image_gives(tiny: Tiny, size: tuple[int, int]) -> None:
     """The image processor gets the form in which it works; to the bit, that changes nothing."""
     image = make_image(*size)
     as_image = tiny.processor.processor(text=[tiny.processor.prompt], images=[image], return_tensors="np")
     render = FakeRender(tiny.processor, [])
     tiny.processor.family.encode(tiny.processor, np.array(image), "key", render)
-    for taken in render.taken:
+    for taken in (*render.taken, as_processed(tiny.processor, np.array(image))):
         as_taken = tiny.processor.processor(text=[tiny.processor.prompt], images=[taken], return_tensors="np")
-        assert isinstance(taken, torch.Tensor)
         assert as_taken.keys() == as_image.keys()
         assert all(np.array_equal(as_taken[name], as_image[name]) for name in as_image)
     assert len(render.taken) == (not tiny.model.config.model_type.startswith("qwen"))
+    for taken in render.taken:  # four columns would be taken for channels
+        assert isinstance(taken, torch.Tensor) == (tiny.processor.family.renders_tensors and size[0] > 4)
 
 
 class FakeRender:

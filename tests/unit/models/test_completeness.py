@@ -15,6 +15,7 @@ from cluster.cli.check import problems
 from rapo.config import load_config
 from rapo.errors import ModelError
 from rapo.models.completeness import check_parameters, check_teacher_parameters
+from rapo.models.separate_check import parameters_checked
 from rapo.models.weight_files import SINGLE
 from rapo.policy.trainer import load_model
 
@@ -127,3 +128,19 @@ def test_a_teacher_may_have_more_but_not_less(changed, tmp_path):
         check_teacher_parameters(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "of another program", "architectures": ["X"]}))
     check_teacher_parameters(folder)
+
+
+def test_a_check_beside_other_work_refuses_the_same(changed, tiny_model):
+    folder, done = changed(without(HEAD)), []
+    with pytest.raises(ModelError) as direct:
+        check_parameters(folder)
+    with pytest.raises(ModelError) as caught, parameters_checked([tiny_model, folder]):
+        done.append("work")
+    assert (str(caught.value), done) == (str(direct.value), ["work"])
+    with parameters_checked([tiny_model]):
+        pass
+
+
+def test_an_error_of_the_other_work_ends_the_check(changed):
+    with pytest.raises(ZeroDivisionError), parameters_checked([changed(without(HEAD))]):
+        _ = 1 / 0

@@ -181,6 +181,14 @@ def test_what_saves_memory_is_seen(folder):
     assert total(whole, "learner.lora.rank=16") < total(whole)
 
 
+def test_rows_take_more_time_than_shared_prefixes(folder):
+    def learner(packing):
+        return plan("gpu-1x8.toml", folder, f"learner.packing={packing}").parts[1]
+
+    assert learner("rows").name == "learner"
+    assert learner("rows").seconds > 1.2 * learner("prefix").seconds
+
+
 def test_sides_that_take_turns_have_the_whole_card_each_and_leave_little_on_it(folder):
     gpus = ("learner.workers=8", "rollout.workers=8", "rollout.gpus=1", "rollout.engine.tensor_parallel_size=1")
     apart = plan("gpu-1x8.toml", folder, *gpus)

@@ -82,7 +82,7 @@ def test_encoded_patches_equal_those_of_the_image_processor(processor, size):
     full = processor.processor.image_processor(
         images=[image], do_rescale=False, do_normalize=False, return_tensors="np"
     )
-    made = processor.family.encode(processor, image, "key", None)
+    made = processor.family.encode(processor, pixels, "key", None)
     np.testing.assert_array_equal(made.tensors["pixel_values"], full["pixel_values"])
     np.testing.assert_array_equal(made.tensors["image_grid_thw"], full["image_grid_thw"][0])
     assert made.tensors["pixel_values"].flags.c_contiguous

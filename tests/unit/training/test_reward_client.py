@@ -33,7 +33,7 @@ class Launch:
     def __init__(self, receipt: RewardReceipt) -> None:
         self.receipt = receipt
         self.histories: list[JudgeHistory] = []
-        self.parts: tuple[Any, ...] = ()
+        self.rows, self.parts = False, tuple[Any, ...]()
 
     def __call__(self, *arguments: object, options: object) -> Any:
         _, history = arguments
@@ -44,8 +44,8 @@ class Launch:
         hello = SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: future))
         return SimpleNamespace(score=score, hello=hello)
 
-    def _score(self, *parts: Any) -> list[Any]:
-        self.parts = parts
+    def _score(self, rows: bool, *parts: Any) -> list[Any]:
+        self.rows, self.parts = rows, parts
         return [as_ref(self.receipt), as_ref("share")]
 
 
