@@ -216,9 +216,9 @@ def _one_sided_score(model: Scores, text: str) -> float:
 KINDS: dict[str, Kind] = {
     "leak": Kind(_leak_rows, _leak_texts, _leak_score, rule_leak, above=0.5),
     "refusal": Kind(_refusal_rows, _refusal_texts, _refusal_score, _rule_refusal, above=-1.0),
-    "closing": Kind(_closing_rows, _closing_texts, _closing_score, _rule_closing, above=-1.0),
+    "closing": Kind(_closing_rows, _closing_texts, _closing_score, _rule_closing, above=-1.25),
     **{aspect: _aspect(aspect) for aspect in ASPECTS},
-    "one_sided": Kind(_one_sided_rows, _one_sided_texts, _one_sided_score, lambda _: False, weight=1.0, above=1.0),
+    "one_sided": Kind(_one_sided_rows, _one_sided_texts, _one_sided_score, lambda _: False, weight=1.0, above=1.5),
 }
 WRITERS = (*AUTHORS, *SENTENCES, *ASPECT_WRITERS, _TEACHER)
 

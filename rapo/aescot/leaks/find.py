@@ -6,9 +6,9 @@
 - A word of rating is a leak where it names a score that exists ("this justifies the rating"), not
   where it is another word ("first-rate", "frame rate").
 - A mention of the instructions or of the human raters is a leak.
-- A sentence that no rule finds is a leak where it is worded like those of `bench/judge`. People who
-  rate may be part of the image: a sentence about them that is clearly worded like the others there
-  is no leak.
+- A sentence that no rule finds is a leak where it is worded like those of `bench/judge`. Voters,
+  marks and musical scores may be part of the image: a sentence about them that is clearly worded
+  like the others there is no leak.
 
 The rules are rapo's own; the paper names the error without them (Aes-R1, arXiv 2509.21871,
 appendix E.2). `bench/judge` measures them.
@@ -22,12 +22,12 @@ from collections.abc import Container
 from rapo.aescot.leaks.allusions import ALLUSIONS
 from rapo.aescot.leaks.harmless import HARMLESS
 from rapo.aescot.leaks.likeness import likenesses
-from rapo.aescot.leaks.rules import LEAKS, PEOPLE
+from rapo.aescot.leaks.rules import LEAKS, SEEN
 from rapo.aescot.leaks.words import tokens
 from rapo.aescot.plain_text import plain_text
 
 LIKENESS = "a leak's wording"
-_CLEARLY_NONE = -4.0  # log-odds above the threshold of a leak
+_CLEARLY_NONE = -3.5  # log-odds above the threshold of a leak
 _SHOWN = 60  # characters of a leak that are shown at most
 
 
@@ -64,7 +64,7 @@ def _by_rule(tags: list[str], clear: Container[int] = ()) -> tuple[str, range] |
             # The text begins after a full stop of its own.
             first = tagged.count(" ", 0, found.start()) - 2
             last = min(first + found[0].count(" "), len(tags) - 1)
-            if kind != PEOPLE or last not in clear:
+            if kind not in SEEN or last not in clear:
                 return kind, range(max(first, 0), last + 1)
     return None
 

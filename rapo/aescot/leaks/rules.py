@@ -10,10 +10,10 @@ import re
 
 from rapo.aescot.leaks.grammar import rule
 
+#: Kinds of leaks that may be part of the image: voters, marks and a musical score can be seen in
+#: one. What names a scale is a leak however its sentence is worded.
+SEEN = frozenset({"people who rate", "words of rating", "points", "marks"})
 #: Kind and rule of each leak, in the order of the search.
-#: The kind of leak that may be part of the image: voters and judges can be seen in one.
-PEOPLE = "people who rate"
-
 LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, rule(pattern))
     for kind, patterns in {
@@ -222,7 +222,7 @@ LEAKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|was|:|=|GIVEN|<num>|would|seems|in|stated|supplied) )",
             r"(?:the|a) FIGURE (?:of|:|near|around|close to|in|would|should) ~1<num>",
         ),
-        PEOPLE: (
+        "people who rate": (
             r"RATER|VOTE(?! (?:booth|box|station))|judging PEOPLE|the LAND responses",
             r"(?:PEOPLE|most|many|few|fewer|others|some|half|PART|who|they|PCT) ~2OPINED(?! by)",
             r"opinions? (?:was|were|is|are) (?:divided|split|unanimous)",
