@@ -7,13 +7,13 @@ import importlib.util
 from collections.abc import Sequence
 
 from cluster.cli.check_fit import colocation_problems, length_problems, machine_problems, transport_problems
-from cluster.cli.engine_build import check_engine_build
+from cluster.cli.engine_build import check_engine_build, unnamed_architecture
 from cluster.remote.ray_session import check_object_store, logical_cpus, working_dir_problem
 from rapo.aescot.check import check_grounding_judges, check_judge, check_teacher, described, judged_by, warnings_of
 from rapo.config import Config
 from rapo.datasets.check import DataCheck, check_data
 from rapo.errors import ModelError, RapoError, ResourceError
-from rapo.models.folder import check_model_folder
+from rapo.models.folder import architectures, check_model_folder
 from rapo.models.prompt_length import prompt_length
 from rapo.util.ports import port_problem
 
@@ -107,7 +107,18 @@ def warnings(config: Config, data: DataCheck) -> list[str]:
             f"the model is chosen and measured by evaluate.readout = '{config.evaluate.readout}' and served by "
             f"serve.readout = '{config.serve.readout}': its calibrated interval is for the first only; set both alike"
         )
-    return [*found, *_rows(config)]
+    return [*found, *_rows(config), *_architecture(config)]
+
+
+def _architecture(config: Config) -> list[str]:
+    """A model that vLLM's list of models lacks."""
+    if config.policy.model == "embedded":
+        return []
+    try:
+        words = unnamed_architecture(architectures(config.policy.model))
+    except ModelError:  # one of the problems
+        return []
+    return [] if words is None else [words]
 
 
 def _rows(config: Config) -> list[str]:

@@ -71,6 +71,13 @@ def model_type(folder: str | Path) -> str:
     return str(_configuration(folder, "A model folder is wanted").get("model_type"))
 
 
+def architectures(folder: str | Path) -> list[str]:
+    """The classes that a folder's config.json names. Raises `ModelError` without a
+    configuration."""
+    named = _configuration(folder, "A model folder is wanted").get("architectures")
+    return [str(name) for name in named] if isinstance(named, list) else []
+
+
 def _configuration(folder: str | Path, what: str) -> Mapping[str, object]:
     """The content of config.json. `what` says which folders are taken."""
     path = Path(folder)

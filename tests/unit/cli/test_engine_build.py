@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from cluster.cli import engine_build
-from cluster.cli.check import problems
-from cluster.cli.engine_build import check_engine_build
+from cluster.cli.check import problems, warnings
+from cluster.cli.engine_build import check_engine_build, unnamed_architecture
 from rapo.config import load_config
+from rapo.datasets.check import DataCheck
 from rapo.errors import ResourceError
+from rapo.models.completeness import model_class
 from rapo.util.devices import require_device
+from tests.real_families import REAL
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,16 @@ def test_a_role_with_gpus_that_torch_cannot_use_does_not_fall_back(monkeypatch):
     with pytest.raises(ResourceError, match=r"learner\.gpus = 1, but torch finds no GPU"):
         require_device(1.0, "learner.gpus")
     require_device(0.0, "learner.gpus")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_models_that_vllm_has_are_not_named(name):
+    assert unnamed_architecture([model_class(REAL[name][0]).__name__]) is None
+
+
+def test_a_model_that_vllm_may_not_have_is_named_before_a_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["FutureForConditionalGeneration"], "vision_config": {}}')
+    config = load_config(None, [f"policy.model={tmp_path}"])
+    assert any(
+        "has no FutureForConditionalGeneration among its models" in line for line in warnings(config, DataCheck())
+    )
