@@ -2,8 +2,8 @@
 
     python -m bench.judge [--critiques FILE]
 
-- Twelve authors planted the faults (`authors/`). The first wrote the rules as well. The others did
-  not see them, but the rules were mended by the texts of the first ten since, and the models of
+- Fourteen authors planted the faults (`authors/`). The first wrote the rules as well. The others
+  did not see them, but the rules were mended by the texts of the first ten since, and the models of
   wording are fitted to all.
 - A leak is put into every sound critique of its author in turn, unless it is a critique of its own.
   Other faults are whole texts.
